@@ -1,0 +1,43 @@
+# Every target installs what it needs first: .venv from the pinned requirements of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-all lint types bench validate clean
+help:
+	@echo "make demo      train a network on real digits, set it beside the model, write report/"
+	@echo "make test      the test suite       make test-all   with the slow tests"
+	@echo "make lint      ruff                 make types      mypy"
+	@echo "make bench     the benchmarks       make validate   the theorems, at smoke scale"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('rmtland needs Python 3.11 or newer; run make PYTHON=python3.11' if sys.version_info < (3, 11) else 0)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[nets,cluster,dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/rmtland compare --out report
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+validate: $(READY)
+	$(BIN)/python -m validation run --scale smoke
+
+clean:
+	rm -rf $(VENV) report results .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+# What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.

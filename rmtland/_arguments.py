@@ -1,0 +1,116 @@
+"""Checks of what users pass in, and the one way to turn `rng` into generators.
+
+The cellar below the ground floor: every wing may use it, it uses nothing of ours. All messages have the form
+"`name` must be ...; got ...".
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Seed = Any
+"""Anything `numpy.random.default_rng` takes: None, an int, a SeedSequence, a BitGenerator, a Generator."""
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """`value` as a finite float within the stated open (above, below) or closed (at_least, at_most) bounds."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"`{name}` must be a real number; got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a real number; got {value!r}") from None
+    bounds = [
+        (above, ">", operator.gt),
+        (at_least, ">=", operator.ge),
+        (below, "<", operator.lt),
+        (at_most, "<=", operator.le),
+    ]
+    stated = " and ".join(f"{symbol} {bound:g}" for bound, symbol, _ in bounds if bound is not None)
+    holds = math.isfinite(number) and all(test(number, bound) for bound, _, test in bounds if bound is not None)
+    if not holds:
+        raise ValueError(f"`{name}` must be {stated or 'finite'}; got {value!r}")
+    return number
+
+
+def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
+    """`value` as an int within closed bounds; floats are refused even when whole."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer; got {value!r}") from None
+    if (at_least is not None and number < at_least) or (at_most is not None and number > at_most):
+        bounds = [f">= {at_least}"] * (at_least is not None) + [f"<= {at_most}"] * (at_most is not None)
+        raise ValueError(f"`{name}` must be {' and '.join(bounds)}; got {number}")
+    return number
+
+
+def finite_array(name: str, value: Any, *, ndim: int | None = None, dtype: Any = np.float64) -> npt.NDArray[Any]:
+    """`value` as a NumPy array of `dtype` and `ndim` dimensions without NaN or infinity."""
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be an array of real numbers; got {type(value).__name__}") from None
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"`{name}` must have {ndim} dimension{'s' * (ndim != 1)}; got shape {array.shape}")
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise ValueError(f"`{name}` must be finite; got {bad} NaN or infinite of {array.size} entries")
+    return array
+
+
+def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
+    """`value` if it is one of `options`."""
+    if value not in options:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}; got {value!r}")
+    return value
+
+
+def generator(rng: Seed) -> np.random.Generator:
+    """The Generator behind `rng`; called once at a public edge."""
+    try:
+        return np.random.default_rng(rng)
+    except TypeError:
+        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}") from None
+
+
+def spawn(rng: Seed, count: int) -> list[np.random.Generator]:
+    """One child Generator per replicate: child i depends on the seed and i alone, not on `count`."""
+    return generator(rng).spawn(count)
+
+
+def available_memory() -> int:
+    """Bytes of memory this process may still take (physical memory where the system does not tell)."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(what: str, num_bytes: float, instead: str) -> None:
+    """MemoryError naming the need and the alternative where `num_bytes` do not fit."""
+    free = available_memory()
+    if num_bytes > 0.9 * free:
+        raise MemoryError(
+            f"{what} needs {num_bytes / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free; {instead} instead"
+        )

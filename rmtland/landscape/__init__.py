@@ -1,0 +1,1 @@
+"""The random model of Fort and Ganguli: a logit law and a gradient law."""

@@ -1,0 +1,1 @@
+"""Limit laws: parameters in, numbers out. No randomness in constructors, no torch, no plots."""

@@ -1,0 +1,1 @@
+"""Statistics of (logits, labels, logit gradients), whoever supplies them."""

@@ -1,0 +1,1 @@
+"""The torch bridge: the only wing that imports torch."""

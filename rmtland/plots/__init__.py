@@ -1,0 +1,1 @@
+"""Figures with matplotlib: functions take results and draw them, they compute nothing."""

@@ -1,0 +1,1 @@
+"""Matrix-free numerics on any symmetric operator."""

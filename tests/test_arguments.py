@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from rmtland import _arguments as arguments
+
+
+def test_real_states_range_and_value():
+    assert arguments.real("ratio", 2, above=0) == 2.0
+    with pytest.raises(ValueError, match=r"`ratio` must be > 0; got -0.5"):
+        arguments.real("ratio", -0.5, above=0)
+    with pytest.raises(ValueError, match=r"`q` must be >= 0 and <= 1; got nan"):
+        arguments.real("q", float("nan"), at_least=0, at_most=1)
+    with pytest.raises(ValueError, match=r"`x` must be finite; got inf"):
+        arguments.real("x", float("inf"))
+    for wrong in (True, "1", None, [1, 2]):
+        with pytest.raises(TypeError, match="`ratio` must be a real number"):
+            arguments.real("ratio", wrong, above=0)
+
+
+def test_integer_refuses_floats():
+    assert arguments.integer("n", np.int32(3), at_least=1) == 3
+    with pytest.raises(ValueError, match=r"`n` must be >= 1; got 0"):
+        arguments.integer("n", 0, at_least=1)
+    with pytest.raises(ValueError, match=r"`n` must be >= 1 and <= 4; got 5"):
+        arguments.integer("n", 5, at_least=1, at_most=4)
+    for wrong in (2.0, "2", True, None):
+        with pytest.raises(TypeError, match="`n` must be an integer"):
+            arguments.integer("n", wrong)
+
+
+def test_finite_array():
+    assert arguments.finite_array("x", [1, 2], ndim=1).dtype == np.float64
+    with pytest.raises(ValueError, match=r"`x` must be finite; got 1 NaN or infinite of 2"):
+        arguments.finite_array("x", [1, np.nan])
+    with pytest.raises(ValueError, match=r"`x` must have 2 dimensions; got shape \(2,\)"):
+        arguments.finite_array("x", [1, 2], ndim=2)
+    with pytest.raises(TypeError, match="`x` must be an array of real numbers; got str"):
+        arguments.finite_array("x", "abc")
+
+
+def test_choice():
+    assert arguments.choice("beta", 2, (1, 2, 4)) == 2
+    with pytest.raises(ValueError, match="`beta` must be one of 1, 2, 4; got 3"):
+        arguments.choice("beta", 3, (1, 2, 4))
+
+
+def test_children_do_not_depend_on_how_many_follow():
+    few = [child.random() for child in arguments.spawn(7, 3)]
+    many = [child.random() for child in arguments.spawn(7, 9)]
+    assert few == many[:3]
+    with pytest.raises(TypeError, match="`rng` must be something"):
+        arguments.generator("seed")
+
+
+def test_memory_error_says_how_much_and_what_instead():
+    with pytest.raises(MemoryError, match=r"the matrix needs 9.09e\+08 GiB and .* GiB are free; use `x` instead"):
+        arguments.require_memory("the matrix", 9.76e17, "use `x`")
+    arguments.require_memory("the matrix", 8, "use `x`")

@@ -1,0 +1,24 @@
+import json
+import subprocess
+import sys
+
+import rmtland
+
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import rmtland
+print(json.dumps({"seconds": time.perf_counter() - start, "loaded": sorted(sys.modules)}))
+"""
+
+
+def test_import_is_lazy():
+    out = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(out.stdout)["loaded"])
+    assert not loaded & {"torch", "matplotlib", "xarray", "dask", "numba", "scipy"}
+
+
+def test_every_public_name_resolves():
+    for name in rmtland.__all__:
+        assert getattr(rmtland, name) is not None
+    assert set(rmtland.__all__) <= set(dir(rmtland)) | {"__version__"}
