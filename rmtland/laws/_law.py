@@ -1,0 +1,213 @@
+"""What the limit laws share: how points come in and go out, and the one inverse of a distribution function."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import Seed, generator
+
+Floats = npt.NDArray[np.float64]
+
+_EPS = float(np.finfo(np.float64).eps)
+_SQRT_EPS = _EPS**0.5
+
+
+def points(name: str, value: Any) -> Floats:
+    """`value` as a float64 array of its own shape; NaN and infinities stay, as these are where one evaluates."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"`{name}` must be real numbers; got {array.dtype} from {type(value).__name__}")
+    return array.astype(np.float64, copy=False)
+
+
+def probabilities(name: str, value: Any) -> Floats:
+    """`value` as a float64 array within [0, 1]; NaN stays."""
+    array = points(name, value)
+    outside = (array < 0) | (array > 1)
+    if outside.any():
+        raise ValueError(f"`{name}` must be >= 0 and <= 1; got {array[outside].flat[0]}")
+    return array
+
+
+def invert(
+    function: Callable[..., tuple[Floats, Floats]],
+    target: npt.ArrayLike,
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    start: npt.ArrayLike | None = None,
+    args: tuple[Any, ...] = (),
+) -> Floats:
+    """Solve function(x) = target between `low` and `high` for increasing functions, many points at once.
+
+    Newton's method where it stays within the bracket and at least halves its step, bisection elsewhere, so that it
+    ends for any increasing function, at rounding error of `x` or of the value, whichever comes first.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(x, *args)`` returns the value and the slope at x, both of x's shape. The slope may be 0 or infinite.
+    target : array_like, shape (m,)
+        Values to reach, function(low) <= target <= function(high).
+    low, high : array_like, shape (m,) or scalar
+        Finite bracket of each solution.
+    start : array_like, shape (m,), optional
+        First guess; the middle of the bracket by default.
+    args : tuple of array_like, each of shape (m,)
+        What else `function` needs to know of each point; shrinks with x as points are finished.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+        The solutions; NaN where target, start or args are NaN.
+    """
+    goal = np.asarray(target, dtype=np.float64)
+    lower = np.array(np.broadcast_to(np.asarray(low, dtype=np.float64), goal.shape))
+    upper = np.array(np.broadcast_to(np.asarray(high, dtype=np.float64), goal.shape))
+    x = 0.5 * (lower + upper) if start is None else np.clip(np.asarray(start, dtype=np.float64), lower, upper)
+    args = tuple(np.broadcast_to(arg, goal.shape) for arg in args)
+    solution, left = x.copy(), np.arange(goal.size)
+    last = width = upper - lower
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        while left.size:
+            value, slope = function(x, *args)
+            error = value - goal
+            lower, upper = np.where(error <= 0, x, lower), np.where(error >= 0, x, upper)
+            step = -error / slope
+            new = x + step
+            # Written so that NaN, from 0/0, counts as a bad step.
+            halves = 2 * np.abs(step) <= last
+            # A step that was down at rounding error and shrinks no further is noise of the function: done.
+            noise = ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
+            new = np.where(halves & (new >= lower) & (new <= upper), new, 0.5 * (lower + upper))
+            new = np.where(noise | (error == 0), x, new)
+            last = np.abs(new - x)
+            solution[left] = new
+            going = (last > _EPS * np.abs(x)) & (np.abs(error) > _EPS * np.abs(goal))
+            if going.all():
+                x = new
+                continue
+            left, x, goal, last, width = left[going], new[going], goal[going], last[going], width[going]
+            lower, upper, args = lower[going], upper[going], tuple(arg[going] for arg in args)
+    return solution
+
+
+class Law(abc.ABC):
+    """A law on the real line: public methods here, formulas in the private methods of each law.
+
+    The private methods `_pdf`, `_cdf`, `_sf`, `_ppf` and `_isf` get a float64 array of one dimension that may hold NaN
+    and infinities (probabilities: NaN) and return one of the same shape, NaN at NaN and the limits at the infinities.
+    """
+
+    @property
+    @abc.abstractmethod
+    def support(self) -> Any:
+        """Where the density lives; an atom at 0 is not counted."""
+
+    @property
+    def atom(self) -> float:
+        """Mass of the point 0."""
+        return 0.0
+
+    def pdf(self, x: npt.ArrayLike) -> Any:
+        """Density of the continuous part at x.
+
+        Parameters
+        ----------
+        x : array_like
+            Points on the real line.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+            0 off the support; an atom does not show.
+        """
+        return _apply(self._pdf, points("x", x))
+
+    def cdf(self, x: npt.ArrayLike) -> Any:
+        """Probability of (-infinity, x], atoms included; takes and returns what `pdf` does."""
+        return _apply(self._cdf, points("x", x))
+
+    def sf(self, x: npt.ArrayLike) -> Any:
+        """Probability of (x, infinity), accurate where it is small; takes and returns what `pdf` does."""
+        return _apply(self._sf, points("x", x))
+
+    def ppf(self, q: npt.ArrayLike) -> Any:
+        """Quantiles: the smallest x with cdf(x) >= q.
+
+        Parameters
+        ----------
+        q : array_like
+            Probabilities in [0, 1]; 0 gives the lower end of the law, 1 the upper.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of q
+
+        Raises
+        ------
+        ValueError
+            If a probability is outside [0, 1].
+        """
+        return _apply(self._ppf, probabilities("q", q))
+
+    def isf(self, q: npt.ArrayLike) -> Any:
+        """Inverse of `sf`, accurate where q is small; takes and returns what `ppf` does."""
+        return _apply(self._isf, probabilities("q", q))
+
+    @abc.abstractmethod
+    def moment(self, k: int) -> float:
+        """E x^k, for integer k >= 0."""
+
+    def mean(self) -> float:
+        """E x."""
+        return self.moment(1)
+
+    @abc.abstractmethod
+    def var(self) -> float:
+        """Variance of x."""
+
+    def std(self) -> float:
+        """Standard deviation of x."""
+        return float(np.sqrt(self.var()))
+
+    def rvs(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> Any:
+        """Independent draws.
+
+        Parameters
+        ----------
+        size : int or tuple of int, optional
+            Shape of the result; one number by default.
+        rng : optional
+            Anything `numpy.random.default_rng` takes.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape `size`
+        """
+        # A uniform of exactly 0 has probability 2^-53 and would be an infinite draw where the support is unbounded.
+        return self.ppf(np.maximum(generator(rng).random(size), 2.0**-54))
+
+    @abc.abstractmethod
+    def _pdf(self, x: Floats) -> Floats: ...
+
+    @abc.abstractmethod
+    def _cdf(self, x: Floats) -> Floats: ...
+
+    def _sf(self, x: Floats) -> Floats:
+        return 1 - self._cdf(x)
+
+    @abc.abstractmethod
+    def _ppf(self, q: Floats) -> Floats: ...
+
+    def _isf(self, q: Floats) -> Floats:
+        return self._ppf(1 - q)
+
+
+def _apply(function: Callable[[Floats], Floats], array: Floats) -> Any:
+    """`function` of the flattened array in the shape of the array, a NumPy scalar for a scalar."""
+    return function(array.reshape(-1)).reshape(array.shape)[()]
