@@ -72,6 +72,7 @@ def invert(
     args = tuple(np.broadcast_to(arg, goal.shape) for arg in args)
     solution, left = x.copy(), np.arange(goal.size)
     last = width = upper - lower
+    newton = np.zeros(goal.size, dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         while left.size:
             value, slope = function(x, *args)
@@ -81,9 +82,10 @@ def invert(
             new = x + step
             # Written so that NaN, from 0/0, counts as a bad step.
             halves = 2 * np.abs(step) <= last
-            # A step that was down at rounding error and shrinks no further is noise of the function: done.
-            noise = ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
-            new = np.where(halves & (new >= lower) & (new <= upper), new, 0.5 * (lower + upper))
+            # Newton steps that were small and shrink no further are noise of the function: done.
+            noise = newton & ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
+            newton = halves & (new >= lower) & (new <= upper)
+            new = np.where(newton, new, 0.5 * (lower + upper))
             new = np.where(noise | (error == 0), x, new)
             last = np.abs(new - x)
             solution[left] = new
@@ -92,7 +94,7 @@ def invert(
                 x = new
                 continue
             left, x, goal, last, width = left[going], new[going], goal[going], last[going], width[going]
-            lower, upper, args = lower[going], upper[going], tuple(arg[going] for arg in args)
+            lower, upper, newton, args = lower[going], upper[going], newton[going], tuple(arg[going] for arg in args)
     return solution
 
 
