@@ -1,1 +1,25 @@
 # What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.
+from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
+from .landscape.logit_laws import GaussianLogits as GaussianLogits
+from .landscape.logit_laws import GivenLogits as GivenLogits
+from .landscape.model import LandscapeDraw as LandscapeDraw
+from .landscape.model import LandscapeModel as LandscapeModel
+from .logits.clustering import Clustering as Clustering
+from .logits.clustering import clustering as clustering
+from .logits.confinement import Confinement as Confinement
+from .logits.confinement import confinement as confinement
+from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
+from .logits.gauss_newton import gauss_newton as gauss_newton
+from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
+from .logits.gauss_newton import gradient as gradient
+from .logits.gradients import DenseLogitGradients as DenseLogitGradients
+from .logits.gradients import LogitGradients as LogitGradients
+from .logits.losses import CrossEntropy as CrossEntropy
+from .logits.losses import Logistic as Logistic
+from .logits.losses import SquaredError as SquaredError
+from .logits.outputs import OutputStatistics as OutputStatistics
+from .logits.outputs import output_statistics as output_statistics
+from .logits.scales import LogitScales as LogitScales
+from .logits.scales import logit_scales as logit_scales
+from .spectra.operators import SymmetricOperator as SymmetricOperator
+from .spectra.traces import goldilocks_ratio as goldilocks_ratio

@@ -21,6 +21,7 @@ FLOORS = {
     "plots": 0,
     "sweeps": 0,
     "_arguments": -1,  # the cellar: argument checks, for everybody
+    "_arrays": -1,
     "_version": -1,
 }
 ALONE = {"laws", "plots", "sweeps"}  # import nothing of ours but the cellar

@@ -1,0 +1,72 @@
+"""NumPy arrays and torch tensors under one name (array-api-compat), without importing torch.
+
+The cellar below the ground floor, beside `_arguments`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from array_api_compat import array_namespace, is_torch_array, size
+
+Array = Any
+"""A NumPy array or a torch tensor."""
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace of the arrays; TypeError where they are not arrays of one library."""
+    try:
+        return array_namespace(*arrays)
+    except TypeError:
+        kinds = ", ".join(sorted({type(a).__name__ for a in arrays}))
+        raise TypeError(f"arrays must be NumPy arrays or torch tensors, all of one library; got {kinds}") from None
+
+
+def is_torch(array: Array) -> bool:
+    """Whether `array` is a torch tensor."""
+    return bool(is_torch_array(array))
+
+
+def to_numpy(array: Array) -> npt.NDArray[Any]:
+    """`array` as a NumPy array on the host, detached from any autograd graph."""
+    if is_torch(array):
+        array = array.detach().cpu().numpy()
+    return np.asarray(array)
+
+
+def double(array: Array) -> Array:
+    """`array` in float64, in its own library and on its own device."""
+    xp = namespace(array)
+    return xp.astype(array, xp.float64, copy=False)
+
+
+def like(reference: Array, array: Array) -> Array:
+    """`array` in the library, dtype and on the device of `reference`."""
+    if is_torch(reference):
+        xp = namespace(reference)
+        return xp.asarray(array, dtype=reference.dtype, device=reference.device)
+    return np.asarray(to_numpy(array), dtype=reference.dtype)
+
+
+def zeros(reference: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    """Zeros in the library and on the device of `reference` (of its dtype unless told)."""
+    xp = namespace(reference)
+    kwargs = {"device": reference.device} if is_torch(reference) else {}
+    return xp.zeros(shape, dtype=reference.dtype if dtype is None else dtype, **kwargs)
+
+
+def all_finite(array: Array) -> bool:
+    """Whether no entry is NaN or infinite."""
+    return bool(namespace(array).all(namespace(array).isfinite(array)))
+
+
+def is_floating(array: Array) -> bool:
+    """Whether the dtype is a real floating one."""
+    return bool(namespace(array).isdtype(array.dtype, "real floating"))
+
+
+def num_bytes(array: Array) -> int:
+    """Bytes that the entries take."""
+    return int(size(array) or 0) * int(array.dtype.itemsize)

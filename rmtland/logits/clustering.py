@@ -1,0 +1,227 @@
+"""How logit gradients cluster by logit and by class: the q-values, in one pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import Seed, generator, integer
+from rmtland._arrays import Array, double, namespace, to_numpy, zeros
+from rmtland.logits.accumulate import checked_chunks
+from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.losses import one_hot
+
+GROUP_BYTES = 2**25
+"""Memory for the running sums of all bootstrap groups together; fewer, larger groups where D is large."""
+MIN_GROUPS, MAX_GROUPS = 8, 256
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Mean cosines between logit gradients of different examples, with standard errors over examples.
+
+    Attributes
+    ----------
+    same_logit_same_class, same_logit, different_logits : float
+        q_SLSC, q_SL and q_DL of Fort and Ganguli (2019), eqs. (11) to (13); NaN where no pair exists.
+    same_logit_same_class_error, same_logit_error, different_logits_error : float
+        Bootstrap standard errors over examples.
+    num_zero_gradients : int
+        Logit gradients of length zero: they have no direction and are left out of all averages.
+    classes_left_out : tuple of int
+        Classes that q_SLSC does not average over, having fewer than two examples (or fewer than two directions).
+    num_groups : int
+        Groups of examples that the bootstrap resampled; num_examples where each is its own group.
+    """
+
+    same_logit_same_class: float
+    same_logit: float
+    different_logits: float
+    same_logit_same_class_error: float
+    same_logit_error: float
+    different_logits_error: float
+    num_zero_gradients: int
+    classes_left_out: tuple[int, ...]
+    num_groups: int
+
+
+@dataclass(frozen=True)
+class _GroupSums:
+    """Quadratic forms in the weights of the groups, from which every q-value follows.
+
+    With w_g copies of group g, sums over pairs of different examples are w^T gram w minus the pairs of an example
+    with itself, w^2 . self.
+    """
+
+    same_logit: npt.NDArray[Any]  # (C, g, g) inner products of the groups' sums of unit vectors
+    same_class: npt.NDArray[Any]  # (C, g, g) the same over the examples of class k for logit k
+    all_logits: npt.NDArray[Any]  # (g, g) of the sums over logits
+    counts: npt.NDArray[Any]  # (C, g) directions of logit k
+    class_counts: npt.NDArray[Any]  # (C, g) directions of logit k at examples of class k
+    within: npt.NDArray[Any]  # (g,) cosines of different logits at one example, summed over ordered pairs
+    within_pairs: npt.NDArray[Any]  # (g,) how many such pairs
+
+    def same(self, weights: npt.NDArray[Any], of_class: bool) -> npt.NDArray[Any]:
+        """Mean cosine per logit (B, C) at group weights (B, g); NaN where there is no pair."""
+        gram, counts = (self.same_class, self.class_counts) if of_class else (self.same_logit, self.counts)
+        itself = weights**2 @ counts.T
+        total = np.einsum("bg,cgh,bh->bc", weights, gram, weights, optimize=True) - itself
+        return _mean(total, (weights @ counts.T) ** 2 - itself)
+
+    def different(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Mean cosine over pairs of different logits at different examples (B,)."""
+        cross = self.all_logits - self.same_logit.sum(axis=0)
+        counts = weights @ self.counts.T
+        pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1) - weights**2 @ self.within_pairs
+        return _mean(((weights @ cross) * weights).sum(axis=1) - weights**2 @ self.within, pairs)
+
+
+def _mean(total: npt.NDArray[Any], pairs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    some = pairs > 0.5
+    return np.where(some, total / np.where(some, pairs, 1), np.nan)
+
+
+def _row_mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Mean over the entries of each row that are not NaN."""
+    some = ~np.isnan(values)
+    return _mean(np.where(some, values, 0).sum(axis=1), some.sum(axis=1))
+
+
+def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed = 0) -> Clustering:
+    """The clustering q-values of any source of logit gradients.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        A draw, a network, arrays. Labels are classes 0..C-1; with C = 1 only `same_logit` is defined.
+    num_bootstrap : int
+        Resamples behind the standard errors.
+    rng : seed
+        Seed of the resampling only; the q-values do not depend on it.
+
+    Returns
+    -------
+    Clustering
+
+    Raises
+    ------
+    ValueError
+        For fewer than two examples, which have no pair.
+
+    Notes
+    -----
+    One pass, O(N C D) operations and O(C D) memory: with unit vectors u, sum_{mu != nu} u^mu.u^nu = |sum u|^2 - N, and
+    for different logits |sum_k u_k|^2 - C is taken off per example. Never all pairs, never all logit gradients at once.
+    Pairs of different logits are pooled over (k, l), which for nonzero gradients is the average (13).
+
+    Standard errors: examples are dealt into groups whose sums are kept (as many groups as 32 MiB hold, each example its
+    own group if they all fit, never below eight) and the groups are resampled with replacement; pairs of copies of
+    one example are left out. With g groups the standard error itself is known to about 1/sqrt(2 g).
+
+    References
+    ----------
+    Fort and Ganguli (2019), Emergent properties of the local geometry of neural loss landscapes, eqs. (11)-(13).
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> model = rl.LandscapeModel.fort_ganguli(num_examples=100, num_classes=5, num_parameters=400)
+    >>> q = rl.clustering(model.sample(rng=0))
+    >>> abs(q.same_logit - model.snr / (1 + model.snr)) < 0.05
+    True
+    """
+    integer("num_bootstrap", num_bootstrap, at_least=2)
+    if source.num_examples < 2:
+        raise ValueError(f"`source` must have at least 2 examples to compare; got {source.num_examples}")
+    sums, num_zero = _group_sums(source)
+    num_groups = sums.within.shape[0]
+    weights = generator(rng).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_bootstrap)
+    weights = np.concatenate([np.ones((1, num_groups)), weights])
+    of_class = sums.same(weights, of_class=True)
+    values = np.stack([_row_mean(of_class), _row_mean(sums.same(weights, of_class=False)), sums.different(weights)])
+    if source.num_classes == 1:
+        values[[0, 2]] = np.nan
+        of_class = np.zeros_like(of_class)
+    # Resampling g groups understates the variance by (g - 1)/g.
+    errors = [_deviation(row[1:]) * math.sqrt(num_groups / (num_groups - 1)) for row in values]
+    return Clustering(
+        same_logit_same_class=float(values[0, 0]),
+        same_logit=float(values[1, 0]),
+        different_logits=float(values[2, 0]),
+        same_logit_same_class_error=errors[0],
+        same_logit_error=errors[1],
+        different_logits_error=errors[2],
+        num_zero_gradients=num_zero,
+        classes_left_out=tuple(int(k) for k in np.flatnonzero(np.isnan(of_class[0]))),
+        num_groups=num_groups,
+    )
+
+
+def _deviation(values: npt.NDArray[Any]) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.std(ddof=1)) if values.size > 1 else float("nan")
+
+
+def _num_groups(source: LogitGradients, itemsize: int) -> int:
+    affordable = GROUP_BYTES // (2 * source.num_classes * source.num_parameters * itemsize)
+    return min(source.num_examples, int(np.clip(affordable, MIN_GROUPS, MAX_GROUPS)))
+
+
+def _group_sums(source: LogitGradients) -> tuple[_GroupSums, int]:
+    """One pass over the source: group sums of unit vectors, then their Gram matrices in float64."""
+    num_classes, num_parameters = source.num_classes, source.num_parameters
+    unit_sums: Array = None
+    first = 0
+    for chunk in checked_chunks(source):
+        gradients = chunk.dense()
+        xp = namespace(gradients)
+        n = int(gradients.shape[0])
+        if unit_sums is None:
+            num_groups = _num_groups(source, gradients.dtype.itemsize)
+            # Groups of all examples first, of the logit's own class second. In the source's dtype: 1e-7 of a mean of
+            # unit vectors is far below its sampling error, and the Gram matrices are taken in float64.
+            unit_sums = zeros(gradients, (num_classes, 2 * num_groups, num_parameters))
+            scalars = zeros(gradients, (2 * num_classes + 2, num_groups), xp.float64)
+        lengths = xp.sqrt(xp.vecdot(gradients, gradients))  # (n, C)
+        has_direction = xp.astype(lengths > 0, gradients.dtype)
+        inverse = has_direction / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
+        # Dealt out in turn, so that examples sorted by class do not end up in groups of one class.
+        group = (xp.arange(n, device=gradients.device) + first) % num_groups
+        first += n
+        in_group = one_hot(group, num_groups, gradients.dtype).T  # (g, n)
+        own = xp.zeros_like(inverse)
+        if num_classes > 1:
+            own = one_hot(chunk.labels, num_classes, gradients.dtype)
+        for k in range(num_classes):
+            rows = xp.concat([in_group * inverse[:, k], in_group * (own * inverse)[:, k]])
+            unit_sums[k, ...] += rows @ gradients[:, k, :]
+        across = (inverse[:, None, :] @ gradients)[:, 0, :]  # sum over logits of the unit vectors, (n, D)
+        per_example = xp.sum(has_direction, axis=1)
+        within = xp.vecdot(across, across) - per_example
+        within_pairs = per_example * (per_example - 1)
+        per_example_scalars = xp.concat(
+            [has_direction.T, (own * has_direction).T, within[None, :], within_pairs[None, :]]
+        )
+        scalars += double(per_example_scalars) @ double(in_group).T
+    unit_sums, scalars = source.reduce(unit_sums), to_numpy(source.reduce(scalars))
+    grams = np.empty((2, num_classes, num_groups, num_groups))
+    total = zeros(unit_sums, (num_groups, num_parameters), namespace(unit_sums).float64)
+    for k in range(num_classes):
+        every, of_class = double(unit_sums[k, :num_groups, :]), double(unit_sums[k, num_groups:, :])
+        grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)
+        total = total + every
+    counts = scalars[:num_classes]
+    sums = _GroupSums(
+        same_logit=grams[0],
+        same_class=grams[1],
+        all_logits=to_numpy(total @ total.T),
+        counts=counts,
+        class_counts=scalars[num_classes : 2 * num_classes],
+        within=scalars[-2],
+        within_pairs=scalars[-1],
+    )
+    return sums, round(source.num_examples * num_classes - counts.sum())

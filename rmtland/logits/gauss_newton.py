@@ -1,0 +1,252 @@
+"""The gradient and the Gauss-Newton matrix of any source: as an operator, and its exact spectrum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import integer, require_memory
+from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland.logits.accumulate import checked_chunks, sum_over_chunks
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.spectra.operators import SymmetricOperator
+
+BLOCK_BYTES = 2**28
+"""Memory for one block of weighted rows on the Gram side."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussNewtonSpectrum:
+    """Exact eigenvalues of a Gauss-Newton matrix and where the gradient lies among its eigenvectors.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray (r,)
+        Ascending, r = min(D, N rank(A)); the other D - r are exactly zero.
+    powers : ndarray (r,)
+        Share of the squared gradient along each eigenvector; 0 for eigenvalues that are zero to rounding, whose
+        eigenvectors are arbitrary. NaN where the gradient is zero.
+    null_power : float
+        The rest: powers.sum() + null_power = 1.
+    num_parameters : int
+        D.
+    gradient_norm : float
+        Length of the gradient.
+    """
+
+    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
+    powers: npt.NDArray[np.float64] = field(repr=False)
+    null_power: float
+    num_parameters: int
+    gradient_norm: float
+
+    @property
+    def trace(self) -> float:
+        """Sum of the eigenvalues."""
+        return float(self.eigenvalues.sum())
+
+    @property
+    def frobenius(self) -> float:
+        """Root of the sum of their squares."""
+        return float(np.linalg.norm(self.eigenvalues))
+
+    def goldilocks_ratio(self) -> float:
+        """Trace over Frobenius norm; NaN for the zero matrix."""
+        return self.trace / self.frobenius if self.frobenius > 0 else math.nan
+
+    def outliers(self, count: int) -> npt.NDArray[np.float64]:
+        """The `count` largest eigenvalues, ascending."""
+        return self.eigenvalues[
+            self.eigenvalues.size - integer("count", count, at_least=0, at_most=self.eigenvalues.size) :
+        ]
+
+    def gradient_power(self, num_directions: int) -> float:
+        """Share of the squared gradient in the span of the `num_directions` top eigenvectors."""
+        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
+        return float(self.powers[max(self.powers.size - count, 0) :].sum())
+
+
+def gradient(source: LogitGradients) -> Array:
+    """Gradient of the mean loss in the parameters, (1/N) sum_mu J_mu^T dl/dz.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        Any source with any loss.
+
+    Returns
+    -------
+    array (D,)
+        In the library, dtype and on the device of the source's logit gradients.
+
+    Notes
+    -----
+    For cross-entropy dl/dz = p - y; Fort and Ganguli (2019) eqs. (6) and (8) have the sign reversed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> source = rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3)))
+    >>> rl.gradient(source)
+    array([0., 0., 0.])
+    """
+
+    def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
+        slopes = source.loss.gradient(double(chunk.logits), chunk.labels) / source.num_examples
+        return (chunk.vjp(like(chunk.logits, slopes)[:, :, None])[:, 0],)
+
+    return sum_over_chunks(source, terms)[0]
+
+
+def gauss_newton(source: LogitGradients) -> SymmetricOperator:
+    """The Gauss-Newton matrix G = (1/N) sum_mu J_mu^T A_mu J_mu as an operator.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        Any source with any loss.
+
+    Returns
+    -------
+    SymmetricOperator
+        D x D; a product with (D, k) is one pass over the chunks, k columns at a time.
+
+    References
+    ----------
+    Fort and Ganguli (2019), eq. (10); Schraudolph (2002) for the general loss.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> model = rl.LandscapeModel.fort_ganguli(num_examples=20, num_classes=3, num_parameters=50)
+    >>> rl.gauss_newton(model.sample(rng=0)).shape
+    (50, 50)
+    """
+
+    def multiply(block: Array) -> Array:
+        def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
+            curved = source.loss.hessian_product(chunk.logits, chunk.jvp(block))
+            return (chunk.vjp(curved / source.num_examples),)
+
+        return sum_over_chunks(source, terms)[0]
+
+    return SymmetricOperator(multiply, source.num_parameters, next(iter(source.chunks())).dense(slice(0, 1)))
+
+
+def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
+    """All eigenvalues of the Gauss-Newton matrix and the gradient's power in each, exactly.
+
+    With A_mu = L_mu L_mu^T, G = Y^T Y for the N rank(A) x D matrix Y of rows L_mu^T J_mu / sqrt(N). The smaller of
+    Y^T Y and Y Y^T is formed and diagonalised in float64: O(min(D, N(C-1))^2) memory, whatever the larger side.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        Any source with any loss. In several processes only the D x D side is a sum over ranks.
+
+    Returns
+    -------
+    GaussNewtonSpectrum
+
+    Raises
+    ------
+    MemoryError
+        Where the smaller side does not fit; use products with `gauss_newton` instead.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> model = rl.LandscapeModel.fort_ganguli(num_examples=20, num_classes=3, num_parameters=500)
+    >>> spectrum = rl.gauss_newton_spectrum(model.sample(rng=0))
+    >>> spectrum.eigenvalues.shape  # N (C - 1) of them, the other 460 are zero
+    (40,)
+    >>> round(float(spectrum.powers.sum() + spectrum.null_power), 12)
+    1.0
+    """
+    local = sum(int(chunk.logits.shape[0]) for chunk in source.chunks())
+    first = next(iter(source.chunks()))
+    rank = int(source.loss.hessian_factor(double(first.logits[:1, :])).shape[2])
+    rows = local * rank
+    by_parameters = source.num_parameters <= rows or local != source.num_examples
+    side = source.num_parameters if by_parameters else rows
+    require_memory(
+        f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
+    )
+    if by_parameters:
+        return _spectrum_by_parameters(source)
+    return _spectrum_by_examples(source, rows)
+
+
+def _weighted_rows(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> Array:
+    """L_mu^T J_mu / sqrt(N) of a chunk, (n rank, d), float64."""
+    factor = source.loss.hessian_factor(double(chunk.logits)) / math.sqrt(source.num_examples)
+    rows = namespace(factor).matrix_transpose(factor) @ double(chunk.dense(parameters))
+    return rows.reshape(-1, rows.shape[2])
+
+
+def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
+    matrix: Array = None
+    for chunk in checked_chunks(source):
+        rows = _weighted_rows(source, chunk, slice(None))
+        part = rows.T @ rows
+        matrix = part if matrix is None else matrix.__iadd__(part)
+    matrix = source.reduce(matrix)
+    slope = double(gradient(source))
+    eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
+    overlaps = to_numpy(vectors.T @ slope)
+    return _spectrum(to_numpy(eigenvalues), overlaps, float(np.linalg.norm(to_numpy(slope))), source.num_parameters)
+
+
+def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonSpectrum:
+    gram: Array = None
+    seen: Array = None
+    square = 0.0
+    width = max(1, min(source.num_parameters, BLOCK_BYTES // (8 * num_rows)))
+    for start in range(0, source.num_parameters, width):
+        block = slice(start, min(start + width, source.num_parameters))
+        rows: Array = None
+        slope: Array = None
+        filled = 0
+        for chunk in checked_chunks(source):
+            part = _weighted_rows(source, chunk, block)
+            if rows is None:
+                rows = zeros(part, (num_rows, part.shape[1]))
+                slope = zeros(part, (part.shape[1],))
+            rows[filled : filled + part.shape[0], ...] = part
+            filled += part.shape[0]
+            weights = source.loss.gradient(double(chunk.logits), chunk.labels) / source.num_examples
+            slope = slope + weights.reshape(-1) @ double(chunk.dense(block)).reshape(
+                weights.shape[0] * weights.shape[1], -1
+            )
+        gram = rows @ rows.T if gram is None else gram.__iadd__(rows @ rows.T)
+        seen = rows @ slope if seen is None else seen + rows @ slope
+        square += float(to_numpy(slope @ slope))
+    eigenvalues, vectors = namespace(gram).linalg.eigh(gram)
+    values = to_numpy(eigenvalues)
+    # The unit eigenvector of G is Y^T u / sqrt(lambda).
+    positive = values > _rounding(values)
+    overlaps = np.where(positive, to_numpy(vectors.T @ seen) / np.sqrt(np.where(positive, values, 1)), 0)
+    return _spectrum(values, overlaps, math.sqrt(square), source.num_parameters)
+
+
+def _rounding(eigenvalues: npt.NDArray[np.float64]) -> float:
+    return float(eigenvalues[-1]) * eigenvalues.size * float(np.finfo(np.float64).eps)
+
+
+def _spectrum(
+    eigenvalues: npt.NDArray[np.float64], overlaps: npt.NDArray[np.float64], norm: float, num_parameters: int
+) -> GaussNewtonSpectrum:
+    null = eigenvalues <= _rounding(eigenvalues)
+    powers = np.where(null, 0.0, (overlaps / norm) ** 2) if norm > 0 else np.full(eigenvalues.size, math.nan)
+    # Rounding may leave the sum an ulp above 1.
+    return GaussNewtonSpectrum(
+        eigenvalues=np.maximum(eigenvalues, 0.0),
+        powers=powers,
+        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
+        num_parameters=num_parameters,
+        gradient_norm=norm,
+    )

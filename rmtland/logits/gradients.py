@@ -1,0 +1,200 @@
+"""The interface that every statistic reads, and its source from arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from rmtland._arguments import integer
+from rmtland._arrays import Array, all_finite, is_floating, namespace
+from rmtland.logits.losses import CrossEntropy, Loss
+
+CHUNK_BYTES = 2**25
+"""Default size of one chunk's dense logit gradients: 32 MiB, large enough for BLAS, small beside any J."""
+
+
+class LogitGradientsChunk(Protocol):
+    """n examples of a source: their logits, labels and the linear map from parameters to logits."""
+
+    @property
+    def logits(self) -> Array:
+        """(n, C)."""
+
+    @property
+    def labels(self) -> Array:
+        """(n,)."""
+
+    def jvp(self, tangents: Array) -> Array:
+        """J V: tangents (D, k) to (n, C, k)."""
+
+    def vjp(self, cotangents: Array) -> Array:
+        """J^T U summed over examples and classes: cotangents (n, C, k) to (D, k)."""
+
+    def dense(self, parameters: slice = slice(None)) -> Array:
+        """J itself for a slice of the parameters, (n, C, d)."""
+
+
+@runtime_checkable
+class LogitGradients(Protocol):
+    """A source of logits, labels and logit gradients dz/dW, chunk by chunk.
+
+    Every statistic is a sum over `chunks()` of something a chunk gives, passed through `reduce` once and divided by
+    the global N. Chunks may differ in size and order between passes; their union is the same examples each time.
+    """
+
+    @property
+    def num_examples(self) -> int:
+        """Global N, over all ranks."""
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of outputs."""
+
+    @property
+    def num_parameters(self) -> int:
+        """D."""
+
+    @property
+    def parameter_groups(self) -> Mapping[str, slice]:
+        """Name to slice of 0..D."""
+
+    @property
+    def loss(self) -> Loss:
+        """How outputs become probabilities, gradient and Hessian."""
+
+    def chunks(self) -> Iterator[LogitGradientsChunk]:
+        """Yield the examples of this rank."""
+
+    def reduce(self, x: Array) -> Array:
+        """Sum over ranks; the identity in one process."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseChunk:
+    """A chunk whose logit gradients lie in memory, (n, C, D)."""
+
+    logits: Array
+    labels: Array
+    gradients: Array
+
+    def jvp(self, tangents: Array) -> Array:
+        """J V, (n, C, k)."""
+        n, num_classes, num_parameters = self.gradients.shape
+        product = self.gradients.reshape(n * num_classes, num_parameters) @ tangents
+        return product.reshape(n, num_classes, -1)
+
+    def vjp(self, cotangents: Array) -> Array:
+        """J^T U, (D, k)."""
+        n, num_classes, num_parameters = self.gradients.shape
+        rows = self.gradients.reshape(n * num_classes, num_parameters)
+        return rows.T @ cotangents.reshape(n * num_classes, -1)
+
+    def dense(self, parameters: slice = slice(None)) -> Array:
+        """A view of J, (n, C, d)."""
+        return self.gradients[:, :, parameters]
+
+
+def example_slices(num_examples: int, chunk_size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `chunk_size` examples."""
+    for start in range(0, num_examples, chunk_size):
+        yield slice(start, min(start + chunk_size, num_examples))
+
+
+def default_chunk_size(num_examples: int, bytes_per_example: int) -> int:
+    """Examples whose dense logit gradients fill about `CHUNK_BYTES`, at least one."""
+    return max(1, min(num_examples, CHUNK_BYTES // max(bytes_per_example, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLogitGradients:
+    """A source of logit gradients from arrays: your own, saved ones, or another framework's.
+
+    Parameters
+    ----------
+    logits : array (N, C)
+        Outputs of the network, floating point and finite. NumPy or torch; memory-mapped arrays stay on disk.
+    labels : array (N,)
+        Integers in 0..C-1 (for `SquaredError` with one output: real targets).
+    gradients : array (N, C, D)
+        Logit gradients, gradients[mu, k] = dz_k/dW at example mu, finite.
+    loss : Loss, optional
+        `CrossEntropy()` (default), `Logistic()` or `SquaredError()`.
+    chunk_size : int, optional
+        Examples handed out at a time; by default as many as 32 MiB of `gradients` hold.
+    parameter_groups : mapping, optional
+        Name to slice of 0..D; by default one group of all.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, labels out of range, NaN or infinite entries, C = 1 under softmax.
+    TypeError
+        For arrays of two libraries, or integers where floating point is needed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> rng = np.random.default_rng(0)
+    >>> source = rl.DenseLogitGradients(rng.normal(size=(8, 3)), np.arange(8) % 3, rng.normal(size=(8, 3, 5)))
+    >>> rl.gradient(source).shape
+    (5,)
+    """
+
+    logits: Array
+    labels: Array
+    gradients: Array
+    loss: Loss = field(default_factory=CrossEntropy)
+    chunk_size: int | None = None
+    parameter_groups: Mapping[str, slice] | None = None
+
+    def __post_init__(self) -> None:
+        namespace(self.logits, self.labels, self.gradients)  # refuses a mixture of libraries
+        self.loss.check(self.logits, self.labels)
+        shape = tuple(self.gradients.shape)
+        if len(shape) != 3 or shape[:2] != tuple(self.logits.shape) or shape[2] < 1:
+            n, num_classes = self.logits.shape
+            raise ValueError(f"`gradients` must have shape ({n}, {num_classes}, D) with D >= 1; got {shape}")
+        if not is_floating(self.gradients):
+            raise TypeError(f"`gradients` must be floating point; got {self.gradients.dtype}")
+        size = shape[1] * shape[2] * self.gradients.dtype.itemsize
+        if self.chunk_size is None:
+            object.__setattr__(self, "chunk_size", default_chunk_size(shape[0], size))
+        else:
+            object.__setattr__(self, "chunk_size", integer("chunk_size", self.chunk_size, at_least=1))
+        groups: Any = self.parameter_groups if self.parameter_groups is not None else {"all": slice(0, shape[2])}
+        for name, group in groups.items():
+            if not isinstance(group, slice) or group.indices(shape[2])[:2] != (group.start, group.stop):
+                raise ValueError(
+                    f"`parameter_groups` must map names to slices of 0..{shape[2]}; got {name!r}: {group!r}"
+                )
+        object.__setattr__(self, "parameter_groups", dict(groups))
+        for chunk in self.chunks():
+            if not all_finite(chunk.gradients):
+                raise ValueError("`gradients` must be finite; got NaN or infinite entries")
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return int(self.logits.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.logits.shape[1])
+
+    @property
+    def num_parameters(self) -> int:
+        """D."""
+        return int(self.gradients.shape[2])
+
+    def chunks(self) -> Iterator[DenseChunk]:
+        """Consecutive slices of `chunk_size` examples."""
+        assert self.chunk_size is not None
+        for part in example_slices(self.num_examples, self.chunk_size):
+            yield DenseChunk(self.logits[part], self.labels[part], self.gradients[part])
+
+    def reduce(self, x: Array) -> Array:
+        """`x`: all examples are here."""
+        return x

@@ -1,0 +1,256 @@
+"""How outputs become probabilities, and the loss's gradient and Hessian in the outputs.
+
+Written once for NumPy arrays and torch tensors. Shapes: outputs (n, C), labels (n,), tangents (n, C, k).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from rmtland._arrays import Array, all_finite, is_floating, namespace
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What the statistics ask of a loss: everything per example, nothing averaged."""
+
+    def check(self, outputs: Array, labels: Array) -> None:
+        """Raise ValueError or TypeError where outputs (n, C) and labels (n,) do not fit this loss."""
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Mean of the label given the outputs, (n, C)."""
+
+    def value(self, outputs: Array, labels: Array) -> Array:
+        """Loss of each example, (n,)."""
+
+    def gradient(self, outputs: Array, labels: Array) -> Array:
+        """Derivative of the loss in the outputs, (n, C)."""
+
+    def hessian_product(self, outputs: Array, tangents: Array) -> Array:
+        """A_mu applied to tangents (n, C, k), (n, C, k)."""
+
+    def hessian_factor(self, outputs: Array) -> Array:
+        """L of shape (n, C, r) with L L^T = A_mu and r the rank."""
+
+    def predictions(self, outputs: Array) -> Array:
+        """The predicted label of each example, (n,)."""
+
+
+def one_hot(labels: Array, num_classes: int, dtype: Any) -> Array:
+    """Labels (n,) as rows of the identity, (n, C)."""
+    xp = namespace(labels)
+    classes = xp.arange(num_classes, dtype=labels.dtype, device=labels.device)
+    return xp.astype(labels[:, None] == classes[None, :], dtype)
+
+
+def check_outputs(outputs: Array, labels: Array) -> None:
+    """Refuse outputs that are not a finite float (n, C) array, and labels of another length."""
+    namespace(outputs, labels)
+    if outputs.ndim != 2 or 0 in outputs.shape:
+        raise ValueError(f"`logits` must have shape (N, C) with N, C >= 1; got {tuple(outputs.shape)}")
+    if not is_floating(outputs):
+        raise TypeError(f"`logits` must be floating point; got {outputs.dtype}")
+    if not all_finite(outputs):
+        raise ValueError("`logits` must be finite; got NaN or infinite entries")
+    if labels.ndim != 1 or labels.shape[0] != outputs.shape[0]:
+        raise ValueError(f"`labels` must have shape ({outputs.shape[0]},), one per example; got {tuple(labels.shape)}")
+
+
+def _check_classes(labels: Array, num_classes: int) -> None:
+    xp = namespace(labels)
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise TypeError(f"`labels` must be integers; got {labels.dtype}")
+    low, high = int(xp.min(labels)), int(xp.max(labels))
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"`labels` must be in 0..{num_classes - 1}; got {low if low < 0 else high}")
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy on softmax probabilities of C >= 2 logits, in nats.
+
+    Gradient p - y (Fort and Ganguli 2019 eq. (6) has the sign reversed), Hessian A = diag(p) - p p^T (eq. (7)),
+    of rank C - 1 since A 1 = 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> rl.CrossEntropy().gradient(np.zeros((1, 2)), np.array([0]))
+    array([[-0.5,  0.5]])
+    """
+
+    def check(self, outputs: Array, labels: Array) -> None:
+        """ValueError for C < 2 or labels outside 0..C-1, TypeError for labels that are not integers."""
+        check_outputs(outputs, labels)
+        if outputs.shape[1] < 2:
+            raise ValueError(
+                "`logits` must have C >= 2 classes under softmax (one output: use loss=Logistic()); got C = 1"
+            )
+        _check_classes(labels, outputs.shape[1])
+
+    def log_probabilities(self, outputs: Array) -> Array:
+        """Log softmax, (n, C), finite also where a probability underflows."""
+        xp = namespace(outputs)
+        shifted = outputs - xp.max(outputs, axis=1, keepdims=True)
+        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Softmax, (n, C)."""
+        xp = namespace(outputs)
+        weights = xp.exp(outputs - xp.max(outputs, axis=1, keepdims=True))
+        return weights / xp.sum(weights, axis=1, keepdims=True)
+
+    def value(self, outputs: Array, labels: Array) -> Array:
+        """-log p_y, (n,)."""
+        xp = namespace(outputs)
+        return -xp.sum(one_hot(labels, outputs.shape[1], outputs.dtype) * self.log_probabilities(outputs), axis=1)
+
+    def gradient(self, outputs: Array, labels: Array) -> Array:
+        """P - y, (n, C)."""
+        return self.probabilities(outputs) - one_hot(labels, outputs.shape[1], outputs.dtype)
+
+    def hessian_product(self, outputs: Array, tangents: Array) -> Array:
+        """P u - p (p.u), (n, C, k)."""
+        xp = namespace(outputs)
+        p = self.probabilities(outputs)[:, :, None]
+        weighted = p * tangents
+        return weighted - p * xp.sum(weighted, axis=1, keepdims=True)
+
+    def hessian_factor(self, outputs: Array) -> Array:
+        """The Cholesky factor of A in closed form, (n, C, C - 1).
+
+        With tails q_k = sum_{j > k} p_j: L_kk = sqrt(p_k q_k / q_{k-1}), L_ik = -p_i sqrt(p_k / (q_k q_{k-1})) for
+        i > k (Tanabe and Sagae 1992). Sums of positive terms only, so it is accurate where 1 - p cancels.
+        """
+        xp = namespace(outputs)
+        p = self.probabilities(outputs)
+        tails = xp.flip(xp.cumulative_sum(xp.flip(p, axis=1), axis=1), axis=1)  # tails[:, k] = q_{k-1}
+        before, after, top = tails[:, :-1], tails[:, 1:], p[:, :-1]
+        positive = after > 0  # an underflowed tail has no curvature left to factor
+        safe = xp.where(positive, after, xp.ones_like(after))
+        diagonal = xp.where(positive, xp.sqrt(top) * xp.sqrt(after / before), xp.zeros_like(after))
+        scale = xp.where(positive, xp.sqrt(top / before) / xp.sqrt(safe), xp.zeros_like(after))
+        below = xp.tril(-p[:, :, None] * scale[:, None, :], k=-1)
+        classes = xp.arange(p.shape[1], device=p.device)
+        on_diagonal = classes[None, :, None] == classes[None, None, :-1]
+        return below + xp.where(on_diagonal, diagonal[:, None, :], xp.zeros_like(below))
+
+    def predictions(self, outputs: Array) -> Array:
+        """Argmax, (n,)."""
+        return namespace(outputs).argmax(outputs, axis=1)
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Cross-entropy of a Bernoulli label in {0, 1} on one output, in nats: gradient s - y, Hessian s (1 - s).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> rl.Logistic().gradient(np.zeros((1, 1)), np.array([1]))
+    array([[-0.5]])
+    """
+
+    def check(self, outputs: Array, labels: Array) -> None:
+        """ValueError for more than one output or labels other than 0 and 1."""
+        check_outputs(outputs, labels)
+        if outputs.shape[1] != 1:
+            raise ValueError(f"`logits` must have one output under Logistic(); got C = {outputs.shape[1]}")
+        _check_classes(labels, 2)
+
+    def _both(self, outputs: Array) -> tuple[Array, Array]:
+        # s and 1 - s, each without cancellation.
+        xp = namespace(outputs)
+        small = xp.exp(-xp.abs(outputs))
+        large, little = 1 / (1 + small), small / (1 + small)
+        return xp.where(outputs >= 0, large, little), xp.where(outputs >= 0, little, large)
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Sigmoid, the probability of label 1, (n, 1)."""
+        return self._both(outputs)[0]
+
+    def value(self, outputs: Array, labels: Array) -> Array:
+        """log(1 + e^z) - y z, (n,)."""
+        xp = namespace(outputs)
+        z = outputs[:, 0]
+        y = xp.astype(labels, outputs.dtype)
+        return xp.maximum(z, xp.zeros_like(z)) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
+
+    def gradient(self, outputs: Array, labels: Array) -> Array:
+        """S - y, (n, 1)."""
+        success, failure = self._both(outputs)
+        return namespace(outputs).where(labels[:, None] == 1, -failure, success)
+
+    def hessian_product(self, outputs: Array, tangents: Array) -> Array:
+        """S (1 - s) u, (n, 1, k)."""
+        success, failure = self._both(outputs)
+        return (success * failure)[:, :, None] * tangents
+
+    def hessian_factor(self, outputs: Array) -> Array:
+        """sqrt(s (1 - s)), (n, 1, 1)."""
+        success, failure = self._both(outputs)
+        xp = namespace(outputs)
+        return (xp.sqrt(success) * xp.sqrt(failure))[:, :, None]
+
+    def predictions(self, outputs: Array) -> Array:
+        """1 where the output is positive, (n,)."""
+        xp = namespace(outputs)
+        return xp.astype(outputs[:, 0] > 0, xp.int64)
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Half the squared distance, |z - y|^2 / 2, so that the Hessian in the outputs is the identity.
+
+    With one output the label is the real target; with C >= 2 outputs integer labels are class indices and the target
+    is their one-hot vector. `torch.nn.MSELoss` is 2 / C times this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> rl.SquaredError().value(np.array([[3.0]]), np.array([1.0]))
+    array([2.])
+    """
+
+    def check(self, outputs: Array, labels: Array) -> None:
+        """ValueError for labels outside 0..C-1 (C >= 2) or targets that are not finite (C = 1)."""
+        check_outputs(outputs, labels)
+        if outputs.shape[1] > 1:
+            _check_classes(labels, outputs.shape[1])
+        elif not all_finite(labels):
+            raise ValueError("`labels` must be finite targets; got NaN or infinite entries")
+
+    def _targets(self, outputs: Array, labels: Array) -> Array:
+        if outputs.shape[1] > 1:
+            return one_hot(labels, outputs.shape[1], outputs.dtype)
+        return namespace(outputs).astype(labels, outputs.dtype)[:, None]
+
+    def probabilities(self, outputs: Array) -> Array:
+        """ValueError: outputs of a regression are no probabilities."""
+        raise ValueError("SquaredError() has no probabilities; entropy and top probability need a classification loss")
+
+    def value(self, outputs: Array, labels: Array) -> Array:
+        """|z - y|^2 / 2, (n,)."""
+        return namespace(outputs).sum(self.gradient(outputs, labels) ** 2, axis=1) / 2
+
+    def gradient(self, outputs: Array, labels: Array) -> Array:
+        """Z - y, (n, C)."""
+        return outputs - self._targets(outputs, labels)
+
+    def hessian_product(self, outputs: Array, tangents: Array) -> Array:
+        """The tangents themselves."""
+        return tangents
+
+    def hessian_factor(self, outputs: Array) -> Array:
+        """Identities, (n, C, C)."""
+        xp = namespace(outputs)
+        identity = xp.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+        return xp.broadcast_to(identity, (outputs.shape[0], *identity.shape))
+
+    def predictions(self, outputs: Array) -> Array:
+        """Argmax of several outputs, the output itself of one, (n,)."""
+        return namespace(outputs).argmax(outputs, axis=1) if outputs.shape[1] > 1 else outputs[:, 0]

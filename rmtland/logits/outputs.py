@@ -1,0 +1,86 @@
+"""What the outputs alone tell: loss, accuracy, entropy, how frozen the probabilities are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rmtland._arrays import Array, double, namespace, to_numpy
+from rmtland.logits.accumulate import sum_over_chunks
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.logits.losses import CrossEntropy
+
+
+@dataclass(frozen=True)
+class OutputStatistics:
+    """Means over examples.
+
+    Attributes
+    ----------
+    loss : float
+        Mean loss, nats.
+    accuracy : float
+        Share of examples whose most probable class is their label.
+    entropy : float
+        Mean entropy of the class probabilities, nats.
+    max_probability : float
+        Mean of the largest probability.
+    participation : float
+        Mean of sum_k p_k^2, between 1/C (uniform) and 1 (frozen).
+    """
+
+    loss: float
+    accuracy: float
+    entropy: float
+    max_probability: float
+    participation: float
+
+
+def output_statistics(source: LogitGradients) -> OutputStatistics:
+    """Mean loss, accuracy, entropy, top probability and participation of a source with softmax outputs.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        With `CrossEntropy` as its loss.
+
+    Returns
+    -------
+    OutputStatistics
+
+    Raises
+    ------
+    ValueError
+        For another loss.
+
+    References
+    ----------
+    Fort and Ganguli (2019), sec. 3.3 (entropy there in bits: divide by ln 2).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> source = rl.DenseLogitGradients(np.zeros((2, 4)), np.array([0, 1]), np.ones((2, 4, 3)))
+    >>> rl.output_statistics(source).max_probability
+    0.25
+    """
+    loss = source.loss
+    if not isinstance(loss, CrossEntropy):
+        raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {loss!r}")
+
+    def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
+        logits = double(chunk.logits)
+        xp = namespace(logits)
+        p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
+        right = loss.predictions(logits) == chunk.labels
+        per_example = (
+            loss.value(logits, chunk.labels),
+            xp.astype(right, xp.float64),
+            -xp.sum(p * log_p, axis=1),
+            xp.max(p, axis=1),
+            xp.sum(p * p, axis=1),
+        )
+        return (xp.stack([xp.sum(values, axis=0) for values in per_example]),)
+
+    (sums,) = sum_over_chunks(source, terms)
+    return OutputStatistics(*(float(total) / source.num_examples for total in to_numpy(sums)))
