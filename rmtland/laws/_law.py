@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rmtland._arguments import Seed, generator
 
 Floats = npt.NDArray[np.float64]
+Complexes = npt.NDArray[np.complex128]
 
 _EPS = float(np.finfo(np.float64).eps)
 _SQRT_EPS = _EPS**0.5
@@ -41,6 +42,7 @@ def invert(
     high: npt.ArrayLike,
     start: npt.ArrayLike | None = None,
     args: tuple[Any, ...] = (),
+    settled: float = _EPS,
 ) -> Floats:
     """Solve function(x) = target between `low` and `high` for increasing functions, many points at once.
 
@@ -57,8 +59,11 @@ def invert(
         Finite bracket of each solution.
     start : array_like, shape (m,), optional
         First guess; the middle of the bracket by default.
-    args : tuple of array_like, each of shape (m,)
-        What else `function` needs to know of each point; shrinks with x as points are finished.
+    args : tuple of ndarray, each of shape (m,), or of scalars
+        What else `function` needs to know; arrays shrink with x as points are finished.
+    settled : float
+        A Newton step below this times abs(x) is taken to be the last. By default that is rounding error; larger where
+        Newton's quadratic convergence is known to have set in by then.
 
     Returns
     -------
@@ -66,10 +71,9 @@ def invert(
         The solutions; NaN where target, start or args are NaN.
     """
     goal = np.asarray(target, dtype=np.float64)
-    lower = np.array(np.broadcast_to(np.asarray(low, dtype=np.float64), goal.shape))
-    upper = np.array(np.broadcast_to(np.asarray(high, dtype=np.float64), goal.shape))
-    x = 0.5 * (lower + upper) if start is None else np.clip(np.asarray(start, dtype=np.float64), lower, upper)
-    args = tuple(np.broadcast_to(arg, goal.shape) for arg in args)
+    lower, upper = np.empty(goal.shape), np.empty(goal.shape)
+    lower[...], upper[...] = low, high
+    x = 0.5 * (lower + upper) if start is None else np.minimum(np.maximum(start, lower), upper)
     solution, left = x.copy(), np.arange(goal.size)
     last = width = upper - lower
     newton = np.zeros(goal.size, dtype=bool)
@@ -84,17 +88,21 @@ def invert(
             halves = 2 * np.abs(step) <= last
             # Newton steps that were small and shrink no further are noise of the function: done.
             noise = newton & ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
-            newton = halves & (new >= lower) & (new <= upper)
+            before, newton = newton, halves & (new >= lower) & (new <= upper)
             new = np.where(newton, new, 0.5 * (lower + upper))
             new = np.where(noise | (error == 0), x, new)
+            # Two Newton steps foretell the third, step (step / last)^2, if they converge quadratically, and come
+            # within a small factor of it if they converge linearly, as at an edge.
+            sure = before & newton & (np.abs(step) ** 3 <= _EPS * np.abs(x) * last**2)
             last = np.abs(new - x)
             solution[left] = new
-            going = (last > _EPS * np.abs(x)) & (np.abs(error) > _EPS * np.abs(goal))
-            if going.all():
-                x = new
-                continue
+            sure |= newton & (last <= settled * np.abs(x))
+            going = ~sure & (last > _EPS * np.abs(x)) & (np.abs(error) > _EPS * np.abs(goal))
+            if not going.any():
+                break
             left, x, goal, last, width = left[going], new[going], goal[going], last[going], width[going]
-            lower, upper, newton, args = lower[going], upper[going], newton[going], tuple(arg[going] for arg in args)
+            lower, upper, newton = lower[going], upper[going], newton[going]
+            args = tuple(arg[going] if np.ndim(arg) else arg for arg in args)
     return solution
 
 
