@@ -1,0 +1,488 @@
+"""Generalised Marchenko-Pastur law: the spectrum of sum_i t_i x_i x_i^T for any t_i >= 0 (Silverstein 1995)."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import finite_array, integer, real, require_memory
+from rmtland.laws import silverstein_edges
+from rmtland.laws import silverstein_kernels as kernels
+from rmtland.laws._law import Complexes, Floats, Law, points
+
+_EPS = float(np.finfo(np.float64).eps)
+_SMALLEST = 1e-70
+"""Eigenvalues below this fraction of the largest count as zero: their squares leave the range of float64."""
+_WINDOW = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneralizedMarchenkoPastur(Law):
+    """Law of the eigenvalues of G = sum_i t_i x_i x_i^T with x_i ~ N(0, I_D) independent.
+
+    G is D x D; t_i may carry a multiplicity w_i, so N = sum_i w_i vectors enter. No normalisation is hidden: E tr G / D
+    = sum_i w_i t_i. The form usual in statistics, p x p and n samples, comes from `sample_covariance`.
+
+    Parameters
+    ----------
+    eigenvalues : array_like, shape (k,)
+        The t_i >= 0, in any order; at least one positive. Equal ones are grouped.
+    num_parameters : float
+        D > 0, the dimension of the vectors x_i; need not be an integer.
+    multiplicities : array_like, shape (k,), optional
+        w_i >= 0, real; all 1 by default.
+    covariance : bool, optional
+        If true, the law is that of the N x N matrix T^(1/2) X X^T T^(1/2) / D, X of shape (N, D), T with eigenvalues
+        t_i: the nonzero eigenvalues of G / D. This is what `sample_covariance` sets.
+
+    Raises
+    ------
+    ValueError
+        If eigenvalues or multiplicities are negative, not finite, of different length, or leave nothing positive.
+
+    Notes
+    -----
+    With m the Stieltjes transform and g = D m, z = -D/g + sum_i w_i t_i / (1 + t_i g). The solution in the upper half
+    plane is unique; on the real axis it is found along the curve described in `rmtland.laws.silverstein_kernels`, where
+    it can be bracketed, so no mass is lost at weak, narrow or nearly touching bands. All methods but `support` and
+    `edge_scales` cost O(k) per point.
+
+    The law is the deterministic equivalent of G: an average over the sampling noise for D and N large, with errors of
+    order 1/D in linear statistics. Outliers and single eigenvalues are meant to first order.
+
+    Eigenvalues below 1e-70 of the largest count as zero.
+
+    References
+    ----------
+    Marchenko and Pastur (1967); Silverstein (1995), theorem 1.1; Silverstein and Choi (1995), theorems 4.1 and 4.2
+    (support); Biane (1997), section 3 (the curve); Bai and Yao (2012), theorem 4.1 (outliers).
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> law = rl.GeneralizedMarchenkoPastur([1.0, 50.0], num_parameters=1000, multiplicities=[300, 4])
+    >>> law.support.round(1)
+    array([[  202.7,  2389.1],
+           [44182. , 56830.3]])
+    >>> law.atom, law.count(10_000.0)
+    (0.696, 996.0)
+    """
+
+    eigenvalues: Floats
+    num_parameters: float
+    multiplicities: Floats | None = None
+    covariance: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        values = finite_array("eigenvalues", self.eigenvalues, ndim=1)
+        dimension = real("num_parameters", self.num_parameters, above=0)
+        if self.multiplicities is None:
+            weights = np.ones_like(values)
+        else:
+            weights = finite_array("multiplicities", self.multiplicities, ndim=1)
+        if weights.shape != values.shape:
+            raise ValueError(
+                f"`multiplicities` must be as many as `eigenvalues`; got {weights.size} for {values.size} eigenvalues"
+            )
+        for name, array in (("eigenvalues", values), ("multiplicities", weights)):
+            if (array < 0).any():
+                raise ValueError(f"`{name}` must be >= 0; got {array.min()}")
+        if not (values * weights > 0).any():
+            raise ValueError(
+                f"`eigenvalues` must hold a positive entry of positive multiplicity; got {values.size} entries, none"
+            )
+        # Copies: the caller's arrays may change later.
+        object.__setattr__(self, "eigenvalues", values.copy())
+        object.__setattr__(self, "num_parameters", dimension)
+        object.__setattr__(self, "multiplicities", None if self.multiplicities is None else weights.copy())
+        object.__setattr__(self, "covariance", bool(self.covariance))
+
+    @classmethod
+    def sample_covariance(
+        cls, population: npt.ArrayLike, ratio: float, weights: npt.ArrayLike | None = None
+    ) -> GeneralizedMarchenkoPastur:
+        """Law of the p x p sample covariance matrix S = Sigma^(1/2) X X^T Sigma^(1/2) / n, X p x n standard normal.
+
+        Parameters
+        ----------
+        population : array_like, shape (k,)
+            Eigenvalues of Sigma, >= 0.
+        ratio : float
+            p / n > 0.
+        weights : array_like, shape (k,), optional
+            How often each occurs, >= 0; all 1 by default. Only their proportions matter to the law; p = sum of the
+            weights is the number of eigenvalues in `count` and `locations` and n = p / ratio sets the `edge_scales`.
+
+        Returns
+        -------
+        GeneralizedMarchenkoPastur
+            With eigenvalues = population, num_parameters = n = p / ratio, multiplicities = weights and covariance =
+            True: the nonzero eigenvalues of S are those of G / n = (1/n) sum_i sigma_i x_i x_i^T, x_i in R^n, but there
+            are p eigenvalues in all, so p m_S(z) = n m_(G/n)(z) + (n - p)/z. One atom gives Marchenko-Pastur.
+
+        Examples
+        --------
+        >>> law = GeneralizedMarchenkoPastur.sample_covariance([1.0], ratio=0.25)
+        >>> law.support
+        array([[0.25, 2.25]])
+        """
+        values = finite_array("population", population, ndim=1)
+        counts = np.ones_like(values) if weights is None else finite_array("weights", weights, ndim=1)
+        total = float(counts.sum()) if counts.size else 1.0
+        ratio = real("ratio", ratio, above=0)
+        if weights is not None and not total > 0:
+            raise ValueError(f"`weights` must have a positive sum; got {total}")
+        return cls(values, total / ratio, None if weights is None else counts, covariance=True)
+
+    # What the kernels need: distinct positive t in units of the largest, c = w / D.
+
+    @cached_property
+    def _atoms(self) -> tuple[Floats, Floats]:
+        """Distinct positive eigenvalues, ascending, and their multiplicities."""
+        weights = np.ones_like(self.eigenvalues) if self.multiplicities is None else self.multiplicities
+        keep = (self.eigenvalues > _SMALLEST * self._scale) & (weights > 1e-100 * self.num_parameters)
+        order = np.argsort(self.eigenvalues[keep])
+        values, weights = self.eigenvalues[keep][order], weights[keep][order]
+        # Neighbours that differ by rounding only would be poles with nothing representable between them.
+        first = np.concatenate([[True], np.diff(values) > 4 * _EPS * values[1:]])
+        return values[first], np.add.reduceat(weights, np.flatnonzero(first))
+
+    @cached_property
+    def _scale(self) -> float:
+        """The largest eigenvalue of positive multiplicity: the unit of t."""
+        if self.multiplicities is None:
+            return float(self.eigenvalues.max())
+        return float(self.eigenvalues[self.multiplicities > 0].max())
+
+    @cached_property
+    def _unit(self) -> float:
+        """The unit of x: x = unit * map(u)."""
+        return self._scale if self.covariance else self._scale * self.num_parameters
+
+    @cached_property
+    def _tba(self) -> tuple[Floats, Floats, Floats]:
+        """t, b = c t and a = c t^2 of the kernels."""
+        values, weights = self._atoms
+        t, c = values / self._scale, weights / self.num_parameters
+        return t, c * t, c * t * t
+
+    @cached_property
+    def _num_vectors(self) -> float:
+        """N of positive t."""
+        return float(self._atoms[1].sum())
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """Re u of the outermost edges."""
+        t, _, a = self._tba
+        low, high = silverstein_edges.outer_crossings(t, a, self._num_vectors == self.num_parameters)
+        return float(low), float(high)
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """The outermost edges, in units of x."""
+        t, b, a = self._tba
+        low, high = (max(float(kernels.evaluate_real(u, t, b, a)[0]), 0.0) for u in self._ends)
+        return low, high
+
+    # The law.
+
+    @property
+    def size(self) -> float:
+        """Number of eigenvalues of the matrix, zeros included: D, or N (all multiplicities) if `covariance`."""
+        if not self.covariance:
+            return self.num_parameters
+        return float(self.eigenvalues.size if self.multiplicities is None else self.multiplicities.sum())
+
+    @property
+    def ratio(self) -> float:
+        """Number of vectors over number of parameters, N / D; the p / n of the sample covariance form."""
+        total = self.eigenvalues.size if self.multiplicities is None else self.multiplicities.sum()
+        return float(total) / self.num_parameters
+
+    @cached_property
+    def _edges(self) -> tuple[Floats, Floats]:
+        """All edges, ascending, and |d^2 x / dg^2| there, in units of x."""
+        t, b, a = self._tba
+        u = silverstein_edges.crossings(*self._ends, t, a, _WINDOW).ravel()
+        value, curvature = silverstein_edges.edges(u, t, b, a)
+        return np.maximum(value, 0.0), curvature * u**4
+
+    @cached_property
+    def support(self) -> Floats:
+        """Intervals on which the density is positive, ascending, float64 of shape (k, 2); without the atom at 0.
+
+        A gap between neighbouring t_i costs O(k), and only where it may be open: at most about sqrt(D) of them are,
+        times the number of e-folds over which t spreads.
+        """
+        return self._unit * self._edges[0].reshape(-1, 2)
+
+    @cached_property
+    def edge_scales(self) -> Floats:
+        """Scale s of the Tracy-Widom fluctuations at each edge of `support`, same shape.
+
+        The largest eigenvalue at a right edge b is b + s TW_beta and the smallest at a left edge a is a - s TW_beta, in
+        law and to first order; TW_1 for the real vectors of this class. s^(-3/2) = pi lim n(x) / sqrt(|x - edge|) with
+        n the density of the number of eigenvalues. With one atom, s is Johnstone's (sqrt(n) + sqrt(p)) (1/sqrt(n) +
+        1/sqrt(p))^(1/3). A hard edge at 0 (N = D), where there is no Tracy-Widom law, gets 0.
+
+        References
+        ----------
+        El Karoui (2007), theorem 1; Lee and Schnelli (2016), theorem 2.4.
+        """
+        return self._unit * np.cbrt(self._edges[1] / (2 * self.num_parameters**2)).reshape(-1, 2)
+
+    @property
+    def atom(self) -> float:
+        """Mass of the point 0: 1 - min(N, D) / size, N the number of vectors with t > 0."""
+        return 1 - min(self._num_vectors, self.num_parameters) / self.size
+
+    def _solve(self, x: Floats) -> Complexes:
+        """u(x + i0) for finite x in units of `_unit`, in any order."""
+        t, b, a = self._tba
+        order = np.argsort(x, kind="stable")
+        low, high = self._ends
+        if x.size and (x[order[0]] < self._range[0] or x[order[-1]] > self._range[1]):
+            spread = b.sum() + np.sqrt(a.sum())
+            low, high = min(low, x[order[0]] - 1.001 * spread), max(high, x[order[-1]] + 1.001 * spread)
+        u = np.empty(x.size, dtype=np.complex128)
+        u[order] = kernels.solve_real(x[order], low, high, t, b, a)
+        return u
+
+    def _pdf(self, x: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            scaled = x / self._unit
+        density = np.where(np.isnan(x), np.nan, 0.0)
+        low, high = self._range
+        if low == 0:
+            density[x == 0] = np.inf
+        inside = (scaled > low) & (scaled < high)
+        u = self._solve(scaled[inside])
+        share = self.num_parameters / self.size
+        density[inside] = share * u.imag / (np.pi * np.abs(u) ** 2) / self._unit
+        return density
+
+    def _count_above(self, x: Floats) -> Floats:
+        """Expected number of eigenvalues > x."""
+        scaled = x / self._unit
+        low, high = self._range
+        # Below all: min(N, D) at and right of 0, the zeros too left of it.
+        above = np.where(x < 0, self.size, min(self._num_vectors, self.num_parameters))
+        above = np.where(np.isnan(x), np.nan, np.where(scaled >= high, 0.0, above))
+        inside = (scaled > low) & (scaled < high)
+        t = self._tba[0]
+        numbers = kernels.counts(self._solve(scaled[inside]), scaled[inside], t, self._atoms[1], self.num_parameters)
+        above[inside] = np.clip(numbers, 0.0, min(self._num_vectors, self.num_parameters))
+        return above
+
+    def _cdf(self, x: Floats) -> Floats:
+        return 1 - self._count_above(x) / self.size
+
+    def _sf(self, x: Floats) -> Floats:
+        return self._count_above(x) / self.size
+
+    def count(self, x: npt.ArrayLike) -> Any:
+        """Expected number of eigenvalues <= x, out of `size`; exact in the gaps of the support.
+
+        Parameters
+        ----------
+        x : array_like
+            Points on the real line.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+            In a gap, the sum of multiplicities below it (less the N - D that G cannot hold, if N > D).
+        """
+        array = points("x", x)
+        return (self.size - self._count_above(array.reshape(-1))).reshape(array.shape)[()]
+
+    def _quantiles(self, above: Floats) -> Floats:
+        """Smallest points with `above` eigenvalues above them; 0 within the atom."""
+        nonzero = min(self._num_vectors, self.num_parameters)
+        slack = 4 * _EPS * self.size
+        x = np.full(above.shape, np.nan)
+        low, high = self._range
+        bottom = above >= nonzero - slack
+        x[bottom] = self._unit * low if self.atom == 0 else 0.0
+        x[above <= 0] = self._unit * high
+        inner = (above > 0) & (above < nonzero - slack)
+        order = np.argsort(above[inner], kind="stable")
+        t, b, a = self._tba
+        found = kernels.quantiles(above[inner][order], *self._ends, t, b, a, self._atoms[1], self.num_parameters)
+        result = np.empty(order.size)
+        result[order] = self._unit * np.clip(found, low, high)
+        x[inner] = result
+        return x
+
+    def _ppf(self, q: Floats) -> Floats:
+        return self._quantiles(self.size * (1 - q))
+
+    def _isf(self, q: Floats) -> Floats:
+        return self._quantiles(self.size * q)
+
+    def locations(self, k: int | None = None) -> Floats:
+        """Classical locations of the eigenvalues: the j-th largest where the law has j - 1/2 eigenvalues above.
+
+        Parameters
+        ----------
+        k : int, optional
+            Only the k largest; all `size` of them by default.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+            Ascending; eigenvalues of the atom at 0 included.
+
+        Raises
+        ------
+        ValueError
+            If k is outside 0 .. size.
+        MemoryError
+            If all are asked for and there are too many.
+        """
+        size = int(np.floor(self.size * (1 + 4 * _EPS)))
+        if k is None:
+            require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `locations(k)`")
+        k = size if k is None else integer("k", k, at_least=0, at_most=size)
+        return self._quantiles(np.arange(k, 0.0, -1) - 0.5)
+
+    def moment(self, k: int) -> float:
+        """E x^k for integer k >= 0, exact: through free cumulants, D^(k-1) sum_i w_i t_i^k for G.
+
+        Parameters
+        ----------
+        k : int
+            Order, >= 0.
+
+        Returns
+        -------
+        float
+        """
+        k = integer("k", k, at_least=0)
+        if k == 0:
+            return 1.0
+        t, b, _ = self._tba
+        cumulants = [float(np.sum(b * t**j)) for j in range(k)]
+        # m_n = sum_s kappa_s [y^(n-s)] M(y)^s, M(y) = sum_n m_n y^n: a sum of positive terms.
+        moments = np.zeros(k + 1)
+        moments[0] = 1.0
+        for n in range(1, k + 1):
+            power = np.ones(1)
+            for s in range(1, n + 1):
+                power = np.convolve(power, moments[:n])[:n]
+                moments[n] += cumulants[s - 1] * (power[n - s] if n - s < power.size else 0.0)
+        return float(self.num_parameters / self.size * moments[k] * self._unit**k)
+
+    def var(self) -> float:
+        """Variance: D sum_i w_i t_i^2 for G; population variance + ratio * mean^2 for a sample covariance."""
+        values, weights = self._atoms
+        if not self.covariance:
+            return float(self.num_parameters * np.sum(weights * values**2))
+        mean = np.sum(weights * values) / self.size
+        zeros = self.size - self._num_vectors
+        spread = (np.sum(weights * (values - mean) ** 2) + zeros * mean**2) / self.size
+        return float(spread + self.size / self.num_parameters * mean**2)
+
+    def stieltjes(self, z: npt.ArrayLike) -> Any:
+        """Stieltjes transform E[1 / (x - z)]: negative right of the support, Im of the sign of Im z.
+
+        Parameters
+        ----------
+        z : array_like of complex
+            Points of the plane. On the support the sign of the imaginary part's zero tells the side of the cut:
+            ``complex(x, 0.0)`` is above it, ``complex(x, -0.0)`` below. Real numbers lie above.
+
+        Returns
+        -------
+        float64, complex128 or an ndarray of them, shape of z
+            Real if z is real and off the support, complex if any point of z is complex or on the cut. Infinite at z = 0
+            where there is an atom or N = D.
+        """
+        given = np.asarray(z)
+        if given.dtype.kind not in "fiuc":
+            raise TypeError(f"`z` must be real or complex numbers; got {given.dtype} from {type(z).__name__}")
+        flat = given.astype(np.complex128).reshape(-1)
+        finite = np.isfinite(flat)
+        value = np.where(np.isnan(flat), np.nan, 0j)
+        point = flat[finite] / self._unit
+        lower = np.signbit(point.imag)
+        upper = np.where(lower, point.conj(), point)
+        on_axis = upper.imag == 0
+        u = np.empty(point.size, dtype=np.complex128)
+        u[on_axis] = self._solve(upper.real[on_axis])
+        u[~on_axis] = kernels.solve_complex(upper[~on_axis], *self._tba)
+        transform = self._stieltjes(upper, u)
+        value[finite] = np.where(lower, transform.conj(), transform)
+        value = value.reshape(given.shape)
+        real = given.dtype.kind != "c" and not np.any(u[on_axis].imag > 0)
+        return (value.real if real else value)[()]
+
+    def _stieltjes(self, z: Complexes, u: Complexes) -> Complexes:
+        """The transform from u(z), z in units of x."""
+        zeros = self.size - self._num_vectors
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.covariance:
+                # Sum over the population instead of n m_(G/n) + (n - p)/z, whose two terms cancel near 0.
+                t, b, _ = self._tba
+                value = [-np.sum(self._atoms[1] / (w - t)) / (1 + np.sum(b / (w - t))) for w in u]
+                result = np.array(value, dtype=np.complex128) - (zeros / z if zeros > 0 else 0)
+            else:
+                result = -self.num_parameters / u
+            result = np.where((z == 0) & ((self.atom > 0) | (self._range[0] == 0)), np.inf, result)
+        return result / (self.size * self._unit)
+
+    # Outliers.
+
+    def _map(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Location map(theta) of an outlier and map'(theta), without any copy of theta; an outlier iff map' > 0."""
+        t, b, a = self._tba
+        value, slope = np.empty(theta.shape), np.empty(theta.shape)
+        for j, spike in enumerate(theta / self._scale):
+            distance = np.where(np.abs(spike - t) <= 4 * _EPS * spike, np.inf, spike - t)
+            value[j] = spike * (1 + np.sum(b / distance))
+            slope[j] = 1 - np.sum(a / distance**2)
+        return self._unit * value, slope
+
+    def _spikes(self, theta: npt.ArrayLike) -> tuple[Floats, tuple[int, ...]]:
+        array = finite_array("theta", theta)
+        if (array <= 0).any():
+            raise ValueError(f"`theta` must be > 0; got {array.min()}")
+        return array.reshape(-1), array.shape
+
+    def is_outlier(self, theta: npt.ArrayLike) -> Any:
+        """Whether one more t equal to theta gives an eigenvalue off the support: D > sum_j w_j t_j^2 / (theta - t_j)^2.
+
+        Parameters
+        ----------
+        theta : array_like
+            Spikes > 0, on the scale of `eigenvalues` (of the population, for a sample covariance). Copies of theta
+            among the eigenvalues do not count.
+
+        Returns
+        -------
+        bool or ndarray of bool, shape of theta
+        """
+        array, shape = self._spikes(theta)
+        return (self._map(array)[1] > 0).reshape(shape)[()]
+
+    def outlier(self, theta: npt.ArrayLike) -> Any:
+        """Where the eigenvalue of one more t equal to theta goes: theta (D + sum_j w_j t_j / (theta - t_j)).
+
+        Parameters
+        ----------
+        theta : array_like
+            As in `is_outlier`; also between bands and below all of them.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of theta
+            NaN where there is no outlier (`is_outlier` is false): the eigenvalue stays with the bulk.
+        """
+        array, shape = self._spikes(theta)
+        location, slope = self._map(array)
+        return np.where(slope > 0, location, np.nan).reshape(shape)[()]
