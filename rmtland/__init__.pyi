@@ -4,6 +4,9 @@ from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.model import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
+from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
+from .laws.semicircle import Semicircle as Semicircle
+from .laws.silverstein import GeneralizedMarchenkoPastur as GeneralizedMarchenkoPastur
 from .logits.clustering import Clustering as Clustering
 from .logits.clustering import clustering as clustering
 from .logits.confinement import Confinement as Confinement
@@ -21,5 +24,7 @@ from .logits.outputs import OutputStatistics as OutputStatistics
 from .logits.outputs import output_statistics as output_statistics
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import logit_scales as logit_scales
+from .spectra.outliers import count_outliers as count_outliers
 from .spectra.operators import SymmetricOperator as SymmetricOperator
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
+from . import nets as nets

@@ -68,8 +68,8 @@ class GeneralizedMarchenkoPastur(Law):
     >>> law.support.round(1)
     array([[  202.7,  2389.1],
            [44182. , 56830.3]])
-    >>> law.atom, law.count(10_000.0)
-    (0.696, 996.0)
+    >>> print(law.atom, law.count(10_000.0))
+    0.696 996.0
     """
 
     eigenvalues: Floats
