@@ -18,6 +18,8 @@ Array = Any
 def namespace(*arrays: Array) -> Any:
     """The array-API namespace of the arrays; TypeError where they are not arrays of one library."""
     try:
+        if any(array is None or isinstance(array, (int, float, complex)) for array in arrays):
+            raise TypeError("array_namespace would pass over it")
         return array_namespace(*arrays)
     except TypeError:
         kinds = ", ".join(sorted({type(a).__name__ for a in arrays}))
@@ -40,6 +42,11 @@ def double(array: Array) -> Array:
     """`array` in float64, in its own library and on its own device."""
     xp = namespace(array)
     return xp.astype(array, xp.float64, copy=False)
+
+
+def at_least_single(array: Array) -> Array:
+    """`array` itself, or in float32 where it is in half precision, which no sum survives."""
+    return array if array.dtype.itemsize >= 4 else namespace(array).astype(array, namespace(array).float32)
 
 
 def like(reference: Array, array: Array) -> Array:

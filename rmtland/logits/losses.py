@@ -40,8 +40,9 @@ class Loss(Protocol):
 def one_hot(labels: Array, num_classes: int, dtype: Any) -> Array:
     """Labels (n,) as rows of the identity, (n, C)."""
     xp = namespace(labels)
-    classes = xp.arange(num_classes, dtype=labels.dtype, device=labels.device)
-    return xp.astype(labels[:, None] == classes[None, :], dtype)
+    # In int64: a label array of uint8 cannot count up to 300 classes.
+    classes = xp.arange(num_classes, dtype=xp.int64, device=labels.device)
+    return xp.astype(xp.astype(labels, xp.int64)[:, None] == classes[None, :], dtype)
 
 
 def check_outputs(outputs: Array, labels: Array) -> None:
@@ -90,11 +91,15 @@ class CrossEntropy:
             )
         _check_classes(labels, outputs.shape[1])
 
+    def _top(self, outputs: Array) -> Array:
+        # The most probable class as one-hot rows: 1 - p of a frozen example survives only where it is set apart.
+        return one_hot(namespace(outputs).argmax(outputs, axis=1), outputs.shape[1], outputs.dtype)
+
     def log_probabilities(self, outputs: Array) -> Array:
-        """Log softmax, (n, C), finite also where a probability underflows."""
+        """Log softmax, (n, C), finite where a probability underflows and to full precision where it is nearly 1."""
         xp = namespace(outputs)
         shifted = outputs - xp.max(outputs, axis=1, keepdims=True)
-        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+        return shifted - xp.log1p(xp.sum(xp.exp(shifted) * (1 - self._top(outputs)), axis=1, keepdims=True))
 
     def probabilities(self, outputs: Array) -> Array:
         """Softmax, (n, C)."""
@@ -108,15 +113,19 @@ class CrossEntropy:
         return -xp.sum(one_hot(labels, outputs.shape[1], outputs.dtype) * self.log_probabilities(outputs), axis=1)
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
-        """P - y, (n, C)."""
-        return self.probabilities(outputs) - one_hot(labels, outputs.shape[1], outputs.dtype)
+        """Probabilities minus the one-hot label, p - y, (n, C); each row sums to zero."""
+        own = one_hot(labels, outputs.shape[1], outputs.dtype)
+        others = self.probabilities(outputs) * (1 - own)
+        # p_y - 1 as minus the sum of the others, which does not cancel at a frozen example.
+        return others - own * namespace(outputs).sum(others, axis=1, keepdims=True)
 
     def hessian_product(self, outputs: Array, tangents: Array) -> Array:
-        """P u - p (p.u), (n, C, k)."""
+        """Product A u = p u - p (p.u), (n, C, k)."""
         xp = namespace(outputs)
         p = self.probabilities(outputs)[:, :, None]
-        weighted = p * tangents
-        return weighted - p * xp.sum(weighted, axis=1, keepdims=True)
+        # A 1 = 0, so the tangent of the top class may be taken off first: then nothing cancels where p is near 1.
+        relative = tangents - self._top(outputs)[:, None, :] @ tangents
+        return p * (relative - xp.sum(p * relative, axis=1, keepdims=True))
 
     def hessian_factor(self, outputs: Array) -> Array:
         """The Cholesky factor of A in closed form, (n, C, C - 1).
@@ -127,11 +136,12 @@ class CrossEntropy:
         xp = namespace(outputs)
         p = self.probabilities(outputs)
         tails = xp.flip(xp.cumulative_sum(xp.flip(p, axis=1), axis=1), axis=1)  # tails[:, k] = q_{k-1}
-        before, after, top = tails[:, :-1], tails[:, 1:], p[:, :-1]
+        before, after, own = tails[:, :-1], tails[:, 1:], p[:, :-1]
         positive = after > 0  # an underflowed tail has no curvature left to factor
+        before = xp.where(positive, before, xp.ones_like(before))
         safe = xp.where(positive, after, xp.ones_like(after))
-        diagonal = xp.where(positive, xp.sqrt(top) * xp.sqrt(after / before), xp.zeros_like(after))
-        scale = xp.where(positive, xp.sqrt(top / before) / xp.sqrt(safe), xp.zeros_like(after))
+        diagonal = xp.sqrt(own) * xp.sqrt(after / before)
+        scale = xp.where(positive, xp.sqrt(own / before) / xp.sqrt(safe), xp.zeros_like(after))
         below = xp.tril(-p[:, :, None] * scale[:, None, :], k=-1)
         classes = xp.arange(p.shape[1], device=p.device)
         on_diagonal = classes[None, :, None] == classes[None, None, :-1]
@@ -180,12 +190,12 @@ class Logistic:
         return xp.maximum(z, xp.zeros_like(z)) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
-        """S - y, (n, 1)."""
+        """Probability minus the label, s - y, (n, 1)."""
         success, failure = self._both(outputs)
         return namespace(outputs).where(labels[:, None] == 1, -failure, success)
 
     def hessian_product(self, outputs: Array, tangents: Array) -> Array:
-        """S (1 - s) u, (n, 1, k)."""
+        """Product s (1 - s) u, (n, 1, k)."""
         success, failure = self._both(outputs)
         return (success * failure)[:, :, None] * tangents
 
@@ -238,7 +248,7 @@ class SquaredError:
         return namespace(outputs).sum(self.gradient(outputs, labels) ** 2, axis=1) / 2
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
-        """Z - y, (n, C)."""
+        """Output minus the target, z - y, (n, C)."""
         return outputs - self._targets(outputs, labels)
 
     def hessian_product(self, outputs: Array, tangents: Array) -> Array:
