@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
-from rmtland._arguments import require_memory
-from rmtland._arrays import Array, is_torch, like, namespace, to_numpy
+from rmtland._arguments import integer, require_memory
+from rmtland._arrays import Array, double, is_floating, is_torch, like, namespace, to_numpy
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,31 @@ class SymmetricOperator:
 
     @classmethod
     def from_matrix(cls, matrix: Array) -> SymmetricOperator:
-        """The operator of a symmetric matrix (D, D); ValueError where it is not square and symmetric."""
+        """The operator of a real symmetric matrix.
+
+        Parameters
+        ----------
+        matrix : array (D, D)
+            NumPy or torch; kept, not copied. Integers are taken as float64, or every operand would become an integer.
+
+        Returns
+        -------
+        SymmetricOperator
+
+        Raises
+        ------
+        ValueError
+            Where it is not square, not finite, or further from its transpose than 1e-6 of its largest entry.
+        TypeError
+            For something that is no array, or complex entries.
+        """
         xp = namespace(matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"`matrix` must be square; got shape {tuple(matrix.shape)}")
+        if xp.isdtype(matrix.dtype, "complex floating"):
+            raise TypeError(f"`matrix` must be real; got {matrix.dtype}")
+        if not is_floating(matrix):
+            matrix = double(matrix)
         size = float(xp.max(xp.abs(matrix))) if matrix.shape[0] else 0.0
         if not np.isfinite(size):
             raise ValueError("`matrix` must be finite; got NaN or infinite entries")
@@ -77,7 +98,8 @@ class SymmetricOperator:
     __array_ufunc__ = None
 
     def __matmul__(self, v: Array) -> Array:
-        namespace(v)
+        if namespace(v).isdtype(v.dtype, "complex floating"):
+            raise TypeError(f"the operand must be real; got {v.dtype}")
         if v.ndim not in (1, 2) or v.shape[0] != self.dimension:
             raise ValueError(
                 f"the operand must have shape ({self.dimension},) or ({self.dimension}, k); got {tuple(v.shape)}"
@@ -92,11 +114,19 @@ class SymmetricOperator:
         return product
 
     def __rmatmul__(self, v: Array) -> Array:
-        return (self @ v.T).T
+        return self @ v if v.ndim == 1 else (self @ v.T).T
 
     def columns(self, block_size: int | None = None) -> Iterator[tuple[slice, Array]]:
-        """Blocks of columns (slice, (D, k)) from products with unit vectors, in order; about 64 MiB at a time."""
-        width = block_size or max(1, min(self.dimension, 2**26 // (8 * max(self.dimension, 1))))
+        """Blocks of columns (slice, (D, k)) from products with unit vectors, in order.
+
+        Parameters
+        ----------
+        block_size : int, optional
+            Columns at a time, k; by default as many as 64 MiB hold in float64.
+        """
+        width = max(1, min(self.dimension, 2**26 // (8 * max(self.dimension, 1))))
+        if block_size is not None:
+            width = integer("block_size", block_size, at_least=1)
         for start in range(0, self.dimension, width):
             block = slice(start, min(start + width, self.dimension))
             yield block, self @ like(self.prototype, np.eye(self.dimension, block.stop - start, -start))

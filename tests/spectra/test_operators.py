@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+import rmtland as rl
+from rmtland import _arguments
+
+
+def symmetric(dimension, seed=0):
+    matrix = np.random.default_rng(seed).normal(size=(dimension, dimension))
+    return matrix + matrix.T
+
+
+@given(st.integers(1, 7), st.integers(0, 4), st.sampled_from(["float32", "float64"]), st.booleans())
+def test_products_are_those_of_the_matrix(dimension, width, dtype, in_torch):
+    matrix = symmetric(dimension).astype(dtype)
+    block = np.random.default_rng(1).normal(size=(dimension, width)).astype(dtype)
+    operator = rl.SymmetricOperator.from_matrix(torch.from_numpy(matrix) if in_torch else matrix)
+    assert operator.shape == (dimension, dimension)
+    v = torch.from_numpy(block) if in_torch else block
+    product = operator @ v
+    assert isinstance(product, torch.Tensor) == in_torch
+    assert product.dtype == operator.dtype
+    np.testing.assert_allclose(np.asarray(product), matrix @ block, atol=1e-5 if dtype == "float32" else 1e-12)
+    if width:
+        np.testing.assert_allclose(np.asarray(operator @ v[:, 0]), np.asarray(product)[:, 0], atol=1e-5)
+
+
+def test_the_product_comes_back_in_the_library_of_the_operand():
+    matrix = symmetric(3)
+    ours, theirs = rl.SymmetricOperator.from_matrix(matrix), rl.SymmetricOperator.from_matrix(torch.tensor(matrix))
+    v = np.arange(3.0)
+    assert isinstance(theirs @ v, np.ndarray)
+    product = ours @ torch.tensor(v, dtype=torch.float32)
+    assert isinstance(product, torch.Tensor)
+    assert product.dtype == torch.float32
+    np.testing.assert_allclose(theirs @ v, matrix @ v)
+    np.testing.assert_allclose(product.numpy(), matrix @ v, rtol=1e-6)
+    assert (ours.device, theirs.device) == ("cpu", torch.device("cpu"))
+    assert (ours.dtype, theirs.dtype) == (np.float64, torch.float64)
+
+
+def test_the_operand_may_stand_on_the_left():
+    matrix = symmetric(3)
+    v, block = np.arange(3.0), np.arange(6.0).reshape(2, 3)
+    for operator in (rl.SymmetricOperator.from_matrix(matrix), rl.SymmetricOperator.from_matrix(torch.tensor(matrix))):
+        np.testing.assert_allclose(v @ operator, v @ matrix)
+        np.testing.assert_allclose(block @ operator, block @ matrix)
+        np.testing.assert_allclose((torch.tensor(v) @ operator).numpy(), v @ matrix)
+        np.testing.assert_allclose((torch.tensor(block) @ operator).numpy(), block @ matrix)
+
+
+def test_an_integer_matrix_does_not_round_its_operands():
+    operator = rl.SymmetricOperator.from_matrix(np.array([[2, 1], [1, 2]]))
+    np.testing.assert_array_equal(operator @ np.array([0.5, 0.25]), [1.25, 1.0])
+    np.testing.assert_array_equal(operator @ np.array([1, 0]), [2.0, 1.0])
+    assert rl.SymmetricOperator.from_matrix(torch.eye(2, dtype=torch.int64)).dtype == torch.float64
+
+
+@given(st.integers(1, 12), st.integers(1, 15))
+def test_columns_and_dense_give_the_matrix_back_in_any_blocks(dimension, block_size):
+    matrix = symmetric(dimension)
+    operator = rl.SymmetricOperator.from_matrix(matrix)
+    np.testing.assert_allclose(operator.to_dense(block_size), matrix, rtol=1e-15)
+    covered = [index for block, _ in operator.columns(block_size) for index in range(block.start, block.stop)]
+    assert covered == list(range(dimension))
+
+
+def test_dense_is_symmetric_to_the_bit():
+    matrix = symmetric(5).astype(np.float32)
+    lopsided = rl.SymmetricOperator(lambda v: np.tril(matrix) @ v + np.triu(matrix, 1) @ v * (1 + 1e-6), 5, matrix)
+    dense = lopsided.to_dense()
+    assert dense.dtype == np.float64
+    np.testing.assert_array_equal(dense, dense.T)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_scipy_solvers_take_it(library):
+    matrix = symmetric(30)
+    operator = rl.SymmetricOperator.from_matrix(matrix if library == "numpy" else torch.tensor(matrix))
+    linear = operator.to_scipy()
+    assert isinstance(linear, LinearOperator)
+    assert linear.dtype == np.float64
+    np.testing.assert_allclose(linear @ np.eye(30), matrix)
+    np.testing.assert_allclose(linear.H @ np.ones((30, 1)), matrix @ np.ones((30, 1)))
+    np.testing.assert_allclose(eigsh(linear, k=3, which="LA")[0], np.linalg.eigvalsh(matrix)[-3:])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (np.zeros((2, 3)), ValueError, r"`matrix` must be square; got shape \(2, 3\)"),
+        (np.zeros(4), ValueError, r"`matrix` must be square; got shape \(4,\)"),
+        (np.array([[1.0, 2.0], [2.1, 1.0]]), ValueError, "`matrix` must be symmetric; got one that differs"),
+        (1e-30 * np.array([[1.0, 2.0], [2.1, 1.0]]), ValueError, "`matrix` must be symmetric"),
+        (np.array([[1.0, np.nan], [np.nan, 1.0]]), ValueError, "`matrix` must be finite; got NaN"),
+        (np.array([[np.inf, 0.0], [0.0, 1.0]]), ValueError, "`matrix` must be finite"),
+        (np.eye(2) * 1j, TypeError, "`matrix` must be real; got complex128"),
+        ([[1.0]], TypeError, "arrays must be NumPy arrays or torch tensors.*got list"),
+    ],
+)
+def test_bad_matrices(matrix, error, message):
+    with pytest.raises(error, match=message):
+        rl.SymmetricOperator.from_matrix(matrix)
+
+
+def test_a_matrix_symmetric_but_for_rounding_is_taken():
+    matrix = symmetric(3)
+    matrix[0, 1] *= 1 + 1e-9
+    assert rl.SymmetricOperator.from_matrix(matrix).shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("operand", "error", "message"),
+    [
+        (np.zeros(4), ValueError, r"the operand must have shape \(3,\) or \(3, k\); got \(4,\)"),
+        (np.zeros((4, 3)), ValueError, r"got \(4, 3\)"),
+        (np.zeros((3, 1, 1)), ValueError, r"got \(3, 1, 1\)"),
+        (np.array(1.0), ValueError, r"got \(\)"),
+        (np.zeros(3) * 1j, TypeError, "the operand must be real; got complex128"),
+        ([1.0, 2.0, 3.0], TypeError, "arrays must be NumPy arrays or torch tensors.*got list"),
+        (2.0, TypeError, "arrays must be NumPy arrays or torch tensors.*got float"),
+    ],
+)
+def test_bad_operands(operand, error, message):
+    operator = rl.SymmetricOperator.from_matrix(np.eye(3))
+    with pytest.raises(error, match=message):
+        operator @ operand
+
+
+def test_block_size_is_checked():
+    operator = rl.SymmetricOperator.from_matrix(np.eye(3))
+    with pytest.raises(ValueError, match="`block_size` must be >= 1; got 0"):
+        operator.to_dense(0)
+
+
+def test_a_dense_matrix_that_does_not_fit_says_so():
+    operator = rl.SymmetricOperator(lambda v: v, 10**9, np.zeros(1))
+    message = r"the dense 1000000000 x 1000000000 matrix needs 1.49e\+10 GiB and .* free; use products or to_scipy\(\)"
+    with pytest.raises(MemoryError, match=message):
+        operator.to_dense()
+
+
+def test_memory_is_that_which_is_free(monkeypatch):
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 1600)
+    operator = rl.SymmetricOperator.from_matrix(np.eye(10))
+    with pytest.raises(MemoryError, match="10 x 10"):
+        operator.to_dense()
+    assert rl.SymmetricOperator.from_matrix(np.eye(9)).to_dense().shape == (9, 9)
