@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from rmtland._arrays import Array, namespace, to_numpy, zeros
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arrays import Array, all_finite, namespace, to_numpy, zeros
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+
+NO_CHUNK = "`source` must yield at least one chunk; got none"
+
+
+def first_chunk(source: LogitGradients) -> LogitGradientsChunk:
+    """One chunk, to learn library, dtype and device from; RuntimeError where there is none."""
+    for chunk in source.chunks():
+        return chunk
+    raise RuntimeError(NO_CHUNK)
+
+
+def require_finite(*sums: Array) -> None:
+    """ValueError where NaN or infinite logit gradients have entered a sum."""
+    if not all(all_finite(total) for total in sums):
+        raise ValueError("the logit gradients of `source` must be finite; got NaN or infinite entries")
 
 
 def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
-    """The chunks of one pass; RuntimeError at the end where they do not hold `num_examples` examples over all ranks.
+    """The chunks of one pass, each held against what the source says of itself.
 
-    A loader that drops or repeats examples would otherwise be divided by the wrong N in silence.
+    Raises
+    ------
+    ValueError, TypeError
+        For a chunk whose logits or labels do not fit the source's loss (NaN, labels out of range) or its C.
+    RuntimeError
+        At the end, where the chunks do not hold `num_examples` examples over all ranks. A loader that drops or repeats
+        examples would otherwise be divided by the wrong N in silence.
     """
     seen, last = 0, None
     for chunk in source.chunks():
+        source.loss.check(chunk.logits, chunk.labels)
+        if chunk.logits.shape[1] != source.num_classes:
+            raise ValueError(
+                f"`source` has num_classes = {source.num_classes} but a chunk's logits have shape "
+                f"{tuple(chunk.logits.shape)}"
+            )
         seen += int(chunk.logits.shape[0])
         last = chunk.logits
         yield chunk
     if last is None:
-        raise RuntimeError("`source` yielded no chunk")
+        raise RuntimeError(NO_CHUNK)
     count = zeros(last, (1,), namespace(last).float64) + seen
     total = int(to_numpy(source.reduce(count))[0])
     if total != source.num_examples:
@@ -29,7 +60,20 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
 def sum_over_chunks(
     source: LogitGradients, terms: Callable[[LogitGradientsChunk], tuple[Array, ...]]
 ) -> tuple[Array, ...]:
-    """Each of the arrays that `terms` returns for a chunk, summed over all examples of all ranks."""
+    """Each of the arrays that `terms` returns for a chunk, summed over all examples of all ranks.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        The examples.
+    terms : callable
+        Takes a chunk of any size, returns a tuple of arrays whose shapes do not depend on that size.
+
+    Returns
+    -------
+    tuple of array
+        In the dtypes that `terms` returns; each reduced over ranks once.
+    """
     totals: tuple[Array, ...] | None = None
     for chunk in checked_chunks(source):
         parts = terms(chunk)
@@ -38,9 +82,7 @@ def sum_over_chunks(
     return tuple(source.reduce(total) for total in totals)
 
 
-def gather_logits(source: LogitGradients) -> tuple[Array, Array]:
+def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     """All logits (N, C) and labels (N,) of this process, as NumPy arrays in the order of one pass."""
-    import numpy as np
-
     pairs = [(to_numpy(chunk.logits), to_numpy(chunk.labels)) for chunk in checked_chunks(source)]
     return np.concatenate([p[0] for p in pairs]).astype(np.float64), np.concatenate([p[1] for p in pairs])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator, integer
+from rmtland._arguments import Seed, generator, integer, require_memory
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import checked_chunks
+from rmtland.logits.accumulate import checked_chunks, require_finite
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import one_hot
 
@@ -29,7 +29,7 @@ class Clustering:
     same_logit_same_class, same_logit, different_logits : float
         q_SLSC, q_SL and q_DL of Fort and Ganguli (2019), eqs. (11) to (13); NaN where no pair exists.
     same_logit_same_class_error, same_logit_error, different_logits_error : float
-        Bootstrap standard errors over examples.
+        Bootstrap standard errors over examples; NaN without a bootstrap.
     num_zero_gradients : int
         Logit gradients of length zero: they have no direction and are left out of all averages.
     classes_left_out : tuple of int
@@ -69,7 +69,8 @@ class _GroupSums:
         """Mean cosine per logit (B, C) at group weights (B, g); NaN where there is no pair."""
         gram, counts = (self.same_class, self.class_counts) if of_class else (self.same_logit, self.counts)
         itself = weights**2 @ counts.T
-        total = np.einsum("bg,cgh,bh->bc", weights, gram, weights, optimize=True) - itself
+        # Logit by logit: all at once would take B C g numbers, gigabytes at C = 1000.
+        total = np.stack([((weights @ of_logit) * weights).sum(axis=1) for of_logit in gram], axis=1) - itself
         return _mean(total, (weights @ counts.T) ** 2 - itself)
 
     def different(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -99,7 +100,7 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     source : LogitGradients
         A draw, a network, arrays. Labels are classes 0..C-1; with C = 1 only `same_logit` is defined.
     num_bootstrap : int
-        Resamples behind the standard errors.
+        Resamples behind the standard errors, at least 2; 0 for none, which needs the least memory.
     rng : seed
         Seed of the resampling only; the q-values do not depend on it.
 
@@ -110,13 +111,16 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     Raises
     ------
     ValueError
-        For fewer than two examples, which have no pair.
+        For fewer than two examples, which have no pair, NaN or infinite logit gradients.
+    MemoryError
+        Where the running sums, 2 C D numbers for each of at least eight groups (one without bootstrap), do not fit.
 
     Notes
     -----
     One pass, O(N C D) operations and O(C D) memory: with unit vectors u, sum_{mu != nu} u^mu.u^nu = |sum u|^2 - N, and
     for different logits |sum_k u_k|^2 - C is taken off per example. Never all pairs, never all logit gradients at once.
-    Pairs of different logits are pooled over (k, l), which for nonzero gradients is the average (13).
+    Pairs of different logits are pooled over (k, l), which for nonzero gradients is the average (13). Lengths are
+    relative to each gradient's largest entry where their squares would underflow or overflow.
 
     Standard errors: examples are dealt into groups whose sums are kept (as many groups as 32 MiB hold, each example its
     own group if they all fit, never below eight) and the groups are resampled with replacement; pairs of copies of
@@ -134,20 +138,22 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     >>> abs(q.same_logit - model.snr / (1 + model.snr)) < 0.05
     True
     """
-    integer("num_bootstrap", num_bootstrap, at_least=2)
+    if integer("num_bootstrap", num_bootstrap, at_least=0) == 1:
+        raise ValueError("`num_bootstrap` must be 0 or >= 2; got 1")
     if source.num_examples < 2:
         raise ValueError(f"`source` must have at least 2 examples to compare; got {source.num_examples}")
-    sums, num_zero = _group_sums(source)
+    sums, num_zero = _group_sums(source, grouped=num_bootstrap > 0)
     num_groups = sums.within.shape[0]
-    weights = generator(rng).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_bootstrap)
-    weights = np.concatenate([np.ones((1, num_groups)), weights])
+    resampled = generator(rng).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_bootstrap)
+    weights = np.concatenate([np.ones((1, num_groups)), resampled])
     of_class = sums.same(weights, of_class=True)
     values = np.stack([_row_mean(of_class), _row_mean(sums.same(weights, of_class=False)), sums.different(weights)])
     if source.num_classes == 1:
         values[[0, 2]] = np.nan
         of_class = np.zeros_like(of_class)
-    # Resampling g groups understates the variance by (g - 1)/g.
-    errors = [_deviation(row[1:]) * math.sqrt(num_groups / (num_groups - 1)) for row in values]
+    # Resampling g groups understates the variance by (g - 1)/g; a single group says nothing of it.
+    factor = math.sqrt(num_groups / (num_groups - 1)) if num_groups > 1 else math.nan
+    errors = [factor * _deviation(row[1:]) for row in values]
     return Clustering(
         same_logit_same_class=float(values[0, 0]),
         same_logit=float(values[1, 0]),
@@ -167,28 +173,50 @@ def _deviation(values: npt.NDArray[Any]) -> float:
 
 
 def _num_groups(source: LogitGradients, itemsize: int) -> int:
-    affordable = GROUP_BYTES // (2 * source.num_classes * source.num_parameters * itemsize)
-    return min(source.num_examples, int(np.clip(affordable, MIN_GROUPS, MAX_GROUPS)))
+    by_sums = GROUP_BYTES // (2 * source.num_classes * source.num_parameters * itemsize)
+    by_grams = math.isqrt(GROUP_BYTES // (16 * source.num_classes))
+    return min(source.num_examples, int(np.clip(min(by_sums, by_grams), MIN_GROUPS, MAX_GROUPS)))
 
 
-def _group_sums(source: LogitGradients) -> tuple[_GroupSums, int]:
+def _directions(gradients: Array) -> tuple[Array, Array]:
+    """Logit gradients (n, C, D), rescaled where needed, and the inverses of their lengths (n, C), 0 for zero ones."""
+    xp = namespace(gradients)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = xp.vecdot(gradients, gradients)
+    limits = xp.finfo(gradients.dtype)
+    safe = float(limits.smallest_normal) / float(limits.eps) ** 2
+    if not bool(xp.all((squares > safe) & (squares <= limits.max))):
+        # Zero, or so small or large that the squares underflow or overflow: measured by the largest entry instead.
+        largest = xp.maximum(xp.max(gradients, axis=2), -xp.min(gradients, axis=2))
+        require_finite(largest)
+        gradients = gradients / xp.where(largest > 0, largest, xp.ones_like(largest))[:, :, None]
+        squares = xp.vecdot(gradients, gradients)
+    some = squares > 0
+    return gradients, xp.where(some, 1 / xp.sqrt(xp.where(some, squares, xp.ones_like(squares))), squares)
+
+
+def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]:
     """One pass over the source: group sums of unit vectors, then their Gram matrices in float64."""
     num_classes, num_parameters = source.num_classes, source.num_parameters
     unit_sums: Array = None
     first = 0
     for chunk in checked_chunks(source):
-        gradients = chunk.dense()
+        gradients, inverse = _directions(chunk.dense())
         xp = namespace(gradients)
         n = int(gradients.shape[0])
         if unit_sums is None:
-            num_groups = _num_groups(source, gradients.dtype.itemsize)
+            itemsize = gradients.dtype.itemsize
+            num_groups = _num_groups(source, itemsize) if grouped else 1
+            require_memory(
+                f"the clustering of {num_classes} logit gradients in {num_parameters} parameters",
+                2.0 * num_classes * num_groups * num_parameters * itemsize,
+                "use num_bootstrap=0 (a single group), or a source of fewer parameters,",
+            )
             # Groups of all examples first, of the logit's own class second. In the source's dtype: 1e-7 of a mean of
             # unit vectors is far below its sampling error, and the Gram matrices are taken in float64.
             unit_sums = zeros(gradients, (num_classes, 2 * num_groups, num_parameters))
-            scalars = zeros(gradients, (2 * num_classes + 2, num_groups), xp.float64)
-        lengths = xp.sqrt(xp.vecdot(gradients, gradients))  # (n, C)
-        has_direction = xp.astype(lengths > 0, gradients.dtype)
-        inverse = has_direction / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
+            scalars = zeros(gradients, (2 * num_classes + 3, num_groups), xp.float64)
+        has_direction = xp.astype(inverse > 0, gradients.dtype)
         # Dealt out in turn, so that examples sorted by class do not end up in groups of one class.
         group = (xp.arange(n, device=gradients.device) + first) % num_groups
         first += n
@@ -204,10 +232,17 @@ def _group_sums(source: LogitGradients) -> tuple[_GroupSums, int]:
         within = xp.vecdot(across, across) - per_example
         within_pairs = per_example * (per_example - 1)
         per_example_scalars = xp.concat(
-            [has_direction.T, (own * has_direction).T, within[None, :], within_pairs[None, :]]
+            [
+                has_direction.T,
+                (own * has_direction).T,
+                within[None, :],
+                within_pairs[None, :],
+                xp.ones_like(within)[None, :],
+            ]
         )
         scalars += double(per_example_scalars) @ double(in_group).T
     unit_sums, scalars = source.reduce(unit_sums), to_numpy(source.reduce(scalars))
+    filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
     grams = np.empty((2, num_classes, num_groups, num_groups))
     total = zeros(unit_sums, (num_groups, num_parameters), namespace(unit_sums).float64)
     for k in range(num_classes):
@@ -216,12 +251,12 @@ def _group_sums(source: LogitGradients) -> tuple[_GroupSums, int]:
         total = total + every
     counts = scalars[:num_classes]
     sums = _GroupSums(
-        same_logit=grams[0],
-        same_class=grams[1],
-        all_logits=to_numpy(total @ total.T),
-        counts=counts,
-        class_counts=scalars[num_classes : 2 * num_classes],
-        within=scalars[-2],
-        within_pairs=scalars[-1],
+        same_logit=grams[0][:, filled][:, :, filled],
+        same_class=grams[1][:, filled][:, :, filled],
+        all_logits=to_numpy(total @ total.T)[filled][:, filled],
+        counts=counts[:, filled],
+        class_counts=scalars[num_classes : 2 * num_classes, filled],
+        within=scalars[-3, filled],
+        within_pairs=scalars[-2, filled],
     )
     return sums, round(source.num_examples * num_classes - counts.sum())

@@ -52,7 +52,7 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
     gradient : array (D,) or None
         Ignored, and best None, for a spectrum.
     k : int
-        Number of directions, 1 <= k <= D.
+        Number of directions, 1 <= k <= D; of a spectrum at most its number of eigenvalues.
 
     Returns
     -------
@@ -61,7 +61,8 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
     Raises
     ------
     ValueError
-        For a zero gradient, which has no direction, or shapes that do not fit.
+        For a zero gradient, which has no direction (a spectrum of one has NaN powers and so has the result), k out of
+        range, or shapes that do not fit.
     RuntimeError
         Where the iterative solver (D > 4096) does not converge.
 
@@ -99,6 +100,9 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
     if operator.dimension <= DENSE_LIMIT:
         eigenvalues, vectors = np.linalg.eigh(operator.to_dense())
     else:
-        eigenvalues, vectors = eigsh(operator.to_scipy(), k=count, which="LA", v0=direction)
+        # Not from the gradient: a Krylov space never leaves an invariant subspace that its start lies in, and where the
+        # gradient has no power in the top directions they would be missed. A fixed start, so a fixed result.
+        start = np.random.default_rng(0).standard_normal(operator.dimension)
+        eigenvalues, vectors = eigsh(operator.to_scipy(), k=count, which="LA", v0=start)
     order = np.argsort(eigenvalues)[-count:]
     return Confinement(eigenvalues[order], (vectors[:, order].T @ (direction / norm)) ** 2)

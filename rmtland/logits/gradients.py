@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from rmtland._arguments import integer
-from rmtland._arrays import Array, all_finite, is_floating, namespace
+from rmtland._arrays import Array, all_finite, at_least_single, is_floating, like, namespace
 from rmtland.logits.losses import CrossEntropy, Loss
 
 CHUNK_BYTES = 2**25
@@ -72,7 +72,7 @@ class LogitGradients(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseChunk:
-    """A chunk whose logit gradients lie in memory, (n, C, D)."""
+    """A chunk whose logit gradients lie in memory, (n, C, D); products are taken in their dtype."""
 
     logits: Array
     labels: Array
@@ -81,14 +81,14 @@ class DenseChunk:
     def jvp(self, tangents: Array) -> Array:
         """J V, (n, C, k)."""
         n, num_classes, num_parameters = self.gradients.shape
-        product = self.gradients.reshape(n * num_classes, num_parameters) @ tangents
+        product = self.gradients.reshape(n * num_classes, num_parameters) @ like(self.gradients, tangents)
         return product.reshape(n, num_classes, -1)
 
     def vjp(self, cotangents: Array) -> Array:
         """J^T U, (D, k)."""
         n, num_classes, num_parameters = self.gradients.shape
         rows = self.gradients.reshape(n * num_classes, num_parameters)
-        return rows.T @ cotangents.reshape(n * num_classes, -1)
+        return rows.T @ like(self.gradients, cotangents).reshape(n * num_classes, -1)
 
     def dense(self, parameters: slice = slice(None)) -> Array:
         """A view of J, (n, C, d)."""
@@ -117,7 +117,7 @@ class DenseLogitGradients:
     labels : array (N,)
         Integers in 0..C-1 (for `SquaredError` with one output: real targets).
     gradients : array (N, C, D)
-        Logit gradients, gradients[mu, k] = dz_k/dW at example mu, finite.
+        Logit gradients, gradients[mu, k] = dz_k/dW at example mu, finite. Half precision is handed out in float32.
     loss : Loss, optional
         `CrossEntropy()` (default), `Logistic()` or `SquaredError()`.
     chunk_size : int, optional
@@ -128,9 +128,10 @@ class DenseLogitGradients:
     Raises
     ------
     ValueError
-        For shapes that do not fit, labels out of range, NaN or infinite entries, C = 1 under softmax.
+        For shapes that do not fit, labels out of range, NaN or infinite entries, C = 1 under softmax, parameter groups
+        that are no contiguous slices of 0..D.
     TypeError
-        For arrays of two libraries, or integers where floating point is needed.
+        For arrays of two libraries, integers where floating point is needed, a loss that is none.
 
     Examples
     --------
@@ -150,6 +151,8 @@ class DenseLogitGradients:
     parameter_groups: Mapping[str, slice] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.loss, Loss) or isinstance(self.loss, type):
+            raise TypeError(f"`loss` must be a loss such as CrossEntropy(); got {self.loss!r}")
         namespace(self.logits, self.labels, self.gradients)  # refuses a mixture of libraries
         self.loss.check(self.logits, self.labels)
         shape = tuple(self.gradients.shape)
@@ -158,20 +161,20 @@ class DenseLogitGradients:
             raise ValueError(f"`gradients` must have shape ({n}, {num_classes}, D) with D >= 1; got {shape}")
         if not is_floating(self.gradients):
             raise TypeError(f"`gradients` must be floating point; got {self.gradients.dtype}")
-        size = shape[1] * shape[2] * self.gradients.dtype.itemsize
+        size = shape[1] * shape[2] * max(self.gradients.dtype.itemsize, 4)
         if self.chunk_size is None:
             object.__setattr__(self, "chunk_size", default_chunk_size(shape[0], size))
         else:
             object.__setattr__(self, "chunk_size", integer("chunk_size", self.chunk_size, at_least=1))
         groups: Any = self.parameter_groups if self.parameter_groups is not None else {"all": slice(0, shape[2])}
         for name, group in groups.items():
-            if not isinstance(group, slice) or group.indices(shape[2])[:2] != (group.start, group.stop):
+            if not isinstance(group, slice) or group.indices(shape[2]) != (group.start, group.stop, 1):
                 raise ValueError(
-                    f"`parameter_groups` must map names to slices of 0..{shape[2]}; got {name!r}: {group!r}"
+                    f"`parameter_groups` must map names to contiguous slices of 0..{shape[2]}; got {name!r}: {group!r}"
                 )
         object.__setattr__(self, "parameter_groups", dict(groups))
-        for chunk in self.chunks():
-            if not all_finite(chunk.gradients):
+        for part in example_slices(shape[0], self.chunk_size or 1):
+            if not all_finite(self.gradients[part]):
                 raise ValueError("`gradients` must be finite; got NaN or infinite entries")
 
     @property
@@ -193,7 +196,9 @@ class DenseLogitGradients:
         """Consecutive slices of `chunk_size` examples."""
         assert self.chunk_size is not None
         for part in example_slices(self.num_examples, self.chunk_size):
-            yield DenseChunk(self.logits[part], self.labels[part], self.gradients[part])
+            yield DenseChunk(
+                at_least_single(self.logits[part]), self.labels[part], at_least_single(self.gradients[part])
+            )
 
     def reduce(self, x: Array) -> Array:
         """`x`: all examples are here."""
