@@ -35,6 +35,11 @@ class ClusteredGradients:
     residual_length : float
         sigma_E sqrt(D) >= 0, that of a residual.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For a length that is negative, not finite, or no number.
+
     Notes
     -----
     Lengths rather than component scales, so that D can be changed alone. The clustering of logit gradients is
@@ -78,5 +83,7 @@ class ClusteredGradients:
 
 def check_gradient_law(law: object) -> None:
     """TypeError for something that is no gradient law."""
-    if not isinstance(law, GradientLaw):
-        raise TypeError(f"`gradients` must be a gradient law such as ClusteredGradients; got {type(law).__name__}")
+    # A class has the method too, but is no law until it has parameters.
+    if not isinstance(law, GradientLaw) or isinstance(law, type):
+        got = law.__name__ if isinstance(law, type) else type(law).__name__
+        raise TypeError(f"`gradients` must be a gradient law such as ClusteredGradients(); got {got}")

@@ -32,19 +32,23 @@ def softmax(logits: Matrix) -> Matrix:
 
 @njit(cache=True, error_model="numpy", parallel=True)
 def apply_logit_hessian(probabilities: Matrix, tangents: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A_mu U_mu = p u - p (p.u) for tangents (N, C, k)."""
+    """A_mu U_mu = p u - p (p.u) for tangents (N, C, k), (N, C, k).
+
+    A_mu 1 = 0, so tangents are taken relative to the most probable class's: nothing cancels at a frozen example.
+    """
     num_examples, num_classes, width = tangents.shape
     out = np.empty_like(tangents)
     for mu in prange(num_examples):
+        top = np.argmax(probabilities[mu])
         mean = np.zeros(width)
         for k in range(num_classes):
             p = probabilities[mu, k]
             for j in range(width):
-                mean[j] += p * tangents[mu, k, j]
+                mean[j] += p * (tangents[mu, k, j] - tangents[mu, top, j])
         for k in range(num_classes):
             p = probabilities[mu, k]
             for j in range(width):
-                out[mu, k, j] = p * (tangents[mu, k, j] - mean[j])
+                out[mu, k, j] = p * (tangents[mu, k, j] - tangents[mu, top, j] - mean[j])
     return out
 
 

@@ -34,6 +34,11 @@ class GaussianLogits:
         Share of examples, rounded to whole ones, whose label is the argmax of their logits; the others get a label
         drawn uniformly among the remaining classes. In [0, 1].
 
+    Raises
+    ------
+    ValueError, TypeError
+        For a sigma or an accuracy out of range, or no number.
+
     References
     ----------
     Fort and Ganguli (2019), sec. 3.3 and 4; Derrida (1980).
@@ -79,6 +84,11 @@ class GivenLogits:
     labels : array (N,)
         Integers in 0..C-1.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For logits that are no finite (N, C) array with C >= 2, labels of another length, out of range or not integer.
+
     Examples
     --------
     >>> import numpy as np
@@ -94,6 +104,7 @@ class GivenLogits:
     def __post_init__(self) -> None:
         logits, labels = finite_array("logits", self.logits, ndim=2).copy(), np.array(self.labels)
         CrossEntropy().check(logits, labels)
+        labels = labels.astype(np.int64)
         logits.flags.writeable = labels.flags.writeable = False
         object.__setattr__(self, "logits", logits)
         object.__setattr__(self, "labels", labels)
@@ -111,7 +122,9 @@ class GivenLogits:
 
 def check_logit_law(law: Any, num_examples: int, num_classes: int) -> None:
     """TypeError for something that is no logit law, ValueError where its sizes do not fit the model."""
-    if not isinstance(law, LogitLaw):
-        raise TypeError(f"`logits` must be a logit law such as GaussianLogits; got {type(law).__name__}")
+    # A class has the method too, but is no law until it has parameters.
+    if not isinstance(law, LogitLaw) or isinstance(law, type):
+        got = law.__name__ if isinstance(law, type) else type(law).__name__
+        raise TypeError(f"`logits` must be a logit law such as GaussianLogits(sigma=15.0); got {got}")
     if isinstance(law, GivenLogits):
         law.check(num_examples, num_classes)

@@ -92,6 +92,15 @@ class LandscapeModel:
             sigma_c^2 / sigma_E^2 > 0; replaces `residual_length`.
         accuracy : float
             Share of examples whose label is the argmax.
+
+        Returns
+        -------
+        LandscapeModel
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a parameter out of range, or no number.
         """
         if snr is not None:
             residual_length = real("mean_length", mean_length, at_least=0) / math.sqrt(real("snr", snr, above=0))
@@ -105,7 +114,23 @@ class LandscapeModel:
 
     @classmethod
     def from_source(cls, source: LogitGradients) -> LandscapeModel:
-        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw."""
+        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw.
+
+        Parameters
+        ----------
+        source : LogitGradients
+            With softmax outputs (`CrossEntropy`) and at least two examples.
+
+        Returns
+        -------
+        LandscapeModel
+            `GaussianLogits` and `ClusteredGradients` of the source's sizes.
+
+        Raises
+        ------
+        ValueError
+            For another loss, or N < 2.
+        """
         scales = logit_scales(source)
         root = math.sqrt(source.num_parameters)
         return cls(
