@@ -178,3 +178,13 @@ def on_ranks(function, arrays, loss, parts, **kwargs):
 
     with ThreadPoolExecutor(len(parts)) as pool:
         return list(pool.map(run, range(len(parts))))
+
+
+def examples(num_examples, num_classes, num_parameters, seed=0, mean=0.7):
+    """Clustered logit gradients with logits and unbalanced labels, every class present where N allows."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(num_examples, num_classes))
+    labels = np.minimum(rng.integers(0, 2 * num_classes, num_examples), num_classes - 1)
+    labels[: min(num_classes, num_examples)] = np.arange(num_classes)[: min(num_classes, num_examples)]
+    means = mean * rng.normal(size=(num_classes, num_parameters))
+    return logits, labels, means + rng.normal(size=(num_examples, num_classes, num_parameters))

@@ -91,15 +91,15 @@ class CrossEntropy:
             )
         _check_classes(labels, outputs.shape[1])
 
-    def _top(self, outputs: Array) -> Array:
+    def _top(self, outputs: Array, dtype: Any) -> Array:
         # The most probable class as one-hot rows: 1 - p of a frozen example survives only where it is set apart.
-        return one_hot(namespace(outputs).argmax(outputs, axis=1), outputs.shape[1], outputs.dtype)
+        return one_hot(namespace(outputs).argmax(outputs, axis=1), outputs.shape[1], dtype)
 
     def log_probabilities(self, outputs: Array) -> Array:
         """Log softmax, (n, C), finite where a probability underflows and to full precision where it is nearly 1."""
         xp = namespace(outputs)
         shifted = outputs - xp.max(outputs, axis=1, keepdims=True)
-        return shifted - xp.log1p(xp.sum(xp.exp(shifted) * (1 - self._top(outputs)), axis=1, keepdims=True))
+        return shifted - xp.log1p(xp.sum(xp.exp(shifted) * (1 - self._top(outputs, outputs.dtype)), axis=1, keepdims=True))
 
     def probabilities(self, outputs: Array) -> Array:
         """Softmax, (n, C)."""
@@ -124,7 +124,7 @@ class CrossEntropy:
         xp = namespace(outputs)
         p = self.probabilities(outputs)[:, :, None]
         # A 1 = 0, so the tangent of the top class may be taken off first: then nothing cancels where p is near 1.
-        relative = tangents - self._top(outputs)[:, None, :] @ tangents
+        relative = tangents - self._top(outputs, tangents.dtype)[:, None, :] @ tangents
         return p * (relative - xp.sum(p * relative, axis=1, keepdims=True))
 
     def hessian_factor(self, outputs: Array) -> Array:

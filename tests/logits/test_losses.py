@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.oracles import curvature, softmax
 
 import rmtland as rl
 from rmtland.logits.losses import Loss, one_hot
+from tests.oracles import curvature, softmax
 
 LOSSES = {
     "softmax": (rl.CrossEntropy(), np.array([[0.3, -1.2, 2.0, 0.0], [5.0, 4.0, -3.0, 1.0]]), np.array([0, 3])),

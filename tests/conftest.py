@@ -1,0 +1,10 @@
+import pytest
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    # The matrices of the tests are small, and on a busy machine the threads of one product wait for each other: many
+    # small products took 17 times longer with two threads than with one.
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -1,0 +1,236 @@
+import itertools
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rmtland as rl
+from rmtland import _arguments
+from rmtland.logits import clustering as module
+from tests import oracles
+from tests.statistical import assert_mean
+
+
+def values(q):
+    return [q.same_logit_same_class, q.same_logit, q.different_logits]
+
+
+def errors(q):
+    return [q.same_logit_same_class_error, q.same_logit_error, q.different_logits_error]
+
+
+def measured(gradients, labels, **kwargs):
+    logits = np.zeros(gradients.shape[:2])
+    return rl.clustering(rl.DenseLogitGradients(logits, labels, gradients, **kwargs))
+
+
+@given(
+    st.integers(2, 14), st.integers(2, 5), st.integers(1, 6), st.integers(0, 99), st.integers(1, 14), st.floats(0, 0.6)
+)
+def test_against_all_pairs(n, c, d, seed, chunk_size, share_zero):
+    # Labels at random: classes absent, of one example, unbalanced; logit gradients of length zero anywhere.
+    rng = np.random.default_rng(seed)
+    gradients, labels = rng.normal(size=(n, c, d)) + rng.normal(size=(c, d)), rng.integers(0, c, n)
+    gradients[rng.random((n, c)) < share_zero] = 0
+    q = measured(gradients, labels, chunk_size=chunk_size)
+    np.testing.assert_allclose(values(q), oracles.q_values(gradients, labels), rtol=1e-9, atol=1e-12)
+    zero = ~gradients.any(axis=2)
+    assert q.num_zero_gradients == zero.sum()
+    directions = [np.sum((labels == k) & ~zero[:, k]) for k in range(c)]
+    assert q.classes_left_out == tuple(k for k in range(c) if directions[k] < 2)
+    assert q.num_groups == n
+
+
+def test_few_groups_give_the_same_values(monkeypatch):
+    _, labels, gradients = oracles.examples(60, 4, 700)
+    expected = oracles.q_values(gradients, labels)
+    for group_bytes, num_groups in ((2**30, 60), (2 * 4 * 700 * 8 * 20, 20), (1, 8)):
+        monkeypatch.setattr(module, "GROUP_BYTES", group_bytes)
+        q = measured(gradients, labels, chunk_size=17)
+        np.testing.assert_allclose(values(q), expected, rtol=1e-10)
+        assert q.num_groups == min(num_groups, 60)
+
+
+def test_order_of_examples_does_not_matter():
+    _, labels, gradients = oracles.examples(40, 3, 5)
+    order = np.random.default_rng(2).permutation(40)
+    np.testing.assert_allclose(
+        values(measured(gradients, labels)), values(measured(gradients[order], labels[order])), rtol=1e-12
+    )
+
+
+def test_lengths_do_not_matter():
+    _, labels, gradients = oracles.examples(12, 3, 5)
+    scaled = gradients * np.random.default_rng(2).uniform(0.1, 10, size=(12, 3, 1))
+    np.testing.assert_allclose(values(measured(scaled, labels)), values(measured(gradients, labels)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 1e-25), ("float32", 1e25), ("float64", 1e-200), ("float64", 1e200)]
+)
+def test_squares_that_underflow_or_overflow_are_no_zero_gradients(library, dtype, scale):
+    logits, labels, gradients = oracles.examples(12, 3, 5)
+    gradients[4, 1] = 0
+    scaled = (gradients * scale).astype(dtype)
+    scaled[5] = gradients[5]  # small beside ordinary ones
+    wrap = torch.from_numpy if library == "torch" else np.asarray
+    q = rl.clustering(rl.DenseLogitGradients(wrap(logits), wrap(labels), wrap(scaled)))
+    assert q.num_zero_gradients == 1
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(values(q), oracles.q_values(gradients, labels), rtol=tolerance, atol=tolerance / 10)
+
+
+def test_two_examples():
+    gradients = oracles.examples(2, 2, 5)[2]
+    q = measured(gradients, np.array([0, 1]))
+    np.testing.assert_allclose(values(q), oracles.q_values(gradients, np.array([0, 1])))
+    assert np.isnan(q.same_logit_same_class)
+    assert q.classes_left_out == (0, 1)
+    q = measured(gradients, np.array([1, 1]))
+    cosine = oracles.cosines(gradients)
+    assert q.same_logit_same_class == pytest.approx(cosine[0, 1, 1, 1])
+    assert q.same_logit == pytest.approx((cosine[0, 0, 1, 0] + cosine[0, 1, 1, 1]) / 2)
+    assert q.different_logits == pytest.approx((cosine[0, 0, 1, 1] + cosine[0, 1, 1, 0]) / 2)
+    assert q.classes_left_out == (0,)
+
+
+def test_all_gradients_zero():
+    q = measured(np.zeros((4, 2, 3)), np.array([0, 0, 1, 1]))
+    assert np.isnan(values(q)).all()
+    assert np.isnan(errors(q)).all()
+    assert q.num_zero_gradients == 8
+
+
+def test_identical_examples_cluster_perfectly_without_error():
+    gradients = np.broadcast_to(np.eye(3), (9, 3, 3))
+    q = measured(gradients, np.arange(9) % 3)
+    np.testing.assert_allclose(values(q), [1, 1, 0], atol=1e-14)
+    np.testing.assert_allclose(errors(q), 0, atol=1e-12)
+
+
+def test_one_pass_over_the_source():
+    source = oracles.ScratchSource(*oracles.examples(50, 3, 4), rl.CrossEntropy())
+    passes, chunks = [], source.chunks
+    source.chunks = lambda: passes.append(1) or chunks()
+    rl.clustering(source)
+    assert len(passes) == 1
+
+
+def test_the_seed_moves_the_errors_only():
+    source = rl.DenseLogitGradients(*oracles.examples(40, 3, 5))
+    first, again, other = rl.clustering(source), rl.clustering(source, rng=0), rl.clustering(source, rng=1)
+    assert astuple(first) == astuple(again)
+    assert values(first) == values(other)
+    assert errors(first) != errors(other)
+    np.testing.assert_allclose(errors(first), errors(other), rtol=0.2)
+
+
+def test_without_bootstrap_there_is_one_group_and_no_error():
+    logits, labels, gradients = oracles.examples(40, 3, 5)
+    q = rl.clustering(rl.DenseLogitGradients(logits, labels, gradients), num_bootstrap=0)
+    np.testing.assert_allclose(values(q), oracles.q_values(gradients, labels), rtol=1e-12)
+    assert np.isnan(errors(q)).all()
+    assert q.num_groups == 1
+
+
+def test_ranks_share_groups():
+    logits, labels, gradients = oracles.examples(30, 3, 5)
+    dense = measured(gradients, labels)
+    first, second = oracles.on_ranks(
+        rl.clustering, (logits, labels, gradients), rl.CrossEntropy(), [np.arange(10), np.arange(10, 30)]
+    )
+    assert astuple(first) == astuple(second)
+    np.testing.assert_allclose(values(first), values(dense), rtol=1e-12)
+    assert first.num_groups == 20  # the last ten of 30 groups stay empty and are not resampled
+    np.testing.assert_allclose(errors(first), errors(dense), rtol=0.5)
+
+
+class FixedMeans(rl.ClusteredGradients):
+    """The same mean logit gradients in every draw: only the examples are new."""
+
+    def draw_gradients(self, labels, num_classes, num_parameters, rng):
+        means, _ = super().draw_gradients(labels, num_classes, num_parameters, np.random.default_rng(0))
+        _, residuals = super().draw_gradients(labels, num_classes, num_parameters, rng)
+        # Lengths of the residuals that differ between examples, and within a class a common part: without them the
+        # q-values of so few parameters would hardly vary between draws.
+        residuals *= rng.uniform(0.3, 2, size=(len(labels), 1, 1))
+        return means, residuals
+
+
+@pytest.mark.parametrize("group_bytes", [module.GROUP_BYTES, 2 * 4 * 40 * 8 * 30], ids=["single", "groups of 5"])
+def test_standard_errors_are_the_spread_over_new_examples(monkeypatch, group_bytes):
+    monkeypatch.setattr(module, "GROUP_BYTES", group_bytes)
+    model = rl.LandscapeModel(
+        150, 4, 40, logits=rl.GaussianLogits(1.0, 0.5), gradients=FixedMeans(mean_length=1.0, residual_length=1.2)
+    )
+    draws = [rl.clustering(model.sample(seed), num_bootstrap=200) for seed in range(200)]
+    assert draws[0].num_groups == (150 if group_bytes == 2**25 else 30)
+    spread = np.std([values(q) for q in draws], axis=0, ddof=1)
+    claimed = np.sqrt(np.mean([np.square(errors(q)) for q in draws], axis=0))
+    np.testing.assert_allclose(claimed, spread, rtol=0.25)
+
+
+def clustering_of_draws(model, count=60):
+    return np.array([values(rl.clustering(model.sample(seed), num_bootstrap=0)) for seed in range(count)])
+
+
+@pytest.mark.parametrize("snr", [0.25, 2.0])
+def test_the_models_own_clustering(snr):
+    # Cosines of D = 4,000 components: the ratio of means differs from the mean of ratios by O(1/D).
+    model = rl.LandscapeModel.fort_ganguli(30, 4, 4000, snr=snr)
+    draws = clustering_of_draws(model)
+    expected = snr / (1 + snr)
+    detect = 0.03 * expected
+    assert_mean(draws[:, 1], expected, bias=2 / 4000, detect=detect)
+    assert_mean(draws[:, 0], expected, bias=2 / 4000, detect=detect)
+    assert_mean(draws[:, 2], 0, bias=2 / 4000, detect=0.03)
+    # The mutants: SNR taken as a ratio of standard deviations, and the example paired with itself (1/N too high).
+    for mutant in (np.sqrt(snr) / (1 + np.sqrt(snr)), expected + (1 - expected) / 30):
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(draws[:, 1], mutant, bias=2 / 4000, detect=detect)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s: rl.clustering(s, num_bootstrap=1), ValueError, "`num_bootstrap` must be 0 or >= 2; got 1"),
+        (lambda s: rl.clustering(s, num_bootstrap=-1), ValueError, "`num_bootstrap` must be >= 0; got -1"),
+        (lambda s: rl.clustering(s, num_bootstrap=1.5), TypeError, "`num_bootstrap` must be an integer"),
+        (lambda s: rl.clustering(s, rng="x"), TypeError, "`rng` must be something"),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(rl.DenseLogitGradients(*oracles.examples(5, 2, 3)))
+
+
+def test_one_example_has_no_pair():
+    source = rl.DenseLogitGradients(np.zeros((1, 2)), np.array([0]), np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match="`source` must have at least 2 examples to compare; got 1"):
+        rl.clustering(source)
+
+
+def test_running_sums_that_do_not_fit(monkeypatch):
+    source = rl.DenseLogitGradients(*oracles.examples(20, 2, 300))
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)  # eight groups: 8 x 2 x 2 x 300 x 8 bytes
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 50_000)
+    message = "the clustering of 2 logit gradients in 300 parameters needs 7.15e-05 GiB.*use num_bootstrap=0"
+    with pytest.raises(MemoryError, match=message):
+        rl.clustering(source)
+    assert rl.clustering(source, num_bootstrap=0).num_groups == 1
+
+
+def test_memory_stays_bounded_for_many_classes():
+    # C = 400 with as many examples: 2 C g^2 numbers must not grow to N^2 per logit.
+    labels = np.arange(400)
+    rng = np.random.default_rng(0)
+    source = rl.DenseLogitGradients(np.zeros((400, 400)), labels, rng.normal(size=(400, 400, 2)))
+    q = rl.clustering(source, num_bootstrap=10)
+    assert 8 <= q.num_groups < 100
+    pairs = list(itertools.islice(itertools.combinations(range(400), 2), 300))
+    cosine = [oracles.cosines(source.gradients[[m, n]])[0, :, 1, :] for m, n in pairs[:5]]
+    assert abs(q.different_logits) < max(np.abs(c).max() for c in cosine)
