@@ -10,14 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real, require_memory
-from rmtland.laws import silverstein_edges
-from rmtland.laws import silverstein_kernels as kernels
 from rmtland.laws._law import Complexes, Floats, Law, points
+from rmtland.laws.silverstein_equation import SilversteinEquation
 
 _EPS = float(np.finfo(np.float64).eps)
-_SMALLEST = 1e-70
-"""Eigenvalues below this fraction of the largest count as zero: their squares leave the range of float64."""
-_WINDOW = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,58 +134,14 @@ class GeneralizedMarchenkoPastur(Law):
             raise ValueError(f"`weights` must have a positive sum; got {total}")
         return cls(values, total / ratio, None if weights is None else counts, covariance=True)
 
-    # What the kernels need: distinct positive t in units of the largest, c = w / D.
-
     @cached_property
-    def _atoms(self) -> tuple[Floats, Floats]:
-        """Distinct positive eigenvalues, ascending, and their multiplicities."""
-        weights = np.ones_like(self.eigenvalues) if self.multiplicities is None else self.multiplicities
-        keep = (self.eigenvalues > _SMALLEST * self._scale) & (weights > 1e-100 * self.num_parameters)
-        order = np.argsort(self.eigenvalues[keep])
-        values, weights = self.eigenvalues[keep][order], weights[keep][order]
-        # Neighbours that differ by rounding only would be poles with nothing representable between them.
-        first = np.concatenate([[True], np.diff(values) > 4 * _EPS * values[1:]])
-        return values[first], np.add.reduceat(weights, np.flatnonzero(first))
-
-    @cached_property
-    def _scale(self) -> float:
-        """The largest eigenvalue of positive multiplicity: the unit of t."""
-        if self.multiplicities is None:
-            return float(self.eigenvalues.max())
-        return float(self.eigenvalues[self.multiplicities > 0].max())
+    def _equation(self) -> SilversteinEquation:
+        return SilversteinEquation.of(self.eigenvalues, self.multiplicities, self.num_parameters)
 
     @cached_property
     def _unit(self) -> float:
-        """The unit of x: x = unit * map(u)."""
-        return self._scale if self.covariance else self._scale * self.num_parameters
-
-    @cached_property
-    def _tba(self) -> tuple[Floats, Floats, Floats]:
-        """t, b = c t and a = c t^2 of the kernels."""
-        values, weights = self._atoms
-        t, c = values / self._scale, weights / self.num_parameters
-        return t, c * t, c * t * t
-
-    @cached_property
-    def _num_vectors(self) -> float:
-        """N of positive t."""
-        return float(self._atoms[1].sum())
-
-    @cached_property
-    def _ends(self) -> tuple[float, float]:
-        """Re u of the outermost edges."""
-        t, _, a = self._tba
-        low, high = silverstein_edges.outer_crossings(t, a, self._num_vectors == self.num_parameters)
-        return float(low), float(high)
-
-    @cached_property
-    def _range(self) -> tuple[float, float]:
-        """The outermost edges, in units of x."""
-        t, b, a = self._tba
-        low, high = (max(float(kernels.evaluate_real(u, t, b, a)[0]), 0.0) for u in self._ends)
-        return low, high
-
-    # The law.
+        """The unit of x in the equation."""
+        return self._equation.scale * (1.0 if self.covariance else self.num_parameters)
 
     @property
     def size(self) -> float:
@@ -205,21 +157,13 @@ class GeneralizedMarchenkoPastur(Law):
         return float(total) / self.num_parameters
 
     @cached_property
-    def _edges(self) -> tuple[Floats, Floats]:
-        """All edges, ascending, and |d^2 x / dg^2| there, in units of x."""
-        t, b, a = self._tba
-        u = silverstein_edges.crossings(*self._ends, t, a, _WINDOW).ravel()
-        value, curvature = silverstein_edges.edges(u, t, b, a)
-        return np.maximum(value, 0.0), curvature * u**4
-
-    @cached_property
     def support(self) -> Floats:
         """Intervals on which the density is positive, ascending, float64 of shape (k, 2); without the atom at 0.
 
         A gap between neighbouring t_i costs O(k), and only where it may be open: at most about sqrt(D) of them are,
         times the number of e-folds over which t spreads.
         """
-        return self._unit * self._edges[0].reshape(-1, 2)
+        return self._unit * self._equation.edges[0]
 
     @cached_property
     def edge_scales(self) -> Floats:
@@ -234,49 +178,35 @@ class GeneralizedMarchenkoPastur(Law):
         ----------
         El Karoui (2007), theorem 1; Lee and Schnelli (2016), theorem 2.4.
         """
-        return self._unit * np.cbrt(self._edges[1] / (2 * self.num_parameters**2)).reshape(-1, 2)
+        return self._unit * np.cbrt(self._equation.edges[1] / (2 * self.num_parameters**2))
 
     @property
     def atom(self) -> float:
         """Mass of the point 0: 1 - min(N, D) / size, N the number of vectors with t > 0."""
-        return 1 - min(self._num_vectors, self.num_parameters) / self.size
+        return 1 - self._equation.rank / self.size
 
-    def _solve(self, x: Floats) -> Complexes:
-        """u(x + i0) for finite x in units of `_unit`, in any order."""
-        t, b, a = self._tba
-        order = np.argsort(x, kind="stable")
-        low, high = self._ends
-        if x.size and (x[order[0]] < self._range[0] or x[order[-1]] > self._range[1]):
-            spread = b.sum() + np.sqrt(a.sum())
-            low, high = min(low, x[order[0]] - 1.001 * spread), max(high, x[order[-1]] + 1.001 * spread)
-        u = np.empty(x.size, dtype=np.complex128)
-        u[order] = kernels.solve_real(x[order], low, high, t, b, a)
-        return u
+    def _scaled(self, x: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return x / self._unit
 
     def _pdf(self, x: Floats) -> Floats:
-        with np.errstate(over="ignore"):
-            scaled = x / self._unit
+        scaled = self._scaled(x)
+        inside = self._equation.inside(scaled)
         density = np.where(np.isnan(x), np.nan, 0.0)
-        low, high = self._range
-        if low == 0:
+        if self._equation.range[0] == 0:
             density[x == 0] = np.inf
-        inside = (scaled > low) & (scaled < high)
-        u = self._solve(scaled[inside])
-        share = self.num_parameters / self.size
-        density[inside] = share * u.imag / (np.pi * np.abs(u) ** 2) / self._unit
+        u = self._equation.solve(scaled[inside])
+        density[inside] = self.num_parameters / self.size / self._unit * u.imag / (np.pi * np.abs(u) ** 2)
         return density
 
     def _count_above(self, x: Floats) -> Floats:
         """Expected number of eigenvalues > x."""
-        scaled = x / self._unit
-        low, high = self._range
-        # Below all: min(N, D) at and right of 0, the zeros too left of it.
-        above = np.where(x < 0, self.size, min(self._num_vectors, self.num_parameters))
-        above = np.where(np.isnan(x), np.nan, np.where(scaled >= high, 0.0, above))
-        inside = (scaled > low) & (scaled < high)
-        t = self._tba[0]
-        numbers = kernels.counts(self._solve(scaled[inside]), scaled[inside], t, self._atoms[1], self.num_parameters)
-        above[inside] = np.clip(numbers, 0.0, min(self._num_vectors, self.num_parameters))
+        scaled = self._scaled(x)
+        inside = self._equation.inside(scaled)
+        # Below all: the rank at and right of 0, the zeros too left of it.
+        above = np.where(x < 0, self.size, self._equation.rank)
+        above = np.where(np.isnan(x), np.nan, np.where(scaled >= self._equation.range[1], 0.0, above))
+        above[inside] = self._equation.count_above(scaled[inside])
         return above
 
     def _cdf(self, x: Floats) -> Floats:
@@ -303,20 +233,13 @@ class GeneralizedMarchenkoPastur(Law):
 
     def _quantiles(self, above: Floats) -> Floats:
         """Smallest points with `above` eigenvalues above them; 0 within the atom."""
-        nonzero = min(self._num_vectors, self.num_parameters)
-        slack = 4 * _EPS * self.size
+        rank, slack = self._equation.rank, 4 * _EPS * self.size
+        low, high = self._equation.range
         x = np.full(above.shape, np.nan)
-        low, high = self._range
-        bottom = above >= nonzero - slack
-        x[bottom] = self._unit * low if self.atom == 0 else 0.0
+        x[above >= rank - slack] = self._unit * low if self.atom == 0 else 0.0
         x[above <= 0] = self._unit * high
-        inner = (above > 0) & (above < nonzero - slack)
-        order = np.argsort(above[inner], kind="stable")
-        t, b, a = self._tba
-        found = kernels.quantiles(above[inner][order], *self._ends, t, b, a, self._atoms[1], self.num_parameters)
-        result = np.empty(order.size)
-        result[order] = self._unit * np.clip(found, low, high)
-        x[inner] = result
+        inner = (above > 0) & (above < rank - slack)
+        x[inner] = self._unit * self._equation.quantiles(above[inner])
         return x
 
     def _ppf(self, q: Floats) -> Floats:
@@ -366,8 +289,7 @@ class GeneralizedMarchenkoPastur(Law):
         k = integer("k", k, at_least=0)
         if k == 0:
             return 1.0
-        t, b, _ = self._tba
-        cumulants = [float(np.sum(b * t**j)) for j in range(k)]
+        cumulants = [float(np.sum(self._equation.b * self._equation.t**j)) for j in range(k)]
         # m_n = sum_s kappa_s [y^(n-s)] M(y)^s, M(y) = sum_n m_n y^n: a sum of positive terms.
         moments = np.zeros(k + 1)
         moments[0] = 1.0
@@ -380,13 +302,13 @@ class GeneralizedMarchenkoPastur(Law):
 
     def var(self) -> float:
         """Variance: D sum_i w_i t_i^2 for G; population variance + ratio * mean^2 for a sample covariance."""
-        values, weights = self._atoms
+        t, weights = self._equation.t, self._equation.weights
         if not self.covariance:
-            return float(self.num_parameters * np.sum(weights * values**2))
-        mean = np.sum(weights * values) / self.size
-        zeros = self.size - self._num_vectors
-        spread = (np.sum(weights * (values - mean) ** 2) + zeros * mean**2) / self.size
-        return float(spread + self.size / self.num_parameters * mean**2)
+            return float(self._unit**2 * np.sum(self._equation.a))
+        mean = np.sum(weights * t) / self.size
+        zeros = self.size - self._equation.num_vectors
+        spread = (np.sum(weights * (t - mean) ** 2) + zeros * mean**2) / self.size
+        return float(self._unit**2 * (spread + self.ratio * mean**2))
 
     def stieltjes(self, z: npt.ArrayLike) -> Any:
         """Stieltjes transform E[1 / (x - z)]: negative right of the support, Im of the sign of Im z.
@@ -412,40 +334,28 @@ class GeneralizedMarchenkoPastur(Law):
         point = flat[finite] / self._unit
         lower = np.signbit(point.imag)
         upper = np.where(lower, point.conj(), point)
-        on_axis = upper.imag == 0
-        u = np.empty(point.size, dtype=np.complex128)
-        u[on_axis] = self._solve(upper.real[on_axis])
-        u[~on_axis] = kernels.solve_complex(upper[~on_axis], *self._tba)
+        u = self._equation.solve_complex(upper)
         transform = self._stieltjes(upper, u)
         value[finite] = np.where(lower, transform.conj(), transform)
         value = value.reshape(given.shape)
-        real = given.dtype.kind != "c" and not np.any(u[on_axis].imag > 0)
+        real = given.dtype.kind != "c" and not np.any(u.imag > 0)
         return (value.real if real else value)[()]
 
     def _stieltjes(self, z: Complexes, u: Complexes) -> Complexes:
         """The transform from u(z), z in units of x."""
-        zeros = self.size - self._num_vectors
+        zeros = self.size - self._equation.num_vectors
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.covariance:
                 # Sum over the population instead of n m_(G/n) + (n - p)/z, whose two terms cancel near 0.
-                t, b, _ = self._tba
-                value = [-np.sum(self._atoms[1] / (w - t)) / (1 + np.sum(b / (w - t))) for w in u]
-                result = np.array(value, dtype=np.complex128) - (zeros / z if zeros > 0 else 0)
+                result = -self._equation.companion(u) - (zeros / z if zeros > 0 else 0)
             else:
                 result = -self.num_parameters / u
-            result = np.where((z == 0) & ((self.atom > 0) | (self._range[0] == 0)), np.inf, result)
+            result = np.where((z == 0) & ((self.atom > 0) | (self._equation.range[0] == 0)), np.inf, result)
         return result / (self.size * self._unit)
 
-    # Outliers.
-
     def _map(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Location map(theta) of an outlier and map'(theta), without any copy of theta; an outlier iff map' > 0."""
-        t, b, a = self._tba
-        value, slope = np.empty(theta.shape), np.empty(theta.shape)
-        for j, spike in enumerate(theta / self._scale):
-            distance = np.where(np.abs(spike - t) <= 4 * _EPS * spike, np.inf, spike - t)
-            value[j] = spike * (1 + np.sum(b / distance))
-            slope[j] = 1 - np.sum(a / distance**2)
+        """Location of an outlier and its derivative in units of D (1 for a sample covariance); an outlier iff > 0."""
+        value, slope = self._equation.at_spikes(theta / self._equation.scale)
         return self._unit * value, slope
 
     def _spikes(self, theta: npt.ArrayLike) -> tuple[Floats, tuple[int, ...]]:
@@ -486,3 +396,32 @@ class GeneralizedMarchenkoPastur(Law):
         array, shape = self._spikes(theta)
         location, slope = self._map(array)
         return np.where(slope > 0, location, np.nan).reshape(shape)[()]
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Outermost ends of the spikes that give no outlier: below the first or above the second, theta always does.
+
+        The first is 0, so that nothing is below it, unless N < D. Between bands only `is_outlier` tells.
+        """
+        low, high = self._equation.ends
+        return max(0.0, self._equation.scale * low), self._equation.scale * high
+
+    def place(self, theta: npt.ArrayLike) -> Any:
+        """Where the eigenvalue of one more t equal to theta stays if it is no outlier.
+
+        Parameters
+        ----------
+        theta : array_like
+            As in `is_outlier`.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of theta
+            The edge of the band whose population theta is beyond; where theta is among that population, the point of
+            the band that belongs to it; NaN for outliers.
+        """
+        array, shape = self._spikes(theta)
+        result = np.full(array.size, np.nan)
+        for j in np.flatnonzero(~(self._map(array)[1] > 0)):
+            result[j] = self._unit * self._equation.place(array[j] / self._equation.scale)
+        return result.reshape(shape)[()]

@@ -1,0 +1,158 @@
+"""The generalised Marchenko-Pastur equation for given atoms, in the units of its kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland.laws import silverstein_edges
+from rmtland.laws import silverstein_kernels as kernels
+from rmtland.laws._law import Complexes, Floats
+
+_EPS = float(np.finfo(np.float64).eps)
+_SMALLEST = 1e-70
+"""Eigenvalues below this fraction of the largest count as zero: their squares leave the range of float64."""
+_WINDOW = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SilversteinEquation:
+    """x = map(u) of `silverstein_kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
+
+    Parameters
+    ----------
+    t : ndarray of float64, shape (k,)
+        Distinct, ascending, positive, the last one 1.
+    weights : ndarray of float64, shape (k,)
+        Multiplicities w > 0.
+    dimension : float
+        D.
+    scale : float
+        The unit of t.
+    """
+
+    t: Floats
+    weights: Floats
+    dimension: float
+    scale: float
+
+    @classmethod
+    def of(cls, eigenvalues: Floats, multiplicities: Floats | None, dimension: float) -> SilversteinEquation:
+        """Group equal eigenvalues and drop those without weight."""
+        weights = np.ones_like(eigenvalues) if multiplicities is None else multiplicities
+        scale = float(eigenvalues[weights > 0].max())
+        keep = (eigenvalues > _SMALLEST * scale) & (weights > 1e-100 * dimension)
+        order = np.argsort(eigenvalues[keep])
+        values, weights = eigenvalues[keep][order], weights[keep][order]
+        # Neighbours that differ by rounding only would be poles with nothing representable between them.
+        first = np.concatenate([[True], np.diff(values) > 4 * _EPS * values[1:]])
+        return cls(values[first] / scale, np.add.reduceat(weights, np.flatnonzero(first)), dimension, scale)
+
+    @cached_property
+    def b(self) -> Floats:
+        """Weights c t of the kernels, c = w / D."""
+        return self.weights / self.dimension * self.t
+
+    @cached_property
+    def a(self) -> Floats:
+        """Weights c t^2 of the kernels."""
+        return self.b * self.t
+
+    @cached_property
+    def num_vectors(self) -> float:
+        """N: all multiplicities."""
+        return float(self.weights.sum())
+
+    @cached_property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues, min(N, D)."""
+        return min(self.num_vectors, self.dimension)
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Re u of the outermost edges."""
+        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.num_vectors == self.dimension)
+        return float(low), float(high)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The outermost edges."""
+        low, high = (max(float(kernels.evaluate_real(u, self.t, self.b, self.a)[0]), 0.0) for u in self.ends)
+        return low, high
+
+    @cached_property
+    def crossings(self) -> Floats:
+        """Re u of all edges, ascending, shape (k, 2)."""
+        ends: Floats = silverstein_edges.crossings(*self.ends, self.t, self.a, _WINDOW)
+        return ends
+
+    @cached_property
+    def edges(self) -> tuple[Floats, Floats]:
+        """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
+        u = self.crossings.ravel()
+        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a)
+        return np.maximum(value, 0.0).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
+
+    def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
+        """Whether x is strictly between the outermost edges."""
+        low, high = self.range
+        return (x > low) & (x < high)
+
+    def solve(self, x: Floats) -> Complexes:
+        """Solutions u(x + i0) for finite x in any order."""
+        order = np.argsort(x, kind="stable")
+        low, high = self.ends
+        if x.size and not self.inside(x[order[[0, -1]]]).all():
+            spread = 1.001 * (self.b.sum() + np.sqrt(self.a.sum()))
+            low, high = min(low, x[order[0]] - spread), max(high, x[order[-1]] + spread)
+        u = np.empty(x.size, dtype=np.complex128)
+        u[order] = kernels.solve_real(x[order], low, high, self.t, self.b, self.a)
+        return u
+
+    def solve_complex(self, z: Complexes) -> Complexes:
+        """Solutions u(z) for finite z of Im z >= 0."""
+        u = np.empty(z.size, dtype=np.complex128)
+        on_axis = z.imag == 0
+        u[on_axis] = self.solve(z.real[on_axis])
+        u[~on_axis] = kernels.solve_complex(z[~on_axis], self.t, self.b, self.a)
+        return u
+
+    def count_above(self, x: Floats) -> Floats:
+        """Expected number of eigenvalues above x, x strictly between the outermost edges."""
+        numbers: Floats = kernels.counts(self.solve(x), x, self.t, self.weights, self.dimension)
+        return np.clip(numbers, 0.0, self.rank)
+
+    def quantiles(self, above: Floats) -> Floats:
+        """Points x with 0 < `above` < rank eigenvalues above them, in any order."""
+        order = np.argsort(above, kind="stable")
+        x = np.empty(above.size)
+        x[order] = kernels.quantiles(above[order], *self.ends, self.t, self.b, self.a, self.weights, self.dimension)
+        return np.clip(x, *self.range)
+
+    def companion(self, u: Complexes) -> Complexes:
+        """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""
+        values = [np.sum(self.weights / (w - self.t)) / (1 + np.sum(self.b / (w - self.t))) for w in u]
+        return np.array(values, dtype=np.complex128)
+
+    def at_spikes(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Values map(theta) and map'(theta) without any copy of theta among the atoms; an outlier iff map' > 0."""
+        value, slope = np.empty(theta.size), np.empty(theta.size)
+        for j, spike in enumerate(theta):
+            distance = np.where(np.abs(spike - self.t) <= 4 * _EPS * spike, np.inf, spike - self.t)
+            value[j] = spike * (1 + np.sum(self.b / distance))
+            slope[j] = 1 - np.sum(self.a / distance**2)
+        return value, slope
+
+    def place(self, theta: float) -> float:
+        """Where the curve keeps a spike that is no outlier: the edge it is beyond, or its point of the band."""
+        # Nearest band, as rounding may put theta just outside of all.
+        band = int(np.argmin(np.maximum(self.crossings[:, 0] - theta, theta - self.crossings[:, 1])))
+        low, high = self.crossings[band]
+        atoms = self.t[(self.t >= low) & (self.t <= high)]
+        if atoms[0] <= theta <= atoms[-1]:
+            v = kernels.height(theta, 0.0, self.t, self.a)
+            return float(kernels.evaluate(theta, v, self.t, self.b, self.a)[0].real)
+        return float(self.edges[0][band, int(theta > atoms[-1])])
