@@ -1,12 +1,19 @@
 # What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.
+from .comparison.compare import compare as compare
+from .comparison.result import Comparison as Comparison
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.model import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
+from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
+from .laws.random_energy import RandomEnergyModel as RandomEnergyModel
 from .laws.semicircle import Semicircle as Semicircle
 from .laws.silverstein import GeneralizedMarchenkoPastur as GeneralizedMarchenkoPastur
+from .laws.spikes import SpikedCovarianceLaw as SpikedCovarianceLaw
+from .laws.spikes import SpikedWignerLaw as SpikedWignerLaw
+from .laws.tracy_widom import TracyWidom as TracyWidom
 from .logits.clustering import Clustering as Clustering
 from .logits.clustering import clustering as clustering
 from .logits.confinement import Confinement as Confinement

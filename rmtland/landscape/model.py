@@ -16,7 +16,7 @@ from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, check_logit_l
 from rmtland.logits.gradients import LogitGradients, default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.outputs import output_statistics
-from rmtland.logits.scales import logit_scales
+from rmtland.logits.scales import LogitScales, logit_scales
 
 
 @dataclass(frozen=True)
@@ -114,30 +114,21 @@ class LandscapeModel:
 
     @classmethod
     def from_source(cls, source: LogitGradients) -> LandscapeModel:
-        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw.
+        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw."""
+        accuracy = output_statistics(source).accuracy
+        return cls.from_scales(logit_scales(source), source.num_examples, source.num_parameters, accuracy)
 
-        Parameters
-        ----------
-        source : LogitGradients
-            With softmax outputs (`CrossEntropy`) and at least two examples.
-
-        Returns
-        -------
-        LandscapeModel
-            `GaussianLogits` and `ClusteredGradients` of the source's sizes.
-
-        Raises
-        ------
-        ValueError
-            For another loss, or N < 2.
-        """
-        scales = logit_scales(source)
-        root = math.sqrt(source.num_parameters)
+    @classmethod
+    def from_scales(
+        cls, scales: LogitScales, num_examples: int, num_parameters: int, accuracy: float
+    ) -> LandscapeModel:
+        """The full Gaussian model of scales that are measured already; C is that of their mean logit gradients."""
+        root = math.sqrt(num_parameters)
         return cls(
-            source.num_examples,
-            source.num_classes,
-            source.num_parameters,
-            logits=GaussianLogits(scales.sigma_z, output_statistics(source).accuracy),
+            num_examples,
+            int(scales.mean_gradients.shape[0]),
+            num_parameters,
+            logits=GaussianLogits(scales.sigma_z, accuracy),
             gradients=ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root),
         )
 

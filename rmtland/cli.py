@@ -1,0 +1,158 @@
+"""The `rmtland` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rmtland._version import __version__
+from rmtland.comparison.result import QUANTITIES, RUNGS, Comparison
+
+app = typer.Typer(
+    help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
+    add_completion=False,
+)  # fmt: skip
+
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, MemoryError, FloatingPointError, ImportError)
+"""What a wrong argument or a full disk raises: told in a line, exit code 2. Anything else is a bug and shows itself."""
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False
+) -> None:
+    """Random-matrix theory of neural loss landscapes."""
+    if show:
+        typer.echo(f"rmtland {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str, typer.Option(help="digits, or an .npz file with x_train, y_train, x_test, y_test.")
+    ] = "digits",
+    examples: Annotated[int, typer.Option(help="Training examples to measure on.")] = 300,
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, with commas.")] = "16,16",
+    epochs: Annotated[
+        int, typer.Option(help="Passes of SGD over the training set; mid training is half of them.")
+    ] = 20,
+    draws: Annotated[int, typer.Option(help="Draws of each model rung.")] = 8,
+    outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
+    seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
+) -> None:
+    """Train a network on real images and set it beside the random model, rung by rung."""
+    console = Console()
+    settings = {"data": data, "examples": examples, "hidden": hidden, "epochs": epochs, "draws": draws, "seed": seed}
+    widths = parse_widths(hidden)
+    with OutputFolder(out) as folder:
+        from rmtland.comparison.compare import compare as run_comparison
+        from rmtland.nets import load_dataset, training_stages
+
+        with Progress(
+            TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        ) as progress:  # fmt: skip
+            dataset = load_dataset(data)
+            training = progress.add_task(f"training on {len(dataset.x_train):,} images", total=epochs)
+            stages = training_stages(
+                dataset, hidden=widths, epochs=epochs, num_examples=examples, seed=seed,
+                after_epoch=lambda epoch: progress.update(training, completed=epoch),
+            )  # fmt: skip
+            measuring = progress.add_task("measuring", total=None)
+            comparison = run_comparison(
+                stages, num_draws=draws, outlier_method=outliers, rng=seed, settings=settings,
+                progress=lambda what, done, total: progress.update(
+                    measuring, description=what, completed=done, total=total
+                ),
+            )  # fmt: skip
+        comparison.to_json(folder / "comparison.json")
+        for name, figure in comparison.plot().items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
+    print_comparison(comparison, console)
+    names = ", ".join(sorted(path.name for path in out.iterdir() if path.suffix in {".json", ".png"}))
+    console.print(f"\nWritten to {out}: {names}", highlight=False)
+
+
+def parse_widths(text: str) -> list[int]:
+    """Widths like 16,16 as a list; an empty text is a network without hidden layers."""
+    try:
+        widths = [int(part) for part in text.split(",")] if text.strip() else []
+    except ValueError:
+        raise ValueError(f"`hidden` must be whole numbers with commas, like 16,16; got {text!r}") from None
+    if any(width < 1 for width in widths):
+        raise ValueError(f"`hidden` must be >= 1 everywhere; got {text!r}")
+    return widths
+
+
+class OutputFolder:
+    """A folder whose files appear together once all are written, or not at all.
+
+    Made, and seen to be writable, before the work begins; files are written beside it and moved in at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        self.made = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.waiting = tempfile.TemporaryDirectory(prefix=".rmtland-", dir=self.path)
+        return Path(self.waiting.name)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for file in Path(self.waiting.name).iterdir():
+                os.replace(file, self.path / file.name)
+        self.waiting.cleanup()
+        if kind is not None and self.made:
+            self.path.rmdir()
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """One table per stage on the terminal, 80 columns wide."""
+    frame = comparison.table()
+    console.print(
+        "Each rung replaces one more real thing by the model; 0.41(1): mean and s.d. over draws.", style="dim"
+    )
+    console.print("  ".join(comparison.rung_labels.values()), style="dim", highlight=False)
+    for name, stage in comparison.stages.items():
+        num_examples, num_classes, num_parameters = stage.sizes
+        outputs, scales = stage.outputs, stage.scales
+        console.print(f"\n{name}", style="bold", highlight=False)
+        console.print(
+            f"N={num_examples} C={num_classes} D={num_parameters:,}, accuracy {outputs.accuracy:.1%}, "
+            f"loss {outputs.loss:.3g}, entropy {outputs.entropy:.3g} nats,\n"
+            f"mean top probability {outputs.max_probability:.3f}; measured scales: sigma_z {scales.sigma_z:.3g},\n"
+            f"sigma_c {scales.sigma_c:.3g}, sigma_E {scales.sigma_E:.3g}, SNR {scales.snr:.3g}",
+            highlight=False,
+        )
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
+        for rung in stage.rungs:
+            table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
+        for quantity, label in QUANTITIES.items():
+            table.add_row(label, *(str(frame.loc[quantity, (name, RUNGS[rung])]) for rung in stage.rungs))
+        console.print(table)
+
+
+def main() -> None:
+    """Run the command; expected errors are told in one line, exit code 2."""
+    try:
+        app()
+    except EXPECTED_ERRORS as error:
+        print(f"rmtland: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("rmtland: interrupted; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,122 @@
+"""`compare`: a network and the random model side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rmtland._arguments import Seed, choice, generator, integer
+from rmtland.comparison.ladder import measure_stage
+from rmtland.comparison.result import Comparison
+from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.losses import CrossEntropy
+
+Progress = Callable[[str, int, int], None]
+
+
+def compare(
+    source_or_module: Any,
+    data: Any = None,
+    *,
+    num_draws: int = 8,
+    outlier_method: str = "ratio",
+    rng: Seed = 0,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Set a network beside the random model of Fort and Ganguli, one real thing replaced by the model at a time.
+
+    Parameters
+    ----------
+    source_or_module : LogitGradients, torch.nn.Module, or mapping
+        Any source of logit gradients with cross-entropy loss: a network's, saved arrays', another framework's. A
+        module comes with `data`. A mapping of names to sources compares stages.
+    data : (inputs, labels) or loader, optional
+        With a module only.
+    num_draws : int
+        Draws of each model rung, at least 2.
+    outlier_method : {"ratio", "gap", "elbow"}
+        Rule of `count_outliers`, looking among the 3 C largest eigenvalues.
+    rng : seed
+        Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
+    settings : mapping, optional
+        Recorded with the result.
+    progress : callable, optional
+        Called as progress(what, done, total).
+
+    Returns
+    -------
+    Comparison
+        Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature.
+
+    Raises
+    ------
+    ValueError
+        For a loss other than cross-entropy, fewer than two examples, an empty mapping.
+    MemoryError
+        Where draws of N x C x D do not fit.
+
+    Notes
+    -----
+    A Hessian of more than 4,096 parameters is not diagonalised; its 3 C top eigenvalues come from an iterative
+    solver, its trace and norm from products with unit vectors.
+
+    References
+    ----------
+    Fort and Ganguli (2019), sec. 3 to 5.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> draw = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60).sample(rng=0)
+    >>> comparison = rl.compare(draw, num_draws=2)
+    >>> list(comparison.stages["network"].rungs)
+    ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
+    """
+    integer("num_draws", num_draws, at_least=2)
+    choice("outlier_method", outlier_method, ("ratio", "gap", "elbow"))
+    sources = _sources(source_or_module, data)
+    children = generator(rng).spawn(len(sources))
+    total = (3 + 2 * num_draws) * len(sources)
+    done = 0
+    stages = {}
+    for (name, source), child in zip(sources.items(), children, strict=True):
+
+        def step(what: str, name: str = name) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(f"{name}: {what}", done, total)
+
+        stages[name] = measure_stage(source, num_draws, outlier_method, child, step)
+    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": repr(rng), **(settings or {})}
+    return Comparison(stages, recorded)
+
+
+def _sources(source_or_module: Any, data: Any) -> dict[str, LogitGradients]:
+    """Whatever `compare` takes as named sources."""
+    if isinstance(source_or_module, Mapping):
+        if not source_or_module:
+            raise ValueError("`source_or_module` must name at least one stage; got an empty mapping")
+        if data is not None:
+            raise TypeError("`data` must be left out with a mapping of sources")
+        sources = dict(source_or_module)
+    elif isinstance(source_or_module, LogitGradients):
+        if data is not None:
+            raise TypeError("`data` must be left out with a source, which has its own")
+        sources = {"network": source_or_module}
+    else:
+        from rmtland.nets import NetworkLogitGradients
+
+        if data is None:
+            raise TypeError("`data` must be given with a module: (inputs, labels) or a loader; got None")
+        pair = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+        sources = {"network": NetworkLogitGradients(source_or_module, *pair)}
+    for name, source in sources.items():
+        if not isinstance(source, LogitGradients):
+            raise TypeError(f"stage {name!r} must be a source of logit gradients; got {type(source).__name__}")
+        if not isinstance(source.loss, CrossEntropy):
+            raise ValueError(f"stage {name!r} must have CrossEntropy as its loss to be compared; got {source.loss!r}")
+        if source.num_examples < 2:
+            raise ValueError(f"stage {name!r} must have at least 2 examples; got {source.num_examples}")
+    return sources

@@ -1,0 +1,250 @@
+"""What a comparison holds: stages, rungs, and how they are written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._version import __version__
+from rmtland.logits.clustering import Clustering
+from rmtland.logits.outputs import OutputStatistics
+from rmtland.logits.scales import LogitScales
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+NUM_TOP = 10
+"""How many top eigenvalues the table shows."""
+
+RUNGS = {
+    "hessian": "(a) Hessian",
+    "gauss_newton": "(b) G",
+    "mean_gradients": "(c) means, real p",
+    "own_probabilities": "(d) Gaussian J, real p",
+    "full_model": "(e) full model",
+}
+"""The ladder: each rung replaces one more real thing by the model.
+
+(a) the network's Hessian; (b) its Gauss-Newton matrix G, without logit curvature; (c) the C - 1 outliers that its mean
+logit gradients and its probabilities give alone, without residuals; (d) Gaussian mean logit gradients and residuals of
+the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too.
+"""
+
+QUANTITIES = {
+    "q_same_logit_same_class": "q same logit & class",
+    "q_same_logit": "q same logit",
+    "q_different_logits": "q different logits",
+    **{f"eigenvalue_{i}": f"eigenvalue {i}" for i in range(1, NUM_TOP + 1)},
+    "num_outliers": "outliers",
+    "gradient_power_C_minus_1": "power in top C-1",
+    "gradient_power_C": "power in top C",
+    "goldilocks_ratio": "Trace/||.||_F",
+    "top_eigenvalue": "top eigenvalue",
+}
+"""The rows of the table, to their labels on the terminal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """One rung at one stage: a single measurement, or one per draw of the model.
+
+    Attributes
+    ----------
+    values : dict
+        Quantity to array (draws,); NaN where a rung does not have it.
+    eigenvalues : ndarray (draws, r)
+        Ascending; all that are known (the others are zero, or, for a Hessian too large to diagonalise, smaller).
+    powers : ndarray (draws, r)
+        Share of the squared gradient along each of their eigenvectors.
+    """
+
+    values: dict[str, npt.NDArray[np.float64]]
+    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
+    powers: npt.NDArray[np.float64] = field(repr=False)
+
+    @property
+    def num_draws(self) -> int:
+        """1 for what was measured, the number of draws for the model."""
+        return int(self.eigenvalues.shape[0])
+
+    def mean(self, quantity: str) -> float:
+        """Mean over draws."""
+        return float(np.mean(self.values[quantity]))
+
+    def deviation(self, quantity: str) -> float:
+        """Standard deviation over draws (ddof 1); NaN for a single measurement."""
+        return float(np.std(self.values[quantity], ddof=1)) if self.num_draws > 1 else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One network at one moment: what its outputs and logit gradients are like, and its ladder."""
+
+    outputs: OutputStatistics
+    scales: LogitScales = field(repr=False)
+    clustering: Clustering
+    rungs: dict[str, Rung] = field(repr=False)
+    sizes: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Networks beside the random model, stage by stage and rung by rung.
+
+    Attributes
+    ----------
+    stages : dict
+        Stage name to `Stage`, whose `.rungs` maps the keys of `RUNGS` to `Rung`.
+    settings : dict
+        What was asked for: seed, draws, rule for outliers, and what the caller adds (data, training).
+    """
+
+    stages: dict[str, Stage]
+    settings: dict[str, Any]
+
+    @property
+    def rung_labels(self) -> dict[str, str]:
+        """Rungs that some stage has, in the order of the ladder, to their labels."""
+        return {name: label for name, label in RUNGS.items() if any(name in s.rungs for s in self.stages.values())}
+
+    def table(self) -> pandas.DataFrame:
+        """Quantities by (stage, rung), 0.3252(3) for mean and s.d. over draws in model rungs, empty where a rung has none."""
+        import pandas
+
+        columns = {
+            (name, RUNGS[rung]): [_cell(result, quantity) for quantity in QUANTITIES]
+            for name, stage in self.stages.items()
+            for rung, result in stage.rungs.items()
+        }
+        frame = pandas.DataFrame(columns, index=list(QUANTITIES))
+        frame.columns.names = ["stage", "rung"]
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number as plain lists and floats, None for NaN: what `to_json` writes."""
+        return {
+            "settings": self.settings,
+            "versions": _versions(),
+            "rungs": RUNGS,
+            "stages": {name: _stage_dict(stage) for name, stage in self.stages.items()},
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` to a file: settings, seed, versions, every number."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Quantities over (stage, rung, draw), NaN where a rung has fewer draws, with settings as attributes."""
+        import xarray
+
+        rungs = list(self.rung_labels)
+        draws = max(rung.num_draws for stage in self.stages.values() for rung in stage.rungs.values())
+        shape = (len(self.stages), len(rungs), draws)
+        arrays = {quantity: np.full(shape, np.nan) for quantity in QUANTITIES}
+        for i, stage in enumerate(self.stages.values()):
+            for j, name in enumerate(rungs):
+                if name in stage.rungs:
+                    for quantity, values in stage.rungs[name].values.items():
+                        arrays[quantity][i, j, : values.size] = values
+        return xarray.Dataset(
+            {quantity: (("stage", "rung", "draw"), array) for quantity, array in arrays.items()},
+            coords={"stage": list(self.stages), "rung": rungs, "draw": np.arange(draws)},
+            attrs={**{k: str(v) for k, v in self.settings.items()}, **_versions()},
+        )
+
+    def plot(self) -> dict[str, Figure]:
+        """The figures: "spectra", "gradient_power" and, with several stages, "stages"."""
+        from rmtland.plots.comparison import plot_comparison
+
+        figures: dict[str, Figure] = plot_comparison(self)
+        return figures
+
+
+def _cell(rung: Rung, quantity: str) -> str:
+    mean, deviation = rung.mean(quantity), rung.deviation(quantity)
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.3g}" if math.isnan(deviation) else with_deviation(mean, deviation)
+
+
+def with_deviation(mean: float, deviation: float) -> str:
+    """0.3252(3) for 0.3252 with a standard deviation of 0.0003."""
+    if deviation == 0:
+        return f"{mean:.3g}(0)"
+    decimals = -math.floor(math.log10(deviation))
+    digit = round(deviation * 10.0**decimals)
+    if digit == 10:  # 0.097 is one digit of tenths
+        digit, decimals = 1, decimals - 1
+    if decimals >= 0:
+        return f"{mean:.{decimals}f}({digit})"
+    scale = 10**-decimals
+    return f"{round(mean / scale) * scale}({digit * scale})"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"rmtland": __version__, "python": platform.python_version()}
+    for name in ("numpy", "scipy", "numba", "torch"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"  # saved arrays are compared without torch
+    return versions
+
+
+def _plain(values: Any) -> Any:
+    """Lists and floats, None for what JSON has no number for."""
+    if isinstance(values, np.ndarray):
+        return [_plain(value) for value in values.tolist()]
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values
+
+
+def _stage_dict(stage: Stage) -> dict[str, Any]:
+    num_examples, num_classes, num_parameters = stage.sizes
+    scales = {name: getattr(stage.scales, name) for name in ("sigma_z", "sigma_c", "sigma_E", "snr", "absent_classes")}
+    return {
+        "num_examples": num_examples,
+        "num_classes": num_classes,
+        "num_parameters": num_parameters,
+        "outputs": _fields(dataclasses.asdict(stage.outputs)),
+        "scales": _fields(scales),
+        "clustering": _fields(dataclasses.asdict(stage.clustering)),
+        "rungs": {name: dict(_rung_items(rung)) for name, rung in stage.rungs.items()},
+    }
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _rung_items(rung: Rung) -> Iterator[tuple[str, Any]]:
+    yield "num_draws", rung.num_draws
+    yield (
+        "quantities",
+        {
+            quantity: {
+                "mean": _plain(rung.mean(quantity)),
+                "sd": _plain(rung.deviation(quantity)),
+                "draws": _plain(values),
+            }
+            for quantity, values in rung.values.items()
+        },
+    )
+    yield "eigenvalues", _plain(rung.eigenvalues)
+    yield "powers", _plain(rung.powers)

@@ -1,0 +1,180 @@
+"""Figures of a comparison: what was measured as solid lines, the model as dashed ones with a band over draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {
+    "hessian": "#000000",
+    "gauss_newton": "#0072b2",
+    "mean_gradients": "#009e73",
+    "own_probabilities": "#d55e00",
+    "full_model": "#cc79a7",
+}
+"""Okabe and Ito's palette, told apart by readers of any colour vision."""
+
+DECADES = 7
+"""How far below the largest eigenvalue the spectra are drawn; below lies what float64 and frozen examples leave."""
+
+
+def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
+    """Eigenvalue histograms of the rungs of one stage, on logarithmic axes.
+
+    Parameters
+    ----------
+    stage : Stage
+        A stage of a `Comparison`.
+    labels : dict
+        Rung to label, `Comparison.rung_labels`.
+    ax : Axes, optional
+        A new figure's by default.
+
+    Returns
+    -------
+    Axes
+        One step line per rung (eigenvalues per bin and draw, with a band of one s.d. over draws); ticks for the C - 1
+        eigenvalues of the mean logit gradients.
+    """
+    ax = _axes(ax)
+    top = max(rung.eigenvalues.max() for rung in stage.rungs.values())
+    bins = np.geomspace(top / 10**DECADES, 1.5 * top, 12 * DECADES)
+    for name, rung in stage.rungs.items():
+        colour = COLOURS[name]
+        if name == "mean_gradients":
+            heights = np.full(rung.eigenvalues.shape[1], 0.6)
+            ax.plot(rung.eigenvalues[0], heights, "|", color=colour, markersize=14, mew=2, label=labels[name])
+            continue
+        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues])
+        mean = counts.mean(axis=0)
+        ax.stairs(mean, bins, color=colour, label=labels[name], linestyle=_style(rung), linewidth=1.4)
+        if rung.num_draws > 1:
+            deviation = counts.std(axis=0, ddof=1)
+            low, high = np.maximum(mean - deviation, 0), mean + deviation
+            ax.fill_between(
+                bins, np.append(low, low[-1]), np.append(high, high[-1]), step="post", color=colour, alpha=0.15, lw=0
+            )
+    ax.set(xscale="log", yscale="log", ylim=(0.4, None), xlabel=r"eigenvalue $\lambda$", ylabel="eigenvalues per bin")
+    return ax
+
+
+def plot_gradient_power(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
+    """Cumulative share of the squared gradient in the top eigenvectors of each rung of one stage.
+
+    Parameters
+    ----------
+    stage : Stage
+    labels : dict
+        Rung to label.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        One line per rung, with a band of one s.d. over draws; a mark at C - 1 directions.
+    """
+    ax = _axes(ax)
+    for name, rung in stage.rungs.items():
+        cumulative = np.cumsum(rung.powers[:, ::-1], axis=1)
+        directions = np.arange(1, cumulative.shape[1] + 1)
+        mean = cumulative.mean(axis=0)
+        marker = "o" if name == "mean_gradients" else None
+        ax.plot(directions, mean, color=COLOURS[name], label=labels[name], linestyle=_style(rung), marker=marker, ms=3)
+        if rung.num_draws > 1:
+            deviation = cumulative.std(axis=0, ddof=1)
+            ax.fill_between(directions, mean - deviation, mean + deviation, color=COLOURS[name], alpha=0.15, lw=0)
+    ax.axvline(stage.sizes[1] - 1, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="number of top eigenvectors", ylabel="share of squared gradient")
+    return ax
+
+
+def plot_stages(comparison: Any, quantity: str, *, ax: Axes | None = None, ylabel: str | None = None) -> Axes:
+    """One quantity of every rung through the stages.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    quantity : str
+        A row of its table.
+    ax : Axes, optional
+    ylabel : str, optional
+        By default the quantity's name.
+
+    Returns
+    -------
+    Axes
+        One line per rung, model rungs with bars of one s.d. over draws.
+    """
+    ax = _axes(ax)
+    stages = list(comparison.stages)
+    for name, label in comparison.rung_labels.items():
+        rungs = [comparison.stages[stage].rungs.get(name) for stage in stages]
+        means = [np.nan if rung is None else rung.mean(quantity) for rung in rungs]
+        deviations = [0.0 if rung is None or rung.num_draws == 1 else rung.deviation(quantity) for rung in rungs]
+        style = next(_style(rung) for rung in rungs if rung is not None)
+        ax.errorbar(
+            stages, means, deviations, color=COLOURS[name], label=label, linestyle=style, marker="o", ms=4, capsize=3
+        )
+    ax.set(ylabel=ylabel or quantity.replace("_", " "))
+    return ax
+
+
+def plot_comparison(comparison: Any) -> dict[str, Figure]:
+    """All figures of a comparison.
+
+    Parameters
+    ----------
+    comparison : Comparison
+
+    Returns
+    -------
+    dict
+        "spectra" and "gradient_power" (a panel per stage) and, for several stages, "stages" (top eigenvalue and
+        Trace/||.||_F) to a Figure.
+    """
+    labels = comparison.rung_labels
+    figures = {
+        "spectra": _panels(comparison, lambda stage, ax: plot_spectra(stage, labels, ax=ax)),
+        "gradient_power": _panels(comparison, lambda stage, ax: plot_gradient_power(stage, labels, ax=ax)),
+    }
+    if len(comparison.stages) > 1:
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        plot_stages(comparison, "top_eigenvalue", ax=left, ylabel=r"top eigenvalue $\lambda_1$").set_yscale("log")
+        left.yaxis.set_minor_formatter(NullFormatter())
+        plot_stages(comparison, "goldilocks_ratio", ax=right, ylabel=r"Trace$(H)\,/\,\|H\|_F$")
+        _shared_legend(figure, [left, right])
+        figures["stages"] = figure
+    return figures
+
+
+def _panels(comparison: Any, draw: Any) -> Figure:
+    """A panel per stage, `draw(stage, ax)` in each, one legend for all."""
+    figure = Figure(figsize=(1.5 + 4.2 * len(comparison.stages), 4.4), layout="constrained")
+    axes: npt.NDArray[Any] = figure.subplots(1, len(comparison.stages), sharey=True, squeeze=False)[0]
+    for ax, (name, stage) in zip(axes, comparison.stages.items(), strict=True):
+        draw(stage, ax).set_title(name)
+        ax.label_outer()
+        ax.set_xlabel(ax.get_xlabel())
+    _shared_legend(figure, list(axes))
+    return figure
+
+
+def _shared_legend(figure: Figure, axes: list[Axes]) -> None:
+    entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+
+
+def _style(rung: Any) -> str:
+    return "--" if rung.num_draws > 1 else "-"
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return Figure(layout="constrained").subplots() if ax is None else ax
