@@ -1,5 +1,9 @@
 import pytest
+from hypothesis import settings
 from threadpoolctl import threadpool_limits
+
+settings.register_profile("house", deadline=None)  # no test depends on timing, and a first call compiles a kernel
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session", autouse=True)

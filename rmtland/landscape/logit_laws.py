@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, real
+from rmtland._arrays import is_torch, to_numpy
 from rmtland.logits.losses import CrossEntropy
 
 Draw = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
@@ -102,7 +103,10 @@ class GivenLogits:
     labels: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        logits, labels = finite_array("logits", self.logits, ndim=2).copy(), np.array(self.labels)
+        # Through to_numpy: a torch tensor on a GPU or with a graph is taken too.
+        logits = to_numpy(self.logits) if is_torch(self.logits) else self.logits
+        labels = to_numpy(self.labels) if is_torch(self.labels) else np.asarray(self.labels)
+        logits = finite_array("logits", logits, ndim=2).copy()
         CrossEntropy().check(logits, labels)
         labels = labels.astype(np.int64)
         logits.flags.writeable = labels.flags.writeable = False

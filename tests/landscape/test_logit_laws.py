@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+from rmtland.landscape.logit_laws import LogitLaw, assign_labels
+from tests.statistical import assert_mean
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.35, 0.95, 1.0])
+def test_labels_reach_the_asked_accuracy_exactly(accuracy):
+    for seed in range(5):
+        logits, labels = rl.GaussianLogits(2.0, accuracy).draw_logits(60, 4, rng(seed))
+        assert (logits.argmax(axis=1) == labels).sum() == round(accuracy * 60)
+        assert labels.dtype == np.int64
+        assert labels.min() >= 0
+        assert labels.max() < 4
+
+
+def test_wrong_labels_are_uniform_and_strike_anywhere():
+    # Shares over draws: of each other class among the wrong labels, of each example among the mislabelled ones.
+    classes, places = [], []
+    logits = np.zeros((20, 4))
+    logits[:, 1] = 1
+    for seed in range(400):
+        labels = assign_labels(logits, 0.5, rng(seed))
+        wrong = labels != 1
+        classes.append([np.mean(labels[wrong] == k) for k in (0, 2, 3)])
+        places.append(wrong)
+    assert_mean(classes, 1 / 3, detect=0.1)
+    assert_mean(places, 0.5, detect=0.3)
+    for mutant in ([0.4, 0.3, 0.3], [0.25, 0.375, 0.375]):
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(classes, mutant, detect=0.1)
+
+
+def test_variance_of_the_logits():
+    law = rl.GaussianLogits(3.0)
+    variances = [np.mean(law.draw_logits(300, 10, rng(seed))[0] ** 2) for seed in range(100)]
+    assert_mean(variances, 9.0, detect=0.02 * 9 * 2)
+    for mutant in (9 * 1.04, 3.0):
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(variances, mutant, detect=0.02 * 9 * 2)
+
+
+def test_zero_sigma_is_uniform():
+    logits, labels = rl.GaussianLogits(0.0, 1.0).draw_logits(5, 3, rng())
+    np.testing.assert_array_equal(logits, 0)
+    np.testing.assert_array_equal(labels, 0)
+
+
+def test_given_logits_are_kept_and_cannot_change():
+    logits, labels = rng().normal(size=(5, 3)), np.array([0, 1, 2, 1, 0], dtype=np.uint8)
+    law = rl.GivenLogits(logits, labels)
+    before = logits.copy()
+    logits[:] = 0
+    drawn, y = law.draw_logits(5, 3, rng())
+    np.testing.assert_array_equal(drawn, before)
+    assert y.dtype == np.int64
+    with pytest.raises(ValueError, match="read-only"):
+        drawn[0, 0] = 1
+    from_torch = rl.GivenLogits(torch.tensor(before), torch.tensor([0, 1, 2, 1, 0]))
+    np.testing.assert_array_equal(from_torch.logits, before)
+    assert isinstance(law, LogitLaw)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: rl.GaussianLogits(-1.0), ValueError, "`sigma` must be >= 0; got -1.0"),
+        (lambda: rl.GaussianLogits(np.nan), ValueError, "`sigma` must be >= 0; got nan"),
+        (lambda: rl.GaussianLogits("1"), TypeError, "`sigma` must be a real number"),
+        (lambda: rl.GaussianLogits(1.0, 1.01), ValueError, "`accuracy` must be >= 0 and <= 1; got 1.01"),
+        (lambda: rl.GaussianLogits(1.0, -0.1), ValueError, "`accuracy` must be >= 0 and <= 1; got -0.1"),
+        (lambda: rl.GivenLogits(np.zeros((2, 2)), [0]), ValueError, r"`labels` must have shape \(2,\)"),
+        (lambda: rl.GivenLogits(np.zeros((2, 2)), [0, 2]), ValueError, r"`labels` must be in 0..1; got 2"),
+        (lambda: rl.GivenLogits(np.zeros((2, 2)), [0.0, 1.0]), TypeError, "`labels` must be integers"),
+        (lambda: rl.GivenLogits([[0.0, np.nan]], [0]), ValueError, "`logits` must be finite; got 1 NaN"),
+        (lambda: rl.GivenLogits(np.zeros(2), [0, 1]), ValueError, "`logits` must have 2 dimensions"),
+        (lambda: rl.GivenLogits(np.zeros((2, 1)), [0, 0]), ValueError, r"`logits` must have C >= 2 classes"),
+        (lambda: rl.GivenLogits("ab", [0, 0]), TypeError, "`logits` must be an array of real numbers"),
+        (
+            lambda: rl.GivenLogits(np.zeros((2, 2)), [0, 1]).draw_logits(3, 2, rng()),
+            ValueError,
+            r"`logits` must have shape \(3, 2\); got \(2, 2\)",
+        ),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
