@@ -100,7 +100,7 @@ class Arc:
         left, right = np.sqrt(np.maximum(x - self.low, 0)), np.sqrt(np.maximum(self.high - x, 0))
         upper = left > right
         angle = 2 * np.arctan2(np.minimum(left, right), np.maximum(left, right))
-        near = mass(angle, *self._of(upper))[0]
+        near = mass(angle, *self._of(upper))[0] * (angle != 0)
         far = 1 - near
         return np.where(upper, far, near), np.where(upper, near, far)
 
@@ -140,11 +140,15 @@ def stieltjes_of_interval(
     given = np.asarray(z)
     if given.dtype.kind not in "fiuc":
         raise TypeError(f"`z` must be real or complex numbers; got {given.dtype} from {type(z).__name__}")
-    point = np.atleast_1d(given).astype(np.complex128) / scale
+    point = np.atleast_1d(given).astype(np.complex128)
+    # Part by part: a complex division would lose the sign of a zero imaginary part and turn infinity into NaN.
+    point.view(np.float64)[...] /= scale
     finite = np.isfinite(point)
     inside = np.where(finite, point, high + 1)
-    value = function(inside, np.sqrt(inside - low) * np.sqrt(inside - high)) / scale
-    value = np.where(finite, value, np.where(np.isnan(point), np.nan, 0)).reshape(given.shape)
+    value = np.where(finite, function(inside, np.sqrt(inside - low) * np.sqrt(inside - high)), 0)
+    value[np.isnan(point)] = np.nan
+    value.view(np.float64)[...] /= scale
+    value = value.reshape(given.shape)
     # Like numpy.emath: a real question has a real answer unless a point lies on the cut.
     real = given.dtype.kind != "c" and not np.any((given > low * scale) & (given < high * scale))
     return (value.real if real else value)[()]

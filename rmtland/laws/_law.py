@@ -90,7 +90,7 @@ def invert(
             noise = newton & ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
             before, newton = newton, halves & (new >= lower) & (new <= upper)
             new = np.where(newton, new, 0.5 * (lower + upper))
-            new = np.where(noise | (error == 0), x, new)
+            new = np.where(noise | (error == 0), x, new + 0 * error)  # NaN stays NaN
             # Two Newton steps foretell the third, step (step / last)^2, if they converge quadratically, and come
             # within a small factor of it if they converge linearly, as at an edge.
             sure = before & newton & (np.abs(step) ** 3 <= _EPS * np.abs(x) * last**2)

@@ -46,8 +46,8 @@ class Semicircle(Law):
     >>> law = rl.Semicircle(sigma=1.0)
     >>> law.support
     (-2.0, 2.0)
-    >>> print(law.cdf(0.0), law.moment(4))
-    0.5 2.0
+    >>> print(f"{law.cdf(0.0):.12f}", law.moment(4))
+    0.500000000000 2.0
     """
 
     sigma: float = 1.0
