@@ -199,21 +199,19 @@ class GeneralizedMarchenkoPastur(Law):
         density[inside] = self.num_parameters / self.size / self._unit * u.imag / (np.pi * np.abs(u) ** 2)
         return density
 
-    def _count_above(self, x: Floats) -> Floats:
-        """Expected number of eigenvalues > x."""
-        scaled = self._scaled(x)
-        inside = self._equation.inside(scaled)
-        # Below all: the rank at and right of 0, the zeros too left of it.
-        above = np.where(x < 0, self.size, self._equation.rank)
-        above = np.where(np.isnan(x), np.nan, np.where(scaled >= self._equation.range[1], 0.0, above))
-        above[inside] = self._equation.count_above(scaled[inside])
-        return above
+    def _counts(self, x: Floats) -> tuple[Floats, Floats]:
+        """Expected numbers of eigenvalues > x and <= x."""
+        known = ~np.isnan(x)
+        above, below = np.full((2, x.size), np.nan)
+        above[known], below[known] = self._equation.counts(self._scaled(x[known]))
+        zeros = self.size - self._equation.rank
+        return np.where(x < 0, above + zeros, above), np.where(x < 0, below, below + zeros)
 
     def _cdf(self, x: Floats) -> Floats:
-        return 1 - self._count_above(x) / self.size
+        return self._counts(x)[1] / self.size
 
     def _sf(self, x: Floats) -> Floats:
-        return self._count_above(x) / self.size
+        return self._counts(x)[0] / self.size
 
     def count(self, x: npt.ArrayLike) -> Any:
         """Expected number of eigenvalues <= x, out of `size`; exact in the gaps of the support.
@@ -229,24 +227,20 @@ class GeneralizedMarchenkoPastur(Law):
             In a gap, the sum of multiplicities below it (less the N - D that G cannot hold, if N > D).
         """
         array = points("x", x)
-        return (self.size - self._count_above(array.reshape(-1))).reshape(array.shape)[()]
+        return self._counts(array.reshape(-1))[1].reshape(array.shape)[()]
 
-    def _quantiles(self, above: Floats) -> Floats:
-        """Smallest points with `above` eigenvalues above them; 0 within the atom."""
-        rank, slack = self._equation.rank, 4 * _EPS * self.size
-        low, high = self._equation.range
-        x = np.full(above.shape, np.nan)
-        x[above >= rank - slack] = self._unit * low if self.atom == 0 else 0.0
-        x[above <= 0] = self._unit * high
-        inner = (above > 0) & (above < rank - slack)
-        x[inner] = self._unit * self._equation.quantiles(above[inner])
-        return x
+    def _quantiles(self, above: Floats, below: Floats) -> Floats:
+        """Smallest points with `above` eigenvalues above and `below` at or below them; 0 within the atom."""
+        zeros = self.size - self._equation.rank
+        slack = 4 * _EPS * self.size
+        x = self._unit * self._equation.quantiles(above, below - zeros)
+        return np.where(below <= zeros + slack, 0.0, x) if zeros > 0 else x
 
     def _ppf(self, q: Floats) -> Floats:
-        return self._quantiles(self.size * (1 - q))
+        return self._quantiles(self.size * (1 - q), self.size * q)
 
     def _isf(self, q: Floats) -> Floats:
-        return self._quantiles(self.size * q)
+        return self._quantiles(self.size * q, self.size * (1 - q))
 
     def locations(self, k: int | None = None) -> Floats:
         """Classical locations of the eigenvalues: the j-th largest where the law has j - 1/2 eigenvalues above.
@@ -272,7 +266,8 @@ class GeneralizedMarchenkoPastur(Law):
         if k is None:
             require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `locations(k)`")
         k = size if k is None else integer("k", k, at_least=0, at_most=size)
-        return self._quantiles(np.arange(k, 0.0, -1) - 0.5)
+        above = np.arange(k, 0.0, -1) - 0.5
+        return self._quantiles(above, self.size - above)
 
     def moment(self, k: int) -> float:
         """E x^k for integer k >= 0, exact: through free cumulants, D^(k-1) sum_i w_i t_i^k for G.

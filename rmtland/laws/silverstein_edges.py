@@ -122,10 +122,10 @@ def crossings(low: float, high: float, t: Floats, a: Floats, window: int) -> Flo
 
 
 @njit(cache=True, error_model="numpy")
-def edges(u: Floats, t: Floats, b: Floats, a: Floats) -> tuple[Floats, Floats]:
+def edges(u: Floats, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[Floats, Floats]:
     """map(u) and |map''(u)| at the edges."""
     value, curvature = np.empty(u.size), np.empty(u.size)
     for j in range(u.size):
-        value[j] = evaluate_real(u[j], t, b, a)[0]
+        value[j] = evaluate_real(u[j], t, b, a, deficit)[0]
         curvature[j] = 2.0 * abs(_sums(u[j], 0, t.size, t, a)[1])
     return value, curvature

@@ -66,6 +66,11 @@ class SilversteinEquation:
         """N: all multiplicities."""
         return float(self.weights.sum())
 
+    @property
+    def deficit(self) -> float:
+        """1 - N / D; exactly 0 at the hard edge."""
+        return (self.dimension - self.num_vectors) / self.dimension
+
     @cached_property
     def rank(self) -> float:
         """Number of nonzero eigenvalues, min(N, D)."""
@@ -80,7 +85,9 @@ class SilversteinEquation:
     @cached_property
     def range(self) -> tuple[float, float]:
         """The outermost edges."""
-        low, high = (max(float(kernels.evaluate_real(u, self.t, self.b, self.a)[0]), 0.0) for u in self.ends)
+        low, high = (
+            max(float(kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0]), 0.0) for u in self.ends
+        )
         return low, high
 
     @cached_property
@@ -93,7 +100,7 @@ class SilversteinEquation:
     def edges(self) -> tuple[Floats, Floats]:
         """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
         u = self.crossings.ravel()
-        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a)
+        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a, self.deficit)
         return np.maximum(value, 0.0).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
 
     def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
@@ -109,7 +116,7 @@ class SilversteinEquation:
             spread = 1.001 * (self.b.sum() + np.sqrt(self.a.sum()))
             low, high = min(low, x[order[0]] - spread), max(high, x[order[-1]] + spread)
         u = np.empty(x.size, dtype=np.complex128)
-        u[order] = kernels.solve_real(x[order], low, high, self.t, self.b, self.a)
+        u[order] = kernels.solve_real(x[order], low, high, self.t, self.b, self.a, self.deficit)
         return u
 
     def solve_complex(self, z: Complexes) -> Complexes:
@@ -117,20 +124,40 @@ class SilversteinEquation:
         u = np.empty(z.size, dtype=np.complex128)
         on_axis = z.imag == 0
         u[on_axis] = self.solve(z.real[on_axis])
-        u[~on_axis] = kernels.solve_complex(z[~on_axis], self.t, self.b, self.a)
+        u[~on_axis] = kernels.solve_complex(z[~on_axis], self.t, self.b, self.a, self.deficit)
         return u
 
-    def count_above(self, x: Floats) -> Floats:
-        """Expected number of eigenvalues above x, x strictly between the outermost edges."""
-        numbers: Floats = kernels.counts(self.solve(x), x, self.t, self.weights, self.dimension)
-        return np.clip(numbers, 0.0, self.rank)
+    def counts(self, x: Floats) -> tuple[Floats, Floats]:
+        """Expected numbers of nonzero eigenvalues above and below x, each accurate where small; x not NaN."""
+        inside = self.inside(x)
+        above = np.where(x >= self.range[1], 0.0, self.rank)
+        below = self.rank - above
+        found = kernels.counts(self.solve(x[inside]), self.t, self.weights, self.dimension)
+        above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
+        return above, below
 
-    def quantiles(self, above: Floats) -> Floats:
-        """Points x with 0 < `above` < rank eigenvalues above them, in any order."""
-        order = np.argsort(above, kind="stable")
-        x = np.empty(above.size)
-        x[order] = kernels.quantiles(above[order], *self.ends, self.t, self.b, self.a, self.weights, self.dimension)
-        return np.clip(x, *self.range)
+    def quantiles(self, above: Floats, below: Floats) -> Floats:
+        """Smallest x with `above` eigenvalues above them and `below` nonzero ones below, whichever is less."""
+        low, high = self.range
+        x = np.where(above <= 0, high, np.where(below <= 0, low, np.nan))
+        from_above = above <= below
+        for side, levels in ((True, above), (False, below)):
+            here = np.flatnonzero((from_above == side) & (levels > 0))
+            here = here[np.argsort(levels[here], kind="stable")]
+            x[here] = kernels.quantiles(
+                levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension
+            )
+        if self.deficit == 0:
+            # Near a hard edge the count goes like sqrt(x), on a scale of u that the search by Re u cannot resolve.
+            spread = np.sum(self.b / self.t**2)
+            start = (np.pi * below / (2 * self.dimension)) ** 2 / spread
+            near = (below > 0) & (start < 1e-8 * self.t[0] ** 2 * spread)
+            if near.any():
+                y, goal = start[near], below[near]
+                for _ in range(4):
+                    y = y * (goal / self.counts(y)[1]) ** 2
+                x[near] = y
+        return np.clip(x, low, high)
 
     def companion(self, u: Complexes) -> Complexes:
         """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""
@@ -154,5 +181,5 @@ class SilversteinEquation:
         atoms = self.t[(self.t >= low) & (self.t <= high)]
         if atoms[0] <= theta <= atoms[-1]:
             v = kernels.height(theta, 0.0, self.t, self.a)
-            return float(kernels.evaluate(theta, v, self.t, self.b, self.a)[0].real)
+            return float(kernels.evaluate(theta, v, self.t, self.b, self.a, self.deficit)[0].real)
         return float(self.edges[0][band, int(theta > atoms[-1])])

@@ -28,32 +28,40 @@ ITERATIONS = 200
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def evaluate(r: float, v: float, t: Floats, b: Floats, a: Floats) -> tuple[complex, complex]:
-    """map(u) and map'(u) at u = r + iv, v > 0; b = c t, a = c t^2."""
+def evaluate(r: float, v: float, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[complex, complex]:
+    """map(u) and map'(u) at u = r + iv, v > 0; b = c t, a = c t^2, deficit = 1 - sum c.
+
+    The factor 1 + sum b / (u - t) of map equals deficit + u sum c / (u - t), which cancels nothing for small u.
+    """
     s_re = s_im = d_re = d_im = 0.0
     v2 = v * v
+    u = complex(r, v)
+    low = 2.0 * abs(u) < t[0]
     for i in range(t.size):
         x = r - t[i]
         q = 1.0 / (x * x + v2)
         p = x * q
         m = v * q
-        s_re += b[i] * p
-        s_im += b[i] * m
+        weight = b[i] / t[i] if low else b[i]
+        s_re += weight * p
+        s_im += weight * m
         d_re += a[i] * (p * p - m * m)
         d_im += a[i] * (p * m)
-    u = complex(r, v)
-    return u * complex(1.0 + s_re, -s_im), complex(1.0 - d_re, 2.0 * d_im)
+    factor = complex(s_re, -s_im)
+    factor = deficit + u * factor if low else 1.0 + factor
+    return u * factor, complex(1.0 - d_re, 2.0 * d_im)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def evaluate_real(r: float, t: Floats, b: Floats, a: Floats) -> tuple[float, float]:
+def evaluate_real(r: float, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[float, float]:
     """map(r) and map'(r) at real r away from the atoms."""
     s = d = 0.0
+    low = 2.0 * abs(r) < t[0]
     for i in range(t.size):
         q = 1.0 / (r - t[i])
-        s += b[i] * q
+        s += (b[i] / t[i] if low else b[i]) * q
         d += a[i] * q * q
-    return r * (1.0 + s), 1.0 - d
+    return r * (deficit + r * s if low else 1.0 + s), 1.0 - d
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
@@ -68,12 +76,25 @@ def height_sums(r: float, y: float, t: Floats, a: Floats) -> tuple[float, float]
     return h, q2
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def count_above(u: complex, x: float, t: Floats, weights: Floats, dimension: float) -> float:
+@njit(cache=True, error_model="numpy")
+def excess(opposite: float, adjacent: float) -> float:
+    """Angle less sin(angle) cos(angle), for the angle of (adjacent, opposite >= 0); accurate where small."""
+    if opposite < 0.1 * adjacent:
+        q = opposite / adjacent
+        s = q * q
+        series = 10 / 11 - s * (12 / 13 - s * (14 / 15 - s * (16 / 17)))
+        return q * s * (2 / 3 - s * (4 / 5 - s * (6 / 7 - s * (8 / 9 - s * series))))
+    square = opposite * opposite + adjacent * adjacent
+    return math.atan2(opposite, adjacent) - opposite * adjacent / square
+
+
+@njit(cache=True, error_model="numpy")
+def count_above(u: complex, t: Floats, weights: Floats, dimension: float) -> float:
     """Number of eigenvalues above x from u = u(x + i0); exact sums of the weights where u is real.
 
-    The closed form in its stationary version: -Im(x/u) in place of sum_i Im 1/(1 + t_i g), equal on the solution, makes
-    an error of u count only in second order.
+    The closed form (1/pi) Im [-D log g + sum_i w_i (log(1 + t_i g) + 1/(1 + t_i g))] in the angles beta of u and
+    gamma_i of (u - t_i)/u. With h = 1 it is (D f(beta) + sum_i w_i f(gamma_i)) / pi, f(x) = x - sin x cos x: nothing
+    cancels, so it is accurate at the upper edge too.
     """
     r, v = u.real, u.imag
     total = 0.0
@@ -84,10 +105,47 @@ def count_above(u: complex, x: float, t: Floats, weights: Floats, dimension: flo
             if t[i] > r:
                 total += weights[i]
         return total
-    own = math.atan2(v, r)
+    square = r * r + v * v
     for i in range(t.size):
-        total += weights[i] * (math.atan2(v, r - t[i]) - own)
-    return (total + dimension * (own - x * v / (r * r + v * v))) / math.pi
+        total += weights[i] * excess(t[i] * v, square - t[i] * r)
+    return (total + dimension * excess(v, r)) / math.pi
+
+
+@njit(cache=True, error_model="numpy")
+def rise(first: float, step: float) -> float:
+    """F(first + step) - F(first) of F = (x - sin x cos x) / sin(x)^2, by quadrature where it would cancel."""
+    last = first + step
+    if step < 0.2:
+        total = 0.0
+        for node, weight in ((0.33998104358485626, 0.6521451548625461), (0.8611363115940526, 0.34785484513745385)):
+            for sign in (-1.0, 1.0):
+                x = first + 0.5 * step * (1.0 + sign * node)
+                sine, cosine = math.sin(x), math.cos(x)
+                # F' = 2 (1 - F cos / sin)
+                total += weight * (1.0 - excess(sine, cosine) / (sine * sine) * cosine / sine)
+        return total * step
+    lower, upper = math.sin(first), math.sin(last)
+    return excess(upper, math.cos(last)) / (upper * upper) - excess(lower, math.cos(first)) / (lower * lower)
+
+
+@njit(cache=True, error_model="numpy")
+def count_below(u: complex, t: Floats, weights: Floats, dimension: float, rank: float) -> float:
+    """Number of eigenvalues in (0, x], accurate at the lowest edge; rank - count_above anywhere.
+
+    There (N < D: beta < pi - gamma_i; else gamma_i < pi - beta) the difference is a sum of positive terms.
+    """
+    r, v = u.real, u.imag
+    if v == 0.0 or 2.0 * r > t[0]:
+        return rank - count_above(u, t, weights, dimension)
+    square = r * r + v * v
+    total = 0.0
+    for i in range(t.size):
+        opposite, adjacent = t[i] * v, square - t[i] * r
+        # The third angle of the triangle 0, t_i, u.
+        third = math.atan2(v, t[i] - r)
+        first = math.atan2(v, r) if rank < dimension else math.atan2(opposite, adjacent)
+        total += weights[i] * rise(first, third) * opposite * opposite / (opposite * opposite + adjacent * adjacent)
+    return total / math.pi
 
 
 @njit(cache=True, error_model="numpy")
@@ -164,7 +222,7 @@ def height_off_axis(r: float, eta: float, guess: float, top: float, t: Floats, a
 
 @njit(cache=True, error_model="numpy")
 def climb(
-    x: float, eta: float, low: float, high: float, guess: complex, t: Floats, b: Floats, a: Floats
+    x: float, eta: float, low: float, high: float, guess: complex, t: Floats, b: Floats, a: Floats, deficit: float
 ) -> tuple[complex, complex]:
     """Solution of map(u) = x + i eta (eta = 0: from above), low <= Re u <= high, by bracketing; also map'(u)."""
     spread = math.sqrt(np.sum(a))
@@ -176,10 +234,10 @@ def climb(
     for _ in range(ITERATIONS):
         v = height(r, v, t, a) if eta == 0.0 else height_off_axis(r, eta, v, eta + spread, t, a)
         if v > 0.0:
-            value, slope = evaluate(r, v, t, b, a)
+            value, slope = evaluate(r, v, t, b, a, deficit)
             here, rate = value.real, (slope.real * slope.real + slope.imag * slope.imag) / slope.real
         else:
-            here, rate = evaluate_real(r, t, b, a)
+            here, rate = evaluate_real(r, t, b, a, deficit)
             slope = complex(rate, 0.0)
         error = here - x
         if error == 0.0:
@@ -210,11 +268,11 @@ def on_curve(u: complex, t: Floats, a: Floats) -> bool:
 
 
 @njit(cache=True, error_model="numpy")
-def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats) -> tuple[complex, complex, bool]:
+def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[complex, complex, bool]:
     """Newton's method for map(u) = x within the upper half plane: u, map'(u), and whether it converged."""
     slope = complex(1.0, 0.0)
     for _ in range(12):
-        value, slope = evaluate(u.real, u.imag, t, b, a)
+        value, slope = evaluate(u.real, u.imag, t, b, a, deficit)
         step = (value - x) / slope
         new = u - step
         size = abs(step)
@@ -230,25 +288,36 @@ def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats) -> tuple[com
 
 
 @njit(cache=True, error_model="numpy")
-def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floats) -> Complexes:
+def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floats, deficit: float) -> Complexes:
     """Solution u(x + i0) for ascending x between the outer edges map(low) and map(high)."""
     result = np.empty(x.size, dtype=np.complex128)
     u = complex(0.5 * (low + high), 0.0)
     slope = complex(1.0, 0.0)
     start = low
+    hard = np.sum(b / (t * t)) if deficit == 0.0 else 0.0
     for j in range(x.size):
         done = False
         if j > 0 and u.imag > 0.0:
             first = u + (x[j] - x[j - 1]) / slope
             if first.imag <= 0.0:
                 first = complex(first.real, 0.5 * u.imag)
-            new, rate, done = newton(complex(x[j], 0.0), first, t, b, a)
+            new, rate, done = newton(complex(x[j], 0.0), first, t, b, a, deficit)
             done = done and new.real >= start and new.real <= high and on_curve(new, t, a)
             if done:
                 u, slope = new, rate
+        if not done and hard > 0.0 and x[j] > 0.0:
+            # At a hard edge u is i sqrt(x / sum c/t) to first order, and soon too small for h to resolve it.
+            first = complex(0.0, math.sqrt(x[j] / hard))
+            if first.imag < 1e-3 * t[0]:
+                u, slope, done = newton(complex(x[j], 0.0), first, t, b, a, deficit)
         if not done:
             guess = u if j > 0 else complex(0.5 * (low + high), 0.5 * (high - low))
-            u, slope = climb(x[j], 0.0, start, high, guess, t, b, a)
+            u, slope = climb(x[j], 0.0, start, high, guess, t, b, a, deficit)
+            if u.imag > 0.0:
+                # Along the curve v is known to rounding of h only; Newton's method in the plane does better.
+                new, rate, done = newton(complex(x[j], 0.0), u, t, b, a, deficit)
+                if done and abs(new - u) <= 1e-3 * u.imag:
+                    u, slope = new, rate
         # r increases with x; a hair of slack, as the last point is known to rounding only.
         start = max(low, u.real - 16.0 * EPS * abs(u.real))
         result[j] = u
@@ -256,7 +325,7 @@ def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floa
 
 
 @njit(cache=True, error_model="numpy")
-def solve_complex(z: Complexes, t: Floats, b: Floats, a: Floats) -> Complexes:
+def solve_complex(z: Complexes, t: Floats, b: Floats, a: Floats, deficit: float) -> Complexes:
     """Solution u(z) for any z of Im z >= 0; real z mean the limit from above."""
     result = np.empty(z.size, dtype=np.complex128)
     shift = np.sum(b)
@@ -272,46 +341,59 @@ def solve_complex(z: Complexes, t: Floats, b: Floats, a: Floats) -> Complexes:
             if u.imag > 0.0 and abs(z[j] - z[j - 1]) < 0.5 * eta:
                 first = u
             if first == u or abs(first) > 4.0 * (1.0 + spread):
-                new, _, done = newton(z[j], first, t, b, a)
+                new, _, done = newton(z[j], first, t, b, a, deficit)
                 if done:
                     u = new
         if not done:
             # |sum a / (u - t)| <= sqrt(sum a) wherever h <= 1 (Cauchy-Schwarz).
             slack = 1e-12 * (abs(centre) + spread + shift)
-            u, _ = climb(x, eta, centre - spread - slack, centre + spread + slack, complex(centre, eta), t, b, a)
+            u, _ = climb(
+                x, eta, centre - spread - slack, centre + spread + slack, complex(centre, eta), t, b, a, deficit
+            )
         result[j] = u
     return result
 
 
 @njit(cache=True, error_model="numpy")
-def counts(u: Complexes, x: Floats, t: Floats, weights: Floats, dimension: float) -> Floats:
-    """`count_above` for many points."""
-    result = np.empty(x.size)
-    for j in range(x.size):
-        result[j] = count_above(u[j], x[j], t, weights, dimension)
-    return result
+def counts(u: Complexes, t: Floats, weights: Floats, dimension: float) -> tuple[Floats, Floats]:
+    """Numbers of eigenvalues above and below (zeros not counted) for many points."""
+    above, below = np.empty(u.size), np.empty(u.size)
+    rank = min(np.sum(weights), dimension)
+    for j in range(u.size):
+        above[j] = count_above(u[j], t, weights, dimension)
+        below[j] = rank - above[j]
+        if below[j] < 0.5 * rank:
+            below[j] = count_below(u[j], t, weights, dimension, rank)
+    return above, below
 
 
 @njit(cache=True, error_model="numpy")
 def quantiles(
-    above: Floats, low: float, high: float, t: Floats, b: Floats, a: Floats, weights: Floats, dimension: float
+    goals: Floats,
+    from_above: bool,
+    low: float,
+    high: float,
+    t: Floats,
+    b: Floats,
+    a: Floats,
+    deficit: float,
+    weights: Floats,
+    dimension: float,
 ) -> Floats:
-    """Points with `above` eigenvalues above them, for ascending `above`; at the count of a gap, the gap's lower end.
+    """Smallest x with `goals` eigenvalues above them, or `goals` nonzero ones below; 0 < goals < rank, ascending.
 
     One bracketed Newton iteration in r = Re u, along which the count falls and x rises.
     """
-    result = np.empty(above.size)
-    tail = 0.0
-    k = t.size
-    ceiling = high
-    for j in range(above.size):
-        goal = above[j]
+    result = np.empty(goals.size)
+    rank = min(np.sum(weights), dimension)
+    tails = np.cumsum(weights[::-1])
+    known = high if from_above else low
+    for j in range(goals.size):
+        goal = goals[j]
         slack = 4.0 * EPS * goal
-        lower, upper = low, ceiling
+        lower, upper = (low, known) if from_above else (known, high)
         # Where bands do not overlap the level belongs to one atom; the search starts there.
-        while k > 0 and tail < goal:
-            k -= 1
-            tail += weights[k]
+        k = max(0, t.size - 1 - int(np.searchsorted(tails, goal if from_above else rank - goal)))
         r = t[k] if t[k] > lower and t[k] < upper else 0.5 * (lower + upper)
         v = 0.0
         x = math.nan
@@ -319,14 +401,17 @@ def quantiles(
         for _ in range(ITERATIONS):
             v = height(r, v, t, a)
             if v > 0.0:
-                value, slope = evaluate(r, v, t, b, a)
+                value, slope = evaluate(r, v, t, b, a, deficit)
                 x = value.real
                 climb_rate = (slope.real * slope.real + slope.imag * slope.imag) / slope.real
                 rate = climb_rate * dimension * v / (math.pi * (r * r + v * v))
             else:
-                x, climb_rate = evaluate_real(r, t, b, a)
+                x, climb_rate = evaluate_real(r, t, b, a, deficit)
                 rate = 0.0
-            error = count_above(complex(r, v), x, t, weights, dimension) - goal
+            if from_above:
+                error = count_above(complex(r, v), t, weights, dimension) - goal
+            else:
+                error = goal - count_below(complex(r, v), t, weights, dimension, rank)
             if error > slack:
                 lower = r
             else:
@@ -346,6 +431,7 @@ def quantiles(
             if new in (lower, upper) or abs(new - r) <= EPS * abs(r):
                 break
             r = new
-        ceiling = min(high, r + 16.0 * EPS * abs(r))
+        slack = 16.0 * EPS * abs(r)
+        known = min(high, r + slack) if from_above else max(low, r - slack)
         result[j] = x
     return result
