@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.laws import silverstein_edges
+from rmtland.laws import silverstein_counts, silverstein_edges
 from rmtland.laws import silverstein_kernels as kernels
 from rmtland.laws._law import Complexes, Floats
 
@@ -132,7 +132,7 @@ class SilversteinEquation:
         inside = self.inside(x)
         above = np.where(x >= self.range[1], 0.0, self.rank)
         below = self.rank - above
-        found = kernels.counts(self.solve(x[inside]), self.t, self.weights, self.dimension)
+        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension)
         above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
         return above, below
 
@@ -144,7 +144,7 @@ class SilversteinEquation:
         for side, levels in ((True, above), (False, below)):
             here = np.flatnonzero((from_above == side) & (levels > 0))
             here = here[np.argsort(levels[here], kind="stable")]
-            x[here] = kernels.quantiles(
+            x[here] = silverstein_counts.quantiles(
                 levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension
             )
         if self.deficit == 0:

@@ -1,0 +1,166 @@
+"""Compiled counts of eigenvalues and their inverse, in the notation of `silverstein_kernels`."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from rmtland.laws._law import Complexes, Floats
+from rmtland.laws.silverstein_kernels import EPS, ITERATIONS, evaluate, evaluate_real, height
+
+
+@njit(cache=True, error_model="numpy")
+def excess(opposite: float, adjacent: float) -> float:
+    """Angle less sin(angle) cos(angle), for the angle of (adjacent, opposite >= 0); accurate where small."""
+    if opposite < 0.1 * adjacent:
+        q = opposite / adjacent
+        s = q * q
+        series = 10 / 11 - s * (12 / 13 - s * (14 / 15 - s * (16 / 17)))
+        return q * s * (2 / 3 - s * (4 / 5 - s * (6 / 7 - s * (8 / 9 - s * series))))
+    square = opposite * opposite + adjacent * adjacent
+    return math.atan2(opposite, adjacent) - opposite * adjacent / square
+
+
+@njit(cache=True, error_model="numpy")
+def count_above(u: complex, t: Floats, weights: Floats, dimension: float) -> float:
+    """Number of eigenvalues above x from u = u(x + i0); exact sums of the weights where u is real.
+
+    The closed form (1/pi) Im [-D log g + sum_i w_i (log(1 + t_i g) + 1/(1 + t_i g))] in the angles beta of u and
+    gamma_i of (u - t_i)/u. With h = 1 it is (D f(beta) + sum_i w_i f(gamma_i)) / pi, f(x) = x - sin x cos x: nothing
+    cancels, so it is accurate at the upper edge too.
+    """
+    r, v = u.real, u.imag
+    total = 0.0
+    if v == 0.0:
+        if r < 0.0:
+            return dimension
+        for i in range(t.size):
+            if t[i] > r:
+                total += weights[i]
+        return total
+    square = r * r + v * v
+    for i in range(t.size):
+        total += weights[i] * excess(t[i] * v, square - t[i] * r)
+    return (total + dimension * excess(v, r)) / math.pi
+
+
+@njit(cache=True, error_model="numpy")
+def rise(first: float, step: float) -> float:
+    """F(first + step) - F(first) of F = (x - sin x cos x) / sin(x)^2, by quadrature where it would cancel."""
+    last = first + step
+    if step < 0.2:
+        total = 0.0
+        for node, weight in ((0.33998104358485626, 0.6521451548625461), (0.8611363115940526, 0.34785484513745385)):
+            for sign in (-1.0, 1.0):
+                x = first + 0.5 * step * (1.0 + sign * node)
+                sine, cosine = math.sin(x), math.cos(x)
+                # F' = 2 (1 - F cos / sin)
+                total += weight * (1.0 - excess(sine, cosine) / (sine * sine) * cosine / sine)
+        return total * step
+    lower, upper = math.sin(first), math.sin(last)
+    return excess(upper, math.cos(last)) / (upper * upper) - excess(lower, math.cos(first)) / (lower * lower)
+
+
+@njit(cache=True, error_model="numpy")
+def count_below(u: complex, t: Floats, weights: Floats, dimension: float, rank: float) -> float:
+    """Number of eigenvalues in (0, x], accurate at the lowest edge; rank - count_above anywhere.
+
+    There (N < D: beta < pi - gamma_i; else gamma_i < pi - beta) the difference is a sum of positive terms.
+    """
+    r, v = u.real, u.imag
+    if v == 0.0 or 2.0 * r > t[0]:
+        return rank - count_above(u, t, weights, dimension)
+    square = r * r + v * v
+    total = 0.0
+    for i in range(t.size):
+        opposite, adjacent = t[i] * v, square - t[i] * r
+        # The third angle of the triangle 0, t_i, u.
+        third = math.atan2(v, t[i] - r)
+        first = math.atan2(v, r) if rank < dimension else math.atan2(opposite, adjacent)
+        total += weights[i] * rise(first, third) * opposite * opposite / (opposite * opposite + adjacent * adjacent)
+    return total / math.pi
+
+
+@njit(cache=True, error_model="numpy")
+def counts(u: Complexes, t: Floats, weights: Floats, dimension: float) -> tuple[Floats, Floats]:
+    """Numbers of eigenvalues above and below (zeros not counted) for many points."""
+    above, below = np.empty(u.size), np.empty(u.size)
+    rank = min(np.sum(weights), dimension)
+    for j in range(u.size):
+        above[j] = count_above(u[j], t, weights, dimension)
+        below[j] = rank - above[j]
+        if below[j] < 0.5 * rank:
+            below[j] = count_below(u[j], t, weights, dimension, rank)
+    return above, below
+
+
+@njit(cache=True, error_model="numpy")
+def quantiles(
+    goals: Floats,
+    from_above: bool,
+    low: float,
+    high: float,
+    t: Floats,
+    b: Floats,
+    a: Floats,
+    deficit: float,
+    weights: Floats,
+    dimension: float,
+) -> Floats:
+    """Smallest x with `goals` eigenvalues above them, or `goals` nonzero ones below; 0 < goals < rank, ascending.
+
+    One bracketed Newton iteration in r = Re u, along which the count falls and x rises.
+    """
+    result = np.empty(goals.size)
+    rank = min(np.sum(weights), dimension)
+    tails = np.cumsum(weights[::-1])
+    known = high if from_above else low
+    for j in range(goals.size):
+        goal = goals[j]
+        slack = 4.0 * EPS * goal
+        lower, upper = (low, known) if from_above else (known, high)
+        # Where bands do not overlap the level belongs to one atom; the search starts there.
+        k = max(0, t.size - 1 - int(np.searchsorted(tails, goal if from_above else rank - goal)))
+        r = t[k] if t[k] > lower and t[k] < upper else 0.5 * (lower + upper)
+        v = 0.0
+        x = math.nan
+        last = upper - lower
+        for _ in range(ITERATIONS):
+            v = height(r, v, t, a)
+            if v > 0.0:
+                value, slope = evaluate(r, v, t, b, a, deficit)
+                x = value.real
+                climb_rate = (slope.real * slope.real + slope.imag * slope.imag) / slope.real
+                rate = climb_rate * dimension * v / (math.pi * (r * r + v * v))
+            else:
+                x, climb_rate = evaluate_real(r, t, b, a, deficit)
+                rate = 0.0
+            if from_above:
+                error = count_above(complex(r, v), t, weights, dimension) - goal
+            else:
+                error = goal - count_below(complex(r, v), t, weights, dimension, rank)
+            if error > slack:
+                lower = r
+            else:
+                upper = r
+            step = error / rate if rate > 0.0 else math.nan
+            new = r + step
+            if abs(step) <= 1e-8 * v and new >= lower and new <= upper:
+                # All is smooth on the scale v: what a last step in x leaves is its square.
+                x += climb_rate * step
+                r = new
+                break
+            if not (new > lower and new < upper) or not 2.0 * abs(step) <= last:
+                new = 0.5 * (lower + upper)
+                last = upper - lower
+            else:
+                last = abs(step)
+            if new in (lower, upper) or abs(new - r) <= EPS * abs(r):
+                break
+            r = new
+        slack = 16.0 * EPS * abs(r)
+        known = min(high, r + slack) if from_above else max(low, r - slack)
+        result[j] = x
+    return result
