@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real, require_memory
 from rmtland.laws._law import Complexes, Floats, Law, points
+from rmtland.laws._values import Value
 from rmtland.laws.silverstein_equation import SilversteinEquation
 
 _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GeneralizedMarchenkoPastur(Law):
+class GeneralizedMarchenkoPastur(Value, Law):
     """Law of the eigenvalues of G = sum_i t_i x_i x_i^T with x_i ~ N(0, I_D) independent.
 
     G is D x D; t_i may carry a multiplicity w_i, so N = sum_i w_i vectors enter. No normalisation is hidden: E tr G / D

@@ -93,6 +93,7 @@ def counts(u: Complexes, t: Floats, weights: Floats, dimension: float) -> tuple[
         below[j] = rank - above[j]
         if below[j] < 0.5 * rank:
             below[j] = count_below(u[j], t, weights, dimension, rank)
+            above[j] = rank - below[j]
     return above, below
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import choice, finite_array, real
 from rmtland.laws._law import Floats
+from rmtland.laws._values import Value
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
 from rmtland.laws.semicircle import Semicircle
 from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
@@ -24,7 +25,7 @@ def _shift(beta: int) -> float:
     return 0.5 - 1 / beta
 
 
-class _Spikes(abc.ABC):
+class _Spikes(Value, abc.ABC):
     """What both spiked models share: one row of results per spike, in the order given."""
 
     spikes: Floats
