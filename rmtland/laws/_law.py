@@ -71,38 +71,48 @@ def invert(
         The solutions; NaN where target, start or args are NaN.
     """
     goal = np.asarray(target, dtype=np.float64)
-    lower, upper = np.empty(goal.shape), np.empty(goal.shape)
-    lower[...], upper[...] = low, high
-    x = 0.5 * (lower + upper) if start is None else np.minimum(np.maximum(start, lower), upper)
-    solution, left = x.copy(), np.arange(goal.size)
+    lower, upper = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    first = 0.5 * (lower + upper) if start is None else np.minimum(np.maximum(start, lower), upper)
+    x: Floats = np.array(np.broadcast_to(first, goal.shape)) if first.shape != goal.shape else first
+    # Bounds, widths and steps may be scalars until they differ between points: most calls end before.
     last = width = upper - lower
-    newton = np.zeros(goal.size, dtype=bool)
+    newton = np.zeros((), dtype=bool)
+    solution, left = x, np.arange(goal.size)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         while left.size:
             value, slope = function(x, *args)
-            error = value - goal
-            lower, upper = np.where(error <= 0, x, lower), np.where(error >= 0, x, upper)
-            step = -error / slope
+            error = goal - value
+            step = error / slope
             new = x + step
+            if np.all((np.abs(step) <= settled * np.abs(x)) & (new >= lower) & (new <= upper)):
+                return _put(solution, left, new)
+            lower, upper = np.where(error >= 0, x, lower), np.where(error <= 0, x, upper)
             # Written so that NaN, from 0/0, counts as a bad step.
             halves = 2 * np.abs(step) <= last
             # Newton steps that were small and shrink no further are noise of the function: done.
             noise = newton & ~halves & ((last <= _SQRT_EPS * np.abs(x)) | (last <= 8 * _EPS * width))
             before, newton = newton, halves & (new >= lower) & (new <= upper)
             new = np.where(newton, new, 0.5 * (lower + upper))
-            new = np.where(noise | (error == 0), x, new + 0 * error)  # NaN stays NaN
+            new = np.where(noise | (error == 0), x, new)
+            new[np.isnan(error)] = np.nan
             # Two Newton steps foretell the third, step (step / last)^2, if they converge quadratically, and come
             # within a small factor of it if they converge linearly, as at an edge.
             sure = before & newton & (np.abs(step) ** 3 <= _EPS * np.abs(x) * last**2)
             last = np.abs(new - x)
-            solution[left] = new
+            solution = _put(solution, left, new)
             sure |= newton & (last <= settled * np.abs(x))
             going = ~sure & (last > _EPS * np.abs(x)) & (np.abs(error) > _EPS * np.abs(goal))
-            if not going.any():
-                break
-            left, x, goal, last, width = left[going], new[going], goal[going], last[going], width[going]
-            lower, upper, newton = lower[going], upper[going], newton[going]
-            args = tuple(arg[going] if np.ndim(arg) else arg for arg in args)
+            left, x, goal, last, newton = left[going], new[going], goal[going], last[going], newton[going]
+            lower, upper, width, *rest = (a[going] if np.ndim(a) else a for a in (lower, upper, width, *args))
+            args = tuple(rest)
+    return solution
+
+
+def _put(solution: Floats, where: npt.NDArray[np.intp], values: Floats) -> Floats:
+    """`solution` with `values` at the places `where`."""
+    if where.size == solution.size:
+        return values
+    solution[where] = values
     return solution
 
 

@@ -180,5 +180,7 @@ class MarchenkoPastur(Law):
         return self._quantiles(1 - q, q)
 
     def _quantiles(self, below: Floats, above: Floats) -> Floats:
+        if not self.atom:
+            return self._arc.quantiles(below, above) * self._scale
         x = self._arc.quantiles(np.maximum(below - self.atom, 0) / self._weight, above / self._weight)
-        return np.where(below <= self.atom, 0.0 if self.atom else x, x) * self._scale
+        return np.where(below <= self.atom, 0.0, x) * self._scale
