@@ -121,7 +121,7 @@ class Comparison:
         return {name: label for name, label in RUNGS.items() if any(name in s.rungs for s in self.stages.values())}
 
     def table(self) -> pandas.DataFrame:
-        """Quantities by (stage, rung), 0.3252(3) for mean and s.d. over draws in model rungs, empty where a rung has none."""
+        """Quantities by (stage, rung); 0.3252(3): mean and s.d. over draws; empty where a rung has none."""
         import pandas
 
         columns = {

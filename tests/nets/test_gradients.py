@@ -1,0 +1,261 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import rmtland as rl
+from rmtland.nets import NetworkLogitGradients
+from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
+
+
+def joined(source):
+    return torch.cat([chunk.dense() for chunk in source.chunks()])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_view_of_the_logit_gradients_against_one_backward_pass_per_output(name):
+    module, inputs = build(name)
+    expected, outputs = jacobian(module, inputs)
+    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=4)
+    num_parameters = source.num_parameters
+    assert (source.num_examples, source.num_classes, num_parameters) == expected.shape
+    chunks = list(source.chunks())
+    assert [len(chunk.labels) for chunk in chunks] == [4, 4, 3]
+    torch.testing.assert_close(torch.cat([c.logits for c in chunks]), outputs)
+    torch.testing.assert_close(joined(source), expected)
+    torch.manual_seed(1)
+    tangents, cotangents = (
+        torch.randn(num_parameters, 3, dtype=torch.float64),
+        torch.randn(N, C, 2, dtype=torch.float64),
+    )
+    torch.testing.assert_close(torch.cat([c.jvp(tangents) for c in chunks]), expected @ tangents)
+    pulled = sum(c.vjp(u) for c, u in zip(chunks, cotangents.split(4), strict=True))
+    torch.testing.assert_close(pulled, torch.einsum("nkd,nkj->dj", expected, cotangents))
+
+
+@pytest.mark.parametrize("name", ["conv", "tied"])
+def test_blocks_of_parameters(name):
+    module, inputs = build(name)
+    source = NetworkLogitGradients(module, inputs, LABELS)
+    (chunk,) = source.chunks()
+    whole = chunk.dense()
+    size = source.num_parameters
+    for block in (
+        slice(0, 1),
+        slice(3, size // 2),
+        slice(size - 2, size),
+        slice(None),
+        slice(5, 5),
+        *source.parameter_groups.values(),
+    ):
+        torch.testing.assert_close(chunk.dense(block), whole[:, :, block])
+
+
+def test_parameters_are_laid_out_in_their_own_order():
+    module, inputs = build("tied")
+    source = NetworkLogitGradients(module, inputs, LABELS)
+    assert list(source.parameter_groups) == [
+        "a.weight",
+        "a.bias",
+        "b.bias",
+        "unused.weight",
+        "unused.bias",
+        "head.weight",
+    ]
+    stops = [group.stop for group in source.parameter_groups.values()]
+    assert [g.start for g in source.parameter_groups.values()] == [0, *stops[:-1]]
+    assert stops[-1] == source.num_parameters == 16 + 4 + 4 + 4 + 2 + 12
+    assert float(joined(source)[:, :, source.parameter_groups["unused.weight"]].abs().max()) == 0
+
+
+def test_the_module_is_left_as_found():
+    module, inputs = build("conv")
+    module[5].eval()  # a mode of its own
+    module[0].weight.grad = torch.ones_like(module[0].weight)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=5)
+    rl.clustering(source)
+    rl.gauss_newton(source) @ torch.ones(source.num_parameters, dtype=torch.float64)
+    rl.nets.hessian(source) @ torch.ones(source.num_parameters, dtype=torch.float64)
+    assert [m.training for m in module] == [True] * 5 + [False, True]
+    assert module.training
+    assert float(module[0].weight.grad.min()) == 1
+    assert module[6].weight.grad is None
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_an_error_in_the_forward_pass_restores_the_mode():
+    module, _ = build("conv")
+    with pytest.raises(RuntimeError):
+        NetworkLogitGradients(module, torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 2]))
+    assert all(m.training for m in module.modules())
+
+
+def test_training_may_go_on_after_the_copy():
+    module, inputs = build("mlp")
+    source = NetworkLogitGradients(module, inputs, LABELS)
+    before = joined(source)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 1
+    torch.testing.assert_close(joined(source), before)
+    assert not torch.allclose(joined(NetworkLogitGradients(module, inputs, LABELS)), before)
+
+
+@pytest.mark.parametrize("memory_budget", [0, 3000, 2**30])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_of_unequal_batches_is_the_same_data(memory_budget, shuffle):
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, C)).double()
+    x, y = torch.randn(50, 6, dtype=torch.float64), torch.arange(50) % C
+    loader = DataLoader(TensorDataset(x, y), batch_size=24, shuffle=shuffle)  # 24, 24, 2
+    source = NetworkLogitGradients(module, loader, memory_budget=memory_budget)
+    arrays = NetworkLogitGradients(module, x, y)
+    assert source.num_examples == 50
+    v = torch.randn(source.num_parameters, 2, dtype=torch.float64)
+    for operator in (rl.gauss_newton, rl.nets.hessian, rl.nets.logit_curvature):
+        product = operator(source)
+        torch.testing.assert_close(product @ v, operator(arrays) @ v)
+        torch.testing.assert_close(product @ v, operator(arrays) @ v)  # a second pass, kept or not
+    torch.testing.assert_close(rl.gradient(source), rl.gradient(arrays))
+    assert rl.clustering(source).same_logit == pytest.approx(rl.clustering(arrays).same_logit, rel=1e-12)
+
+
+def test_the_budget_is_kept():
+    module, inputs = build("mlp")
+    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=1, memory_budget=2000)
+    rl.gauss_newton(source) @ np.ones(source.num_parameters)
+    kept = [len(chunk._products) for chunk in source.chunks()]
+    assert 0 < sum(kept) < 2 * N
+    assert source._budget.left >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_agree_with_the_dense_arrays_of_the_same_network(dtype):
+    module, inputs = build("relu", dtype)
+    source = NetworkLogitGradients(module, inputs.double(), LABELS.numpy(), chunk_size=3)
+    gradients, logits = jacobian(module, inputs)
+    dense = rl.DenseLogitGradients(logits.double().numpy(), LABELS.numpy(), gradients.double().numpy())
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    a, b = rl.clustering(source), rl.clustering(dense)
+    assert a.same_logit_same_class == pytest.approx(b.same_logit_same_class, rel=tolerance)
+    assert a.different_logits == pytest.approx(b.different_logits, rel=tolerance, abs=tolerance)
+    assert rl.logit_scales(source).snr == pytest.approx(rl.logit_scales(dense).snr, rel=tolerance)
+    np.testing.assert_allclose(rl.gradient(source), rl.gradient(dense), atol=tolerance)
+    np.testing.assert_allclose(
+        rl.gauss_newton_spectrum(source).eigenvalues, rl.gauss_newton_spectrum(dense).eigenvalues, atol=tolerance
+    )
+    v = np.linspace(-1, 1, source.num_parameters)
+    product = rl.gauss_newton(source) @ v
+    assert isinstance(product, np.ndarray)
+    np.testing.assert_allclose(product, rl.gauss_newton(dense) @ v, atol=tolerance)
+
+
+def test_one_output_without_a_column():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    x, y = torch.randn(7, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    source = NetworkLogitGradients(module, x, y, loss=rl.Logistic())
+    assert source.num_classes == 1
+    p = torch.sigmoid(module(x))[:, None]
+    ones = torch.cat([x, torch.ones(7, 1, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(rl.gradient(source), (ones.T @ (p - y[:, None]))[:, 0].detach() / 7)
+
+
+def test_squared_error_is_half_of_torchs_sum():
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1).double()
+    x, y = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    loss = (module(x)[:, 0] - y).square().sum() / (2 * 6)
+    expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(module.parameters()))])
+    torch.testing.assert_close(rl.gradient(NetworkLogitGradients(module, x, y, loss=rl.SquaredError())), expected)
+
+
+def test_dead_logit_gradients_are_counted():
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2, bias=False)).double()
+    with torch.no_grad():
+        module[0].weight.fill_(1.0)
+        module[0].bias.zero_()
+    x = torch.tensor([[1.0, 1], [2, 1], [-1, -1], [1, 3]], dtype=torch.float64)
+    q = rl.clustering(NetworkLogitGradients(module, x, torch.tensor([0, 1, 0, 1])))
+    assert q.num_zero_gradients == 2  # both logits of the third example
+
+
+X, Y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((X, Y[:3]), ValueError, r"`labels` must have shape \(4,\), one per example; got \(3,\)"),
+        ((X, Y + 1), ValueError, r"`labels` must be in 0..2; got 3"),
+        ((X, Y - 1), ValueError, r"`labels` must be in 0..2; got -1"),
+        ((X, Y.double()), TypeError, "`labels` must be integers; got torch.float64"),
+        ((X * float("nan"), Y), ValueError, "`inputs` must be finite; got NaN or infinite entries"),
+        ((X[:0], Y[:0]), ValueError, "`inputs` must hold at least one example; got none"),
+        (([],), ValueError, "`inputs` must hold at least one example; got none"),
+        ((X,), TypeError, "`labels` must be given with arrays of inputs; got None"),
+        ((iter([(X, Y)]),), TypeError, "`inputs` must be arrays, or a loader that can be iterated over repeatedly"),
+        ((3,), TypeError, "`inputs` must be arrays, or a loader that can be iterated over repeatedly; got int"),
+        ((torch.tensor(1.0), Y), ValueError, r"`inputs` must have shape \(N, ...\) with N >= 1; got \(\)"),
+    ],
+)  # fmt: skip
+def test_bad_data(arguments, error, message):
+    module, _ = build("mlp")
+    with pytest.raises(error, match=message):
+        NetworkLogitGradients(module, *arguments)
+
+
+def test_bad_modules():
+    with pytest.raises(TypeError, match=r"`module` must be a torch.nn.Module; got function"):
+        NetworkLogitGradients(lambda x: x, X, Y)
+    with pytest.raises(ValueError, match="`module` must have at least one parameter that requires grad; got none"):
+        NetworkLogitGradients(nn.Flatten(), X, Y)
+    mixed = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3).double())
+    with pytest.raises(
+        ValueError, match="`module` must have parameters of one dtype on one device; got .*float32.*float64"
+    ):
+        NetworkLogitGradients(mixed, X, Y)
+    with pytest.raises(ValueError, match=r"`module` must return shape \(4, C\); got \(4, 2, 3\)"):
+        NetworkLogitGradients(nn.Linear(3, 3).double(), X.reshape(4, 2, 3), Y)
+    with pytest.raises(ValueError, match="`logits` must have C >= 2 classes under softmax .*; got C = 1"):
+        NetworkLogitGradients(nn.Linear(6, 1).double(), X, Y * 0)
+
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    with pytest.raises(TypeError, match="`module` must return a tensor of logits; got dict"):
+        NetworkLogitGradients(Odd(6, 3).double(), X, Y)
+
+    class Diverging(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) / 0
+
+    with pytest.raises(ValueError, match="`logits` must be finite; got NaN or infinite entries"):
+        NetworkLogitGradients(Diverging(6, 3).double(), X, Y)
+
+
+def test_bad_sizes():
+    module, inputs = build("mlp")
+    with pytest.raises(ValueError, match="`chunk_size` must be >= 1; got 0"):
+        NetworkLogitGradients(module, inputs, LABELS, chunk_size=0)
+    with pytest.raises(ValueError, match="`memory_budget` must be >= 0; got -1"):
+        NetworkLogitGradients(module, inputs, LABELS, memory_budget=-1)
+
+
+def test_a_loader_that_changes_its_size_is_told():
+    module, inputs = build("mlp")
+
+    class Shrinking:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield (inputs, LABELS) if self.passes == 1 else (inputs[:5], LABELS[:5])
+
+    source = NetworkLogitGradients(module, Shrinking(), memory_budget=0)
+    with pytest.raises(RuntimeError, match="num_examples = 11 but its chunks hold 5"):
+        rl.gradient(source)
