@@ -39,11 +39,10 @@ def environment(requirements: tuple[str, ...], timeout: float = 600) -> Path:
         venv.create(folder, with_pip=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout)
-    except subprocess.CalledProcessError as error:
-        lines = str(error.stderr or error).strip().splitlines()
+    except (OSError, subprocess.SubprocessError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
         raise PeerError(f"no environment for {', '.join(requirements)}: {lines[-1] if lines else error}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerError(f"no environment for {', '.join(requirements)}: {error}") from error
     (folder / "ready").write_text("\n".join(requirements) + "\n")
     return python
 

@@ -87,7 +87,8 @@ class Arc:
 
     def __init__(self, t: float, gap: float) -> None:
         self.low, self.high = (gap**2, (1 + t) ** 2) if t > 0 else (-2.0, 2.0)
-        weights = [gap * (1 + t) / t**2, (1 - t) * (1 + t) / t**2] if t > 0 else [0.0, 0.0]
+        # The term that they weigh is of order t: nothing long before 1 / t^2 overflows.
+        weights = [gap * (1 + t) / t**2, (1 - t) * (1 + t) / t**2] if t > 1e-100 else [0.0, 0.0]
         self.parameters = np.array([[t, -t], [gap, 1 + t], weights])
 
     @cached_property

@@ -217,3 +217,8 @@ def test_extreme_scales_neither_warn_nor_break():
         assert law.cdf(law.ppf(0.3)) == pytest.approx(0.3, rel=1e-12)
         assert math.isfinite(law.pdf(law.ppf(0.3)))
     assert rl.MarchenkoPastur(0.5).pdf(1e200) == 0
+    for ratio in (1e-310, 1e-200, 1e200, 1e307):
+        law = rl.MarchenkoPastur(ratio)
+        spread = law.ppf([0.999, 1.0]) / max(1.0, ratio)
+        assert np.all((spread == 0) | (spread == 1) if ratio > 1 else spread == 1)
+        np.testing.assert_array_equal(law.cdf(np.array([-1.0, 2.0 * max(1.0, ratio)])), [0, 1])
