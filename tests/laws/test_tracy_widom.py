@@ -292,6 +292,7 @@ def test_bad_parameters():
         rl.TracyWidom().logsf(1j)
 
 
+@pytest.mark.slow
 def test_table_is_the_one_its_script_makes():
     # One long piece made anew, and both tails; the whole takes minutes.
     with mp.workprec(tabulate_tracy_widom.BITS):
