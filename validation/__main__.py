@@ -1,0 +1,132 @@
+"""The command ``python -m validation``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NoReturn
+
+from joblib import Parallel, delayed
+
+from validation.checks import FAIL, INCONCLUSIVE, PASS
+from validation.claims import SCALES, discover, select
+from validation.results import read, run_claim
+
+DEFAULT_OUT = Path("results") / "validation"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with 2."""
+        self.exit(2, f"validation: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the three commands."""
+    main = Parser(prog="python -m validation", description="Hold theorems, figures and tables against draws.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="list|run|report")
+    listing = commands.add_parser("list", help="the claims and where they come from")
+    listing.add_argument("ids", nargs="*", metavar="ID", help="claims or patterns like 'laws.*'; all by default")
+    run = commands.add_parser("run", help="run claims, write results; exit code 1 if one fails")
+    run.add_argument("ids", nargs="*", metavar="ID", help="claims or patterns like 'laws.*'; all by default")
+    run.add_argument("--scale", choices=SCALES, default="smoke", help="smoke takes seconds a claim, full minutes")
+    run.add_argument("--jobs", type=int, default=1, help="claims at a time; -1 for all cores")
+    run.add_argument("--seed", type=int, default=0, help="results depend on it and on the claim alone")
+    run.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder for results, {DEFAULT_OUT} by default")
+    run.add_argument(
+        "--mutant", help="run one claim on a wrong formula of its list, which must fail; 'list ID' shows them"
+    )
+    report = commands.add_parser("report", help="one page from the results")
+    report.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, help="folder of the results; the page is report.html there"
+    )
+    return main
+
+
+def show(ids: list[str]) -> int:
+    """Print claims: all briefly, or some in full."""
+    for claim_id, claim in select(ids, discover()).items():
+        print(claim_id)
+        lines = [claim.statement, f"[{claim.source}]"]
+        if ids:
+            lines += [f"Estimated: {claim.estimates}", f"Reference: {claim.reference}", f"Bias: {claim.bias}"]
+            lines += [f"Disagreement: {claim.disagreement}"] if claim.disagreement else []
+            lines += [f"Mutant: {name}" for name in claim.mutants]
+        for line in lines:
+            print(textwrap.fill(" ".join(line.split()), 100, initial_indent="    ", subsequent_indent="    "))
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run claims and print a line each."""
+    claims = select(arguments.ids, discover())
+    if arguments.mutant is not None:
+        if len(claims) != 1:
+            raise ValueError(f"`--mutant` needs one claim; got {len(claims)}")
+        ((only, claim),) = claims.items()
+        if arguments.mutant not in claim.mutants:
+            raise ValueError(
+                f"`--mutant` of {only} must be one of {', '.join(map(repr, claim.mutants))}; got {arguments.mutant!r}"
+            )
+    if arguments.jobs == 0 or arguments.jobs < -1:
+        raise ValueError(f"`--jobs` must be >= 1 or -1; got {arguments.jobs}")
+    if arguments.seed < 0:
+        raise ValueError(f"`--seed` must be >= 0; got {arguments.seed}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not os.access(arguments.out, os.W_OK):
+        raise ValueError(f"`--out` must be writable; got {arguments.out}")
+    tasks = (
+        delayed(run_claim)(claim_id, arguments.scale, arguments.seed, arguments.out.resolve(), arguments.mutant)
+        for claim_id in claims
+    )
+    results = []
+    for result in Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(tasks):
+        results.append(result)
+        tell(result)
+    counts = {verdict: sum(r["verdict"] == verdict for r in results) for verdict in (PASS, FAIL, INCONCLUSIVE)}
+    print(
+        f"{len(results)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f"; {arguments.out}"
+    )
+    return 1 if counts[FAIL] else 0
+
+
+def tell(result: dict[str, Any]) -> None:
+    """One line for a claim, and one for each check that did not pass."""
+    print(f"{result['verdict']:12} {result['id']:36} {result['seconds']:6.1f} s", flush=True)
+    if result["error"]:
+        print(f"    {result['error'].strip().splitlines()[-1]}")
+    for check in result["checks"]:
+        if check["verdict"] != PASS:
+            print(f"    {check['verdict']}: {check['name']}: {check['summary']}", flush=True)
+
+
+def report(out: Path) -> int:
+    """Write the page."""
+    from validation.report import write_report
+
+    print(f"Written to {write_report(read(out), out)}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; what a wrong argument raises is told in one line, exit code 2."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.command == "list":
+            return show(arguments.ids)
+        return run(arguments) if arguments.command == "run" else report(arguments.out)
+    except (ValueError, OSError) as error:
+        print(f"validation: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("validation: interrupted; claims that were done are kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Claims on limit laws of classical ensembles."""
