@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rmtland._arguments import choice, integer
 from rmtland._version import __version__
-from rmtland.comparison.result import QUANTITIES, RUNGS, Comparison
+from rmtland.comparison.result import GAP_RULES, QUANTITIES, RUNGS, Comparison
 
 app = typer.Typer(
     help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -54,7 +55,13 @@ def compare(
     """Train a network on real images and set it beside the random model, rung by rung."""
     console = Console()
     settings = {"data": data, "examples": examples, "hidden": hidden, "epochs": epochs, "draws": draws, "seed": seed}
+    # Before torch is imported and a network trained, not after.
     widths = parse_widths(hidden)
+    integer("examples", examples, at_least=2)
+    integer("epochs", epochs, at_least=2)
+    integer("draws", draws, at_least=2)
+    integer("seed", seed, at_least=0)
+    choice("outliers", outliers, GAP_RULES)
     with OutputFolder(out) as folder:
         from rmtland.comparison.compare import compare as run_comparison
         from rmtland.nets import load_dataset, training_stages
@@ -115,6 +122,8 @@ class OutputFolder:
             for file in Path(self.waiting.name).iterdir():
                 os.replace(file, self.path / file.name)
         self.waiting.cleanup()
+        if kind is KeyboardInterrupt:
+            print("rmtland: interrupted; nothing was written", file=sys.stderr)
         if kind is not None and self.made:
             self.path.rmdir()
 
@@ -153,6 +162,3 @@ def main() -> None:
     except EXPECTED_ERRORS as error:
         print(f"rmtland: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("rmtland: interrupted; nothing was written", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from rmtland._arguments import Seed, choice, generator, integer
 from rmtland.comparison.ladder import measure_stage
-from rmtland.comparison.result import Comparison
+from rmtland.comparison.result import GAP_RULES, Comparison
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 
@@ -74,7 +74,7 @@ def compare(
     ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
     """
     integer("num_draws", num_draws, at_least=2)
-    choice("outlier_method", outlier_method, ("ratio", "gap", "elbow"))
+    choice("outlier_method", outlier_method, GAP_RULES)
     sources = _sources(source_or_module, data)
     children = generator(rng).spawn(len(sources))
     total = (3 + 2 * num_draws) * len(sources)

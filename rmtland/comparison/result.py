@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 NUM_TOP = 10
 """How many top eigenvalues the table shows."""
 
+GAP_RULES = ("ratio", "gap", "elbow")
+"""Rules of `count_outliers` that need nothing but the spectrum."""
+
 RUNGS = {
     "hessian": "(a) Hessian",
     "gauss_newton": "(b) G",

@@ -1,0 +1,225 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+from rmtland.comparison import ladder
+from rmtland.comparison.ladder import mean_gradient_outliers
+from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
+
+MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).double()
+    return module, torch.randn(30, 5, dtype=torch.float64), torch.arange(30) % 3
+
+
+@pytest.fixture(scope="module")
+def of_network(network):
+    return rl.compare(network[0], network[1:], num_draws=3)
+
+
+@pytest.fixture(scope="module")
+def of_draw():
+    return rl.compare(MODEL.sample(rng=5), num_draws=12, rng=1)
+
+
+def test_every_rung_of_a_network(network, of_network):
+    rungs = of_network.stages["network"].rungs
+    assert list(rungs) == list(RUNGS)
+    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3]
+    source = rl.nets.NetworkLogitGradients(*network)
+    hessian, gauss_newton = rl.nets.hessian(source).to_dense(), rl.gauss_newton(source).to_dense()
+    slope = rl.gradient(source).numpy()
+    for name, matrix in (("hessian", hessian), ("gauss_newton", gauss_newton)):
+        eigenvalues, vectors = np.linalg.eigh(matrix)
+        powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+        rung = rungs[name]
+        assert rung.mean("top_eigenvalue") == rung.mean("eigenvalue_1") == pytest.approx(eigenvalues[-1])
+        assert rung.mean("eigenvalue_10") == pytest.approx(eigenvalues[-10])
+        assert rung.mean("gradient_power_C_minus_1") == pytest.approx(powers[-2:].sum())
+        assert rung.mean("gradient_power_C") == pytest.approx(powers[-3:].sum())
+        assert rung.mean("goldilocks_ratio") == pytest.approx(np.trace(matrix) / np.linalg.norm(matrix))
+        assert rung.mean("num_outliers") == rl.count_outliers(eigenvalues, "ratio", max_outliers=9)
+        assert rung.mean("q_same_logit") == rl.clustering(source).same_logit
+
+
+def test_the_mean_gradients_alone(network, of_network):
+    source = rl.nets.NetworkLogitGradients(*network)
+    scales, slope = rl.logit_scales(source), rl.gradient(source).numpy()
+    c = scales.mean_gradients.numpy()
+    p = torch.softmax(network[0](network[1]), dim=1).detach().numpy()
+    curvature = np.mean([np.diag(row) - np.outer(row, row) for row in p], axis=0)
+    eigenvalues, vectors = np.linalg.eigh(c.T @ curvature @ c)
+    powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+    rung = of_network.stages["network"].rungs["mean_gradients"]
+    np.testing.assert_allclose(rung.eigenvalues[0], eigenvalues[-2:])
+    np.testing.assert_allclose(rung.powers[0], powers[-2:])
+    assert abs(eigenvalues[:-2]).max() < 1e-12  # C - 1 outliers, not C
+    assert rung.mean("num_outliers") == 2
+    assert math.isnan(rung.mean("q_same_logit"))
+
+
+def test_a_draw_of_the_model_agrees_with_its_own_rungs(of_draw):
+    stage = of_draw.stages["network"]
+    assert list(stage.rungs) == ["gauss_newton", "mean_gradients", "own_probabilities", "full_model"]
+    real, own = stage.rungs["gauss_newton"], stage.rungs["own_probabilities"]
+    # Same probabilities, gradients of the measured scales: one more draw of (nearly) the same model.
+    for quantity in ("eigenvalue_1", "eigenvalue_3", "goldilocks_ratio", "q_same_logit", "gradient_power_C_minus_1"):
+        spread = 5 * own.deviation(quantity) + 0.03 * abs(own.mean(quantity))
+        assert abs(real.mean(quantity) - own.mean(quantity)) < spread, quantity
+    assert own.mean("num_outliers") == real.mean("num_outliers") == 3
+    mutant = dataclasses.replace(MODEL, gradients=rl.ClusteredGradients(1.0, 0.7))
+    wrong = rl.compare(mutant.sample(rng=5), num_draws=2).stages["network"].rungs["gauss_newton"]
+    assert abs(wrong.mean("q_same_logit") - own.mean("q_same_logit")) > 5 * own.deviation("q_same_logit") + 0.03
+
+
+def test_more_draws_do_not_change_the_first_ones():
+    draw = MODEL.sample(rng=5)
+    few, many = (rl.compare(draw, num_draws=n, rng=7).stages["network"].rungs for n in (2, 4))
+    for name in ("own_probabilities", "full_model"):
+        np.testing.assert_array_equal(few[name].eigenvalues, many[name].eigenvalues[:2])
+    other = rl.compare(draw, num_draws=2, rng=8).stages["network"].rungs
+    assert not np.array_equal(few["full_model"].eigenvalues, other["full_model"].eigenvalues)
+
+
+def test_saved_arrays_are_compared_as_their_network_is(network, of_network):
+    source = rl.nets.NetworkLogitGradients(*network)
+    (chunk,) = source.chunks()
+    saved = rl.DenseLogitGradients(chunk.logits.numpy(), chunk.labels.numpy(), chunk.dense().numpy())
+    rungs = rl.compare(saved, num_draws=3).stages["network"].rungs
+    assert "hessian" not in rungs
+    for name in ("gauss_newton", "mean_gradients", "own_probabilities", "full_model"):
+        for quantity in QUANTITIES:
+            expected = of_network.stages["network"].rungs[name].values[quantity]
+            np.testing.assert_allclose(rungs[name].values[quantity], expected, rtol=1e-7, atol=1e-10)
+
+
+def test_a_large_hessian_goes_through_its_top_eigenpairs(network, of_network, monkeypatch):
+    monkeypatch.setattr(ladder, "DENSE_LIMIT", 10)
+    large = rl.compare(network[0], network[1:], num_draws=2).stages["network"].rungs["hessian"]
+    exact = of_network.stages["network"].rungs["hessian"]
+    assert large.eigenvalues.shape == (1, 10)
+    for quantity in QUANTITIES:
+        assert large.mean(quantity) == pytest.approx(exact.mean(quantity), rel=1e-8), quantity
+
+
+def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
+    frame = of_network.table()
+    assert list(frame.index) == list(QUANTITIES)
+    assert frame.columns.names == ["stage", "rung"]
+    rung = of_network.stages["network"].rungs["full_model"]
+    cell = frame.loc["top_eigenvalue", ("network", RUNGS["full_model"])]
+    assert cell == with_deviation(rung.mean("top_eigenvalue"), rung.deviation("top_eigenvalue"))
+    assert frame.loc["q_same_logit", ("network", RUNGS["mean_gradients"])] == ""
+    of_network.to_json(tmp_path / "c.json")
+    read = json.loads((tmp_path / "c.json").read_text())
+    assert read["versions"]["rmtland"] == rl.__version__
+    assert read["settings"]["num_draws"] == 3
+    stored = read["stages"]["network"]["rungs"]["full_model"]["quantities"]["top_eigenvalue"]
+    assert stored["draws"] == rung.values["top_eigenvalue"].tolist()
+    assert read["stages"]["network"]["rungs"]["mean_gradients"]["quantities"]["q_same_logit"]["mean"] is None
+    dataset = of_network.to_xarray()
+    assert dict(dataset.sizes) == {"stage": 1, "rung": 5, "draw": 3}
+    np.testing.assert_array_equal(
+        dataset["top_eigenvalue"].sel(stage="network", rung="full_model"), rung.values["top_eigenvalue"]
+    )
+    assert np.isnan(dataset["top_eigenvalue"].sel(rung="hessian").values[0, 1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [
+        (0.32521, 0.00031, "0.3252(3)"),
+        (15.81, 0.82, "15.8(8)"),
+        (19.31, 2.1, "19(2)"),
+        (193.4, 21.0, "190(20)"),
+        (0.4, 0.097, "0.4(1)"),
+        (-0.0007, 0.0021, "-0.001(2)"),
+        (9.0, 0.0, "9(0)"),
+    ],
+)
+def test_a_mean_with_its_deviation(mean, deviation, text):
+    assert with_deviation(mean, deviation) == text
+
+
+def test_stages_come_as_a_mapping_and_progress_is_told():
+    steps = []
+    sources = {"a": MODEL.sample(rng=0), "b": MODEL.sample(rng=1)}
+    comparison = rl.compare(sources, num_draws=2, progress=lambda *step: steps.append(step))
+    assert list(comparison.stages) == ["a", "b"]
+    assert [done for _, done, _ in steps] == list(range(1, 15))
+    assert {total for *_, total in steps} == {14}
+    assert set(comparison.plot()) == {"spectra", "gradient_power", "stages"}
+
+
+def test_an_absent_class_and_a_fitted_network_are_no_obstacle():
+    rng = np.random.default_rng(0)
+    source = rl.DenseLogitGradients(rng.normal(size=(12, 4)), np.arange(12) % 3, 3 + rng.normal(size=(12, 4, 30)))
+    stage = rl.compare(source, num_draws=2).stages["network"]
+    assert stage.scales.absent_classes == (3,)
+    assert stage.clustering.classes_left_out == (3,)
+    labels = np.arange(12) % 4
+    fitted = rl.DenseLogitGradients(1000.0 * np.eye(4)[labels], labels, 3 + rng.normal(size=(12, 4, 30)))
+    comparison = rl.compare(fitted, num_draws=2)
+    rung = comparison.stages["network"].rungs["gauss_newton"]
+    assert rung.mean("top_eigenvalue") < 1e-100
+    assert math.isnan(rung.mean("gradient_power_C"))  # the gradient is zero to rounding
+    json.dumps(comparison.to_dict(), allow_nan=False)
+
+
+def test_mean_gradient_outliers_of_a_zero_gradient():
+    draw = MODEL.sample(rng=0)
+    eigenvalues, powers = mean_gradient_outliers(rl.logit_scales(draw), draw.logits, np.zeros(150))
+    assert np.isnan(powers).all()
+    assert (eigenvalues > 0).all()
+
+
+def test_bad_arguments(network):
+    draw = MODEL.sample(rng=0)
+    module, x, y = network
+    with pytest.raises(ValueError, match="`num_draws` must be >= 2; got 1"):
+        rl.compare(draw, num_draws=1)
+    with pytest.raises(ValueError, match="`outlier_method` must be one of 'ratio', 'gap', 'elbow'; got 'edge'"):
+        rl.compare(draw, outlier_method="edge")
+    with pytest.raises(ValueError, match="`source_or_module` must name at least one stage; got an empty mapping"):
+        rl.compare({})
+    with pytest.raises(TypeError, match="`data` must be left out with a mapping of sources"):
+        rl.compare({"a": draw}, (x, y))
+    with pytest.raises(TypeError, match="`data` must be left out with a source, which has its own"):
+        rl.compare(draw, (x, y))
+    with pytest.raises(
+        TypeError, match=r"`data` must be given with a module: \(inputs, labels\) or a loader; got None"
+    ):
+        rl.compare(module)
+    with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got str"):
+        rl.compare("network", (x, y))
+    with pytest.raises(TypeError, match="stage 'a' must be a source of logit gradients; got int"):
+        rl.compare({"a": 3})
+    regression = rl.DenseLogitGradients(np.zeros((4, 2)), np.zeros(4, int), np.ones((4, 2, 3)), loss=rl.SquaredError())
+    with pytest.raises(
+        ValueError, match="stage 'network' must have CrossEntropy as its loss to be compared; got SquaredError"
+    ):
+        rl.compare(regression)
+    single = rl.DenseLogitGradients(np.zeros((1, 2)), np.zeros(1, int), np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match="stage 'network' must have at least 2 examples; got 1"):
+        rl.compare(single)
+
+
+def test_draws_that_do_not_fit_are_refused_before_anything_is_measured():
+    class Huge(type(MODEL.sample(rng=0))):
+        num_parameters = 10**12
+
+    draw = MODEL.sample(rng=0)
+    huge = Huge(draw.logits, draw.labels, draw.mean_gradients, draw.residuals)
+    with pytest.raises(
+        MemoryError, match="draws of 60 x 4 x 1000000000000 logit gradients needs .* GiB .* measure fewer examples"
+    ):
+        rl.compare(huge)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import rmtland as rl
+from rmtland.plots.comparison import plot_gradient_power, plot_spectra, plot_stages
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    model = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60, sigma_z=1.0)
+    return rl.compare({"early": model.sample(rng=0), "late": model.sample(rng=1)}, num_draws=4)
+
+
+def test_cumulative_power_is_what_is_plotted(comparison):
+    stage = comparison.stages["early"]
+    ax = plot_gradient_power(stage, comparison.rung_labels)
+    lines = {line.get_label(): line for line in ax.lines}
+    for name, label in comparison.rung_labels.items():
+        expected = np.cumsum(stage.rungs[name].powers[:, ::-1], axis=1).mean(axis=0)
+        np.testing.assert_allclose(lines[label].get_ydata(), expected)
+    assert len(ax.collections) == 2  # a band for each model rung
+    assert ax.get_xlabel() == "number of top eigenvectors"
+    assert ax.get_ylabel() == "share of squared gradient"
+
+
+def test_spectra_hold_every_eigenvalue_in_range(comparison):
+    stage = comparison.stages["early"]
+    ax = plot_spectra(stage, comparison.rung_labels)
+    stairs = {patch.get_label(): patch for patch in ax.patches}
+    rung = stage.rungs["gauss_newton"]
+    values, edges, _ = stairs[comparison.rung_labels["gauss_newton"]].get_data()
+    assert values.sum() == np.count_nonzero(rung.eigenvalues > edges[0])
+    (ticks,) = [line for line in ax.lines if line.get_label() == comparison.rung_labels["mean_gradients"]]
+    np.testing.assert_array_equal(ticks.get_xdata(), stage.rungs["mean_gradients"].eigenvalues[0])
+    assert ax.get_xscale() == "log"
+
+
+def test_stages(comparison):
+    ax = Figure().subplots()
+    assert plot_stages(comparison, "top_eigenvalue", ax=ax) is ax
+    means = {c.get_label(): np.asarray(c.lines[0].get_ydata(), dtype=float) for c in ax.containers}
+    for name, label in comparison.rung_labels.items():
+        expected = [stage.rungs[name].mean("top_eigenvalue") for stage in comparison.stages.values()]
+        np.testing.assert_allclose(means[label], expected)
+    assert ax.get_ylabel() == "top eigenvalue"
+
+
+def test_all_figures(comparison):
+    figures = comparison.plot()
+    assert {name: len(figure.axes) for name, figure in figures.items()} == {
+        "spectra": 2,
+        "gradient_power": 2,
+        "stages": 2,
+    }
+    for figure in figures.values():
+        figure.canvas.draw()  # nothing that the layout engine warns about
+        assert len(figure.legends[0].get_texts()) == len(comparison.rung_labels)

@@ -1,0 +1,145 @@
+"""The command through its real entry point, from a folder of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmtland.cli import OutputFolder, parse_widths
+
+COMMAND = Path(sys.executable).parent / "rmtland"
+SMALL = ["--hidden", "4", "--epochs", "2", "--draws", "2", "--examples", "12"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    x = (40 * rng.random((60, 3, 3)) + 100 * np.eye(3, 9)[y].reshape(60, 3, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    return tmp_path
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
+        env=os.environ | {"COLUMNS": "80"},
+    )  # fmt: skip
+
+
+def test_compare_writes_table_json_and_figures(images):
+    done = run(images, "compare", "--data", "images.npz", *SMALL, "--out", "out/report")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "end of training" in done.stdout
+    assert "eigenvalue 1 " in done.stdout
+    assert "…" not in done.stdout  # nothing cut off in 80 columns
+    report = images / "out" / "report"
+    names = {"comparison.json", "gradient_power.png", "spectra.png", "stages.png"}
+    assert {path.name for path in report.iterdir()} == names
+    written = json.loads((report / "comparison.json").read_text())
+    assert written["settings"]["data"] == "images.npz"
+    assert written["settings"]["seed"] == 0
+    assert list(written["stages"]) == ["initialisation", "mid training", "end of training"]
+    rungs = written["stages"]["end of training"]["rungs"]
+    assert list(rungs) == ["hessian", "gauss_newton", "mean_gradients", "own_probabilities", "full_model"]
+    assert written["stages"]["end of training"]["num_parameters"] == 9 * 4 + 4 + 4 * 3 + 3
+    # The same seed gives the same numbers, and a report is replaced, not mixed.
+    again = run(images, "compare", "--data", "images.npz", *SMALL, "--out", "out/report")
+    assert again.returncode == 0
+    assert json.loads((report / "comparison.json").read_text())["stages"] == written["stages"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hidden", "4,x"], "`hidden` must be whole numbers with commas, like 16,16; got '4,x'"),
+        (["--hidden", "0"], "`hidden` must be >= 1 everywhere; got '0'"),
+        (["--epochs", "1"], "`epochs` must be >= 2; got 1"),
+        (["--draws", "1"], "`draws` must be >= 2; got 1"),
+        (["--examples", "61"], "`num_examples` must be >= 2 and <= 60; got 61"),
+        (["--examples", "1"], "`examples` must be >= 2; got 1"),
+        (["--outliers", "eye"], "`outliers` must be one of 'ratio', 'gap', 'elbow'; got 'eye'"),
+        (["--data", "none.npz"], "`data` must be digits or an .npz file; found none at none.npz"),
+        (["--seed", "-1"], "`seed` must be >= 0; got -1"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_a_line(images, arguments, message):
+    done = run(images, "compare", "--data", "images.npz", *SMALL, *arguments, "--out", "report")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(path.name for path in images.iterdir()) == ["images.npz"]
+
+
+def test_options_that_do_not_exist(images):
+    done = run(images, "compare", "--colour", "red")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+def test_an_output_that_is_a_file(images):
+    (images / "report").write_text("mine")
+    done = run(images, "compare", "--data", "images.npz", *SMALL, "--out", "report")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "report" in done.stderr
+    assert (images / "report").read_text() == "mine"
+
+
+def test_a_file_without_the_arrays(images):
+    np.savez(images / "half.npz", x_train=np.zeros((3, 2)))
+    done = run(images, "compare", "--data", "half.npz", *SMALL)
+    assert done.returncode == 2
+    assert "lacks y_train, x_test, y_test" in done.stderr
+
+
+def test_an_interrupted_run_leaves_nothing(images):
+    arguments = ["compare", "--data", "images.npz", "--epochs", "100000", "--out", "report"]
+    process = subprocess.Popen(
+        [COMMAND, *arguments], cwd=images, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (images / "report").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in stderr
+    assert "Traceback" not in stderr
+    assert sorted(path.name for path in images.iterdir()) == ["images.npz"]
+
+
+def test_version_and_help(tmp_path):
+    assert run(tmp_path, "--version").stdout.startswith("rmtland 0.")
+    assert "compare" in run(tmp_path, "--help").stdout
+
+
+def test_files_appear_together_or_not_at_all(tmp_path):
+    target = tmp_path / "a" / "b"
+    with contextlib.suppress(KeyError), OutputFolder(target) as folder:
+        (folder / "half.txt").write_text("half")
+        raise KeyError
+    assert not target.exists()
+    with OutputFolder(target) as folder:
+        (folder / "whole.txt").write_text("whole")
+        assert list(target.glob("*.txt")) == []
+    assert [path.name for path in target.iterdir()] == ["whole.txt"]
+    with contextlib.suppress(KeyError), OutputFolder(target) as folder:
+        (folder / "whole.txt").write_text("other")
+        raise KeyError
+    assert (target / "whole.txt").read_text() == "whole"
+
+
+def test_widths():
+    assert parse_widths("16, 8") == [16, 8]
+    assert parse_widths("") == []
