@@ -178,11 +178,11 @@ def _num_groups(source: LogitGradients, itemsize: int) -> int:
     return min(source.num_examples, int(np.clip(min(by_sums, by_grams), MIN_GROUPS, MAX_GROUPS)))
 
 
-def _directions(gradients: Array) -> tuple[Array, Array]:
-    """Logit gradients (n, C, D), rescaled where needed, and the inverses of their lengths (n, C), 0 for zero ones."""
+def _unit_vectors(gradients: Array) -> tuple[Array, Array]:
+    """Logit gradients (n, C, D) divided by their lengths, zero ones staying zero, and which are not zero (n, C)."""
     xp = namespace(gradients)
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = xp.vecdot(gradients, gradients)
+        squares = xp.sum(gradients * gradients, axis=2)
     limits = xp.finfo(gradients.dtype)
     safe = float(limits.smallest_normal) / float(limits.eps) ** 2
     if not bool(xp.all((squares > safe) & (squares <= limits.max))):
@@ -190,9 +190,9 @@ def _directions(gradients: Array) -> tuple[Array, Array]:
         largest = xp.maximum(xp.max(gradients, axis=2), -xp.min(gradients, axis=2))
         require_finite(largest)
         gradients = gradients / xp.where(largest > 0, largest, xp.ones_like(largest))[:, :, None]
-        squares = xp.vecdot(gradients, gradients)
-    some = squares > 0
-    return gradients, xp.where(some, 1 / xp.sqrt(xp.where(some, squares, xp.ones_like(squares))), squares)
+        squares = xp.sum(gradients * gradients, axis=2)
+    inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
+    return gradients * inverse[:, :, None], squares > 0
 
 
 def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]:
@@ -201,7 +201,7 @@ def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]
     unit_sums: Array = None
     first = 0
     for chunk in checked_chunks(source):
-        gradients, inverse = _directions(chunk.dense())
+        gradients, labels = chunk.dense(), to_numpy(chunk.labels)
         xp = namespace(gradients)
         n = int(gradients.shape[0])
         if unit_sums is None:
@@ -212,41 +212,41 @@ def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]
                 2.0 * num_classes * num_groups * num_parameters * itemsize,
                 "use num_bootstrap=0 (a single group), or a source of fewer parameters,",
             )
-            # Groups of all examples first, of the logit's own class second. In the source's dtype: 1e-7 of a mean of
-            # unit vectors is far below its sampling error, and the Gram matrices are taken in float64.
-            unit_sums = zeros(gradients, (num_classes, 2 * num_groups, num_parameters))
-            scalars = zeros(gradients, (2 * num_classes + 3, num_groups), xp.float64)
-        has_direction = xp.astype(inverse > 0, gradients.dtype)
-        # Dealt out in turn, so that examples sorted by class do not end up in groups of one class.
-        group = (xp.arange(n, device=gradients.device) + first) % num_groups
-        first += n
-        in_group = one_hot(group, num_groups, gradients.dtype).T  # (g, n)
-        own = xp.zeros_like(inverse)
+            # Per group and logit, over all examples and (second) those of the logit's own class. In the source's dtype:
+            # 1e-7 of a mean of unit vectors is far below its sampling error; Gram matrices are taken in float64.
+            unit_sums = zeros(gradients, (num_groups, 2, num_classes, num_parameters))
+            scalars = zeros(gradients, (num_groups, 2 * num_classes + 3), xp.float64)
+        own = xp.zeros_like(gradients[:, :, 0])
         if num_classes > 1:
             own = one_hot(chunk.labels, num_classes, gradients.dtype)
-        for k in range(num_classes):
-            rows = xp.concat([in_group * inverse[:, k], in_group * (own * inverse)[:, k]])
-            unit_sums[k, ...] += rows @ gradients[:, k, :]
-        across = (inverse[:, None, :] @ gradients)[:, 0, :]  # sum over logits of the unit vectors, (n, D)
-        per_example = xp.sum(has_direction, axis=1)
-        within = xp.vecdot(across, across) - per_example
-        within_pairs = per_example * (per_example - 1)
-        per_example_scalars = xp.concat(
-            [
-                has_direction.T,
-                (own * has_direction).T,
-                within[None, :],
-                within_pairs[None, :],
-                xp.ones_like(within)[None, :],
-            ]
-        )
-        scalars += double(per_example_scalars) @ double(in_group).T
+        # Dealt out in turn, so that examples sorted by class do not end up in groups of one class; few examples at a
+        # time, which stay in the cache. Element by element: products as thin as these would wait for BLAS threads.
+        for start in range(min(n, num_groups)):
+            group, part = (first + start) % num_groups, slice(start, None, num_groups)
+            units, some = _unit_vectors(gradients[part, ...])  # (m, C, D), (m, C)
+            unit_sums[group, 0, ...] += xp.sum(units, axis=0)
+            for example, label in enumerate(labels[part] if num_classes > 1 else ()):
+                unit_sums[group, 1, int(label), :] += units[example, int(label), :]
+            across = xp.sum(units, axis=1)
+            has_direction = xp.astype(some, gradients.dtype)
+            per_example = xp.sum(has_direction, axis=1)
+            scalars[group, :] += xp.concat(
+                [
+                    xp.sum(double(has_direction), axis=0),
+                    xp.sum(double(own[part, :] * has_direction), axis=0),
+                    xp.sum(double(xp.sum(across * across, axis=1) - per_example), axis=0, keepdims=True),
+                    xp.sum(double(per_example * (per_example - 1)), axis=0, keepdims=True),
+                    xp.sum(xp.ones_like(double(per_example)), axis=0, keepdims=True),
+                ]
+            )
+        first += n
     unit_sums, scalars = source.reduce(unit_sums), to_numpy(source.reduce(scalars))
+    scalars = scalars.T
     filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
     grams = np.empty((2, num_classes, num_groups, num_groups))
     total = zeros(unit_sums, (num_groups, num_parameters), namespace(unit_sums).float64)
     for k in range(num_classes):
-        every, of_class = double(unit_sums[k, :num_groups, :]), double(unit_sums[k, num_groups:, :])
+        every, of_class = double(unit_sums[:, 0, k, :]), double(unit_sums[:, 1, k, :])
         grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)
         total = total + every
     counts = scalars[:num_classes]

@@ -99,7 +99,9 @@ class CrossEntropy:
         """Log softmax, (n, C), finite where a probability underflows and to full precision where it is nearly 1."""
         xp = namespace(outputs)
         shifted = outputs - xp.max(outputs, axis=1, keepdims=True)
-        return shifted - xp.log1p(xp.sum(xp.exp(shifted) * (1 - self._top(outputs, outputs.dtype)), axis=1, keepdims=True))
+        return shifted - xp.log1p(
+            xp.sum(xp.exp(shifted) * (1 - self._top(outputs, outputs.dtype)), axis=1, keepdims=True)
+        )
 
     def probabilities(self, outputs: Array) -> Array:
         """Softmax, (n, C)."""
