@@ -54,9 +54,9 @@ def apply_logit_hessian(probabilities: Matrix, tangents: npt.NDArray[np.float64]
 
 @njit(cache=True, error_model="numpy", parallel=True)
 def weighted_rows(
-    probabilities: Matrix, mean_gradients: Matrix, residuals: npt.NDArray[np.float64]
+    probabilities: Matrix, mean_gradients: Matrix, residuals: npt.NDArray[np.float64], total: int
 ) -> npt.NDArray[np.float64]:
-    """Rows L_mu^T (c + E_mu) / sqrt(N), (N (C - 1), D), with L_mu the Cholesky factor of A_mu.
+    """Rows L_mu^T (c + E_mu) / sqrt(total), (N (C - 1), D), with L_mu the Cholesky factor of A_mu.
 
     Row k is sqrt(p_k q_k / q_{k-1}) (x_k - sum_{i > k} (p_i / q_k) x_i) with tails q_k = sum_{i > k} p_i (Tanabe and
     Sagae 1992): class k against the mean of the classes after it. That mean is updated from the last class upwards,
@@ -71,7 +71,7 @@ def weighted_rows(
             p = probabilities[mu, k]
             before = tail + p
             # An underflowed tail has no curvature left, and no mean to stand against.
-            scale = math.sqrt(p) * math.sqrt(tail / before) / math.sqrt(num_examples) if before > 0 else 0.0
+            scale = math.sqrt(p) * math.sqrt(tail / before) / math.sqrt(total) if before > 0 else 0.0
             share = p / before if before > 0 else 0.0
             row = rows[mu * (num_classes - 1) + k]
             for j in range(num_parameters):

@@ -206,6 +206,12 @@ class _DrawChunk:
         product += self.mean_gradients.T @ cotangents.sum(axis=0)
         return product
 
+    def weighted_rows(self, num_examples: int) -> npt.NDArray[np.float64]:
+        """L_mu^T J_mu / sqrt(num_examples), (n (C - 1), D), in one sweep over the residuals."""
+        return weighted_rows(
+            softmax(np.ascontiguousarray(self.logits)), self.mean_gradients, self.residuals, num_examples
+        )
+
     def dense(self, parameters: slice = slice(None)) -> npt.NDArray[np.float64]:
         """J, (n, C, d)."""
         gradients: npt.NDArray[np.float64] = self.mean_gradients[:, parameters] + self.residuals[:, :, parameters]
@@ -297,8 +303,12 @@ class LandscapeDraw:
         )
         probabilities = self.probabilities
         if cross_terms:
-            return fill_gauss_newton(weighted_rows(probabilities, self.mean_gradients, self.residuals))
-        hessian = fill_gauss_newton(weighted_rows(probabilities, np.zeros_like(self.mean_gradients), self.residuals))
+            return fill_gauss_newton(
+                weighted_rows(probabilities, self.mean_gradients, self.residuals, self.num_examples)
+            )
+        hessian = fill_gauss_newton(
+            weighted_rows(probabilities, np.zeros_like(self.mean_gradients), self.residuals, self.num_examples)
+        )
         hessian += self.mean_gradients.T @ mean_curvature(self.logits) @ self.mean_gradients
         return hessian
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rmtland._arguments import integer, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import checked_chunks, first_chunk, require_finite, sum_over_chunks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
 
@@ -200,7 +200,11 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
 
 def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> tuple[Array, Array]:
     """L_mu^T J_mu / sqrt(N) of a chunk, (n rank, d), and its share of the gradient, (d,), both float64."""
-    logits, gradients = double(chunk.logits), double(chunk.dense(parameters))
+    logits = double(chunk.logits)
+    if isinstance(chunk, WeightedChunk) and parameters == slice(None):
+        slopes = source.loss.gradient(logits, chunk.labels) / source.num_examples
+        return chunk.weighted_rows(source.num_examples), chunk.vjp(slopes[:, :, None])[:, 0]
+    gradients = double(chunk.dense(parameters))
     width = gradients.shape[2]
     factor = source.loss.hessian_factor(logits) / math.sqrt(source.num_examples)
     rows = namespace(factor).matrix_transpose(factor) @ gradients
@@ -230,7 +234,9 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
     square = 0.0
     width = max(1, min(source.num_parameters, BLOCK_BYTES // (8 * num_rows)))
     for start in range(0, source.num_parameters, width):
-        block = slice(start, min(start + width, source.num_parameters))
+        block = (
+            slice(start, min(start + width, source.num_parameters)) if width < source.num_parameters else slice(None)
+        )
         parts: list[Array] = []
         passed: list[npt.NDArray[np.float64]] = []
         slope: Array = None

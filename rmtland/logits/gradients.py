@@ -36,6 +36,14 @@ class LogitGradientsChunk(Protocol):
 
 
 @runtime_checkable
+class WeightedChunk(Protocol):
+    """A chunk that also knows its rows of the factor Y of G = Y^T Y, cheaper than by `dense`. An offer, not a duty."""
+
+    def weighted_rows(self, num_examples: int) -> Array:
+        """L_mu^T J_mu / sqrt(num_examples) with L_mu L_mu^T the loss's Hessian, (n rank, D), float64."""
+
+
+@runtime_checkable
 class LogitGradients(Protocol):
     """A source of logits, labels and logit gradients dz/dW, chunk by chunk.
 

@@ -38,7 +38,7 @@ def test_a_frozen_example_keeps_its_curvature():
 @given(*SIZES)
 def test_weighted_rows_are_factors_of_the_gauss_newton_matrix(n, c, d, seed, scale):
     logits, means, residuals = arrays(n, c, d, seed, scale)
-    rows = weighted_rows(softmax(logits), means, residuals)
+    rows = weighted_rows(softmax(logits), means, residuals, n)
     assert rows.shape == (n * (c - 1), d)
     expected = oracles.gauss_newton(logits, means + residuals)
     np.testing.assert_allclose(fill_gauss_newton(rows), expected, rtol=1e-10, atol=1e-13)
@@ -54,7 +54,7 @@ def test_weighted_rows_are_factors_of_the_gauss_newton_matrix(n, c, d, seed, sca
 
 def test_underflowed_probabilities_give_zero_rows():
     p = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    rows = weighted_rows(p, np.ones((3, 2)), np.random.default_rng(0).normal(size=(3, 3, 2)))
+    rows = weighted_rows(p, np.ones((3, 2)), np.random.default_rng(0).normal(size=(3, 3, 2)), 3)
     np.testing.assert_array_equal(rows, 0)
 
 
@@ -71,6 +71,6 @@ def test_without_numba_the_kernels_say_the_same(kernel):
     given_to = {
         softmax: (logits,),
         apply_logit_hessian: (softmax(logits), residuals),
-        weighted_rows: (softmax(logits), means, residuals),
+        weighted_rows: (softmax(logits), means, residuals, 3),
     }[kernel]
     np.testing.assert_allclose(kernel(*given_to), kernel.py_func(*given_to), rtol=1e-13)

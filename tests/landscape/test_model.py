@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland import _arguments
 from rmtland.landscape.model import mean_curvature
+from rmtland.logits import gradients
 from tests import oracles
 from tests.statistical import assert_mean
 
@@ -30,11 +31,11 @@ def test_a_draw_is_a_source():
 def test_hessian_against_loops(n, c, d, seed, sigma_z):
     model = rl.LandscapeModel.fort_ganguli(n, c, d, sigma_z=sigma_z)
     draw = model.sample(seed)
-    logits, _, gradients = as_arrays(draw)
-    np.testing.assert_allclose(draw.hessian(), oracles.gauss_newton(logits, gradients), rtol=1e-9, atol=1e-14)
+    logits, _, jacobians = as_arrays(draw)
+    np.testing.assert_allclose(draw.hessian(), oracles.gauss_newton(logits, jacobians), rtol=1e-9, atol=1e-14)
     # Eq. (16): the mean part and the residual part alone.
     apart = oracles.gauss_newton(logits, draw.residuals) + oracles.gauss_newton(
-        logits, np.broadcast_to(draw.mean_gradients, gradients.shape)
+        logits, np.broadcast_to(draw.mean_gradients, jacobians.shape)
     )
     np.testing.assert_allclose(draw.hessian(cross_terms=False), apart, rtol=1e-9, atol=1e-14)
     expected = np.mean([oracles.curvature(z) for z in logits], axis=0)
@@ -44,14 +45,26 @@ def test_hessian_against_loops(n, c, d, seed, sigma_z):
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
 def test_products_of_a_chunk_without_storing_the_sum(width, d, seed):
     draw = rl.LandscapeModel.fort_ganguli(7, 3, d).sample(seed)
-    _, _, gradients = as_arrays(draw)
+    _, _, jacobians = as_arrays(draw)
     rng = np.random.default_rng(seed)
     v, u = rng.normal(size=(d, width)), rng.normal(size=(7, 3, width))
     (chunk,) = draw.chunks()
-    np.testing.assert_allclose(chunk.jvp(v), np.einsum("nkd,dj->nkj", gradients, v), rtol=1e-10, atol=1e-13)
-    np.testing.assert_allclose(chunk.vjp(u), np.einsum("nkd,nkj->dj", gradients, u), rtol=1e-10, atol=1e-13)
-    np.testing.assert_array_equal(chunk.dense(), gradients)
-    np.testing.assert_array_equal(chunk.dense(slice(0, 1)), gradients[:, :, :1])
+    np.testing.assert_allclose(chunk.jvp(v), np.einsum("nkd,dj->nkj", jacobians, v), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(chunk.vjp(u), np.einsum("nkd,nkj->dj", jacobians, u), rtol=1e-10, atol=1e-13)
+    np.testing.assert_array_equal(chunk.dense(), jacobians)
+    np.testing.assert_array_equal(chunk.dense(slice(0, 1)), jacobians[:, :, :1])
+
+
+@pytest.mark.parametrize("num_parameters", [30, 300])
+@pytest.mark.parametrize("chunk_bytes", [gradients.CHUNK_BYTES, 8 * 4 * 300 * 7])
+def test_the_fused_rows_give_the_spectrum_of_the_arrays(monkeypatch, num_parameters, chunk_bytes):
+    monkeypatch.setattr(gradients, "CHUNK_BYTES", chunk_bytes)
+    draw = dataclasses.replace(SMALL, num_parameters=num_parameters).sample(0)
+    assert all(isinstance(chunk, gradients.WeightedChunk) for chunk in draw.chunks())
+    ours, theirs = rl.gauss_newton_spectrum(draw), rl.gauss_newton_spectrum(rl.DenseLogitGradients(*as_arrays(draw)))
+    np.testing.assert_allclose(ours.eigenvalues, theirs.eigenvalues, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(ours.powers, theirs.powers, rtol=1e-6, atol=1e-10)
+    assert ours.gradient_norm == pytest.approx(theirs.gradient_norm)
 
 
 def test_chunks_of_a_large_draw_are_slices():
