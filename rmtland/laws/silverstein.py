@@ -346,8 +346,8 @@ class GeneralizedMarchenkoPastur(Value, Law):
                 result = -self._equation.companion(u) - (zeros / z if zeros > 0 else 0)
             else:
                 result = -self.num_parameters / u
-            result = np.where((z == 0) & ((self.atom > 0) | (self._equation.range[0] == 0)), np.inf, result)
-        return result / (self.size * self._unit)
+            result = result / (self.size * self._unit)
+            return np.where((z == 0) & ((self.atom > 0) | (self._equation.range[0] == 0)), np.inf, result)
 
     def _map(self, theta: Floats) -> tuple[Floats, Floats]:
         """Location of an outlier and its derivative in units of D (1 for a sample covariance); an outlier iff > 0."""
@@ -361,13 +361,13 @@ class GeneralizedMarchenkoPastur(Value, Law):
         return array.reshape(-1), array.shape
 
     def is_outlier(self, theta: npt.ArrayLike) -> Any:
-        """Whether one more t equal to theta gives an eigenvalue off the support: D > sum_j w_j t_j^2 / (theta - t_j)^2.
+        """Whether t = theta gives an eigenvalue apart from those of the others: D > sum_j w_j t_j^2 / (theta - t_j)^2.
 
         Parameters
         ----------
         theta : array_like
-            Spikes > 0, on the scale of `eigenvalues` (of the population, for a sample covariance). Copies of theta
-            among the eigenvalues do not count.
+            Spikes > 0, on the scale of `eigenvalues` (of the population, for a sample covariance); among these or not:
+            the sum leaves copies of theta out, so that a law may be asked about its own spikes.
 
         Returns
         -------
@@ -377,7 +377,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         return (self._map(array)[1] > 0).reshape(shape)[()]
 
     def outlier(self, theta: npt.ArrayLike) -> Any:
-        """Where the eigenvalue of one more t equal to theta goes: theta (D + sum_j w_j t_j / (theta - t_j)).
+        """Where the eigenvalue of t = theta goes: theta (D + sum_j w_j t_j / (theta - t_j)).
 
         Parameters
         ----------
@@ -387,7 +387,8 @@ class GeneralizedMarchenkoPastur(Value, Law):
         Returns
         -------
         float64 or ndarray of float64, shape of theta
-            NaN where there is no outlier (`is_outlier` is false): the eigenvalue stays with the bulk.
+            NaN where there is no outlier (`is_outlier` is false): the eigenvalue stays with the bulk. To first order;
+            spikes that are many or near each other are better served by `locations`.
         """
         array, shape = self._spikes(theta)
         location, slope = self._map(array)
@@ -403,7 +404,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         return max(0.0, self._equation.scale * low), self._equation.scale * high
 
     def place(self, theta: npt.ArrayLike) -> Any:
-        """Where the eigenvalue of one more t equal to theta stays if it is no outlier.
+        """Where the eigenvalue of t = theta stays if it is no outlier.
 
         Parameters
         ----------

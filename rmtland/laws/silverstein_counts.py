@@ -70,7 +70,7 @@ def count_below(u: complex, t: Floats, weights: Floats, dimension: float, rank: 
     There (N < D: beta < pi - gamma_i; else gamma_i < pi - beta) the difference is a sum of positive terms.
     """
     r, v = u.real, u.imag
-    if v == 0.0 or 2.0 * r > t[0]:
+    if v == 0.0 or r > t[0]:
         return rank - count_above(u, t, weights, dimension)
     square = r * r + v * v
     total = 0.0
