@@ -13,7 +13,7 @@ import rmtland as rl
 from rmtland.laws import random_energy
 from tests.statistical import assert_mean
 
-CORNERS = [(states, sigma) for states in (2, 3, 10, 1000, 10**6) for sigma in (1e-3, 0.3, 1.0, 1.0001, 4.0, 15.0, 1e3)]
+CORNERS = [(states, sigma) for states in (2, 10, 1000, 10**6) for sigma in (1e-3, 1.0, 1.0001, 4.0, 15.0, 1e3)]
 
 
 def two_states(sigma, function):
