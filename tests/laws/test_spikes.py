@@ -127,7 +127,7 @@ def test_below_threshold_the_edge_follows_tracy_widom_to_second_order(beta):
     extremes = batches(p, n, 20_000, rng, beta)
     centre, scale = law.edge()
     units = (extremes[:, 1] - centre) / scale
-    assert_mean(units, tracy_widom.mean(), bias=0.03, detect=0.14)
+    assert_mean(units, tracy_widom.mean(), bias=0.03, detect=0.16)
     squares = (units - units.mean()) ** 2
     assert_mean(squares, tracy_widom.var(), bias=0.06, detect=0.4)
     left, narrow = law.edge("left")
@@ -138,7 +138,7 @@ def test_below_threshold_the_edge_follows_tracy_widom_to_second_order(beta):
         # Mutants: plain n and p; the scale's power 3/2 for the scale.
         plain = (extremes[:, 1] * n - (n**0.5 + p**0.5) ** 2) / ((n**0.5 + p**0.5) * (n**-0.5 + p**-0.5) ** (1 / 3))
         with pytest.raises(AssertionError, match="off by"):
-            assert_mean(plain, tracy_widom.mean(), bias=0.03, detect=0.14)
+            assert_mean(plain, tracy_widom.mean(), bias=0.03, detect=0.16)
     wrong = (extremes[:, 1] - centre) / (scale * n) ** 1.5 * n
     with pytest.raises(AssertionError, match="off by"):
         assert_mean((wrong - wrong.mean()) ** 2, tracy_widom.var(), bias=0.06, detect=0.4)
@@ -195,16 +195,16 @@ def test_spikes_on_a_general_bulk():
     assert law.ratio == pytest.approx(p / n)
     assert law.threshold == bulk.thresholds[1]
     assert law.left_threshold == bulk.thresholds[0]
-    values, overlaps = covariance_draws(population, n, 1200, rng, vectors=[(0, 0), (1, 99), (119, 119)])
+    values, overlaps = covariance_draws(population, n, 800, rng, vectors=[(0, 0), (1, 99), (119, 119)])
     found = values[:, [0, 99, 119]]
     # The three spikes shift the bulk's weights by 1/40: its own bias.
     assert_mean(found, law.locations, bias=0.03 * law.locations, detect=0.12 * law.locations)
     assert_mean(overlaps, law.overlaps, bias=0.04, detect=0.12)
     variance = law.standard_deviations**2
     square = (found - found.mean(axis=0)) ** 2
-    assert_mean(square, variance, bias=0.15 * variance, detect=0.95 * variance)
+    assert_mean(square, variance, bias=0.12 * variance, detect=variance)
     with pytest.raises(AssertionError, match="off by"):
-        assert_mean(square, 0.5 * variance, bias=0.15 * variance, detect=0.95 * variance)
+        assert_mean(square, 0.5 * variance, bias=0.12 * variance, detect=variance)
     # As if the bulk were 1 the middle spike would be elsewhere.
     plain = rl.SpikedCovarianceLaw(p / n, [0.25, 3.4, 30.0])
     with pytest.raises(AssertionError, match="off by"):
