@@ -52,20 +52,28 @@ def apply_logit_hessian(probabilities: Matrix, tangents: npt.NDArray[np.float64]
     return out
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
+@njit(cache=True, error_model="numpy")
 def weighted_rows(
-    probabilities: Matrix, mean_gradients: Matrix, residuals: npt.NDArray[np.float64], total: int
+    probabilities: Matrix,
+    centres: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.int64],
+    residuals: npt.NDArray[np.float64],
+    total: int,
 ) -> npt.NDArray[np.float64]:
     """Rows L_mu^T (c + E_mu) / sqrt(total), (N (C - 1), D), with L_mu the Cholesky factor of A_mu.
 
+    c is centres[groups[mu]], of (G, C, D): one mean for all examples, or one for each class.
+
     Row k is sqrt(p_k q_k / q_{k-1}) (x_k - sum_{i > k} (p_i / q_k) x_i) with tails q_k = sum_{i > k} p_i (Tanabe and
     Sagae 1992): class k against the mean of the classes after it. That mean is updated from the last class upwards,
-    so an example costs O(C D) instead of the O(C^2 D) of a matrix product, and c + E is never stored.
+    so an example costs O(C D) instead of the O(C^2 D) of a matrix product, and c + E is never stored. On one thread:
+    the sweep is nothing beside the product that follows, whose BLAS threads a second pool would fight for the cores.
     """
     num_examples, num_classes, num_parameters = residuals.shape
     rows = np.empty((num_examples * (num_classes - 1), num_parameters))
-    for mu in prange(num_examples):
-        mean = mean_gradients[num_classes - 1] + residuals[mu, num_classes - 1]
+    for mu in range(num_examples):
+        centre = centres[groups[mu]]
+        mean = centre[num_classes - 1] + residuals[mu, num_classes - 1]
         tail = probabilities[mu, num_classes - 1]
         for k in range(num_classes - 2, -1, -1):
             p = probabilities[mu, k]
@@ -75,7 +83,7 @@ def weighted_rows(
             share = p / before if before > 0 else 0.0
             row = rows[mu * (num_classes - 1) + k]
             for j in range(num_parameters):
-                difference = mean_gradients[k, j] + residuals[mu, k, j] - mean[j]
+                difference = centre[k, j] + residuals[mu, k, j] - mean[j]
                 row[j] = scale * difference
                 mean[j] += share * difference
             tail = before

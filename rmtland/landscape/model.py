@@ -64,7 +64,7 @@ class LandscapeModel:
         object.__setattr__(self, "num_classes", integer("num_classes", self.num_classes, at_least=2))
         object.__setattr__(self, "num_parameters", integer("num_parameters", self.num_parameters, at_least=1))
         check_logit_law(self.logits, self.num_examples, self.num_classes)
-        check_gradient_law(self.gradients)
+        check_gradient_law(self.gradients, self.num_classes)
 
     @classmethod
     def fort_ganguli(
@@ -134,7 +134,9 @@ class LandscapeModel:
 
     def _clustered(self) -> ClusteredGradients:
         if not isinstance(self.gradients, ClusteredGradients):
-            raise TypeError(f"sigma_c, sigma_E and snr belong to ClusteredGradients; this model has {self.gradients!r}")
+            raise TypeError(
+                f"sigma_c, sigma_E, sigma_d and snr belong to ClusteredGradients; this model has {self.gradients!r}"
+            )
         return self.gradients
 
     @property
@@ -146,6 +148,11 @@ class LandscapeModel:
     def sigma_E(self) -> float:
         """Standard deviation of a component of the residuals."""
         return self._clustered().residual_length / math.sqrt(self.num_parameters)
+
+    @property
+    def sigma_d(self) -> float:
+        """Standard deviation of a component of the class gradients."""
+        return self._clustered().class_length / math.sqrt(self.num_parameters)
 
     @property
     def snr(self) -> float:
@@ -178,24 +185,29 @@ class LandscapeModel:
         )
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
-        means, residuals = self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
-        return LandscapeDraw(logits, labels, means, residuals)
+        return LandscapeDraw(
+            logits, labels, *self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _DrawChunk:
-    """A slice of a draw; the sum c + E is taken in products, stored only where `dense` is asked for."""
+    """A slice of a draw; the sum of means and residuals is taken in products, stored only where `dense` is asked for.
+
+    `centres` (G, C, D) are the means of J: one for all examples (G = 1), or one per class; `groups` (n,) says which.
+    """
 
     logits: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
-    mean_gradients: npt.NDArray[np.float64]
+    centres: npt.NDArray[np.float64]
+    groups: npt.NDArray[np.int64]
     residuals: npt.NDArray[np.float64]
 
     def jvp(self, tangents: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """J V, (n, C, k)."""
         n, num_classes, num_parameters = self.residuals.shape
         rows = self.residuals.reshape(n * num_classes, num_parameters) @ tangents
-        product: npt.NDArray[np.float64] = rows.reshape(n, num_classes, -1) + self.mean_gradients @ tangents
+        product: npt.NDArray[np.float64] = rows.reshape(n, num_classes, -1) + (self.centres @ tangents)[self.groups]
         return product
 
     def vjp(self, cotangents: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -203,18 +215,20 @@ class _DrawChunk:
         n, num_classes, num_parameters = self.residuals.shape
         rows = self.residuals.reshape(n * num_classes, num_parameters)
         product: npt.NDArray[np.float64] = rows.T @ cotangents.reshape(n * num_classes, -1)
-        product += self.mean_gradients.T @ cotangents.sum(axis=0)
+        for group, centre in enumerate(self.centres):
+            product += centre.T @ cotangents[self.groups == group].sum(axis=0)
         return product
 
     def weighted_rows(self, num_examples: int) -> npt.NDArray[np.float64]:
         """L_mu^T J_mu / sqrt(num_examples), (n (C - 1), D), in one sweep over the residuals."""
         return weighted_rows(
-            softmax(np.ascontiguousarray(self.logits)), self.mean_gradients, self.residuals, num_examples
+            softmax(np.ascontiguousarray(self.logits)), self.centres, self.groups, self.residuals, num_examples
         )
 
     def dense(self, parameters: slice = slice(None)) -> npt.NDArray[np.float64]:
         """J, (n, C, d)."""
-        gradients: npt.NDArray[np.float64] = self.mean_gradients[:, parameters] + self.residuals[:, :, parameters]
+        gradients: npt.NDArray[np.float64] = self.centres[:, :, parameters][self.groups]
+        gradients += self.residuals[:, :, parameters]
         return gradients
 
 
@@ -230,13 +244,16 @@ class LandscapeDraw:
         The c_k that were drawn (`logit_scales(draw).mean_gradients` is their estimate from the draw).
     residuals : ndarray (N, C, D)
         E; the logit gradients are mean_gradients + residuals.
+    class_gradients : ndarray (C, C, D), optional
+        Entry [k, y] is d_{k,y}, added to logit k at the examples of class y.
     """
 
     logits: npt.NDArray[np.float64] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
     mean_gradients: npt.NDArray[np.float64] = field(repr=False)
     residuals: npt.NDArray[np.float64] = field(repr=False)
-    loss: CrossEntropy = field(default_factory=CrossEntropy)
+    class_gradients: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    loss: CrossEntropy = field(default_factory=CrossEntropy, kw_only=True)
 
     @property
     def num_examples(self) -> int:
@@ -266,8 +283,16 @@ class LandscapeDraw:
     def chunks(self) -> Iterator[_DrawChunk]:
         """Slices of the arrays, 32 MiB of logit gradients each."""
         size = default_chunk_size(self.num_examples, 8 * self.num_classes * self.num_parameters)
+        centres, groups = self._centres()
         for part in example_slices(self.num_examples, size):
-            yield _DrawChunk(self.logits[part], self.labels[part], self.mean_gradients, self.residuals[part])
+            yield _DrawChunk(self.logits[part], self.labels[part], centres, groups[part], self.residuals[part])
+
+    def _centres(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Means of the logit gradients (G, C, D), of all examples or of each class, and which an example has (N,)."""
+        if self.class_gradients is None:
+            return self.mean_gradients[None], np.zeros(self.num_examples, dtype=np.int64)
+        # Class first, so that an example's (C, D) lies in one piece.
+        return np.ascontiguousarray((self.mean_gradients[:, None] + self.class_gradients).swapaxes(0, 1)), self.labels
 
     def reduce(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """`x`: a draw lives in one process."""
@@ -280,7 +305,8 @@ class LandscapeDraw:
         ----------
         cross_terms : bool
             True: eq. (10), all of (1/N) sum_mu (c + E)^T A (c + E). False: eq. (16), without the products of c and E;
-            at the paper's sizes that lowers the outliers by 2 to 7% at sigma_z = 15 and by less than 0.5% at 1.
+            at the paper's sizes that lowers the outliers by 2 to 7% at sigma_z = 15 and by less than 0.5% at 1. With
+            class gradients d every product of two different ones of c, d and E is left out.
 
         Returns
         -------
@@ -302,14 +328,17 @@ class LandscapeDraw:
             f"the {side} x {side} Hessian", 8.0 * (side * side + rows * side), "use gauss_newton_spectrum(draw)"
         )
         probabilities = self.probabilities
+        groups = np.zeros(self.num_examples, dtype=np.int64)
         if cross_terms:
-            return fill_gauss_newton(
-                weighted_rows(probabilities, self.mean_gradients, self.residuals, self.num_examples)
-            )
-        hessian = fill_gauss_newton(
-            weighted_rows(probabilities, np.zeros_like(self.mean_gradients), self.residuals, self.num_examples)
-        )
+            return fill_gauss_newton(weighted_rows(probabilities, *self._centres(), self.residuals, self.num_examples))
+        nothing = np.zeros((1, self.num_classes, side))
+        hessian = fill_gauss_newton(weighted_rows(probabilities, nothing, groups, self.residuals, self.num_examples))
         hessian += self.mean_gradients.T @ mean_curvature(self.logits) @ self.mean_gradients
+        if self.class_gradients is not None:
+            for y in np.unique(self.labels):
+                own = self.class_gradients[:, y]
+                share = np.mean(self.labels == y)
+                hessian += share * (own.T @ mean_curvature(self.logits[self.labels == y]) @ own)
         return hessian
 
 

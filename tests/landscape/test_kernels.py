@@ -38,9 +38,12 @@ def test_a_frozen_example_keeps_its_curvature():
 @given(*SIZES)
 def test_weighted_rows_are_factors_of_the_gauss_newton_matrix(n, c, d, seed, scale):
     logits, means, residuals = arrays(n, c, d, seed, scale)
-    rows = weighted_rows(softmax(logits), means, residuals, n)
+    centres = np.stack([means, 2 * means, -means])
+    groups = np.random.default_rng(seed).integers(0, 3, n)
+    rows = weighted_rows(softmax(logits), centres, groups, residuals, n)
     assert rows.shape == (n * (c - 1), d)
-    expected = oracles.gauss_newton(logits, means + residuals)
+    gradients = centres[groups] + residuals
+    expected = oracles.gauss_newton(logits, gradients)
     np.testing.assert_allclose(fill_gauss_newton(rows), expected, rtol=1e-10, atol=1e-13)
     # Row by row: L^T J by NumPy's own Cholesky factor, up to a sign, where A is far from singular.
     if scale == 0.1:
@@ -48,13 +51,14 @@ def test_weighted_rows_are_factors_of_the_gauss_newton_matrix(n, c, d, seed, sca
             reduced = np.linalg.cholesky(oracles.curvature(logits[mu])[: c - 1, : c - 1])
             factor = np.vstack([reduced, -reduced.sum(axis=0)])
             np.testing.assert_allclose(
-                rows[mu * (c - 1) : (mu + 1) * (c - 1)], factor.T @ (means + residuals[mu]) / np.sqrt(n), atol=1e-12
+                rows[mu * (c - 1) : (mu + 1) * (c - 1)], factor.T @ gradients[mu] / np.sqrt(n), atol=1e-12
             )
 
 
 def test_underflowed_probabilities_give_zero_rows():
     p = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    rows = weighted_rows(p, np.ones((3, 2)), np.random.default_rng(0).normal(size=(3, 3, 2)), 3)
+    residuals = np.random.default_rng(0).normal(size=(3, 3, 2))
+    rows = weighted_rows(p, np.ones((1, 3, 2)), np.zeros(3, dtype=np.int64), residuals, 3)
     np.testing.assert_array_equal(rows, 0)
 
 
@@ -71,6 +75,6 @@ def test_without_numba_the_kernels_say_the_same(kernel):
     given_to = {
         softmax: (logits,),
         apply_logit_hessian: (softmax(logits), residuals),
-        weighted_rows: (softmax(logits), means, residuals, 3),
+        weighted_rows: (softmax(logits), means[None], np.zeros(3, dtype=np.int64), residuals, 3),
     }[kernel]
     np.testing.assert_allclose(kernel(*given_to), kernel.py_func(*given_to), rtol=1e-13)

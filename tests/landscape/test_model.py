@@ -15,8 +15,15 @@ from tests.statistical import assert_mean
 SMALL = rl.LandscapeModel.fort_ganguli(num_examples=20, num_classes=4, num_parameters=30, sigma_z=2.0)
 
 
+BY_CLASS = dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(1.0, 0.7, 0.9, (1.0, 0.5, 0.0, 2.0)))
+
+
 def as_arrays(draw):
-    return draw.logits, draw.labels, draw.mean_gradients + draw.residuals
+    gradients = draw.mean_gradients + draw.residuals
+    if draw.class_gradients is not None:
+        for mu, y in enumerate(draw.labels):
+            gradients[mu] += draw.class_gradients[:, y]
+    return draw.logits, draw.labels, gradients
 
 
 def test_a_draw_is_a_source():
@@ -42,24 +49,39 @@ def test_hessian_against_loops(n, c, d, seed, sigma_z):
     np.testing.assert_allclose(mean_curvature(logits), expected, rtol=1e-9, atol=1e-15)
 
 
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
-def test_products_of_a_chunk_without_storing_the_sum(width, d, seed):
-    draw = rl.LandscapeModel.fort_ganguli(7, 3, d).sample(seed)
+def test_hessian_with_class_gradients():
+    draw = BY_CLASS.sample(0)
+    logits, labels, jacobians = as_arrays(draw)
+    np.testing.assert_allclose(draw.hessian(), oracles.gauss_newton(logits, jacobians), rtol=1e-9, atol=1e-14)
+    parts = (
+        np.broadcast_to(draw.mean_gradients, jacobians.shape),
+        draw.class_gradients[:, labels].swapaxes(0, 1),
+        draw.residuals,
+    )
+    apart = sum(oracles.gauss_newton(logits, part) for part in parts)
+    np.testing.assert_allclose(draw.hessian(cross_terms=False), apart, rtol=1e-9, atol=1e-14)
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99), st.sampled_from([0.0, 1.0]))
+def test_products_of_a_chunk_without_storing_the_sum(width, d, seed, class_length):
+    draw = rl.LandscapeModel(7, 3, d, gradients=rl.ClusteredGradients(class_length=class_length)).sample(seed)
+    assert (draw.class_gradients is None) == (class_length == 0)
     _, _, jacobians = as_arrays(draw)
     rng = np.random.default_rng(seed)
     v, u = rng.normal(size=(d, width)), rng.normal(size=(7, 3, width))
     (chunk,) = draw.chunks()
     np.testing.assert_allclose(chunk.jvp(v), np.einsum("nkd,dj->nkj", jacobians, v), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(chunk.vjp(u), np.einsum("nkd,nkj->dj", jacobians, u), rtol=1e-10, atol=1e-13)
-    np.testing.assert_array_equal(chunk.dense(), jacobians)
-    np.testing.assert_array_equal(chunk.dense(slice(0, 1)), jacobians[:, :, :1])
+    np.testing.assert_allclose(chunk.dense(), jacobians, rtol=1e-13, atol=1e-15)
+    np.testing.assert_array_equal(chunk.dense(slice(0, 1)), chunk.dense()[:, :, :1])
 
 
+@pytest.mark.parametrize("model", [SMALL, BY_CLASS])
 @pytest.mark.parametrize("num_parameters", [30, 300])
 @pytest.mark.parametrize("chunk_bytes", [gradients.CHUNK_BYTES, 8 * 4 * 300 * 7])
-def test_the_fused_rows_give_the_spectrum_of_the_arrays(monkeypatch, num_parameters, chunk_bytes):
+def test_the_fused_rows_give_the_spectrum_of_the_arrays(monkeypatch, num_parameters, chunk_bytes, model):
     monkeypatch.setattr(gradients, "CHUNK_BYTES", chunk_bytes)
-    draw = dataclasses.replace(SMALL, num_parameters=num_parameters).sample(0)
+    draw = dataclasses.replace(model, num_parameters=num_parameters).sample(0)
     assert all(isinstance(chunk, gradients.WeightedChunk) for chunk in draw.chunks())
     ours, theirs = rl.gauss_newton_spectrum(draw), rl.gauss_newton_spectrum(rl.DenseLogitGradients(*as_arrays(draw)))
     np.testing.assert_allclose(ours.eigenvalues, theirs.eigenvalues, rtol=1e-9, atol=1e-14)
@@ -179,7 +201,9 @@ def test_laws_of_ones_own():
     spectrum = rl.gauss_newton_spectrum(model.sample(0))
     assert np.linalg.matrix_rank(model.sample(0).hessian()) == 1
     assert spectrum.gradient_power(1) == pytest.approx(1)
-    with pytest.raises(TypeError, match="sigma_c, sigma_E and snr belong to ClusteredGradients; this model has"):
+    with pytest.raises(
+        TypeError, match="sigma_c, sigma_E, sigma_d and snr belong to ClusteredGradients; this model has"
+    ):
         _ = model.sigma_c
 
 
