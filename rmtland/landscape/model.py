@@ -113,10 +113,23 @@ class LandscapeModel:
         )
 
     @classmethod
-    def from_source(cls, source: LogitGradients) -> LandscapeModel:
-        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw."""
+    def from_source(cls, source: LogitGradients, *, class_means: bool = False) -> LandscapeModel:
+        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw.
+
+        Parameters
+        ----------
+        source : LogitGradients
+            With cross-entropy loss.
+        class_means : bool
+            Whether the model has class gradients too, of the sigma_d measured.
+
+        Returns
+        -------
+        LandscapeModel
+        """
         accuracy = output_statistics(source).accuracy
-        return cls.from_scales(logit_scales(source), source.num_examples, source.num_parameters, accuracy)
+        scales = logit_scales(source, class_means=class_means)
+        return cls.from_scales(scales, source.num_examples, source.num_parameters, accuracy)
 
     @classmethod
     def from_scales(
@@ -129,7 +142,7 @@ class LandscapeModel:
             int(scales.mean_gradients.shape[0]),
             num_parameters,
             logits=GaussianLogits(scales.sigma_z, accuracy),
-            gradients=ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root),
+            gradients=ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root),
         )
 
     def _clustered(self) -> ClusteredGradients:

@@ -1,4 +1,4 @@
-"""The scales of the random model, measured on any source: sigma_z, sigma_c, sigma_E."""
+"""The scales of the random model, measured on any source: sigma_z, sigma_c, sigma_E, and sigma_d of class means."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rmtland._arrays import Array, double, namespace, to_numpy
 from rmtland.logits.accumulate import require_finite, sum_over_chunks
@@ -32,6 +33,10 @@ class LogitScales:
         the source.
     absent_classes : tuple of int
         Classes without examples: their c_k is the mean over all examples instead.
+    sigma_d : float
+        Standard deviation of a component of the class gradients d_{k,y}; 0 unless `class_means` was asked for.
+    sigma_d_clipped : bool
+        Whether the unbiased estimate of sigma_d^2 came out negative.
     """
 
     sigma_z: float
@@ -40,6 +45,8 @@ class LogitScales:
     sigma_c_clipped: bool
     mean_gradients: Array
     absent_classes: tuple[int, ...]
+    sigma_d: float = 0.0
+    sigma_d_clipped: bool = False
 
     @property
     def snr(self) -> float:
@@ -49,13 +56,16 @@ class LogitScales:
         return math.inf if self.sigma_c > 0 else math.nan
 
 
-def logit_scales(source: LogitGradients) -> LogitScales:
+def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitScales:
     """Measure sigma_z, the mean logit gradients, sigma_c, sigma_E and the signal-to-noise ratio.
 
     Parameters
     ----------
     source : LogitGradients
         C >= 2 outputs with class labels, N >= 2 examples.
+    class_means : bool
+        False: the scales of J = c_k + E, everything but the mean logit gradients being residual. True: those of
+        J = c_k + d_{k,y} + E, which matches both q_SLSC and q_SL.
 
     Returns
     -------
@@ -64,12 +74,13 @@ def logit_scales(source: LogitGradients) -> LogitScales:
     Raises
     ------
     ValueError
-        For C < 2 or N < 2, NaN or infinite logit gradients.
+        For C < 2 or N < 2, NaN or infinite logit gradients. With `class_means`, where no class has two examples or only
+        one class has any: then residuals and class gradients cannot be told apart.
 
     Warns
     -----
     RuntimeWarning
-        Where sigma_c^2 came out negative and is reported as 0.
+        Where sigma_c^2 or sigma_d^2 came out negative and is reported as 0.
 
     Notes
     -----
@@ -77,6 +88,12 @@ def logit_scales(source: LogitGradients) -> LogitScales:
     sigma_E^2 = sum |E|^2 / (D sum_k (N - 2 + N/N_k)) and sigma_c^2 = mean_k (|c_k|^2 / D - sigma_E^2 / N_k): a draw of
     the model gives its own parameters back without bias. One pass, O(C D) memory. sigma_E below about 1e-8 sigma_c is
     rounding.
+
+    With class gradients these formulas would mix sigma_d into sigma_E. Then, with o_k the mean of dz_k/dW over class k
+    and a_k that over all examples, sigma_E^2 = sum |dz_k/dW - o_k|^2 / (D sum_k (N_k - 1)) over the examples of class k
+    alone, and sigma_c^2 and sigma_d^2 solve mean_k (|o_k|^2 / D - sigma_E^2 / N_k) = sigma_c^2 + sigma_d^2 and
+    mean_k |a_k|^2 / D - sigma_E^2 / N = sigma_c^2 + sigma_d^2 sum_y (N_y / N)^2: no bias either. In a network, where
+    logit gradients of other classes have other lengths, all three are those of a logit at its own class's examples.
 
     References
     ----------
@@ -105,10 +122,11 @@ def logit_scales(source: LogitGradients) -> LogitScales:
             # Class by class in float64: residuals are a small difference of large sums where the SNR is high.
             of_class = double(gradients[:, k, :])
             rows.append(xp.stack([own[:, k], every[:, k]]) @ of_class)
-            squares.append(xp.sum(xp.vecdot(of_class, of_class)))
+            lengths = xp.vecdot(of_class, of_class)
+            squares.append(xp.stack([xp.sum(lengths), xp.sum(own[:, k] * lengths)]))
         return (
             xp.stack(rows),  # (C, 2, D): sums over the class, over all
-            xp.stack(squares),
+            xp.stack(squares),  # (C, 2): over all examples, over the class
             xp.sum(own, axis=0),
             xp.sum(xp.var(double(chunk.logits), axis=1, correction=1), axis=0, keepdims=True),
         )
@@ -122,17 +140,25 @@ def logit_scales(source: LogitGradients) -> LogitScales:
     divisor = xp.asarray(averaged, device=sums.device)
     mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :]) / divisor[:, None]
     lengths = to_numpy(xp.vecdot(mean_gradients, mean_gradients))
-    overlaps = to_numpy(xp.vecdot(mean_gradients, sums[:, 1, :]))
-    residual = float(np.sum(to_numpy(squares) - 2 * overlaps + num_examples * lengths))
-    variance_E = max(residual, 0.0) / (num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged)))
-    variance_c = float(np.mean(lengths / num_parameters - variance_E / averaged))
-    if variance_c < 0:
-        warnings.warn(
-            f"sigma_c^2 came out as {variance_c:.3g}, below zero within its error: no mean logit gradient stands out "
-            "of the residuals; sigma_c is reported as 0",
-            RuntimeWarning,
-            stacklevel=2,
+    overall = to_numpy(squares)
+    if class_means:
+        spread = to_numpy(xp.vecdot(sums[:, 1, :], sums[:, 1, :])) / num_examples**2
+        variance_c, variance_d, variance_E = _variances_by_class(
+            overall[:, 1], lengths, spread, sizes, num_examples, num_parameters
         )
+    else:
+        overlaps = to_numpy(xp.vecdot(mean_gradients, sums[:, 1, :]))
+        residual = float(np.sum(overall[:, 0] - 2 * overlaps + num_examples * lengths))
+        variance_E = max(residual, 0.0) / (num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged)))
+        variance_c, variance_d = float(np.mean(lengths / num_parameters - variance_E / averaged)), 0.0
+    for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
+        if variance < 0:
+            warnings.warn(
+                f"sigma_{name}^2 came out as {variance:.3g}, below zero within its error: no {what} gradient stands "
+                f"out of the residuals; sigma_{name} is reported as 0",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return LogitScales(
         sigma_z=math.sqrt(float(to_numpy(variances)[0]) / num_examples),
         sigma_c=math.sqrt(max(variance_c, 0.0)),
@@ -140,4 +166,35 @@ def logit_scales(source: LogitGradients) -> LogitScales:
         sigma_c_clipped=variance_c < 0,
         mean_gradients=mean_gradients,
         absent_classes=tuple(int(k) for k in np.flatnonzero(~present)),
+        sigma_d=math.sqrt(max(variance_d, 0.0)),
+        sigma_d_clipped=variance_d < 0,
     )
+
+
+def _variances_by_class(
+    squares: npt.NDArray[np.float64],
+    own: npt.NDArray[np.float64],
+    overall: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.float64],
+    num_examples: int,
+    num_parameters: int,
+) -> tuple[float, float, float]:
+    """sigma_c^2, sigma_d^2, sigma_E^2 from |dz_k|^2 summed over class k, |o_k|^2 and |a_k|^2, each (C,).
+
+    Absent classes have an o_k of other examples, and are left out of what it enters.
+    """
+    present = sizes > 0
+    pairs = float(np.sum(sizes[present] - 1))
+    balance = float(np.sum((sizes / num_examples) ** 2))
+    if pairs < 1 or np.count_nonzero(present) < 2:
+        raise ValueError(
+            "`source` must have two examples of one class and two classes to tell class gradients from residuals; got "
+            f"classes of {sizes.astype(int).tolist()}"
+        )
+    counts, lengths = sizes[present], own[present]
+    residual = float(np.sum(squares[present] - counts * lengths))
+    variance_E = max(residual, 0.0) / (num_parameters * pairs)
+    at_own_class = float(np.mean(lengths / num_parameters - variance_E / counts))
+    anywhere = float(np.mean(overall)) / num_parameters - variance_E / num_examples
+    variance_d = (at_own_class - anywhere) / (1 - balance)
+    return at_own_class - max(variance_d, 0.0), variance_d, variance_E

@@ -85,6 +85,83 @@ def test_the_naive_estimates_are_rejected():
     assert np.mean(naive, axis=0)[1] / expected[1] == pytest.approx(1.056, abs=0.01)
 
 
+def by_class(logits, labels, gradients):
+    """sigma_c^2, sigma_d^2, sigma_E^2 at own-class examples, by loops over classes."""
+    n, c, d = gradients.shape
+    within, pairs, own, anywhere, balance = 0.0, 0, [], [], 0.0
+    for k in range(c):
+        balance += np.mean(labels == k) ** 2
+        anywhere.append(np.sum(gradients[:, k].mean(axis=0) ** 2) / d)
+        of_class = gradients[labels == k, k]
+        if len(of_class):
+            within += np.sum((of_class - of_class.mean(axis=0)) ** 2)
+            pairs += len(of_class) - 1
+            own.append((np.sum(of_class.mean(axis=0) ** 2) / d, len(of_class)))
+    variance = within / (d * pairs)
+    both = np.mean([square - variance / size for square, size in own])
+    variance_d = (both - np.mean(anywhere) + variance / n) / (1 - balance)
+    return both - max(variance_d, 0), variance_d, variance
+
+
+@given(st.integers(4, 14), st.integers(2, 5), st.integers(1, 6), st.integers(0, 99), st.booleans())
+def test_class_means_against_the_definitions(n, c, d, seed, in_torch):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(size=(n, c)), rng.integers(0, c, n)
+    labels[:3] = [0, 0, 1]
+    gradients = rng.normal(size=(n, c, d)) + rng.normal(size=(c, d)) + rng.normal(size=(c, c, d))[labels]
+    wrap = torch.from_numpy if in_torch else np.asarray
+    source = rl.DenseLogitGradients(wrap(logits), wrap(labels), wrap(gradients), chunk_size=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        got = rl.logit_scales(source, class_means=True)
+    expected = by_class(logits, labels, gradients)
+    np.testing.assert_allclose(
+        [got.sigma_c**2, got.sigma_d**2, got.sigma_E**2], np.maximum(expected, 0), rtol=1e-9, atol=1e-12
+    )
+    assert (got.sigma_c_clipped, got.sigma_d_clipped) == (expected[0] < 0, expected[1] < 0)
+
+
+def test_class_means_of_draws_without_bias():
+    # Unbalanced: GaussianLogits draw classes at random, and an accuracy below one mixes them further.
+    law = rl.ClusteredGradients(1.0, 0.6, class_length=0.8)
+    model = rl.LandscapeModel(40, 4, 300, logits=rl.GaussianLogits(2.0, 0.7), gradients=law)
+    draws, simple = [], []
+    for seed in range(150):
+        source = model.sample(seed)
+        scales = rl.logit_scales(source, class_means=True)
+        draws.append([scales.sigma_c**2, scales.sigma_d**2, scales.sigma_E**2])
+        simple.append(rl.logit_scales(source).sigma_E ** 2)
+    expected = np.square([model.sigma_c, model.sigma_d, model.sigma_E])
+    detect = np.array([0.12, 0.12, 0.04]) * expected
+    assert_mean(draws, expected, detect=detect)
+    for mutant in (expected * [1.12, 1, 1], expected * [1, 1.12, 1], expected * [1, 1, 1.04]):
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(draws, mutant, detect=detect)
+    # The formula of the simple model calls the class gradients residuals.
+    assert np.mean(simple) > 2 * expected[2]
+    again = rl.LandscapeModel.from_source(model.sample(0), class_means=True)
+    assert again.gradients.class_length == pytest.approx(0.8, rel=0.15)
+    assert rl.LandscapeModel.from_source(model.sample(0)).gradients.class_length == 0
+
+
+def test_class_means_need_pairs():
+    source = rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3)))
+    with pytest.raises(ValueError, match=r"`source` must have two examples of one class and two .*; got .* \[1, 1\]"):
+        rl.logit_scales(source, class_means=True)
+    source = rl.DenseLogitGradients(np.zeros((2, 2)), np.array([1, 1]), np.ones((2, 2, 3)))
+    with pytest.raises(ValueError, match=r"`source` must have two examples of one class .*; got classes of \[0, 2\]"):
+        rl.logit_scales(source, class_means=True)
+
+
+def test_without_class_gradients_none_are_seen():
+    source = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 0, 1, 1]), np.ones((4, 2, 3)))
+    assert rl.logit_scales(source, class_means=True).sigma_d == 0
+    gradients = np.array([[[1.0], [1.0]], [[0.5], [1.0]], [[1.0], [1.0]], [[1.0], [1.0]]])
+    source = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 0, 1, 1]), gradients)
+    with pytest.warns(RuntimeWarning, match=r"sigma_d\^2 came out as -.*no class gradient .*sigma_d is reported as 0"):
+        assert rl.logit_scales(source, class_means=True).sigma_d_clipped
+
+
 def test_without_residuals():
     model = rl.LandscapeModel.fort_ganguli(30, 3, 20, residual_length=0.0)
     scales = rl.logit_scales(model.sample(0))
