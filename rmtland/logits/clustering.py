@@ -17,6 +17,8 @@ from rmtland.logits.losses import one_hot
 
 GROUP_BYTES = 2**25
 """Memory for the running sums of all bootstrap groups together; fewer, larger groups where D is large."""
+BLOCK_BYTES = 2**22
+"""Memory for the unit vectors that are summed at a time: what a cache holds."""
 MIN_GROUPS, MAX_GROUPS = 8, 256
 
 
@@ -178,11 +180,22 @@ def _num_groups(source: LogitGradients, itemsize: int) -> int:
     return min(source.num_examples, int(np.clip(min(by_sums, by_grams), MIN_GROUPS, MAX_GROUPS)))
 
 
+def _squares(gradients: Array) -> Array:
+    """Squared lengths (n, C) of logit gradients (n, C, D)."""
+    xp = namespace(gradients)
+    total = zeros(gradients, gradients.shape[:2])
+    # BLAS splits a dot product of more than 10,000 entries between threads, and the threads wait for each other.
+    for start in range(0, gradients.shape[2], 8192):
+        block = gradients[:, :, start : start + 8192]
+        total = total + xp.vecdot(block, block)
+    return total
+
+
 def _unit_vectors(gradients: Array) -> tuple[Array, Array]:
     """Logit gradients (n, C, D) divided by their lengths, zero ones staying zero, and which are not zero (n, C)."""
     xp = namespace(gradients)
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = xp.sum(gradients * gradients, axis=2)
+        squares = _squares(gradients)
     limits = xp.finfo(gradients.dtype)
     safe = float(limits.smallest_normal) / float(limits.eps) ** 2
     if not bool(xp.all((squares > safe) & (squares <= limits.max))):
@@ -190,7 +203,7 @@ def _unit_vectors(gradients: Array) -> tuple[Array, Array]:
         largest = xp.maximum(xp.max(gradients, axis=2), -xp.min(gradients, axis=2))
         require_finite(largest)
         gradients = gradients / xp.where(largest > 0, largest, xp.ones_like(largest))[:, :, None]
-        squares = xp.sum(gradients * gradients, axis=2)
+        squares = _squares(gradients)
     inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
     return gradients * inverse[:, :, None], squares > 0
 
@@ -221,8 +234,9 @@ def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]
             own = one_hot(chunk.labels, num_classes, gradients.dtype)
         # Dealt out in turn, so that examples sorted by class do not end up in groups of one class; few examples at a
         # time, which stay in the cache. Element by element: products as thin as these would wait for BLAS threads.
-        for start in range(min(n, num_groups)):
-            group, part = (first + start) % num_groups, slice(start, None, num_groups)
+        few = num_groups * max(1, BLOCK_BYTES // (num_classes * num_parameters * itemsize))
+        for start in (begin + offset for offset in range(min(n, num_groups)) for begin in range(0, n - offset, few)):
+            group, part = (first + start) % num_groups, slice(start, start + few, num_groups)
             units, some = _unit_vectors(gradients[part, ...])  # (m, C, D), (m, C)
             unit_sums[group, 0, ...] += xp.sum(units, axis=0)
             for example, label in enumerate(labels[part] if num_classes > 1 else ()):
