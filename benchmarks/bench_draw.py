@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import rmtland as rl
 from benchmarks.timing import criterion, interleaved, print_table
@@ -66,12 +68,21 @@ def main() -> int:
         optimized: by_einsum,
         plain: lambda: einsum_matrix(draw, draw.num_examples // SHARE, optimize=False),
     }
-    seconds = interleaved(functions, repeats=9, pick=min)
+    pair = {name: functions[name] for name in ("gauss_newton_spectrum(model.sample(rng))", together)}
+    threaded = interleaved(pair, repeats=9, pick=min)
+    # The table and the criteria in processor time on one BLAS thread: where another process holds a core, the threads
+    # of a product wait for it, and what is timed is that process.
+    with threadpool_limits(1, user_api="blas"):
+        seconds = interleaved(functions, repeats=9, clock=time.process_time)
     whole = SHARE * seconds.pop(plain) + seconds["drawing the normals"] + seconds["one eigh"]
     mine = seconds["gauss_newton_spectrum(model.sample(rng))"]
     print_table(
-        "N = 300, C = 10, D = 1000, fastest of 9", seconds | {"drawing, plain einsum (scaled), eigh": whole}, together
+        "N = 300, C = 10, D = 1000, processor time on one BLAS thread, medians",
+        seconds | {"drawing, plain einsum (scaled), eigh": whole},
+        together,
     )
+    ratio = threaded["gauss_newton_spectrum(model.sample(rng))"] / threaded[together]
+    print(f"  ours / unavoidable parts, wall time on all BLAS threads, fastest of 9: {ratio:.3g}")
     met = [
         criterion("ours / unavoidable parts", mine / seconds[together], at_most=1.3),
         criterion("plain einsum / ours", whole / mine, at_least=3),

@@ -14,21 +14,23 @@ def interleaved(
     functions: Mapping[str, Callable[[], object]],
     repeats: int = 7,
     pick: Callable[[list[float]], float] = statistics.median,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each function, called in turn, so that a slow spell of the machine strikes all alike.
 
     Each is called once beforehand: compilation, caches and page faults are not timed. `pick=min` takes the fastest call
     instead, for functions whose threads wait for each other: where other processes hold a core, their medians tell of
-    those processes and differ by factors from run to run.
+    those processes and differ by factors from run to run. For functions on one thread `clock=time.process_time` counts
+    only their own time.
     """
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: pick(values) for name, values in times.items()}
 
 
