@@ -5,9 +5,10 @@ Everything is for real matrices (beta = 1). The derivations, in short:
 **Outliers.** An outlier of S solves f(z) = ell x^T (z - W)^(-1) x / n = 1 with x the spike's row of X and W = Y^T Y / n
 from the others. Its limit F has F(rho) = 1; f = F + (h + noise)/..., and to second order E lambda - rho = -(1/F')[corr
 + F'' V / (2 F'^2) - C/F']/n with V = E noise^2 and C = E noise noise'. For Gaussian x, V = -2 ell^2 g' and C = V'/2, so
-the last two terms cancel and only corr = ell h remains, h the 1/n term of the trace of the resolvent (Bai and Silverstein
-2004): transform of 1/4 at both edges less half of an arcsine law. In w = ell - 1 it is ratio w / (w^2 - ratio)^2. That W
-has p - 1 rows, not p, gives the rest.
+the last two terms cancel and only corr = ell h remains, h the 1/n term of the trace of the resolvent (Bai and
+Silverstein
+2004): transform of 1/4 at both edges less half of an arcsine law. In w = ell - 1 it is ratio w / (w^2 - ratio)^2.
+That W has p - 1 rows, not p, gives the rest.
 
 **Spikes that stay.** A population with one eigenvalue ell among p moves the edge x(u) = u (1 + (1/n) sum_j t_j/(u -
 t_j)), stationary in u, by u (ell/(u - ell) - 1/(u - 1)) / n at u = 1 +- sqrt(ratio).
@@ -55,21 +56,25 @@ def wigner_outlier_shift(theta: float) -> float:
 
 
 def count_shift(x: npt.ArrayLike, low: float, high: float) -> Floats:
-    """Limit of E #{eigenvalues <= x} - p F(x) inside a one-band spectrum: 1/4 at both edges less half an arcsine law."""
+    """Limit of E #{eigenvalues <= x} - p F(x) within one band: 1/4 at both edges less half an arcsine law."""
     x = np.asarray(x, dtype=np.float64)
     return 0.25 - 0.5 * (0.5 + np.arcsin((2 * x - low - high) / (high - low)) / np.pi)
 
 
 def tracy_widom_mean_shift_goe(size: float) -> float:
-    """Mean of (lambda_max - 2 sqrt(m)) m^(1/6), m = n - 1/2, less that of the law, to O(n^(-2/3)): B s = -m^(-2/3) / 8."""
+    """Mean of (lambda_max - 2 sqrt(m)) m^(1/6), m = n - 1/2, less that of the law: B s = -m^(-2/3) / 8."""
     return -0.05 * TracyWidom(1).moment(2) * (size - 0.5) ** (-2 / 3)
 
 
-def tracy_widom_mean_shift_wishart(num_features: float, num_samples: float) -> float:
-    """Mean of the largest eigenvalue of X X^T in Ma's standardisation less that of the law, to O(n^(-2/3))."""
+def tracy_widom_mean_shift_wishart(num_features: float, num_samples: float, side: int = 1) -> float:
+    """Mean of the largest eigenvalue of X X^T in Ma's standardisation less that of the law, to O(n^(-2/3)).
+
+    With side -1 the smallest nonzero one, as (centre - eigenvalue) / scale.
+    """
     p, n = num_features - 0.5, num_samples - 0.5
     low, high = (np.sqrt(n) - np.sqrt(p)) ** 2, (np.sqrt(n) + np.sqrt(p)) ** 2
-    scale = (np.sqrt(n) + np.sqrt(p)) * (1 / np.sqrt(n) + 1 / np.sqrt(p)) ** (1 / 3)
+    root = np.sqrt(n) + side * np.sqrt(p)
+    scale = abs(root) * abs(1 / np.sqrt(p) + side / np.sqrt(n)) ** (1 / 3)
     # rho is proportional to sqrt((high - x)(x - low)) / x.
-    curvature = 1 / high - 1 / (2 * (high - low))
+    curvature = side / (high if side > 0 else low) - 1 / (2 * (high - low))
     return float(0.4 * curvature * scale * TracyWidom(1).moment(2))

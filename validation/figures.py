@@ -59,10 +59,12 @@ def convergence(
     log_sizes(ax, sizes)
 
 
-def log_sizes(ax: Axes, sizes: npt.ArrayLike) -> None:
-    """Both axes logarithmic, ticks at the sizes themselves."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+def log_sizes(ax: Axes, sizes: npt.ArrayLike, log_values: bool = True) -> None:
+    """A logarithmic axis of sizes with ticks at the sizes themselves, and one of values too unless told otherwise."""
+    if log_values:
+        ax.set_yscale("log")
+    if ax.get_xscale() != "log":
+        ax.set_xscale("log")
     before = ax.xaxis.get_major_locator()
     ticks = {float(size) for size in np.ravel(np.asarray(sizes, dtype=np.float64))}
     # Curves with different sizes share the axes.

@@ -105,17 +105,33 @@ def wishart(num_features: int, num_samples: int, draws: int, rng: np.random.Gene
     return spiked_covariance(num_features, num_samples, np.ones(0), draws, rng).eigenvalues
 
 
-def spiked_wigner(size: int, spike: float, draws: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Eigenvalues (draws, n) of the Gaussian orthogonal ensemble of radius 2, spike e_1 e_1^T added.
+def spiked_wigner(
+    size: int, spike: float, draws: int, rng: np.random.Generator, overlaps: bool = False
+) -> tuple[Floats, Floats | None, Floats]:
+    """Draw the Gaussian orthogonal ensemble of radius 2, spike e_1 e_1^T added.
+
+    Parameters
+    ----------
+    size : int
+        n.
+    spike : float
+        Its strength; the threshold is 1.
+    draws : int
+        Number of independent matrices.
+    rng : Generator
+    overlaps : bool, optional
+        Whether to compute eigenvectors.
 
     Returns
     -------
     eigenvalues : ndarray, shape (draws, n)
         Ascending.
+    overlaps : ndarray, shape (draws,), or None
+        Squared cosine of e_1 with the eigenvector of the largest eigenvalue.
     controls : ndarray, shape (draws, 2)
         Of mean zero exactly and correlated with the outlier.
     """
-    values, controls = [], []
+    values, cosines, controls = [], [], []
     for block in _blocks(draws, size**2):
         matrix = rng.standard_normal((block, size, size))
         matrix += matrix.transpose(0, 2, 1).copy()
@@ -123,8 +139,13 @@ def spiked_wigner(size: int, spike: float, draws: int, rng: np.random.Generator)
         matrix /= np.sqrt(2 * size)
         controls.append(np.stack([matrix[:, 0, 0], (matrix[:, 0] ** 2).sum(axis=1) - (size + 1) / size], axis=1))
         matrix[:, 0, 0] += spike
-        values.append(np.linalg.eigvalsh(matrix))
-    return np.concatenate(values), np.concatenate(controls)
+        if overlaps:
+            w, vectors = np.linalg.eigh(matrix)
+            cosines.append(vectors[:, 0, -1] ** 2)
+        else:
+            w = np.linalg.eigvalsh(matrix)
+        values.append(w)
+    return np.concatenate(values), np.concatenate(cosines) if overlaps else None, np.concatenate(controls)
 
 
 def weighted_covariance(

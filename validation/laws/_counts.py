@@ -41,11 +41,20 @@ def judge(data: dict[str, Any], theory: Any) -> Outcome:
     mean = np.array([c.mean(axis=0) for c in found])
     error = np.array([c.std(axis=0, ddof=1) / len(c) ** 0.5 for c in found])
     expected = dimensions[:, None] * law.cdf(x)
+    zeros = np.array(list(data["zeros"].values())).mean(axis=1)
     checks = [
-        exact("number of zeros, p - n or 0", np.array(list(data["zeros"].values())).mean(axis=1), dimensions * law.atom, tolerance=1e-9),
-        Check("eigenvalues counted below 5 points", mean, error, expected + shift, 0.5 / sizes[:, None], 0.6, sizes,
-              "beyond the derived term O(1/K), bounded by 1/(2K); half an eigenvalue matters"),
-    ]  # fmt: skip
+        exact("number of zeros, p - n or 0", zeros, dimensions * law.atom, tolerance=1e-9),
+        Check(
+            "eigenvalues counted below 5 points",
+            mean,
+            error,
+            expected + shift,
+            0.5 / sizes[:, None],
+            0.6,
+            sizes,
+            "beyond the derived term O(1/K), bounded by 1/(2K); half an eigenvalue matters",
+        ),
+    ]
     # The error of the distribution along the derived term: one number per size, and it falls like 1/p.
     along = [(c - e) @ shift / (shift @ shift) / p for c, e, p in zip(found, expected, dimensions, strict=True)]
     amplitude = np.array([a.mean() for a in along])

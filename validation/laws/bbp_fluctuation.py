@@ -61,7 +61,8 @@ def judge(data, theory):
             figures.points(right, sizes, found * sizes**0.5 / expected, error * sizes**0.5 / expected, colour, label)
         left.set(xlabel="samples $n$", ylabel=r"s.d. of $\lambda_1$; lines: limit law")
         right.axhline(1, color="black", lw=1.2)
-        right.set(xlabel="samples $n$", ylabel=r"s.d. / $\ell\sqrt{2(1-\gamma/(\ell-1)^2)/n}$", xscale="log")
+        right.set(xlabel="samples $n$", ylabel="s.d. / s.d. of the limit law")
+        figures.log_sizes(right, sizes, log_values=False)
         figures.legend(left)
         return figure
 
@@ -74,8 +75,8 @@ def scaled(ratio, spike):
 
 
 CLAIM = Claim(
-    statement="""A simple outlier of a real sample covariance matrix is Gaussian in the limit with variance 2 ell^2 (1 -
-    ratio/(ell - 1)^2) / n.""",
+    statement="""A simple outlier of a real sample covariance matrix is Gaussian in the limit with variance 2 ell^2 (1
+    - ratio/(ell - 1)^2) / n.""",
     source="Paul (2007), theorem 3; Baik, Ben Arous and Peche (2005), theorem 1.1 (complex, half the variance)",
     estimates="standard deviation of the largest eigenvalue over draws",
     reference="the limit of sqrt(n) times it, and the exponent -1/2",

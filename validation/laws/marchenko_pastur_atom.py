@@ -26,12 +26,12 @@ class WithoutAtom:
 
 
 CLAIM = Claim(
-    statement="""For p > n, p - n eigenvalues of X X^T / n vanish: the law has an atom of mass 1 - 1/ratio at 0 beside its
-    density on [(sqrt(ratio) - 1)^2, (sqrt(ratio) + 1)^2], whose mass is 1/ratio.""",
+    statement="""For p > n, p - n eigenvalues of X X^T / n vanish: the law has an atom of mass 1 - 1/ratio at 0 beside
+    its density on [(sqrt(ratio) - 1)^2, (sqrt(ratio) + 1)^2], whose mass is 1/ratio.""",
     source="Marchenko and Pastur (1967), eq. (1.14); used as 'zeros' by Sagun et al. (2017), theorem 2",
     estimates="number of eigenvalues below 1e-9; mean number of eigenvalues below five points",
     reference="p - n exactly; p times the distribution function, plus the derived term",
-    bias="None for the zeros; for the counts as for p < n: 1/4 of an eigenvalue at either edge less half an arcsine law.",
+    bias="None for the zeros; for the counts as for p < n: 1/4 at either edge less half an arcsine law.",
     draw=lambda scale, rng: _counts.draw(2.5, SIZES[scale], rng),
     judge=_counts.judge,
     theory=MarchenkoPastur,

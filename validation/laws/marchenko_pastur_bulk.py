@@ -7,8 +7,8 @@ from validation.laws import _counts
 SIZES = {"smoke": {16: 30_000, 48: 6_000, 144: 700}, "full": {16: 400_000, 48: 100_000, 144: 12_000, 432: 600}}
 
 CLAIM = Claim(
-    statement="""The eigenvalues of X X^T / n, X p x n with independent entries of variance 1, have the density sqrt((b -
-    x)(x - a)) / (2 pi ratio x) on [a, b] = (1 -+ sqrt(ratio))^2 in the limit, ratio = p/n.""",
+    statement="""The eigenvalues of X X^T / n, X p x n with independent entries of variance 1, have the density
+    sqrt((b - x)(x - a)) / (2 pi ratio x) on [a, b] = (1 -+ sqrt(ratio))^2 in the limit, ratio = p/n.""",
     source="Marchenko and Pastur (1967), eq. (1.14); finite-size term: Bai and Silverstein (2004), theorem 1.1",
     estimates="mean number of eigenvalues below five points, over draws of one matrix each; number of zeros",
     reference="p times the distribution function, plus the derived term",
