@@ -10,6 +10,9 @@ from numba import njit
 from rmtland.laws._law import Complexes, Floats
 from rmtland.laws.silverstein_kernels import EPS, ITERATIONS, evaluate, evaluate_real, height
 
+TAIL = 0.05
+"""Fraction of the eigenvalues that count as the lower tail, where counts from below are worth their price."""
+
 
 @njit(cache=True, error_model="numpy")
 def excess(opposite: float, adjacent: float) -> float:
@@ -91,7 +94,7 @@ def counts(u: Complexes, t: Floats, weights: Floats, dimension: float) -> tuple[
     for j in range(u.size):
         above[j] = count_above(u[j], t, weights, dimension)
         below[j] = rank - above[j]
-        if below[j] < 0.5 * rank:
+        if below[j] < TAIL * rank:
             below[j] = count_below(u[j], t, weights, dimension, rank)
             above[j] = rank - below[j]
     return above, below
@@ -118,14 +121,21 @@ def quantiles(
     rank = min(np.sum(weights), dimension)
     tails = np.cumsum(weights[::-1])
     known = high if from_above else low
+    r = v = rate = 0.0
     for j in range(goals.size):
         goal = goals[j]
         slack = 4.0 * EPS * goal
         lower, upper = (low, known) if from_above else (known, high)
-        # Where bands do not overlap the level belongs to one atom; the search starts there.
-        k = max(0, t.size - 1 - int(np.searchsorted(tails, goal if from_above else rank - goal)))
-        r = t[k] if t[k] > lower and t[k] < upper else 0.5 * (lower + upper)
-        v = 0.0
+        # The last quantile's neighbour, if near on the scale v; else, as where bands do not overlap, the atom that the
+        # level belongs to.
+        ahead = (goal - goals[j - 1]) / rate if j > 0 and v > 0.0 else math.inf
+        if ahead <= 0.5 * v:
+            r = r - ahead if from_above else r + ahead
+        else:
+            k = max(0, t.size - 1 - int(np.searchsorted(tails, goal if from_above else rank - goal)))
+            r, v = t[k], 0.0
+        if not (r > lower and r < upper):
+            r, v = 0.5 * (lower + upper), 0.0
         x = math.nan
         last = upper - lower
         for _ in range(ITERATIONS):

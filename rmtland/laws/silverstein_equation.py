@@ -137,10 +137,10 @@ class SilversteinEquation:
         return above, below
 
     def quantiles(self, above: Floats, below: Floats) -> Floats:
-        """Smallest x with `above` eigenvalues above them and `below` nonzero ones below, whichever is less."""
+        """Smallest x with `above` eigenvalues above them and `below` nonzero ones below (what counts in the tail)."""
         low, high = self.range
         x = np.where(above <= 0, high, np.where(below <= 0, low, np.nan))
-        from_above = above <= below
+        from_above = (above <= below) | (below > silverstein_counts.TAIL * self.rank)
         for side, levels in ((True, above), (False, below)):
             here = np.flatnonzero((from_above == side) & (levels > 0))
             here = here[np.argsort(levels[here], kind="stable")]
