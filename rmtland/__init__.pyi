@@ -1,6 +1,10 @@
 # What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
+from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
+from .ensembles.wigner import SpikedWigner as SpikedWigner
+from .ensembles.wishart import SpikedCovariance as SpikedCovariance
+from .ensembles.wishart import Wishart as Wishart
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits

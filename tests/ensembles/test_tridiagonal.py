@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+
+from rmtland.ensembles import tridiagonal
+from rmtland.ensembles.tridiagonal import QD, TRI
+from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
+from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from tests.ensembles.lift import lift
+
+count_below, solve, ends = lift(tridiagonal.count_below), lift(tridiagonal.solve), lift(tridiagonal.ends)
+laguerre_sums, extreme = lift(tridiagonal._laguerre_sums), lift(tridiagonal.extreme)
+square_qd = lift(tridiagonal.square_qd)
+
+
+def rows(form, m, seed):
+    generator = np.random.default_rng(seed)
+    a = generator.chisquare(np.arange(m, 0, -1) + 3) if form == QD else generator.standard_normal(m)
+    b = generator.chisquare(np.arange(m, 0, -1))
+    return a, b
+
+
+@pytest.mark.parametrize("form", [QD, TRI])
+@pytest.mark.parametrize("m", [1, 2, 9, 40])
+def test_kernels_against_dense(form, m):
+    for seed in range(5):
+        a, b = rows(form, m, seed)
+        values, vectors = np.linalg.eigh(tridiagonal.dense_block(form, a, b))
+        tolerance = 1e-12 * np.abs(values).max()
+        for x in np.linspace(values[0] - 1, values[-1] + 1, 16):
+            assert count_below(form, a, b, m, x) == (values < x).sum()
+        found = np.empty(m)
+        solve(form, a, b, m, values[-1] - 2, 0.5, True, m, found)
+        np.testing.assert_allclose(found, values[::-1], atol=tolerance)
+        if form == QD:
+            solve(form, a, b, m, values[0] + 2, 0.5, False, m, found)
+            np.testing.assert_allclose(found, values, atol=tolerance)
+        first, last = ends(form, a, b, m, values[-1])
+        assert last == pytest.approx(vectors[-1, -1] ** 2, abs=1e-12)
+        if form == TRI:
+            assert first == pytest.approx(vectors[0, -1] ** 2, rel=1e-8)
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_laguerre_sums_against_the_eigenvalues(above):
+    for form in (QD, TRI):
+        a, b = rows(form, 12, 3)
+        values = np.linalg.eigvalsh(tridiagonal.dense_block(form, a, b))
+        x = values[-1] + 0.3 if above else values[0] - 0.3
+        outside, first, second = laguerre_sums(form, a, b, 12, x, above)
+        assert outside
+        assert first == pytest.approx((1 / (x - values)).sum(), rel=1e-10)
+        assert second == pytest.approx((1 / (x - values) ** 2).sum(), rel=1e-10)
+        assert not laguerre_sums(form, a, b, 12, 0.5 * (values[0] + values[-1]), above)[0]
+
+
+@pytest.mark.parametrize("start", [-1e6, -1.0, 1.0, 1e7])
+def test_laguerre_from_anywhere(start):
+    a, b = rows(QD, 30, 4)
+    values = np.linalg.eigvalsh(tridiagonal.dense_block(QD, a, b))
+    assert extreme(QD, a, b, 30, start, 0.1, True) == pytest.approx(values[-1], rel=1e-13)
+    assert extreme(QD, a, b, 30, start, 0.1, False) == pytest.approx(values[0], rel=1e-9)
+
+
+def test_first_entry_of_the_wishart_form_is_along_the_spike():
+    a, b = rows(QD, 15, 5)
+    factor = np.diag(np.sqrt(a)) + np.diag(np.sqrt(b[:-1]), -1)
+    factor = np.vstack([factor, np.append(np.zeros(14), np.sqrt(b[-1]))])
+    values, vectors = np.linalg.eigh(factor @ factor.T)
+    assert ends(QD, a, b, 15, values[-1])[0] == pytest.approx(vectors[0, -1] ** 2, rel=1e-10)
+
+
+def near_threshold(p, n):
+    """Spikes through the critical window, of width (p/n)^(1/2) min(p, n)^(-1/3)."""
+    threshold, window = 1 + (p / n) ** 0.5, (p / n) ** 0.5 * min(p, n) ** (-1 / 3)
+    return [SpikedCovariance(p, n, spikes=[threshold + w * window]) for w in (-4, -1, 0, 1, 4)]
+
+
+SIZE = 30_000
+CASES = [
+    *(Wishart(SIZE, n, beta) for n in (SIZE, 3 * SIZE, 100 * SIZE, 10**4 * SIZE) for beta in (1, 2)),
+    Wishart(100 * SIZE, SIZE),
+    Wishart(SIZE, 2 * SIZE, beta=0.2),
+    *near_threshold(SIZE, 2 * SIZE),
+    *near_threshold(SIZE, 10**4 * SIZE),
+    SpikedCovariance(SIZE, 10**4 * SIZE, spikes=[0.9]),
+    *(GaussianEnsemble(SIZE, beta) for beta in (1, 2, 4)),
+    *(SpikedWigner(SIZE, spikes=[1 + w * SIZE ** (-1 / 3)]) for w in (-4, 0, 1, 4)),
+    SpikedWigner(SIZE, spikes=[-1.0]),
+]
+
+
+@pytest.mark.parametrize("model", CASES, ids=str)
+def test_truncated_is_full(model):
+    """The stated bound, 1e-8 Tracy-Widom scales (in practice: rounding)."""
+    for above in (True, False):
+        _, scale, length = model._edge(above)
+        for k in (1, 3):
+            if tridiagonal.block_length(length, k, model.beta, model._num_rows) == model._num_rows:
+                continue
+            cut = model._extreme(above, k, 20, 7, 1)[0]
+            full = model._extreme(above, k, 20, 7, 1, cut=False)[0]
+            rounding = 4e-16 * np.abs(full).max()
+            assert np.abs(cut - full).max() <= 1e-9 * scale * model._unit + rounding
+
+
+def test_the_smallest_at_a_soft_edge_needs_the_first_rows():
+    model = Wishart(6000, 24_000)
+    assert tridiagonal.block_length(model._edge(False)[2], 1, 1, 6000) < 700
+    assert model.smallest(rng=1) == pytest.approx(model.eigenvalues(rng=1)[0], rel=1e-11)
+
+
+def test_nothing_is_cut_at_the_hard_edge():
+    for model in (Wishart(10_000, 10_000), Wishart(10_000, 10_100)):
+        assert tridiagonal.block_length(model._edge(False)[2], 1, 1, 10_000) == 10_000
+
+
+def test_a_block_too_short_grows(monkeypatch):
+    model = Wishart(SIZE, 2 * SIZE)
+    expected = model.largest(2, size=10, rng=3)
+    overlaps = SpikedCovariance(SIZE, 2 * SIZE, spikes=[3.0]).eigenvectors_overlap(size=5, rng=3)
+    assert tridiagonal.block_length(model._edge(True)[2], 2, 1, SIZE) > 40
+    monkeypatch.setattr(tridiagonal, "block_length", lambda *_: 12)
+    np.testing.assert_allclose(model.largest(2, size=10, rng=3), expected, rtol=1e-14)
+    again = SpikedCovariance(SIZE, 2 * SIZE, spikes=[3.0]).eigenvectors_overlap(size=5, rng=3)
+    np.testing.assert_allclose(again, overlaps, rtol=1e-10)
+    band = SpikedCovariance(3000, 6000, spikes=[3.0, 2.5])
+    full = band._extreme(True, 2, 3, 3, 1, cut=False)[0]
+    np.testing.assert_allclose(band.largest(2, size=3, rng=3), full, rtol=1e-13)
+
+
+@pytest.mark.parametrize("p", [10**4, 10**6, 10**9, 10**12])
+def test_blocks_stay_of_order_cube_root(p):
+    rows_needed = tridiagonal.block_length(Wishart(p, 2 * p)._edge(True)[2], 1, 1, p)
+    assert rows_needed <= 20 * p ** (1 / 3)
+
+
+def test_square_qd_keeps_the_eigenvalues():
+    a, b = rows(QD, 12, 6)
+    values = np.linalg.eigvalsh(tridiagonal.dense_block(QD, a, b))
+    square_qd(a, b)
+    assert b[-1] == 0
+    upper = np.diag(np.sqrt(a)) + np.diag(np.sqrt(b[:-1]), 1)
+    np.testing.assert_allclose(np.linalg.eigvalsh(upper.T @ upper), values, rtol=1e-10)
+
+
+def test_large_k_takes_the_whole_spectrum():
+    model = Wishart(400, 500)
+    np.testing.assert_allclose(model.largest(100, rng=2), model.eigenvalues(rng=2)[-100:], rtol=1e-12)
+    np.testing.assert_allclose(model.smallest(100, rng=2), model.eigenvalues(rng=2)[:100], rtol=1e-10)

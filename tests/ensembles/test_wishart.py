@@ -1,0 +1,246 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+import rmtland._arguments as arguments
+from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from tests.ensembles.same_law import assert_same_law
+from tests.ensembles.wick import covariance_moment
+from tests.statistical import assert_mean
+
+
+def dense_extremes(model, count, seed, side=-1):
+    generator = np.random.default_rng(seed)
+    return np.array([np.linalg.eigvalsh(model.matrix(rng=generator))[side] for _ in range(count)])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Wishart(6, 9),
+        Wishart(9, 6),
+        Wishart(6, 9, beta=2),
+        SpikedCovariance(6, 9, spikes=[3.0]),
+        SpikedCovariance(9, 6, spikes=[0.2], beta=2),
+        SpikedCovariance(6, 9, spikes=[3.0, 0.5]),
+        SpikedCovariance(9, 6, spikes=[3.0, 0.5, 2.0], beta=2),
+        SpikedCovariance(5, 3, spikes=[3.0, 0.5, 2.0, 1.5]),
+        SpikedCovariance(3, 8, spikes=[3.0, 0.5, 2.0], beta=2),
+    ],
+    ids=str,
+)
+def test_trace_moments(model):
+    count = 60_000 if model._spikes.size < 2 else 40_000
+    values = model.eigenvalues(count, rng=1)
+    assert values.shape == (count, model.num_features)
+    assert np.all(np.diff(values, axis=1) >= 0)
+    for k in range(1, 5):
+        expected = covariance_moment(k, model.num_features, model.num_samples, model.beta, model._spikes)
+        assert_mean((values**k).sum(axis=1) / expected, 1.0, detect=0.025 * k**1.5)
+
+
+def test_trace_moments_reject_mutants():
+    count = 60_000
+    expected = covariance_moment(2, 6, 9, 1, [3.0])
+    swapped = SpikedCovariance(9, 6, spikes=[3.0]).eigenvalues(count, rng=1)  # p and n
+    unrooted = SpikedCovariance(6, 9, spikes=[9.0]).eigenvalues(count, rng=1)  # the spike where its root belongs
+    wide = 1.02 * SpikedCovariance(6, 9, spikes=[3.0]).eigenvalues(count, rng=1)
+    for values in (swapped, unrooted, wide):
+        with pytest.raises(AssertionError):
+            assert_mean((values**2).sum(axis=1) / expected, 1.0, detect=0.02 * 2**1.5)
+
+
+@pytest.mark.parametrize(("n", "beta"), [(1, 1), (7, 1), (7, 2), (7, 4), (3, 0.7)])
+def test_one_feature_is_chi_square(n, beta):
+    x = Wishart(1, n, beta).largest(size=20_000, rng=3)[:, 0] * n * beta
+    assert stats.kstest(x, stats.chi2(beta * n).cdf).pvalue > 1e-4
+    assert stats.kstest(1.1 * x, stats.chi2(beta * n).cdf).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_two_features_have_the_density_of_trace_and_determinant(n):
+    # 2 sqrt(det W) is chi^2 of 2n - 2 degrees of freedom (Anderson 2003, section 7.5), its trace of 2n.
+    values = n * Wishart(2, n).eigenvalues(20_000, rng=4)
+    assert stats.kstest(2 * np.sqrt(values.prod(axis=1)), stats.chi2(2 * n - 2).cdf).pvalue > 1e-4
+    assert stats.kstest(values.sum(axis=1), stats.chi2(2 * n).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize(("p", "n"), [(8, 20), (20, 8)])
+def test_edges_are_those_of_dense_matrices(p, n, beta):
+    model, count = Wishart(p, n, beta), 5000
+    x = model.largest(size=count, rng=5)[:, 0]
+    assert_same_law(x, dense_extremes(model, count, 6), mean=0.3 * x.std(), variance=0.6)
+    y = model.smallest(size=count, rng=5)[:, 0]
+    side = (p - n if p > n else 0) * (2 if beta == 4 else 1)
+    assert_same_law(y, dense_extremes(model, count, 7, side), mean=0.3 * y.std(), variance=0.6)
+
+
+def test_edges_reject_a_dense_matrix_of_other_shape():
+    x = Wishart(20, 50).largest(size=6000, rng=5)[:, 0]
+    with pytest.raises(AssertionError, match="off by"):
+        assert_same_law(x, dense_extremes(Wishart(21, 50), 6000, 6), mean=0.3 * x.std(), variance=0.6)
+
+
+def test_dense_quaternion_eigenvalues_come_twice():
+    values = np.linalg.eigvalsh(Wishart(5, 8, beta=4).matrix(rng=0))
+    np.testing.assert_allclose(values[::2], values[1::2], rtol=1e-10)
+    draws = [np.linalg.eigvalsh(Wishart(4, 8, beta=4).matrix(rng=i))[::2].mean() for i in range(2000)]
+    assert_mean(draws, 1.0, detect=0.05)
+
+
+def test_square_complex_smallest_is_exponential():
+    # Edelman (1988), theorem 4.1: exactly, at every n.
+    for n in (1, 3, 60):
+        x = n * n * Wishart(n, n, beta=2).smallest(size=10_000, rng=8)[:, 0]
+        assert stats.kstest(x, "expon").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("beta", [1, 2])
+def test_hard_edge_law_continues_the_draws(beta):
+    n = 400
+    x = n * n * Wishart(n, n, beta).smallest(size=5000, rng=9)[:, 0]
+    big = 10**12
+    y = float(big) ** 2 * Wishart(big, big, beta).smallest(size=5000, rng=9)[:, 0]
+    assert stats.ks_2samp(x, y).pvalue > 1e-4
+    other = float(big) ** 2 * Wishart(big, big, 3 - beta).smallest(size=5000, rng=9)[:, 0]
+    assert stats.ks_2samp(x, other).pvalue < 1e-6
+
+
+def test_small_eigenvalues_have_small_relative_errors():
+    model = Wishart(60, 60)
+    import mpmath
+
+    from rmtland.ensembles import tridiagonal
+    from rmtland.ensembles.replicates import Streams
+
+    a, b = np.empty(60), np.empty(60)
+    for seed in range(3):
+        tridiagonal.draw(tridiagonal.QD, 60.0, 60.0, 1.0, 1.0, 60, Streams.of(seed, 1).words, 0, a, b)
+        with mpmath.workdps(60):
+            q, e = [mpmath.mpf(x) for x in a], [mpmath.mpf(x) for x in b]
+            # 1 / tr M^(-1) and the like bound it; the determinant's recurrence finds it by bisection.
+            low, high = mpmath.mpf(0), q[-1] + e[-1]
+            for _ in range(170):
+                x = (low + high) / 2
+                d, positive = q[0] - x, True
+                for j in range(60):
+                    pivot = d + e[j]
+                    positive &= pivot > 0
+                    if j < 59:
+                        d = q[j + 1] * d / pivot - x
+                low, high = (x, high) if positive else (low, x)
+            exact = float(low)
+        assert model.smallest(rng=seed)[0] * 60 == pytest.approx(exact, rel=1e-13)
+
+
+@pytest.mark.parametrize(("p", "n", "beta"), [(10, 24, 1), (24, 10, 1), (10, 24, 2), (24, 10, 2)])
+@pytest.mark.parametrize("spikes", [[4.0], [5.0, 3.0]])
+def test_overlaps_are_those_of_dense_eigenvectors(p, n, beta, spikes):
+    model, count = SpikedCovariance(p, n, spikes=spikes, beta=beta), 4000
+    k = len(spikes)
+    x = model.eigenvectors_overlap(k, size=count, rng=10).reshape(count, -1)
+    generator = np.random.default_rng(11)
+    y = np.empty((count, k, k))
+    for i in range(count):
+        vectors = np.linalg.eigh(model.matrix(rng=generator))[1]
+        y[i] = (np.abs(vectors[:k, -k:]) ** 2).T
+    assert_same_law(x, y.reshape(count, -1), mean=0.06, variance=0.9)
+
+
+def test_overlaps_of_one_draw_are_its_eigenvectors():
+    from rmtland.ensembles import banded
+    from rmtland.ensembles.replicates import Streams
+
+    for p, n in ((8, 20), (20, 8)):
+        model = SpikedCovariance(p, n, spikes=[4.0, 0.1, 3.0], beta=2)
+        rows, band = np.empty((min(p, n + 3), 4), complex), np.empty((min(p, n), 4), complex)
+        banded.draw_band(0, float(n), float(p), 2.0, model.spikes, Streams.of(5, 1).words, 0, rows, band)
+        factor = np.zeros((rows.shape[0], min(p, n)), complex)
+        for i in range(rows.shape[0]):
+            for d in range(4):
+                if 0 <= i - d < min(p, n):
+                    factor[i, i - d] = rows[i, d]
+        values, vectors = np.linalg.eigh(factor @ factor.conj().T / n)
+        np.testing.assert_allclose(model.largest(3, rng=5), values[-3:], rtol=1e-12)
+        seen = model.eigenvectors_overlap(3, rng=5)
+        np.testing.assert_allclose(seen, np.abs(vectors[:3, -3:].T) ** 2, atol=1e-10)
+        low = model.eigenvectors_overlap(2, rng=5, side="smallest")
+        first = max(0, rows.shape[0] - min(p, n))
+        np.testing.assert_allclose(low, np.abs(vectors[:3, first : first + 2].T) ** 2, atol=1e-10)
+
+
+def test_a_left_spike_leaves_to_the_left():
+    model = SpikedCovariance(20_000, 200_000, spikes=[0.2])
+    law = model.law()
+    x = model.smallest(size=400, rng=12)[:, 0]
+    sd = law.standard_deviations[0]
+    assert_mean(x, law.locations[0], bias=5 / 200_000, detect=0.8 * sd)
+    assert_mean((x - x.mean()) ** 2 / sd**2, 1, bias=0.01, detect=1.0)
+    overlap = model.eigenvectors_overlap(size=400, rng=12, side="smallest")[:, 0, 0]
+    assert_mean(overlap, law.overlaps[0], bias=1e-4, detect=0.01)
+
+
+@pytest.mark.parametrize("beta", [1, 2])
+def test_one_spike_written_twice_or_with_a_one_is_the_same_law(beta):
+    x = SpikedCovariance(300, 600, spikes=[3.0], beta=beta).largest(size=4000, rng=13)[:, 0]
+    y = SpikedCovariance(300, 600, spikes=[1.0, 3.0], beta=beta).largest(size=4000, rng=14)[:, 0]
+    assert_same_law(x, y, mean=0.3 * x.std(), variance=0.6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Wishart(0, 5), "`num_features` must be >= 1 and <= 9007199254740992; got 0"),
+        (lambda: Wishart(5, 0), "`num_samples` must be >= 1"),
+        (lambda: Wishart(5, 5, beta=0), "`beta` must be > 0; got 0"),
+        (lambda: Wishart(5, 5, beta=-1), "`beta` must be > 0; got -1"),
+        (lambda: SpikedCovariance(5, 5, spikes=[0.0]), "`spikes` must be > 0; got 0.0"),
+        (lambda: SpikedCovariance(2, 5, spikes=[2.0] * 3), "`spikes` must be at most `num_features` = 2; got 3"),
+        (lambda: SpikedCovariance(5, 5, spikes=[[2.0]]), "`spikes` must have 1 dimension"),
+        (lambda: SpikedCovariance(5, 5, spikes=[np.nan]), "`spikes` must be finite"),
+        (lambda: SpikedCovariance(5, 5, spikes=[2.0, 3.0], beta=4), "`beta` must be 1 or 2 for more than one spike"),
+        (lambda: SpikedCovariance(5, 5, spikes=[2.0], beta=3).law(), "`beta` must be one of 1, 2, 4; got 3"),
+        (lambda: Wishart(5, 3).largest(4), "`k` must be >= 1 and <= 3; got 4"),
+        (lambda: Wishart(5, 3).smallest(0), "`k` must be >= 1 and <= 3; got 0"),
+        (lambda: Wishart(5, 3).largest(size=0), "`size` must be >= 1; got 0"),
+        (lambda: Wishart(5, 3).largest(threads=0, size=2), "`threads` must be >= 1; got 0"),
+        (lambda: Wishart(5, 3, beta=3).matrix(), "`beta` must be 1, 2 or 4 for a dense matrix; got 3"),
+        (lambda: Wishart(5, 3).matrix(dtype=int), "`dtype` must be one of"),
+        (lambda: Wishart(5, 3).eigenvectors_overlap(), "`spikes` must not be empty for overlaps"),
+        (
+            lambda: SpikedCovariance(5, 3).eigenvectors_overlap(side="left"),
+            "`side` must be one of 'largest', 'smallest'",
+        ),
+    ],
+)
+def test_bad_values(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Wishart(5.0, 3), lambda: Wishart(5, "3"), lambda: Wishart(5, 3).largest(rng=0.5)]
+)
+def test_bad_types(make):
+    with pytest.raises(TypeError, match="`(num_features|num_samples|rng)` must be"):
+        make()
+
+
+def test_what_does_not_fit_names_what_does(monkeypatch):
+    monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
+    with pytest.raises(MemoryError, match=r"`matrix` needs .* use `eigenvalues`, `largest` or `smallest`"):
+        Wishart(10_000, 10_000).matrix()
+    with pytest.raises(MemoryError, match="use `iterate_eigenvalues` or `largest` instead"):
+        Wishart(10_000, 20_000).eigenvalues(1000)
+    with pytest.raises(MemoryError, match="no row can be cut at the hard edge"):
+        Wishart(10**6, 10**6).smallest()
+    with pytest.raises(MemoryError, match="take a smaller `k` or `size`"):
+        Wishart(1000, 1000).largest(500, size=10_000)
+
+
+def test_single_precision_matrix():
+    matrix = Wishart(30, 50).matrix(rng=0, dtype=np.float32)
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert Wishart(30, 50, beta=2).matrix(rng=0, dtype=np.float32).dtype == np.complex64
