@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart by readers of any colour vision."""
@@ -19,6 +18,9 @@ GREY = "#666666"
 
 def panels(count: int, *titles: str) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels side by side, not registered with pyplot."""
+    # Imported where it is used: `list` and workers without figures do not need a second of it.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.6 * count + 0.4, 3.7), layout="constrained")
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for ax, title in zip(axes, titles, strict=False):
@@ -61,6 +63,8 @@ def convergence(
 
 def log_sizes(ax: Axes, sizes: npt.ArrayLike, log_values: bool = True) -> None:
     """A logarithmic axis of sizes with ticks at the sizes themselves, and one of values too unless told otherwise."""
+    from matplotlib.ticker import FixedLocator, NullFormatter
+
     if log_values:
         ax.set_yscale("log")
     if ax.get_xscale() != "log":

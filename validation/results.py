@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import re
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -94,13 +93,14 @@ def write(result: dict[str, Any], figure: Any, out: Path) -> None:
 
 def replace_file(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     """Write a file beside its place and move it there once it is whole."""
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    # Not tempfile.mkstemp, whose files only their owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             fill(file)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

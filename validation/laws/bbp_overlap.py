@@ -61,7 +61,7 @@ CLAIM = Claim(
     ratio / (ell - 1)^2) / (1 + ratio / (ell - 1)), which is 0 at the threshold and below 1 for every finite ell.""",
     source="Paul (2007), theorem 4; Benaych-Georges and Nadakuditi (2011), theorem 2.2",
     estimates="mean squared cosine, the fluctuation of the spike's row taken out by regression",
-    reference="the limit",
+    reference="the formula, and the exponent 1 of the distance from it",
     bias="O(1/n), order derived (the cosine is a smooth function of resolvents of order 1/n), constant fitted along.",
     draw=draw,
     judge=judge,

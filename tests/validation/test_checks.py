@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from validation import Check, Outcome, exact, limit, means, rate
+
+
+def test_verdicts_in_order_of_what_they_prove():
+    right = Check("right", 1.0, 0.01, 1.01, detect=0.2)
+    wrong = Check("wrong", 1.0, 0.01, 1.5, detect=0.2)
+    vacuous = Check("vacuous", 1.0, 0.1, 1.01, detect=0.2)
+    assert [c.verdict for c in (right, wrong, vacuous)] == ["pass", "fail", "inconclusive"]
+    assert Outcome([right, vacuous], "").verdict == "inconclusive"
+    assert Outcome([vacuous, wrong, right], "").verdict == "fail"
+    assert Outcome([], "").verdict == "inconclusive"
+
+
+def test_bias_counts_as_allowed_but_not_for_free():
+    assert Check("within its bias", 1.0, 0.001, 1.05, bias=0.06, detect=0.2).verdict == "pass"
+    assert Check("bias too large to prove anything", 1.0, 0.001, 1.05, bias=0.06, detect=0.1).verdict == "inconclusive"
+
+
+def test_nan_fails():
+    assert Check("no number", np.nan, 0.01, 1.0, detect=0.2).verdict == "fail"
+    assert Check("no error", 1.0, np.nan, 1.0, detect=0.2).verdict == "fail"
+    assert "nan" in Check("no number", [1.0, np.nan], 0.01, 1.0, detect=0.2).summary
+
+
+def test_one_bad_number_among_many_fails_and_is_shown():
+    check = Check("many", [1.0, 2.0, 3.0], 0.01, [1.0, 2.5, 3.0], detect=0.5)
+    assert check.verdict == "fail"
+    assert "2 against 2.5" in check.summary
+
+
+def test_exact_numbers():
+    assert exact("count", [3, 4], [3, 4]).verdict == "pass"
+    assert exact("count", [3, 5], [3, 4]).verdict == "fail"
+
+
+def test_means_know_their_error():
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(1.0, 0.5, 4000), rng.normal(2.0, 0.5, 4000)]
+    check = means("means", samples, [1.0, 2.0], detect=0.2)
+    np.testing.assert_allclose(check.standard_error, 0.5 / 4000**0.5, rtol=0.1)
+    assert check.verdict == "pass"
+    assert means("means", samples, [1.0, 2.1], detect=0.2).verdict == "fail"
+
+
+def test_rate_finds_the_exponent_and_its_error():
+    rng = np.random.default_rng(1)
+    sizes, error = np.array([10, 20, 40, 80]), 0.002
+    fits = [
+        rate("r", sizes, -3 / sizes + rng.normal(0, error, 4), np.full(4, error), 1.0, detect=0.5) for _ in range(300)
+    ]
+    found = np.array([f.estimate for f in fits])
+    # The spread of fits is the error they state.
+    np.testing.assert_allclose(found.std(), np.mean([f.standard_error for f in fits]), rtol=0.2)
+    assert abs(found.mean() - 1) < 0.01
+    assert rate("r", sizes, -3 / sizes, np.full(4, error), 0.5, detect=0.5).verdict == "fail"
+
+
+def test_rate_of_noise_is_inconclusive_or_worse():
+    noise = np.random.default_rng(2).normal(0, 0.1, 4)
+    assert rate("r", [10, 20, 40, 80], noise, np.full(4, 0.1), 1.0, detect=0.5).verdict != "pass"
+
+
+def test_rate_and_limit_need_enough_sizes():
+    with pytest.raises(ValueError, match="at least 3 sizes; got 2"):
+        rate("r", [1, 2], [1, 2], [1, 1], 1.0, detect=1)
+    with pytest.raises(ValueError, match="more sizes than that; got 2"):
+        limit("l", [1, 2], [1, 2], [1, 1], 1.0, powers=(1.0, 2.0), detect=1)
+
+
+def test_limit_extrapolates():
+    sizes = np.array([10.0, 20, 40, 80])
+    values = 2 + 3 / sizes - 5 / sizes**2
+    assert abs(float(limit("l", sizes, values, np.full(4, 1e-3), 2.0, powers=(1.0, 2.0), detect=0.2).error)) < 1e-9
+    assert limit("l", sizes, values, np.full(4, 1e-3), 2.1, powers=(1.0, 2.0), detect=0.2).verdict == "fail"
