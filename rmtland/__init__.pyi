@@ -1,6 +1,19 @@
 # What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
+from .ensembles.goodness_of_fit import GoodnessOfFit as GoodnessOfFit
+from .ensembles.goodness_of_fit import test_against as test_against
+from .ensembles.histograms import LinearStatistics as LinearStatistics
+from .ensembles.histograms import SpectralHistogram as SpectralHistogram
+from .ensembles.histograms import empirical_density as empirical_density
+from .ensembles.histograms import linear_statistics as linear_statistics
+from .ensembles.population import Gaussian as Gaussian
+from .ensembles.population import Pareto as Pareto
+from .ensembles.population import Rademacher as Rademacher
+from .ensembles.population import SampleCovariance as SampleCovariance
+from .ensembles.population import StudentT as StudentT
+from .ensembles.transition import Transition as Transition
+from .ensembles.transition import bbp_transition as bbp_transition
 from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
@@ -10,6 +23,7 @@ from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.model import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
+from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
 from .laws.random_energy import RandomEnergyModel as RandomEnergyModel

@@ -13,6 +13,7 @@ from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.kernels import fill_gauss_newton, softmax, weighted_rows
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, check_logit_law
+from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum
 from rmtland.logits.gradients import LogitGradients, default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.outputs import output_statistics
@@ -201,6 +202,63 @@ class LandscapeModel:
         return LandscapeDraw(
             logits, labels, *self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
         )
+
+    def spectrum(self, rng: Seed = None, cross_terms: bool = True, *, tolerance: float = 1e-10) -> LandscapeSpectrum:
+        """Eigenvalues of one draw's Hessian and the gradient's power in each, at a cost that D does not raise.
+
+        In law what `sample` followed by `gauss_newton_spectrum` gives, without a single logit gradient.
+
+        Parameters
+        ----------
+        rng : seed
+            Anything `numpy.random.default_rng` takes. A seed does not give the logits' draw the same gradients as in
+            `sample`; under one seed models that differ in sigma_z alone share the directions of their logits and their
+            mean logit gradients.
+        cross_terms : bool
+            True: eq. (10). False: eq. (16), without the products of c and E (nor, if there are class gradients, of
+            either with these). The gradient is the same.
+        tolerance : float
+            Rows of A_mu / N, one per example and direction of its logits, whose eigenvalue is not above `tolerance`
+            times the largest leave the eigenproblem: examples with frozen probabilities. All eigenvalues are too small
+            by at most that, times D (sigma_c^2 + sigma_E^2) and the number of examples. Their part of the gradient
+            stays: it is counted in `null_power`. 0 keeps every row that has any weight.
+
+        Returns
+        -------
+        LandscapeSpectrum
+
+        Raises
+        ------
+        TypeError
+            For a gradient law other than `ClusteredGradients`.
+        MemoryError
+            Where the Gram matrix of the kept rows does not fit.
+
+        Notes
+        -----
+        Up to a rotation of the parameters, G and the gradient depend on the standard normal rows behind c and E only
+        through their inner products. The Bartlett factor of these N (C - 1) + C rows stands in for them, so the cost is
+        O((N (C - 1))^3) from D = N (C - 1) on, and less below. Exact in law at any D; rounding is 1e-16 of the largest
+        eigenvalue.
+
+        References
+        ----------
+        Fort and Ganguli (2019), eqs. (10) and (16); Bartlett (1933).
+
+        Examples
+        --------
+        >>> import rmtland as rl
+        >>> model = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=5, num_parameters=10**12)
+        >>> spectrum = model.spectrum(rng=0)
+        >>> spectrum.outliers().shape, round(float(spectrum.powers.sum() + spectrum.null_power), 12)
+        ((4,), 1.0)
+        """
+        law = self.gradients
+        if not isinstance(law, ClusteredGradients):
+            raise TypeError(f"`gradients` must be ClusteredGradients for a reduced draw, not {law!r}; use sample()")
+        rng = generator(rng)
+        logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
+        return reduced_spectrum(logits, labels, law, self.num_parameters, rng, cross_terms, tolerance)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,270 @@
+"""Draws of the landscape model's spectrum and gradient that cost the same at any number of parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import integer, real, require_memory
+from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.logits.gauss_newton import GaussNewtonSpectrum
+from rmtland.logits.losses import CrossEntropy
+from rmtland.spectra.measure import spectral_measure
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LandscapeSpectrum(GaussNewtonSpectrum):
+    """Spectrum and gradient of one draw of a landscape model.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray (r,)
+        The nonzero ones, ascending, less those that only dropped rows would give; at most min(D, N (C - 1)).
+    powers : ndarray (r,)
+        Share of the squared gradient along each eigenvector; NaN where the gradient is zero.
+    null_power : float
+        The rest: powers.sum() + null_power = 1.
+    num_parameters : int
+        D.
+    gradient_norm : float
+        Length of the gradient.
+    num_classes : int
+        C.
+    """
+
+    num_classes: int
+
+    def outliers(self, count: int | None = None) -> Floats:
+        """The C - 1 (or `count`) largest eigenvalues, ascending; zeros where there are fewer."""
+        number = integer("count", self.num_classes - 1 if count is None else count, at_least=0)
+        missing = max(number - self.eigenvalues.size, 0)
+        top: Floats = self.eigenvalues[self.eigenvalues.size - number + missing :]
+        return np.append(np.zeros(missing), top)
+
+    def goldilocks_ratio(self, dimension: int | None = None) -> float:
+        """Trace over Frobenius norm, on the whole space or on a random hyperplane.
+
+        Parameters
+        ----------
+        dimension : int, optional
+            d in 1..D of a hyperplane through the origin in a uniformly random direction.
+
+        Returns
+        -------
+        float
+            E trace / root of E norm^2 over hyperplanes, exact for these eigenvalues; NaN for the zero matrix.
+
+        References
+        ----------
+        Fort and Scherlis (2019), The Goldilocks zone. Collins and Sniady (2006) for moments over the orthogonal group.
+        """
+        if dimension is None:
+            return super().goldilocks_ratio()
+        return hyperplane_ratio(self.trace, self.frobenius, self.num_parameters, dimension)
+
+
+def hyperplane_ratio(trace: float, frobenius: float, num_parameters: int, dimension: int) -> float:
+    """E tr / root of E norm^2 of O^T G O with O uniform among the D x d matrices of orthonormal columns.
+
+    With P = O O^T, E P_ij P_kl = a delta_ij delta_kl + b (delta_ik delta_jl + delta_il delta_jk); a and b follow from
+    tr P = d and P^2 = P.
+    """
+    size = float(num_parameters)
+    d = float(integer("dimension", dimension, at_least=1, at_most=num_parameters))
+    if not frobenius > 0:
+        return math.nan
+    if num_parameters == 1:
+        return 1.0
+    crossed = d * (1 - d / size) / ((size - 1) * (size + 2))
+    direct = d / size - crossed * (1 + size)
+    return d / size * trace / math.sqrt((direct + crossed) * frobenius**2 + crossed * trace**2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """G = Y^T Y and the gradient as combinations of independent standard normal rows.
+
+    m rows stand for the mean gradients, n for the residuals of kept rows and one for those of dropped ones: Y = [own
+    mean; mixing mean + weights residual] and gradient = mean_slopes mean + slopes residual + dropped last.
+    """
+
+    own: Floats  # (q, m): rows of Y made of mean gradients alone
+    mixing: Floats  # (n, m)
+    weights: Floats  # (n,)
+    mean_slopes: Floats  # (m,)
+    slopes: Floats  # (n,)
+    dropped: float
+
+
+def reduced_spectrum(
+    logits: Floats,
+    labels: npt.NDArray[np.int64],
+    gradients: ClusteredGradients,
+    num_parameters: int,
+    rng: np.random.Generator,
+    cross_terms: bool = True,
+    tolerance: float = 1e-10,
+) -> LandscapeSpectrum:
+    """One draw of spectrum and gradient given logits (N, C) and labels (N,); see `LandscapeModel.spectrum`."""
+    tolerance = real("tolerance", tolerance, at_least=0, below=1)
+    sources = _sources(logits, labels, gradients, num_parameters, cross_terms, tolerance)
+    rows, slope = _rows(sources, num_parameters, rng)
+    norm = float(np.linalg.norm(slope))
+    if rows.shape[0] == 0:
+        return LandscapeSpectrum(
+            np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, logits.shape[1]
+        )
+    by_examples = rows.shape[0] <= rows.shape[1]
+    gram = rows @ rows.T if by_examples else rows.T @ rows
+    eigenvalues, squares = spectral_measure(gram, rows @ slope if by_examples else slope)
+    positive = eigenvalues > float(eigenvalues[-1]) * eigenvalues.size * float(np.finfo(np.float64).eps)
+    if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
+        squares = squares / np.where(positive, eigenvalues, 1.0)
+    powers = np.where(positive, squares / norm**2, 0.0) if norm > 0 else np.full(eigenvalues.size, math.nan)
+    return LandscapeSpectrum(
+        eigenvalues=np.maximum(eigenvalues, 0.0),
+        powers=powers,
+        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
+        num_parameters=num_parameters,
+        gradient_norm=norm,
+        num_classes=logits.shape[1],
+    )
+
+
+def bartlett_factor(num_rows: int, num_columns: int, rng: np.random.Generator) -> Floats:
+    """Lower trapezoidal factor of a standard normal num_rows x num_columns matrix, without its rotation.
+
+    Parameters
+    ----------
+    num_rows, num_columns : int
+        Columns may be 1e12: those beyond the rows cost nothing.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray (num_rows, min(num_rows, num_columns))
+        L with L L^T in law X X^T; normal below the diagonal, chi_{num_columns - i} on it.
+
+    References
+    ----------
+    Bartlett (1933), On the theory of statistical regression.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bartlett_factor(3, 10**12, np.random.default_rng(0)).shape
+    (3, 3)
+    """
+    width = min(num_rows, num_columns)
+    factor = np.zeros((num_rows, width))
+    for i in range(num_rows):
+        rng.standard_normal(out=factor[i, : min(i, width)])
+    diagonal = np.arange(width)
+    factor[diagonal, diagonal] = np.sqrt(rng.chisquare(num_columns - diagonal.astype(np.float64)))
+    return factor
+
+
+def _rows(sources: _Sources, num_parameters: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Y and the gradient, in the columns of the Bartlett factor of all source rows."""
+    num_means, num_kept = sources.mean_slopes.size, sources.slopes.size
+    count = num_means + num_kept + (sources.dropped > 0)
+    width = min(count, num_parameters)
+    require_memory(
+        f"a draw with {num_kept} x {width} rows",
+        8.0 * (2 * count * width + 2 * min(num_kept, width) ** 2),
+        "raise `tolerance`, draw fewer examples, or use model.theory()",
+    )
+    factor = bartlett_factor(count, num_parameters, rng)
+    means, residuals = factor[:num_means], factor[num_means : num_means + num_kept]
+    slope = sources.mean_slopes @ means + sources.slopes @ residuals
+    if sources.dropped > 0:
+        slope += sources.dropped * factor[-1]
+    residuals *= sources.weights[:, None]
+    residuals[:, :num_means] += sources.mixing @ means[:, :num_means]
+    if sources.own.shape[0] == 0:
+        return residuals, slope
+    return np.concatenate([sources.own @ means, residuals]), slope
+
+
+def _sources(
+    logits: Floats,
+    labels: npt.NDArray[np.int64],
+    law: ClusteredGradients,
+    num_parameters: int,
+    cross_terms: bool,
+    tolerance: float,
+) -> _Sources:
+    num_examples, num_classes = logits.shape
+    root = math.sqrt(num_parameters)
+    sigma = law.residual_length / root
+    # A_mu / N = V diag(roots^2) V^T through the factor of A_mu, which knows a frozen example's 1 - p.
+    factor = CrossEntropy().hessian_factor(logits) / math.sqrt(num_examples)
+    vectors, roots, _ = np.linalg.svd(factor, full_matrices=False)
+    vectors = vectors.swapaxes(1, 2)  # (N, C - 1, C), an eigenvector per row
+    slopes = CrossEntropy().gradient(logits, labels) / num_examples
+    along = np.einsum("njk,nk->nj", vectors, slopes)
+    kept = (roots > 0) & (roots**2 > tolerance * roots.max() ** 2)
+    groups = [(np.ones(num_examples, dtype=bool), law.mean_lengths(num_classes) / root)]
+    if law.class_length > 0:
+        scales = np.full(num_classes, law.class_length / root)
+        groups += [(labels == y, scales) for y in np.unique(labels)]
+    if sigma == 0:  # what is left is made of the means, dropped rows too
+        kept[:] = False
+    blocks: list[Floats] = []
+    own: list[Floats] = []
+    mean_slopes: list[Floats] = []
+    which = np.nonzero(kept)
+    for members, scales in groups:
+        basis = _basis(scales)
+        # Columns of unit length times the rows' scale: v^T diag(scales) basis.
+        mean_slopes.append((slopes[members].sum(axis=0) * scales) @ basis)
+        mixed = roots[:, :, None] * (vectors @ (scales[:, None] * basis))
+        mixed[~members] = 0.0
+        own.append(mixed.reshape(num_examples * (num_classes - 1), basis.shape[1]))
+        blocks.append(mixed[which])
+    used = along[which]
+    total = float(np.sum(slopes**2))
+    # What no kept row carries: dropped ones and, where probabilities have underflowed, what lies outside all rows.
+    rest = total - float(np.sum(used**2))
+    num_means = sum(block.shape[1] for block in blocks)
+    if cross_terms and sigma > 0:
+        apart = np.empty((0, num_means))
+        mixing = np.concatenate(blocks, axis=1)
+    else:
+        apart = _apart([np.concatenate(own, axis=1)] if cross_terms else own)
+        mixing = np.zeros((used.size, num_means))
+    return _Sources(
+        own=apart,
+        mixing=mixing,
+        weights=sigma * roots[which],
+        mean_slopes=np.concatenate(mean_slopes),
+        slopes=sigma * used,
+        dropped=sigma * math.sqrt(rest) if rest > 1e-13 * total else 0.0,
+    )
+
+
+def _basis(scales: Floats) -> Floats:
+    """Orthonormal basis (C, q) of diag(scales) times the zero-sum vectors: where A 1 = 0 leaves the mean gradients."""
+    size = scales.size
+    if not scales.any():
+        return np.empty((size, 0))
+    zero_sum = np.eye(size)[:, 1:] - 1 / size
+    vectors, values, _ = np.linalg.svd(scales[:, None] * zero_sum, full_matrices=False)
+    basis: Floats = vectors[:, values > 1e-12 * values[0]]
+    return basis
+
+
+def _apart(blocks: list[Floats]) -> Floats:
+    """Block diagonal matrix of the triangular factors of the blocks: eq. (16), no products between groups."""
+    factors = [np.asarray(np.linalg.qr(block, mode="r")) for block in blocks]
+    out = np.zeros((sum(f.shape[0] for f in factors), sum(f.shape[1] for f in factors)))
+    row = column = 0
+    for f in factors:
+        out[row : row + f.shape[0], column : column + f.shape[1]] = f
+        row, column = row + f.shape[0], column + f.shape[1]
+    return out

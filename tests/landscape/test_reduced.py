@@ -1,0 +1,290 @@
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rmtland as rl
+from rmtland import _arguments
+from rmtland.landscape import reduced
+from rmtland.landscape.reduced import bartlett_factor, hyperplane_ratio
+from tests import oracles
+from tests.statistical import assert_mean
+
+C = 4
+
+
+def given_logits(n, sigma_z, seed=0, accuracy=0.7):
+    logits, labels = rl.GaussianLogits(sigma_z, accuracy).draw_logits(n, C, np.random.default_rng(seed))
+    return rl.GivenLogits(logits, labels)
+
+
+def model_of(sigma_z, num_parameters, n=25, **lengths):
+    return rl.LandscapeModel(
+        n, C, num_parameters, logits=given_logits(n, sigma_z), gradients=rl.ClusteredGradients(**lengths)
+    )
+
+
+def quantities(eigenvalues, powers, norm):
+    """Top and last outlier, gradient power above the bulk and in the middle, trace, norm, and the gradient's length."""
+    padded, share = np.append(np.zeros(2 * C), eigenvalues), np.append(np.zeros(2 * C), powers)
+    trace, frobenius = eigenvalues.sum(), np.linalg.norm(eigenvalues)
+    return [padded[-1], padded[-C + 1], share[-C + 1 :].sum(), share[-2 * C :].sum(), trace, frobenius, norm]
+
+
+def reduced_draws(model, count, cross_terms=True, tolerance=1e-10):
+    draws = [model.spectrum(seed, cross_terms, tolerance=tolerance) for seed in range(count)]
+    return np.array([quantities(s.eigenvalues, s.powers, s.gradient_norm) for s in draws])
+
+
+@functools.cache
+def dense_draws(sigma_z, cross_terms, lengths, count=600):
+    model = model_of(sigma_z, 60, **dict(lengths))
+    rows = []
+    for seed in range(count):
+        draw = model.sample(seed + 10**6)
+        eigenvalues, vectors = np.linalg.eigh(draw.hessian(cross_terms))
+        slope = rl.gradient(draw)
+        powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+        rows.append(quantities(eigenvalues, powers, np.linalg.norm(slope)))
+    return np.array(rows)
+
+
+DETECT = np.array([0.16, 0.2, 0.1, 0.1, 0.1, 0.12, 0.09])
+"""Relative to the value, absolute for the two shares."""
+
+
+def detectable(draws):
+    scale = np.abs(draws.mean(axis=0))
+    scale[2:4] = 1.0
+    return DETECT * scale
+
+
+CASES = [
+    (1.0, True, {}),
+    (15.0, True, {}),
+    (40.0, True, {}),
+    (15.0, False, {}),
+    (1.0, False, {"class_length": 0.8}),
+    (3.0, True, {"class_length": 0.8}),
+    (3.0, True, {"relative_lengths": (0.0, 0.5, 1.0, 2.0)}),
+]
+
+
+@pytest.mark.parametrize(("sigma_z", "cross_terms", "lengths"), CASES)
+def test_in_law_what_dense_draws_give(sigma_z, cross_terms, lengths):
+    model = model_of(sigma_z, 60, **lengths)
+    ours, theirs = reduced_draws(model, 600, cross_terms), dense_draws(sigma_z, cross_terms, tuple(lengths.items()))
+    assert_mean(ours - theirs, 0, detect=detectable(theirs))
+    assert_mean(ours**2 - theirs**2, 0, detect=2.6 * detectable(theirs) * theirs.mean(axis=0))  # the spread as well
+
+
+def mutated(monkeypatch, **changes):
+    """Sources with some entries replaced by functions of them."""
+    plain = reduced._sources
+
+    def sources(*arguments):
+        made = plain(*arguments)
+        return dataclasses.replace(made, **{name: change(getattr(made, name)) for name, change in changes.items()})
+
+    monkeypatch.setattr(reduced, "_sources", sources)
+
+
+MUTANTS = {
+    "the gradient of frozen examples dropped": {"dropped": lambda x: 0.0},
+    "cross terms dropped": {"mixing": lambda x: 0 * x},
+    "the sign of the residuals' gradient": {"slopes": lambda x: -x},
+    "a tenth on the residuals": {"weights": lambda x: 1.1 * x, "slopes": lambda x: 1.1 * x},
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_rejected(monkeypatch, name):
+    # A tenth of the squared gradient sits on frozen, mislabelled examples here.
+    model = model_of(15.0, 60)
+    theirs = dense_draws(15.0, True, ())
+    mutated(monkeypatch, **MUTANTS[name])
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(reduced_draws(model, 600) - theirs, 0, detect=detectable(theirs))
+
+
+def test_parameters_and_examples_are_not_exchanged():
+    # The Bartlett factor of the transpose has the diagonal chi_{rows}, which is another law off the square.
+    wide, tall = bartlett_factor(5, 40, np.random.default_rng(0)), bartlett_factor(40, 5, np.random.default_rng(0))
+    assert wide.shape == (5, 5)
+    assert tall.shape == (40, 5)
+    grams = [(lambda x: x @ x.T)(bartlett_factor(5, 40, np.random.default_rng(seed))) for seed in range(400)]
+    assert_mean(grams, 40 * np.eye(5), detect=6.0)
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(grams, 5 * np.eye(5), detect=6.0)
+    assert_mean([np.sum(g**2) for g in grams], 5 * 40 * (40 + 5 + 1), detect=1200)
+
+
+@pytest.mark.parametrize("num_parameters", [1, 7, 10**9, 10**12])
+@pytest.mark.parametrize("lengths", [{}, {"class_length": 0.6}])
+def test_exact_means_given_the_logits(num_parameters, lengths):
+    # E tr G = D tr T, E |G|_F^2 = D (tr T)^2 + D (D + 1) tr T^2 with T written out, and E |gradient|^2 = D |a|^2.
+    n = 12
+    model = model_of(2.0, num_parameters, n=n, **lengths)
+    logits, labels = model.logits.logits, model.logits.labels
+    same = (labels[:, None] == labels[None, :]).astype(float)
+    covariance = np.kron(
+        model.sigma_c**2 * np.ones((n, n)) + model.sigma_d**2 * same + model.sigma_E**2 * np.eye(n), np.eye(C)
+    )
+    curvature = np.zeros((n * C, n * C))
+    for mu, z in enumerate(logits):
+        curvature[mu * C : (mu + 1) * C, mu * C : (mu + 1) * C] = oracles.curvature(z) / n
+    rho = np.concatenate([oracles.softmax(z) - np.eye(C)[y] for z, y in zip(logits, labels, strict=True)]) / n
+    t = covariance @ curvature
+    d = float(num_parameters)
+    trace, square = d * np.trace(t), d * np.trace(t) ** 2 + d * (d + 1) * np.sum(t * t.T)
+    draws = [model.spectrum(seed) for seed in range(400)]
+    samples = np.array([[s.trace, s.frobenius**2, s.gradient_norm**2] for s in draws])
+    expected = np.array([trace, square, d * rho @ covariance @ rho])
+    # At D = 1 the trace is a single weighted chi square.
+    detect = (0.02 if d > 100 else 1.2) * expected
+    assert_mean(samples, expected, detect=detect)
+    for mutant in (expected * [1.02, 1, 1], expected * [1, 1.02, 1], expected * [1, 1, 1.02]):
+        if d > 100:
+            with pytest.raises(AssertionError, match="against"):
+                assert_mean(samples, mutant, detect=detect)
+
+
+@given(
+    st.integers(2, 8),
+    st.integers(2, 5),
+    st.sampled_from([1, 2, 5, 30, 10**6, 10**12]),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.5, 15.0, 1e4]),
+    st.booleans(),
+    st.sampled_from(
+        [(1.0, 0.7, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.5, 2.0), (0.0, 0.0, 1.0)]
+    ),
+)
+def test_holds_together(n, c, d, seed, sigma_z, cross_terms, lengths):
+    law = rl.ClusteredGradients(*lengths)
+    model = rl.LandscapeModel(n, c, d, logits=rl.GaussianLogits(sigma_z, 0.6), gradients=law)
+    spectrum = model.spectrum(seed, cross_terms)
+    assert spectrum.eigenvalues.size <= min(d, n * (c - 1) + (0 if cross_terms else c * c))
+    assert (np.diff(spectrum.eigenvalues) >= 0).all()
+    assert (spectrum.eigenvalues >= 0).all()
+    assert spectrum.outliers().shape == (c - 1,)
+    if spectrum.gradient_norm > 0:
+        assert (spectrum.powers >= 0).all()
+        assert spectrum.powers.sum() + spectrum.null_power == pytest.approx(1, abs=1e-6)
+    else:
+        assert np.isnan(spectrum.powers).all()
+    assert spectrum.frobenius == pytest.approx(np.linalg.norm(spectrum.eigenvalues))
+    if spectrum.frobenius > 0:
+        assert spectrum.goldilocks_ratio(d) == pytest.approx(spectrum.goldilocks_ratio())
+
+
+def test_without_residuals_or_means():
+    pure = model_of(2.0, 10**6, residual_length=0.0).spectrum(0)
+    assert pure.eigenvalues.size == C - 1
+    assert pure.gradient_power(C - 1) == pytest.approx(1)
+    assert pure.null_power < 1e-12
+    noise = model_of(1.0, 400, mean_length=0.0).spectrum(0)
+    assert noise.outliers()[0] / noise.eigenvalues[-C] < 1.3
+    nothing = model_of(2.0, 5, mean_length=0.0, residual_length=0.0).spectrum(0)
+    assert nothing.eigenvalues.size == 0
+    assert math.isnan(nothing.null_power)
+    assert nothing.outliers().tolist() == [0, 0, 0]
+    assert math.isnan(nothing.goldilocks_ratio(2))
+
+
+def test_underflowed_probabilities():
+    # exp(-800) is zero: no curvature is left, and the mislabelled example's gradient lies where no eigenvalue is.
+    logits = np.array([[800.0, 0, 0, 0], [0, 800.0, 0, 0], [0.1, 0.2, 0, 0], [0, 0, 0.3, 0]])
+    model = rl.LandscapeModel(4, C, 10**6, logits=rl.GivenLogits(logits, [0, 2, 1, 3]))
+    for tolerance in (0.0, 1e-10):
+        spectrum = model.spectrum(0, tolerance=tolerance)
+        assert spectrum.eigenvalues.size == 6
+        assert spectrum.null_power > 0.2
+        assert spectrum.powers.sum() + spectrum.null_power == pytest.approx(1)
+
+
+def test_frozen_rows_leave_the_eigenproblem_but_not_the_gradient():
+    model = rl.LandscapeModel.fort_ganguli(60, C, 10**6, sigma_z=15.0, accuracy=0.7)
+    kept, dropped = model.spectrum(0, tolerance=0.0), model.spectrum(0, tolerance=1e-6)
+    assert dropped.eigenvalues.size < 0.7 * kept.eigenvalues.size
+    # The normals behind the rows differ, the logits and the mean gradients do not.
+    assert dropped.trace == pytest.approx(kept.trace, rel=0.01)
+    assert dropped.null_power > kept.null_power
+
+
+def test_hyperplanes():
+    # Against dense projections on random hyperplanes.
+    rng = np.random.default_rng(0)
+    eigenvalues = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 1.0, 4.0])
+    traces, squares = [], []
+    for _ in range(4000):
+        basis = np.linalg.qr(rng.normal(size=(7, 3)))[0]
+        projected = basis.T @ (eigenvalues[:, None] * basis)
+        traces.append(np.trace(projected))
+        squares.append(np.sum(projected**2))
+    trace, frobenius = eigenvalues.sum(), np.linalg.norm(eigenvalues)
+    expected = hyperplane_ratio(trace, frobenius, 7, 3)
+    assert_mean(traces, 3 / 7 * trace, detect=0.3)
+    assert_mean(squares, (3 / 7 * trace / expected) ** 2, detect=1.2)
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(squares, (3 / 7 * frobenius) ** 2, detect=1.2)  # as if a projection scaled the norm alone
+    assert hyperplane_ratio(trace, frobenius, 7, 7) == pytest.approx(trace / frobenius)
+    assert hyperplane_ratio(trace, frobenius, 7, 1) < 1
+    assert hyperplane_ratio(3.0, 3.0, 1, 1) == 1
+
+
+def test_the_same_model_with_fewer_parameters_is_its_projection():
+    # Theory section 5, property 4: a random d-dimensional hyperplane is the model with D replaced by d; lengths fixed
+    # per component.
+    whole = model_of(1.0, 400)
+    projected = [whole.spectrum(seed) for seed in range(60)]
+    small = dataclasses.replace(
+        whole, num_parameters=10, gradients=rl.ClusteredGradients(math.sqrt(10 / 400), 0.7 * math.sqrt(10 / 400))
+    )
+    direct = [small.spectrum(seed) for seed in range(600)]
+    expected = np.mean([s.trace for s in direct]) / math.sqrt(np.mean([s.frobenius**2 for s in direct]))
+    assert_mean([s.goldilocks_ratio(10) for s in projected], expected, bias=0.04, detect=0.15)
+
+
+def test_seeds():
+    model = model_of(15.0, 10**9)
+    one, same, other = model.spectrum(3), model.spectrum(3), model.spectrum(4)
+    np.testing.assert_array_equal(one.eigenvalues, same.eigenvalues)
+    np.testing.assert_array_equal(one.powers, same.powers)
+    assert not np.array_equal(one.eigenvalues, other.eigenvalues)
+
+
+class OneSided:
+    def draw_gradients(self, labels, num_classes, num_parameters, rng):
+        return np.zeros((num_classes, num_parameters)), np.zeros((len(labels), num_classes, num_parameters))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda m: m.spectrum("seed"), TypeError, "`rng` must be something"),
+        (lambda m: m.spectrum(0, tolerance=-1.0), ValueError, "`tolerance` must be >= 0 and < 1; got -1.0"),
+        (lambda m: m.spectrum(0, tolerance=1), ValueError, "`tolerance` must be >= 0 and < 1; got 1"),
+        (lambda m: m.spectrum(0).outliers(-1), ValueError, "`count` must be >= 0; got -1"),
+        (lambda m: m.spectrum(0).goldilocks_ratio(0), ValueError, "`dimension` must be >= 1 and <= 50; got 0"),
+        (lambda m: m.spectrum(0).goldilocks_ratio(51), ValueError, "`dimension` must be >= 1 and <= 50; got 51"),
+        (
+            lambda m: dataclasses.replace(m, gradients=OneSided()).spectrum(0),
+            TypeError,
+            "`gradients` must be ClusteredGradients for a reduced draw, not .*; use sample",
+        ),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make(model_of(1.0, 50))
+
+
+def test_a_draw_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match="a draw with 75 x 50 rows needs .* raise `tolerance`, draw fewer examples"):
+        model_of(1.0, 50).spectrum(0)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmtland.spectra.measure import implicit_ql, spectral_measure
+
+
+def expected(matrix, vector):
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    return eigenvalues, (vectors.T @ vector) ** 2
+
+
+@given(st.integers(1, 40), st.integers(0, 99), st.sampled_from([0.0, 1.0, 12.0]))
+def test_against_eigh(n, seed, decades):
+    # Graded over many decades, as Gauss-Newton matrices of frozen examples are.
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    matrix = basis * 10 ** (-decades * rng.random(n)) @ basis.T
+    matrix = (matrix + matrix.T) / 2
+    vector = rng.normal(size=n)
+    before = matrix.copy()
+    eigenvalues, squares = spectral_measure(matrix, vector)
+    np.testing.assert_array_equal(matrix, before)
+    values, components = expected(matrix, vector)
+    np.testing.assert_allclose(eigenvalues, values, atol=1e-13 * values[-1])
+    assert squares.sum() == pytest.approx(vector @ vector)
+    # Cumulated from the top: neighbours nearer than rounding may share their squares.
+    apart = np.append(np.diff(values) > 1e-9 * values[-1], True)
+    np.testing.assert_allclose(np.cumsum(squares)[apart], np.cumsum(components)[apart], atol=1e-6 * (vector @ vector))
+
+
+def test_repeated_eigenvalues_and_vectors_without_components():
+    eigenvalues, squares = spectral_measure(np.eye(5), np.arange(5.0))
+    np.testing.assert_allclose(eigenvalues, 1, rtol=1e-14)
+    assert squares.sum() == pytest.approx(30)
+    eigenvalues, squares = spectral_measure(np.diag([1.0, 1.0, 4.0]), np.array([3.0, 4.0, 0.0]))
+    np.testing.assert_allclose(eigenvalues, [1, 1, 4])
+    np.testing.assert_allclose([squares[:2].sum(), squares[2]], [25, 0], atol=1e-14)
+    np.testing.assert_allclose(spectral_measure(np.diag([2.0, 1.0]), np.zeros(2)), [[1, 2], [0, 0]])
+    np.testing.assert_array_equal(spectral_measure(np.zeros((3, 3)), np.zeros(3)), 0)
+    np.testing.assert_array_equal(spectral_measure(np.array([[7.0]]), np.array([-2.0])), [[7], [4]])
+
+
+def test_nan_does_not_go_on_for_ever():
+    with pytest.raises(FloatingPointError, match="did not converge"):
+        spectral_measure(np.full((3, 3), np.nan), np.ones(3))
+
+
+def test_without_numba_the_kernel_says_the_same():
+    rng = np.random.default_rng(0)
+    arguments = rng.normal(size=8), rng.normal(size=8), np.eye(8)[0]
+    compiled, plain = (tuple(a.copy() for a in arguments) for _ in range(2))
+    assert implicit_ql(*compiled)
+    assert implicit_ql.py_func(*plain)
+    np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-12)
+    np.testing.assert_allclose(compiled[2], plain[2], atol=1e-12)
