@@ -68,6 +68,7 @@ def test_compare_writes_table_json_and_figures(images):
         (["--examples", "1"], "`examples` must be >= 2; got 1"),
         (["--outliers", "eye"], "`outliers` must be one of 'ratio', 'gap', 'elbow'; got 'eye'"),
         (["--data", "none.npz"], "`data` must be digits or an .npz file; found none at none.npz"),
+        (["--hidden", "100000,100000000"], "GiB are free; name fewer or narrower hidden layers instead"),
         (["--seed", "-1"], "`seed` must be >= 0; got -1"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rmtland._arguments import integer, real
+from rmtland._arguments import integer, real, require_memory
 from rmtland.nets.architectures import mlp
 from rmtland.nets.datasets import Dataset
 from rmtland.nets.gradients import NetworkLogitGradients
@@ -118,13 +119,18 @@ def training_stages(
     ------
     ValueError
         For more examples than there are, or a data set of one class.
+    MemoryError
+        For a network that does not fit.
     """
     integer("epochs", epochs, at_least=2)
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
     if dataset.num_classes < 2:
         raise ValueError(f"`dataset` must have at least 2 classes; got {dataset.num_classes}")
-    inputs = int(np.prod(dataset.x_train.shape[1:]))
-    module = mlp([inputs, *hidden, dataset.num_classes], seed=seed)
+    sizes = [int(np.prod(dataset.x_train.shape[1:])), *hidden, dataset.num_classes]
+    parameters = sum((before + 1) * after for before, after in pairwise(sizes))
+    # Weights, gradients, momentum and the copies of three stages, in float64.
+    require_memory(f"training {parameters:,} parameters", 64.0 * parameters, "name fewer or narrower hidden layers")
+    module = mlp(sizes, seed=seed)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset.x_train))[:num_examples])
     x, y = dataset.x_train[chosen], dataset.y_train[chosen]
     stages = {"initialisation": NetworkLogitGradients(module, x, y)}

@@ -64,6 +64,11 @@ def test_one_class_is_no_classification():
         training_stages(blobs(classes=1), num_examples=20)
 
 
+def test_a_network_that_does_not_fit():
+    with pytest.raises(MemoryError, match=r"training [0-9,]* parameters needs .* GiB .* narrower hidden layers"):
+        training_stages(blobs(), hidden=(100_000, 100_000_000), num_examples=20)
+
+
 def test_an_mlp_needs_two_sizes():
     with pytest.raises(ValueError, match=r"`sizes` must name inputs and outputs at least; got \[4\]"):
         mlp([4])
