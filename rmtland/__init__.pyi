@@ -24,6 +24,7 @@ from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.model import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
+from .landscape.theory import LandscapeTheory as LandscapeTheory
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
 from .laws.random_energy import RandomEnergyModel as RandomEnergyModel

@@ -28,7 +28,8 @@ Words = npt.NDArray[np.uint64]
 _OPTIONS: Any = {"cache": True, "error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 compiled: Any = njit(**_OPTIONS)
 """For kernels that Python calls."""
-inner: Any = njit(**_OPTIONS, no_cpython_wrapper=True)
+_INNER: Any = {**_OPTIONS, "no_cpython_wrapper": True}
+inner: Any = njit(**_INNER)
 """For kernels that kernels call: a quarter less to compile."""
 
 _POOL = 4

@@ -1,0 +1,188 @@
+"""The Baik-Ben Arous-Peche transition, drawn at any dimension and set beside its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
+from rmtland.ensembles.kernels import Floats
+from rmtland.ensembles.wishart import SpikedCovariance
+
+_COLUMNS = (
+    "spike",
+    "eigenvalue",
+    "eigenvalue_error",
+    "eigenvalue_sd",
+    "location",
+    "overlap",
+    "overlap_error",
+    "overlap_limit",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transition:
+    """Largest eigenvalue and overlap of its eigenvector with the spike's, for each spike strength.
+
+    Parameters
+    ----------
+    ratio : float
+        p / n as drawn.
+    num_features, num_samples : int
+    beta : int
+    spikes : ndarray, shape (m,)
+    eigenvalues, overlaps : ndarray, shape (m, R)
+        Draws.
+    locations, overlap_limits : ndarray, shape (m,)
+        Their limits.
+    threshold : float
+        1 + sqrt(ratio).
+    """
+
+    ratio: float
+    num_features: int
+    num_samples: int
+    beta: int
+    spikes: Floats
+    eigenvalues: Floats
+    overlaps: Floats
+    locations: Floats
+    overlap_limits: Floats
+    threshold: float
+
+    @property
+    def num_replicates(self) -> int:
+        """Draws per spike, R."""
+        return int(self.eigenvalues.shape[1])
+
+    def rows(self) -> list[dict[str, float]]:
+        """One dict per spike: means, standard errors, standard deviation, limits."""
+        root = np.sqrt(self.num_replicates)
+        sd, overlap_sd = self.eigenvalues.std(axis=1, ddof=1), self.overlaps.std(axis=1, ddof=1)
+        columns = (
+            self.spikes, self.eigenvalues.mean(axis=1), sd / root, sd, self.locations, self.overlaps.mean(axis=1),
+            overlap_sd / root, self.overlap_limits,
+        )  # fmt: skip
+        return [dict(zip(_COLUMNS, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
+
+    def table(self) -> str:
+        """The rows as aligned text."""
+        lines = [
+            f"p = {self.num_features}, n = {self.num_samples}, beta = {self.beta}, {self.num_replicates} replicates, "
+            f"threshold {self.threshold:.6g}",
+            "     spike   eigenvalue +- error         s.d.        limit    overlap +- error     limit",
+        ]
+        for row in self.rows():
+            lines.append(
+                f"{row['spike']:10.5g} {row['eigenvalue']:12.7g} +- {row['eigenvalue_error']:7.1e} "
+                f"{row['eigenvalue_sd']:11.2e} {row['location']:12.7g} {row['overlap']:10.6f} +- "
+                f"{row['overlap_error']:7.1e} {row['overlap_limit']:9.6f}"
+            )
+        return "\n".join(lines)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write parameters, rows and draws as JSON; the file appears whole or not at all."""
+        data = {
+            "ratio": self.ratio, "num_features": self.num_features, "num_samples": self.num_samples,
+            "beta": self.beta, "num_replicates": self.num_replicates, "threshold": self.threshold, "rows": self.rows(),
+            "eigenvalues": self.eigenvalues.tolist(), "overlaps": self.overlaps.tolist(),
+        }  # fmt: skip
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(json.dumps(data, indent=1) + "\n")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Transition:
+        """Read what `to_json` wrote."""
+        data: Any = json.loads(Path(path).read_text())
+
+        def column(name: str) -> Floats:
+            return np.array([row[name] for row in data["rows"]])
+
+        return cls(
+            data["ratio"], data["num_features"], data["num_samples"], data["beta"], column("spike"),
+            np.array(data["eigenvalues"]), np.array(data["overlaps"]), column("location"), column("overlap_limit"),
+            data["threshold"],
+        )  # fmt: skip
+
+
+def bbp_transition(
+    ratio: float,
+    spikes: npt.ArrayLike,
+    num_features: int,
+    num_replicates: int,
+    rng: Seed = None,
+    *,
+    beta: int = 1,
+    threads: int | None = None,
+) -> Transition:
+    """Draw the largest eigenvalue and its overlap through the transition.
+
+    One-spike sample covariance matrices of Gaussian data, bulk variance 1, exact in law; see `SpikedCovariance`.
+
+    Parameters
+    ----------
+    ratio : float, > 0
+        Features over samples; num_samples is the nearest integer, at least 1.
+    spikes : array_like, shape (m,)
+        Population eigenvalues > 0; an outlier appears above 1 + sqrt(ratio).
+    num_features : int
+        p; time grows as min(p, n)^(1/3).
+    num_replicates : int, >= 2
+        Draws per spike.
+    rng : optional
+        Anything `numpy.random.default_rng` takes.
+    beta : {1, 2, 4}
+    threads : int, optional
+        The result is the same for any number.
+
+    Returns
+    -------
+    Transition
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> from rmtland.ensembles.transition import bbp_transition
+    >>> result = bbp_transition(0.5, [1.2, 3.0], num_features=10**6, num_replicates=20, rng=0)
+    >>> print(result.eigenvalues.mean(axis=1).round(2), result.locations.round(2))
+    [2.91 3.75] [2.91 3.75]
+    """
+    ratio = real("ratio", ratio, above=0)
+    strengths = finite_array("spikes", spikes, ndim=1)
+    if not strengths.size:
+        raise ValueError("`spikes` must hold at least one; got none")
+    num_features = integer("num_features", num_features, at_least=1)
+    num_replicates = integer("num_replicates", num_replicates, at_least=2)
+    choice("beta", beta, (1, 2, 4))
+    num_samples = max(1, round(num_features / ratio))
+    source = generator(rng)
+    values, overlaps, locations, limits = [], [], [], []
+    threshold = 1.0
+    for spike in strengths:
+        model = SpikedCovariance(num_features, num_samples, spikes=np.array([spike]), beta=beta)
+        value, overlap = model._extreme(True, 1, num_replicates, source, threads, overlaps=True)
+        law = model.law()
+        values.append(value[:, 0])
+        overlaps.append(overlap[:, 0, 0])
+        locations.append(law.locations[0])
+        limits.append(law.overlaps[0])
+        threshold = law.threshold
+    return Transition(
+        num_features / num_samples, num_features, num_samples, beta, strengths, np.array(values), np.array(overlaps),
+        np.array(locations), np.array(limits), threshold,
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from rmtland.ensembles.goodness_of_fit import matching_ensemble, test_against
+from rmtland.ensembles.population import SampleCovariance
+from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
+from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from rmtland.laws.marchenko_pastur import MarchenkoPastur
+from rmtland.laws.semicircle import Semicircle
+from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
+from rmtland.laws.spikes import SpikedCovarianceLaw
+from rmtland.laws.tracy_widom import TracyWidom
+
+LAW = MarchenkoPastur(0.5)
+
+
+def p_value(law, sets, **options):
+    return test_against(law, sets, rng=0, alternative=None, **options).p_value
+
+
+@pytest.mark.parametrize(
+    ("law", "model"),
+    [
+        (LAW, Wishart(60, 120)),
+        (MarchenkoPastur(2.0), Wishart(120, 60)),
+        (Semicircle(1.0), GaussianEnsemble(60)),
+        (SpikedCovarianceLaw(0.5, [4.0]), SpikedCovariance(60, 120, [4.0])),
+        (
+            GeneralizedMarchenkoPastur.sample_covariance([1.0, 8.0], 0.25),
+            SampleCovariance([1.0] * 20 + [8.0] * 20, 160),
+        ),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_the_matching_ensemble_passes(law, model):
+    for size in (1, 12):
+        sets = model.eigenvalues(size, rng=1)
+        assert p_value(law, sets) > 0.05
+    assert p_value(law, sets[:, (sets > 1e-12).all(axis=0)] if model.num_eigenvalues > 100 else sets) > 0.05
+
+
+def test_units_are_those_of_the_law():
+    sets = 9 * Wishart(60, 120).eigenvalues(12, rng=2)
+    assert p_value(MarchenkoPastur(0.5, sigma=3.0), sets) > 0.05
+    assert p_value(LAW, sets) < 0.01
+    assert p_value(Semicircle(3.0), 3 * GaussianEnsemble(60).eigenvalues(12, rng=3)) > 0.05
+
+
+def test_level():
+    """P-values of true laws are uniform or larger."""
+    found = np.array(
+        [test_against(LAW, Wishart(8, 16).eigenvalues(4, rng=i), num_permutations=199, alternative=None, rng=i + 1000).p_value
+         for i in range(120)]
+    )  # fmt: skip
+    assert (found <= 0.05).mean() <= 0.05 + 4 * (0.05 * 0.95 / 120) ** 0.5
+    assert (found <= 0.5).mean() <= 0.5 + 4 * (0.25 / 120) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("2% on the variance", 1.02 * Wishart(150, 300).eigenvalues(20, rng=4)),
+        ("another ratio", Wishart(150, 320).eigenvalues(20, rng=5)),
+        ("complex matrices", Wishart(150, 300, beta=2).eigenvalues(60, rng=6)),
+        ("independent draws of the law", LAW.rvs((20, 150), rng=7)),
+        ("an outlier", SpikedCovariance(150, 300, [3.0]).eigenvalues(20, rng=8)),
+        ("one matrix twenty times", np.repeat(Wishart(150, 300).eigenvalues(1, rng=9), 20, axis=0)),
+        ("quantiles of the law", np.tile(LAW.ppf((np.arange(150) + 0.5) / 150), (20, 1))),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_others_are_rejected(name, sets):
+    assert p_value(LAW, sets) < 0.02
+
+
+def test_a_single_matrix_with_an_outlier_is_rejected():
+    sets = SpikedCovariance(150, 300, [6.0]).eigenvalues(rng=10)
+    found = test_against(LAW, sets, rng=0)
+    assert found.rejected
+    assert set(found.p_values) == {"means", "edge"}
+    assert "Not this law" in str(found)
+
+
+def test_power_and_words():
+    strong = test_against(LAW, Wishart(150, 300).eigenvalues(20, rng=11), rng=0)
+    weak = test_against(LAW, Wishart(10, 20).eigenvalues(1, rng=12), rng=0)
+    assert strong.power > 0.9 > 0.3 > weak.power
+    assert "2% larger would have been noticed with probability" in str(strong)
+    assert "take more matrices or draws" in str(weak)
+    brief = str(test_against(LAW, Wishart(10, 20).eigenvalues(1, rng=12), alternative=None, rng=0))
+    assert brief.endswith("matching ensemble).")
+    assert (strong.num_matrices, strong.num_calibration) == (20, 199)
+
+
+def test_matching_sizes():
+    assert matching_ensemble(MarchenkoPastur(4.0), 25)[0] == Wishart(100, 25)
+    assert matching_ensemble(MarchenkoPastur(0.25, sigma=2.0), 25) == (Wishart(25, 100), 4.0)
+    model, _ = matching_ensemble(GeneralizedMarchenkoPastur.sample_covariance([1.0, 5.0], 0.5, [3, 1]), 8)
+    np.testing.assert_array_equal(model.population, [1.0] * 6 + [5.0] * 2)
+    from rmtland.laws.spikes import SpikedWignerLaw
+
+    model, factor = matching_ensemble(SpikedWignerLaw(2.0, [6.0]), 30)
+    assert isinstance(model, SpikedWigner)
+    assert (factor, model.spikes[0]) == (2.0, 3.0)
+
+
+def test_an_ensemble_may_be_given():
+    from rmtland.ensembles.population import Rademacher
+
+    model = SampleCovariance(np.ones(60), 120, Rademacher())
+    assert test_against(LAW, model.eigenvalues(12, rng=1), ensemble=model, rng=0).p_value > 0.05
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: test_against(LAW, np.ones((2, 3, 4))), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
+        (lambda: test_against(LAW, []), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
+        (lambda: test_against(LAW, [np.nan]), ValueError, "`eigenvalue_sets` must be finite"),
+        (lambda: test_against(LAW, [1.0], alpha=2), ValueError, "`alpha` must be > 0 and < 1; got 2"),
+        (lambda: test_against(LAW, [1.0], num_calibration=3), ValueError, "`num_calibration` must be >= 9; got 3"),
+        (lambda: test_against(TracyWidom(), [1.0]), TypeError, "`ensemble` must be given for a law of type TracyWidom"),
+    ],
+)
+def test_bad_input(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from rmtland.ensembles.transition import Transition, bbp_transition
+from rmtland.ensembles.wishart import SpikedCovariance
+from rmtland.laws.tracy_widom import TracyWidom
+from tests.statistical import assert_mean
+
+
+def test_far_from_the_threshold_draws_follow_the_limits():
+    result = bbp_transition(0.5, [1.2, 3.0, 6.0], 10**6, 60, rng=0)
+    for row in result.rows()[1:]:
+        sd = row["eigenvalue_sd"]
+        i = list(result.spikes).index(row["spike"])
+        assert_mean(result.eigenvalues[i], row["location"], bias=1e-5, detect=2 * sd)
+        assert_mean(result.overlaps[i], row["overlap_limit"], bias=1e-5, detect=0.02)
+    assert np.all(result.overlaps[0] < 1e-3)
+    assert result.threshold == pytest.approx(1 + 0.5**0.5)
+    assert result.num_replicates == 60
+
+
+@pytest.mark.parametrize("p", [10**5, 10**8])
+def test_complex_at_the_threshold_is_the_square_of_goe(p):
+    # Baik, Ben Arous and Peche (2005), theorem 1.1: the limit at a simple critical spike is F_GOE^2.
+    n = 2 * p
+    model = SpikedCovariance(p, n, spikes=[1 + (p / n) ** 0.5], beta=2)
+    centre, scale = model.law().edge()
+    x = (model.largest(size=1500, rng=3)[:, 0] - centre) / scale
+    law = TracyWidom(1)
+    assert stats.kstest(x, lambda s: law.cdf(s) ** 2).pvalue > 1e-3
+    assert stats.kstest(x, TracyWidom(2).cdf).pvalue < 1e-10
+
+
+def test_table_and_json(tmp_path):
+    result = bbp_transition(2.0, [1.5, 5.0], 1000, 10, rng=1, beta=2)
+    path = tmp_path / "bbp.json"
+    result.to_json(path)
+    again = Transition.from_json(path)
+    assert again.rows() == result.rows()
+    np.testing.assert_array_equal(again.eigenvalues, result.eigenvalues)
+    assert [file.name for file in tmp_path.iterdir()] == ["bbp.json"]
+    lines = result.table().splitlines()
+    assert len(lines) == 4
+    assert "p = 1000, n = 500, beta = 2, 10 replicates" in lines[0]
+    assert float(lines[2].split()[0]) == 1.5
+
+
+def test_seeds_and_threads():
+    one = bbp_transition(0.5, [1.2, 3.0], 10**4, 12, rng=4, threads=1)
+    two = bbp_transition(0.5, [1.2, 3.0], 10**4, 12, rng=4, threads=3)
+    np.testing.assert_array_equal(one.eigenvalues, two.eigenvalues)
+    np.testing.assert_array_equal(one.overlaps, two.overlaps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, [2.0], 10, 5), "`ratio` must be > 0"),
+        ((0.5, [], 10, 5), "`spikes` must hold at least one"),
+        ((0.5, [-2.0], 10, 5), "`spikes` must be > 0; got -2.0"),
+        ((0.5, [2.0], 0, 5), "`num_features` must be >= 1"),
+        ((0.5, [2.0], 10, 1), "`num_replicates` must be >= 2; got 1"),
+    ],
+)
+def test_bad_values(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bbp_transition(*arguments)
+    with pytest.raises(ValueError, match="`beta` must be one of 1, 2, 4; got 3"):
+        bbp_transition(0.5, [2.0], 10, 5, beta=3)
