@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from rmtland.logits.gradients import LogitGradients, default_chunk_size, example
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
+
+if TYPE_CHECKING:
+    from rmtland.landscape.theory import LandscapeTheory
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,31 @@ class LandscapeModel:
     def snr(self) -> float:
         """sigma_c^2 / sigma_E^2."""
         return self._clustered().snr
+
+    def theory(self, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory:
+        """What to expect of draws with the logits that this one draws: density, outliers, gradient, Goldilocks ratio.
+
+        Parameters
+        ----------
+        rng : seed
+            Anything `numpy.random.default_rng` takes; draws the logits and labels (`GivenLogits` fixes them).
+        cross_terms : bool
+            As in `LandscapeDraw.hessian`: eq. (10), or eq. (16) without the products of c and E.
+
+        Returns
+        -------
+        LandscapeTheory
+
+        Raises
+        ------
+        TypeError
+            For a gradient law other than `ClusteredGradients`.
+        ValueError
+            Where all its lengths are zero.
+        """
+        from rmtland.landscape.theory import LandscapeTheory
+
+        return LandscapeTheory.of(self, rng, cross_terms)
 
     def sample(self, rng: Seed = None) -> LandscapeDraw:
         """One draw of logits, labels and logit gradients.

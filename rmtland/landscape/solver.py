@@ -1,0 +1,307 @@
+"""Solutions of the deterministic equivalent: along the real axis, at given counts, and contours through gaps.
+
+A law of a few hundred atoms near those of D T (the surrogate: spikes of the mean part, binned eigenvalues of the A_mu)
+gives every first guess in microseconds, by `SilversteinEquation`. Newton's method on the structured equation takes it
+from there; whatever it returns has to prove itself: in the upper half plane the point of the curve Im z(u) = 0 above
+each Re u is unique, and a real u belongs outside the support iff dz/du > 0 (Silverstein and Choi 1995). What proves
+nothing goes to bracketed searches along the curve (`rmtland.laws.silverstein_kernels` explains it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from rmtland.landscape.equivalent import Equation
+from rmtland.landscape.structured import Floats
+from rmtland.laws._law import Complexes
+from rmtland.laws.silverstein_equation import SilversteinEquation
+
+LARGE = 2e7
+"""N C^2 from which on slopes come from differences rather than from a third matrix product."""
+ITERATIONS = 25
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """Solutions of one equation.
+
+    Parameters
+    ----------
+    equation : Equation
+        Not the zero matrix.
+    """
+
+    equation: Equation
+
+    @cached_property
+    def surrogate(self) -> SilversteinEquation:
+        """The law of the first guesses, in units of its `scale`."""
+        values, weights, spikes = self.equation.atoms()
+        return SilversteinEquation.of(
+            np.concatenate([values, spikes]),
+            np.concatenate([weights, np.ones(spikes.size)]),
+            self.equation.num_parameters,
+        )
+
+    @cached_property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues of G."""
+        return min(self.equation.rank, self.equation.num_parameters)
+
+    @property
+    def _large(self) -> bool:
+        return self.equation.cost > LARGE
+
+    @cached_property
+    def reach(self) -> tuple[float, float]:
+        """An upper bound of the atoms of D T and of the height of the curve above the axis."""
+        top = 1.05 * self.surrogate.scale
+        while self.equation.atoms_above(top) > 0:
+            top *= 1.3
+        # h <= 1 from the height sqrt(sum t^2 / D) on.
+        return top, math.sqrt(self.equation.power_sums[1] / self.equation.num_parameters)
+
+    # -- along the real axis ---------------------------------------------------------------------------------------
+
+    def solve(self, x: Floats) -> Complexes:
+        """u(x + i0) for x > 0 in any order: complex on the support, real off it."""
+        scale = self.surrogate.scale
+        result = np.empty(x.size, dtype=np.complex128)
+        shifts: list[tuple[float, complex]] = []
+        for j in np.argsort(x, kind="stable")[::-1]:
+            # What the surrogate misses varies slowly: it is extrapolated from the neighbours that are done.
+            shift = _extrapolate(shifts, float(x[j]))
+            guess = complex(self.surrogate.solve(np.array([max((x[j] - shift.real) / scale, 1e-300)]))[0]) * scale
+            u = self._newton(guess, float(x[j]))
+            if u is None:
+                u = self._search(float(x[j]))
+            result[j] = u
+            z = _surrogate_map(self.surrogate, u / scale) * scale
+            if math.isfinite(abs(z)):
+                shifts = [*shifts[-2:], (float(x[j]), x[j] - z)]
+        return result
+
+    def _newton(self, u: complex, x: float) -> complex | None:
+        """Newton's method for z(u) = x from a guess; None unless the solution proves itself."""
+        if u.imag <= 0:
+            real = self._real_newton(u.real, x)
+            if real is not None:
+                return complex(real, 0.0)
+            u = complex(u.real, 0.05 * self.reach[1])
+        previous: tuple[complex, complex] | None = None
+        slope = complex(1.0)
+        last = math.inf
+        for iteration in range(ITERATIONS):
+            exact = not self._large
+            value, derivative = self.equation.map(u, exact)
+            if exact:
+                slope = derivative
+            elif previous is not None and previous[0] != u:
+                slope = (value - previous[1]) / (u - previous[0])
+            else:
+                slope = _surrogate_slope(self.surrogate, u / self.surrogate.scale)
+            previous = (u, value)
+            step = (value - x) / slope
+            size = abs(step)
+            if not size < math.inf:
+                return None
+            new = u - step
+            if new.imag <= 0:
+                if u.imag < 1e-7 * abs(u):
+                    break
+                u = complex(new.real if abs(new.real - u.real) < 0.5 * abs(u) else u.real, 0.1 * u.imag)
+                last = math.inf
+                continue
+            # Quadratic convergence leaves the square of the step, slopes by differences the product of two steps.
+            remains = size * size / new.imag if exact else size * min(last / new.imag, 1.0)
+            u, last = new, size
+            if remains <= 1e-10 * new.imag or (iteration > 3 and size <= 1e-13 * abs(u)):
+                return u
+        real = self._real_newton(u.real, x)
+        return None if real is None else complex(real, 0.0)
+
+    def _real_newton(self, u: float, x: float) -> float | None:
+        """A real u with z(u) = x and dz/du > 0: x is outside the support; None where Newton's method finds none."""
+        for _ in range(ITERATIONS):
+            if not 1e-60 * self.reach[0] < abs(u) < math.inf:
+                return None
+            value, slope = self.equation.map(u)
+            if not slope > 0:
+                return None
+            step = (value - x) / slope
+            u -= step
+            if abs(step) <= 1e-12 * abs(u):
+                return u
+        return None
+
+    # -- along the curve, by brackets --------------------------------------------------------------------------------
+
+    def height(self, r: float) -> float:
+        """The v >= 0 of the curve above r: Im z(r + iv) = 0, or 0 where Im z > 0 down to the axis."""
+        top = self.reach[1] * (1 + 1e-9)
+
+        def excess(log_v: float) -> float:
+            v = math.exp(log_v)
+            return float(np.imag(self.equation.map(complex(r, v), False)[0])) / v
+
+        low, high = math.log(1e-11 * self.reach[0]), math.log(top)
+        if not excess(low) < 0:
+            return 0.0
+        if not excess(high) > 0:
+            return top
+        return math.exp(float(brentq(excess, low, high, xtol=1e-13, rtol=1e-14)))
+
+    def _along(self, error: Callable[[complex, float], float]) -> complex:
+        """The point of the curve where an error, decreasing in Re u, changes sign; polished by nobody."""
+        low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
+
+        def at(r: float) -> float:
+            u = complex(r, self.height(r))
+            value = self.equation.map(u if u.imag > 0 else r, False)[0]
+            return error(u, float(np.real(value)))
+
+        while at(high) > 0:
+            high *= 2
+        while at(low) < 0:
+            low *= 2
+        r = float(brentq(at, low, high, xtol=1e-13 * self.reach[0], rtol=1e-14))
+        return complex(r, self.height(r))
+
+    def _search(self, x: float) -> complex:
+        u = self._along(lambda _, value: x - value)
+        if u.imag > 0:
+            return u
+        real = self._real_newton(u.real, x)
+        return complex(u.real if real is None else real, 0.0)
+
+    # -- counts ------------------------------------------------------------------------------------------------------
+
+    def count_above(self, u: complex) -> float:
+        """Number of eigenvalues above z(u) for a solution u; whole numbers in gaps."""
+        if u.imag > 0:
+            return self.equation.potential(u, False)[2]
+        if u.real <= 0:
+            return self.rank
+        return float(self.equation.atoms_above(u.real))
+
+    def quantiles(self, above: Floats) -> list[complex]:
+        """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
+        scale = self.surrogate.scale
+        x = self.surrogate.quantiles(above, self.surrogate.rank - above)
+        guesses = self.surrogate.solve(x) * scale
+        return [self._quantile(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
+
+    def _quantile(self, goal: float, u: complex) -> complex:
+        d = self.equation.num_parameters
+        previous: tuple[complex, complex] | None = None
+        if u.imag > 0:
+            slope = _surrogate_slope(self.surrogate, u / self.surrogate.scale)
+            for _ in range(ITERATIONS):
+                value, derivative, count = self.equation.potential(u, not self._large)
+                if not self._large:
+                    slope = derivative
+                elif previous is not None and previous[0] != u:
+                    slope = (value - previous[1]) / (u - previous[0])
+                previous = (u, value)
+                # Im dz = -Im z and Im(m dz) = pi (count - goal) / D are two real equations for dz.
+                m = -1 / u
+                rise = math.pi * (count - goal) / d
+                change = complex((rise + m.real * value.imag) / m.imag, -value.imag)
+                step = change / slope
+                new = u + step
+                if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
+                    break
+                u = new
+                if abs(step) <= 1e-6 * u.imag:
+                    if abs(count - goal) < 1e-3:
+                        return u
+                    break
+        return self._along(lambda w, _: self.count_above(w) - goal)
+
+    # -- gaps and contours -------------------------------------------------------------------------------------------
+
+    def gap(self, count: int) -> float | None:
+        """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
+        scale = self.surrogate.scale
+        if count == 0:
+            return self.reach[0] + 3 * self.reach[1]
+        bands = self.surrogate.crossings * scale
+        atoms = self.surrogate.t * scale
+        tails = np.cumsum(self.surrogate.weights[::-1])[::-1]
+        for j in range(bands.shape[0] - 1):
+            above = tails[np.searchsorted(atoms, bands[j + 1, 0])]
+            if abs(above - count) < 0.5:
+                for share in (0.5, 0.25, 0.75, 0.1, 0.9):
+                    u = float(bands[j, 1] + share * (bands[j + 1, 0] - bands[j, 1]))
+                    if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
+                        return u
+        return None
+
+    def integral(self, u: complex, rate: Callable[[complex], Any]) -> float:
+        """(1/pi) Im of the integral of rate(u) du from u up to beyond the support.
+
+        On a circle through u, its conjugate and a point of the axis beyond the atoms. With u in a gap the trapezoidal
+        rule converges exponentially: from 24 points, doubled until two rules agree to 1e-9. Else by Gauss-Legendre on
+        panels that halve towards u, where the poles come as near as Im u.
+        """
+        top = self.reach[0]
+        far = top + max(0.5 * (top - u.real), 2 * self.reach[1], 0.05 * top)
+        centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
+        radius = far - centre
+
+        def rule(angles: Floats, weights: Floats) -> float:
+            total = 0.0
+            for a, w in zip(angles.tolist(), weights.tolist(), strict=True):
+                turn = complex(math.cos(a), math.sin(a))
+                total += w * (rate(centre + radius * turn) * 1j * radius * turn).imag
+            # The angles run from the far end back to u.
+            return -total / math.pi
+
+        if u.imag == 0:
+            before = value = math.nan
+            points = 12
+            while not abs(value - before) <= 1e-9 and points <= 768:
+                before = value
+                turns: Floats = (np.arange(points, dtype=np.float64) + 0.5) * (math.pi / points)
+                value = rule(turns, np.full(points, math.pi / points))
+                points *= 2
+            return value
+        angle = math.atan2(u.imag, u.real - centre)
+        shares = [0.0]
+        while (1 - shares[-1]) * angle * radius > 0.5 * u.imag:
+            shares.append(0.5 * (1 + shares[-1]))
+        ends: Floats = angle * np.array([*shares, 1.0])
+        nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(10))
+        half: Floats = 0.5 * np.diff(ends)[:, None]
+        angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
+        shares_of: Floats = (half * weights).ravel()
+        return rule(angles, shares_of)
+
+
+def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
+    """Polynomial through the last points, at x."""
+    total = 0j
+    for j, (at, value) in enumerate(points):
+        weight = 1.0
+        for k, (other, _) in enumerate(points):
+            if k != j:
+                weight *= (x - other) / (at - other) if at != other else 0.0
+        total += weight * value
+    return total
+
+
+def _surrogate_map(law: SilversteinEquation, u: complex) -> complex:
+    with np.errstate(all="ignore"):
+        return complex(u * (1 + np.sum(law.b / (u - law.t))))
+
+
+def _surrogate_slope(law: SilversteinEquation, u: complex) -> complex:
+    with np.errstate(all="ignore"):
+        return complex(1 - np.sum(law.a / (u - law.t) ** 2))
