@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.integrate import quad
+from scipy.special import ndtr
 
-from rmtland._arguments import finite_array, real
+from rmtland._arguments import finite_array, integer, real
 from rmtland._arrays import is_torch, to_numpy
+from rmtland.laws.random_energy import RandomEnergyModel
 from rmtland.logits.losses import CrossEntropy
 
 Draw = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
@@ -60,10 +64,156 @@ class GaussianLogits:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, at_least=0))
         object.__setattr__(self, "accuracy", real("accuracy", self.accuracy, at_least=0, at_most=1))
 
+    @classmethod
+    def matching_participation(cls, participation: float, num_classes: int, accuracy: float = 0.95) -> GaussianLogits:
+        """The law whose mean sum_k p_k^2 is the given one, instead of its logits' standard deviation.
+
+        Parameters
+        ----------
+        participation : float
+            E sum_k p_k^2, from 1/C (sigma = 0) to below 1.
+        num_classes : int
+            C >= 2.
+        accuracy : float
+
+        Returns
+        -------
+        GaussianLogits
+
+        Raises
+        ------
+        ValueError
+            For a participation out of range, or so near 1 that no sigma up to 1e12 reaches it.
+
+        Notes
+        -----
+        Exact at finite C, by inverting the random energy model. Training separates the correct class, so that a network
+        is more frozen than independent logits of its own spread; matched so, the model has the mean curvature that the
+        network has left, E tr A = 1 - participation.
+
+        Examples
+        --------
+        >>> import rmtland as rl
+        >>> round(rl.GaussianLogits.matching_participation(0.8978167, num_classes=10).sigma, 4)
+        15.0
+        """
+        count = integer("num_classes", num_classes, at_least=2)
+        # A shade below 1/C is the rounding of a measured mean.
+        target = real("participation", participation, at_least=(1 - 1e-12) / count, below=1)
+        if target <= (1 + 1e-12) / count:
+            return cls(0.0, accuracy)
+        return cls(RandomEnergyModel.matching(target, count).sigma, accuracy)
+
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""
         logits = self.sigma * rng.standard_normal((num_examples, num_classes))
         return logits, assign_labels(logits, self.accuracy, rng)
+
+
+@dataclass(frozen=True)
+class MarginLogits:
+    """Independent normal logits, that of the correct class shifted: accuracy emerges instead of being assigned.
+
+    z_k ~ N(0, sigma^2), labels y uniform, and z_y gains a margin ~ N(margin, margin_spread^2) of each example.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation >= 0 of the logits.
+    margin : float
+        Mean shift of the correct class, of either sign.
+    margin_spread : float
+        Standard deviation >= 0 of the shift between examples.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a parameter out of range, or no number.
+
+    Notes
+    -----
+    What training does to logits, to first order: it separates the correct class. A draw of `GaussianLogits` of the
+    same overall spread leaves far more examples unfrozen.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> law = rl.MarginLogits(sigma=2.0, margin=6.0, margin_spread=2.0)
+    >>> round(law.accuracy(num_classes=10), 4)
+    0.8383
+    """
+
+    sigma: float
+    margin: float
+    margin_spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", real("sigma", self.sigma, at_least=0))
+        object.__setattr__(self, "margin", real("margin", self.margin))
+        object.__setattr__(self, "margin_spread", real("margin_spread", self.margin_spread, at_least=0))
+
+    @classmethod
+    def from_logits(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> MarginLogits:
+        """The law with the scales of logits (N, C) and labels (N,).
+
+        Parameters
+        ----------
+        logits : array (N, C)
+        labels : array (N,)
+            Integers in 0..C-1.
+
+        Returns
+        -------
+        MarginLogits
+            sigma^2 is the variance over the wrong classes (ddof 1), averaged over examples; margin and its spread are
+            those of z_y less the mean of the wrong classes, whose own variance sigma^2 C / (C - 1) is taken off (a
+            spread whose square comes out negative is 0). Two classes have one difference only: sigma is then its
+            standard deviation over sqrt 2, and the spread 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For logits or labels that do not fit, or fewer than two examples.
+        """
+        given = GivenLogits(logits, labels)  # type: ignore[arg-type]
+        num_examples, num_classes = given.logits.shape
+        if num_examples < 2:
+            raise ValueError(f"`logits` must have at least 2 examples to show a spread; got {num_examples}")
+        rows = np.arange(num_examples)
+        wrong = np.ones(given.logits.shape, dtype=bool)
+        wrong[rows, given.labels] = False
+        others = given.logits[wrong].reshape(num_examples, num_classes - 1)
+        margins = given.logits[rows, given.labels] - others.mean(axis=1)
+        total = float(margins.var(ddof=1))
+        if num_classes == 2:
+            return cls(math.sqrt(total / 2), float(margins.mean()))
+        variance = float(others.var(axis=1, ddof=1).mean())
+        spread = math.sqrt(max(total - variance * num_classes / (num_classes - 1), 0.0))
+        return cls(math.sqrt(variance), float(margins.mean()), spread)
+
+    def accuracy(self, num_classes: int) -> float:
+        """Probability that the correct class has the largest logit; 1/C where all logits are equal."""
+        count = integer("num_classes", num_classes, at_least=2)
+        if self.sigma == 0:
+            if self.margin_spread == 0:
+                return 1 / count if self.margin == 0 else float(self.margin > 0)
+            return float(ndtr(self.margin / self.margin_spread))
+        width = math.hypot(self.sigma, self.margin_spread)
+
+        def integrand(x: float) -> float:
+            return math.exp(-x * x / 2) * float(ndtr((self.margin + width * x) / self.sigma)) ** (count - 1)
+
+        # The step of the normal distribution function may be narrow within the range.
+        step = min(max(-self.margin / width, -9.0), 9.0)
+        return float(quad(integrand, -10, 10, points=[step], limit=200)[0]) / math.sqrt(2 * math.pi)
+
+    def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
+        """Logits (N, C) and labels (N,)."""
+        logits = self.sigma * rng.standard_normal((num_examples, num_classes))
+        labels = rng.integers(num_classes, size=num_examples)
+        shift = self.margin + self.margin_spread * rng.standard_normal(num_examples)
+        logits[np.arange(num_examples), labels] += shift
+        return logits, labels
 
 
 def assign_labels(logits: npt.NDArray[np.float64], accuracy: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:

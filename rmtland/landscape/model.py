@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator, integer, real, require_memory
+from rmtland._arguments import Seed, choice, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.kernels import fill_gauss_newton, softmax, weighted_rows
-from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, check_logit_law
+from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
 from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum
+from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.gradients import LogitGradients, default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.outputs import output_statistics
@@ -118,23 +120,40 @@ class LandscapeModel:
         )
 
     @classmethod
-    def from_source(cls, source: LogitGradients, *, class_means: bool = False) -> LandscapeModel:
-        """The full Gaussian model with sigma_z, sigma_c, sigma_E and accuracy measured on a network or a draw.
+    def from_source(
+        cls, source: LogitGradients, *, logit_law: str = "spread", class_means: bool = False
+    ) -> LandscapeModel:
+        """The full Gaussian model with its scales measured on a network or a draw.
 
         Parameters
         ----------
         source : LogitGradients
             With cross-entropy loss.
+        logit_law : {"spread", "participation", "margin"}
+            `GaussianLogits` of the measured logit spread sigma_z (the paper's) and accuracy; those of the measured mean
+            sum p^2; or `MarginLogits` with the measured margin.
         class_means : bool
             Whether the model has class gradients too, of the sigma_d measured.
 
         Returns
         -------
         LandscapeModel
+
+        Raises
+        ------
+        ValueError
+            For another loss or `logit_law`; with "participation" where all probabilities are 0 or 1.
         """
-        accuracy = output_statistics(source).accuracy
+        choice("logit_law", logit_law, ("spread", "participation", "margin"))
+        outputs = output_statistics(source)
         scales = logit_scales(source, class_means=class_means)
-        return cls.from_scales(scales, source.num_examples, source.num_parameters, accuracy)
+        model = cls.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
+        if logit_law == "participation":
+            law = GaussianLogits.matching_participation(outputs.participation, model.num_classes, outputs.accuracy)
+            return dataclasses.replace(model, logits=law)
+        if logit_law == "margin":
+            return dataclasses.replace(model, logits=MarginLogits.from_logits(*gather_logits(source)))
+        return model
 
     @classmethod
     def from_scales(

@@ -93,13 +93,13 @@ def implicit_ql(diagonal: Floats, off_diagonal: Floats, row: Floats) -> bool:
     norm = 0.0
     for i in range(size):
         norm = max(norm, abs(diagonal[i]) + abs(off_diagonal[i]))
-    eps = 2.220446049250313e-16
+    small = 2.220446049250313e-16 * norm
     for left in range(size):
         for attempt in range(61):
             block = left
             while block < size - 1:
-                # Also against the norm: where frozen directions leave a graded tail, its digits are rounding anyway.
-                small = eps * max(abs(diagonal[block]) + abs(diagonal[block + 1]), 1e-3 * norm)
+                # Against the norm, not the neighbours: the tail that frozen directions leave is rounding, and would
+                # not converge to more digits than it has.
                 if abs(off_diagonal[block]) <= small:
                     break
                 block += 1

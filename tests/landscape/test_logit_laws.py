@@ -68,6 +68,61 @@ def test_given_logits_are_kept_and_cannot_change():
     assert isinstance(law, LogitLaw)
 
 
+def test_participation_is_matched():
+    for participation, classes in ((0.15, 10), (0.5, 10), (0.97, 3)):
+        law = rl.GaussianLogits.matching_participation(participation, classes, accuracy=0.8)
+        assert law.accuracy == 0.8
+        draws = []
+        for seed in range(60):
+            weights = np.exp(law.draw_logits(400, classes, rng(seed))[0])
+            p = weights / weights.sum(axis=1, keepdims=True)
+            draws.append((p**2).sum(axis=1).mean())
+        assert_mean(draws, participation, detect=0.03)
+    for mutant in (0.94, 1.0):
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(draws, mutant, detect=0.03)
+    assert rl.GaussianLogits.matching_participation(0.25, 4).sigma == 0
+
+
+@pytest.mark.parametrize(("sigma", "margin", "spread"), [(1.0, 2.0, 0.0), (2.0, 3.0, 2.5), (1.0, -0.5, 0.3)])
+def test_accuracy_emerges_from_the_margin(sigma, margin, spread):
+    law = rl.MarginLogits(sigma, margin, spread)
+    draws = [law.draw_logits(400, 6, rng(seed)) for seed in range(60)]
+    shares = [np.mean(logits.argmax(axis=1) == labels) for logits, labels in draws]
+    assert_mean(shares, law.accuracy(6), detect=0.05)
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(shares, rl.MarginLogits(sigma, margin + 0.2, spread).accuracy(6), detect=0.05)
+    assert_mean([np.bincount(labels, minlength=6) / 400 for _, labels in draws], 1 / 6, detect=0.04)
+
+
+def test_margin_accuracy_in_its_limits():
+    assert rl.MarginLogits(1.0, 0.0).accuracy(7) == pytest.approx(1 / 7)
+    assert rl.MarginLogits(0.0, 0.0).accuracy(7) == 1 / 7
+    assert rl.MarginLogits(0.0, 1.0).accuracy(7) == 1
+    assert rl.MarginLogits(0.0, -1.0).accuracy(7) == 0
+    assert rl.MarginLogits(0.0, 1.0, 1.0).accuracy(7) == pytest.approx(0.8413447)
+    assert rl.MarginLogits(1e-3, 1.0, 1.0).accuracy(7) == pytest.approx(0.8413447, abs=1e-3)
+    assert rl.MarginLogits(1.0, 50.0).accuracy(7) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("law", [rl.MarginLogits(2.0, 3.0, 1.5), rl.MarginLogits(2.0, -3.0, 0.0)])
+def test_margins_are_measured_back(law):
+    measured = [rl.MarginLogits.from_logits(*law.draw_logits(300, 5, rng(seed))) for seed in range(100)]
+    samples = np.array([[m.sigma**2, m.margin, m.margin_spread**2] for m in measured])
+    # A spread that is zero is cut off at zero, which leaves half the noise.
+    bias = np.array([0, 0, 0.3 if law.margin_spread == 0 else 0])
+    expected = np.array([law.sigma**2, law.margin, law.margin_spread**2])
+    assert_mean(samples, expected, bias=bias, detect=[0.5, 0.5, 1.1])
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(samples[:, 0], 1.25 * expected[0], detect=1.0)
+
+
+def test_margins_of_two_classes():
+    law = rl.MarginLogits.from_logits([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]], [1, 0, 1])
+    assert (law.margin, law.margin_spread) == (2.0, 0.0)
+    assert law.sigma == pytest.approx(np.sqrt(0.5))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -76,6 +131,13 @@ def test_given_logits_are_kept_and_cannot_change():
         (lambda: rl.GaussianLogits("1"), TypeError, "`sigma` must be a real number"),
         (lambda: rl.GaussianLogits(1.0, 1.01), ValueError, "`accuracy` must be >= 0 and <= 1; got 1.01"),
         (lambda: rl.GaussianLogits(1.0, -0.1), ValueError, "`accuracy` must be >= 0 and <= 1; got -0.1"),
+        (lambda: rl.MarginLogits(-1.0, 0.0), ValueError, "`sigma` must be >= 0; got -1.0"),
+        (lambda: rl.MarginLogits(1.0, np.inf), ValueError, "`margin` must be finite; got inf"),
+        (lambda: rl.MarginLogits(1.0, 0.0, -1.0), ValueError, "`margin_spread` must be >= 0; got -1.0"),
+        (lambda: rl.MarginLogits(1.0, 0.0).accuracy(1), ValueError, "`num_classes` must be >= 2; got 1"),
+        (lambda: rl.MarginLogits.from_logits([[0.0, 1.0]], [0]), ValueError, "`logits` must have at least 2 examples"),
+        (lambda: rl.GaussianLogits.matching_participation(0.05, 10), ValueError, "`participation` must be >= 0.1"),
+        (lambda: rl.GaussianLogits.matching_participation(1.0, 10), ValueError, "`participation` must be .* < 1"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0]), ValueError, r"`labels` must have shape \(2,\)"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0, 2]), ValueError, r"`labels` must be in 0..1; got 2"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0.0, 1.0]), TypeError, "`labels` must be integers"),

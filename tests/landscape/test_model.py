@@ -186,6 +186,20 @@ def test_from_source_measures_a_draw():
         rl.LandscapeModel.from_source(regression)
 
 
+def test_from_source_with_other_logit_laws():
+    law = rl.MarginLogits(2.0, 4.0, 1.0)
+    draw = rl.LandscapeModel(300, 5, 50, logits=law).sample(0)
+    margin = rl.LandscapeModel.from_source(draw, logit_law="margin").logits
+    assert margin.margin == pytest.approx(4.0, abs=0.6)
+    matched = rl.LandscapeModel.from_source(draw, logit_law="participation").logits
+    participation = rl.output_statistics(draw).participation
+    assert rl.RandomEnergyModel(5, matched.sigma).participation() == pytest.approx(participation)
+    # Separated classes are more frozen than independent logits of their spread.
+    assert matched.sigma > 1.2 * rl.LandscapeModel.from_source(draw).logits.sigma
+    with pytest.raises(ValueError, match="`logit_law` must be one of 'spread', 'participation', 'margin'; got 'x'"):
+        rl.LandscapeModel.from_source(draw, logit_law="x")
+
+
 class OneSided:
     """A gradient law of the reader's own: all gradients along one axis."""
 

@@ -42,6 +42,17 @@ def test_repeated_eigenvalues_and_vectors_without_components():
     np.testing.assert_array_equal(spectral_measure(np.array([[7.0]]), np.array([-2.0])), [[7], [4]])
 
 
+def test_a_long_tail_of_rounding_converges():
+    # Rows of weights down to 1e-150, as frozen examples have them: most of the matrix is rounding.
+    rng = np.random.default_rng(0)
+    rows = 10.0 ** -np.linspace(0, 150, 600)[:, None] * rng.normal(size=(600, 700))
+    vector = rows @ rng.normal(size=700)
+    eigenvalues, squares = spectral_measure(rows @ rows.T, vector)
+    values, components = expected(rows @ rows.T, vector)
+    np.testing.assert_allclose(eigenvalues, values, atol=1e-14 * values[-1])
+    np.testing.assert_allclose(squares[-6:], components[-6:], rtol=1e-9)
+
+
 def test_nan_does_not_go_on_for_ever():
     with pytest.raises(FloatingPointError, match="did not converge"):
         spectral_measure(np.full((3, 3), np.nan), np.ones(3))
