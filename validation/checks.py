@@ -176,7 +176,9 @@ def limit(
     powers : tuple of float
         Exponents r of the finite-size terms sizes^-r that are fitted along.
     detect, bias : float
-        Of the limit; the bias is what the terms beyond `powers` may contribute.
+        Of the limit. To the bias is added what terms beyond `powers` seem to contribute: twice what the limit changes
+        when the smallest size is left out, beyond the standard error of that change. Terms of higher order at least
+        halve as the smallest size doubles, so that twice the change bounds them; it is 0 where noise hides them.
 
     Returns
     -------
@@ -186,7 +188,16 @@ def limit(
     sizes, estimates, deviations = (np.asarray(v, dtype=np.float64) for v in (sizes, estimates, standard_errors))
     if sizes.size <= len(powers):
         raise ValueError(f"{len(powers)} powers need more sizes than that; got {sizes.size}")
-    design = np.column_stack([np.ones_like(sizes), *(sizes**-r for r in powers)]) / deviations[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    found = covariance @ (design.T @ (estimates / deviations))
-    return Check(name, found[0], np.sqrt(covariance[0, 0]), expected, bias, detect, None, "extrapolated limit")
+
+    def fit(rows: slice) -> tuple[float, float]:
+        design = np.column_stack([np.ones_like(sizes), *(sizes**-r for r in powers)])[rows] / deviations[rows, None]
+        covariance = np.linalg.inv(design.T @ design)
+        return float((covariance @ (design.T @ (estimates / deviations)[rows]))[0]), float(covariance[0, 0])
+
+    found, variance = fit(slice(None))
+    if sizes.size - 1 > len(powers):
+        # Sizes ascend. The variance of the change is the difference of variances, as one fit uses part of the other.
+        fewer, more_variance = fit(slice(1, None))
+        change = abs(fewer - found) - np.sqrt(max(more_variance - variance, 0.0))
+        bias += 2 * max(float(change), 0.0)
+    return Check(name, found, np.sqrt(variance), expected, bias, detect, None, "extrapolated limit")

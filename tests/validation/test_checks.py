@@ -75,3 +75,16 @@ def test_limit_extrapolates():
     values = 2 + 3 / sizes - 5 / sizes**2
     assert abs(float(limit("l", sizes, values, np.full(4, 1e-3), 2.0, powers=(1.0, 2.0), detect=0.2).error)) < 1e-9
     assert limit("l", sizes, values, np.full(4, 1e-3), 2.1, powers=(1.0, 2.0), detect=0.2).verdict == "fail"
+
+
+def test_limit_allows_what_left_out_terms_contribute_and_no_more():
+    sizes = np.array([10.0, 20, 40, 80])
+    error = np.full(4, 1e-5)
+    # A term of higher order than those fitted, far above the noise: the limit found is off, and the check knows it.
+    values = 2 + 3 / sizes - 5 / sizes**2
+    check = limit("l", sizes, values, error, 2.0, powers=(1.0,), detect=0.3)
+    assert abs(float(check.error)) > 100 * float(check.standard_error)
+    assert check.verdict == "pass"
+    assert float(check.bias) < 20 * abs(float(check.error))
+    # Without such a term nothing is added.
+    assert float(limit("l", sizes, 2 + 3 / sizes, error, 2.0, powers=(1.0,), detect=0.3).bias) == 0

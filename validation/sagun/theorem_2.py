@@ -14,12 +14,12 @@ from validation.expansions import count_shift, edge_shift, tracy_widom_mean_shif
 from validation.laws import _outliers
 from validation.sampling import controlled_mean
 
-FEWER, MORE = (0.25, (8.0, 2.0, 0.12)), (2.5, (12.0, 0.12))
+FEWER, MORE = (0.25, (8.0, 2.5, 0.12)), (2.5, (12.0, 0.12))
 """alpha = M/N and the spikes of Sigma, with fewer and with more parameters than examples."""
 LEVELS = np.array([0.15, 0.4, 0.6, 0.85])
 SIZES = {
-    "smoke": ({32: 24_000, 64: 10_000, 128: 2_000}, {16: 16_000, 32: 6_000, 64: 1_500}),
-    "full": ({32: 200_000, 64: 100_000, 128: 40_000, 256: 5_000}, {16: 150_000, 32: 60_000, 64: 20_000, 128: 3_000}),
+    "smoke": ({32: 22_000, 64: 8_000, 96: 3_000, 128: 1_500}, {16: 16_000, 32: 6_000, 64: 1_500}),
+    "full": ({32: 120_000, 64: 60_000, 128: 20_000, 256: 2_500}, {16: 100_000, 32: 40_000, 64: 12_000, 128: 1_500}),
 }
 
 

@@ -1,0 +1,1 @@
+"""Claims at dimensions that no dense matrix reaches."""
