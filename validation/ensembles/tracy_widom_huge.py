@@ -63,7 +63,8 @@ class _Wrong:
 
 
 CLAIM = Claim(
-    statement="The largest eigenvalue of a real white sample covariance matrix follows the Tracy-Widom law of beta = 1.",
+    statement="""The largest eigenvalue of a real white sample covariance matrix follows the Tracy-Widom law of beta =
+    1.""",
     source="Johnstone (2001), theorem 1.1",
     estimates="mean, variance and distribution function of the standardised largest eigenvalue at p = 1e8, n = 2e8",
     reference="the law",
