@@ -63,8 +63,9 @@ class GoodnessOfFit:
         many = f"{self.num_matrices} matri{'x' if self.num_matrices == 1 else 'ces'}"
         reference = f"{self.num_calibration} draws of the matching ensemble"
         if self.rejected:
-            worst = min(self.p_values, key=self.p_values.__getitem__)
-            return f"Not this law (p = {self.p_value:.2g}, {many} against {reference}): {_WHAT[worst]}."
+            least = min(self.p_values.values())
+            reasons = "; ".join(_WHAT[name] for name, p in self.p_values.items() if p == least)
+            return f"Not this law (p = {self.p_value:.2g}, {many} against {reference}): {reasons}."
         if np.isnan(self.power):
             return f"No sign against this law (p = {self.p_value:.2g}, {many} against {reference})."
         percent = 100 * abs(self.alternative - 1)
