@@ -18,6 +18,7 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.band import TheoryBand as TheoryBand
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
@@ -25,6 +26,7 @@ from .landscape.logit_laws import MarginLogits as MarginLogits
 from .landscape.model import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
+from .landscape.population import PopulationTheory as PopulationTheory
 from .landscape.theory import LandscapeTheory as LandscapeTheory
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.optimize import brentq
 
 from rmtland.landscape.structured import Floats, curvature_eigenvalues, largest_eigenvalue, power_traces
 
-SAMPLE = 3e7
+SAMPLE = 5e6
 """n C^2 of the examples whose eigenvalues `bulk_atoms` computes."""
 BINS = 300
 DECADES = 14.0
@@ -37,7 +38,7 @@ def residual_edge(p: Floats, residual_length: float, num_examples: float, num_pa
     """Upper edge, as u and z(u), of the law of (1/N) sum_mu E_mu^T A_mu E_mu, E the residuals; (0, 0) without.
 
     The u beyond all atoms t = residual_length^2 eigenvalue(A_mu) / N with sum t^2 / (u - t)^2 = D; z(u) = u + (1/D)
-    sum t u / (u - t). By Newton's method on 1/sqrt of that sum. `p` may be a sample that stands for N examples.
+    sum t u / (u - t). `p` may be a sample that stands for N examples.
     """
     weight = residual_length**2 / num_examples
     largest = weight * largest_eigenvalue(p)
@@ -45,23 +46,15 @@ def residual_edge(p: Floats, residual_length: float, num_examples: float, num_pa
         return 0.0, 0.0
     copies = num_examples / p.shape[0] / num_parameters
 
-    def height(u: float) -> tuple[float, float]:
+    def excess(log_u: float) -> float:
         # t / (u - t) = x b with x = weight / u and b the eigenvalues of B.
-        x = weight / u
-        _, second, third = power_traces(p, -x)
-        return copies * x * x * second, -2 * copies * (x * x * second + x**3 * third) / u
+        x = weight * math.exp(-log_u)
+        return 0.5 * math.log(copies * x * x * float(power_traces(p, -x)[1]))
 
-    near, far = largest, 2 * largest
-    while height(far)[0] >= 1:
-        near, far = far, 2 * far
-    u = far
-    for _ in range(200):
-        h, change = height(u)
-        near, far = (u, far) if h >= 1 else (near, u)
-        new = u + 2 * h / change * (1 - math.sqrt(h))
-        if not near < new < far:
-            new = 0.5 * (near + far)
-        if abs(new - u) <= 1e-14 * u:
-            break
-        u = new
-    return u, u + copies * weight * power_traces(p, -weight / u)[0]
+    # The largest atom alone brings the sum to 4 D at the lower end.
+    low, high = math.log(largest * (1 + 0.5 * math.sqrt(copies))), math.log(2 * largest)
+    high = max(high, low + math.log(2))
+    while excess(high) >= 0:
+        low, high = high, high + math.log(2)
+    u = math.exp(float(brentq(excess, low, high, xtol=1e-15, rtol=1e-14)))
+    return u, u + copies * weight * float(power_traces(p, -weight / u)[0])

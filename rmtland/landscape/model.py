@@ -23,6 +23,8 @@ from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
 
 if TYPE_CHECKING:
+    from rmtland.landscape.band import TheoryBand
+    from rmtland.landscape.population import PopulationTheory
     from rmtland.landscape.theory import LandscapeTheory
 
 
@@ -220,6 +222,55 @@ class LandscapeModel:
         from rmtland.landscape.theory import LandscapeTheory
 
         return LandscapeTheory.of(self, rng, cross_terms)
+
+    def theory_band(self, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+        """Mean and standard deviation of every prediction over draws of the logits.
+
+        Parameters
+        ----------
+        size : int
+            Draws of the logits, >= 2.
+        rng : seed
+            Anything `numpy.random.default_rng` takes; draw i comes from its i-th child.
+        cross_terms : bool
+            As in `theory`.
+
+        Returns
+        -------
+        TheoryBand
+        """
+        from rmtland.landscape.band import TheoryBand
+
+        return TheoryBand.of(self, size, rng, cross_terms)
+
+    def population_theory(
+        self, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None
+    ) -> PopulationTheory:
+        """The limit of averaging over many examples: expectations over the logit law, N a parameter of the residuals.
+
+        Parameters
+        ----------
+        rng : seed
+            Anything `numpy.random.default_rng` takes; draws the sample that the expectations are means over.
+        cross_terms : bool
+            As in `theory`.
+        sample_size : int, optional
+            Examples in that sample; by default 200,000 / C, at least 200.
+
+        Returns
+        -------
+        PopulationTheory
+
+        Raises
+        ------
+        TypeError
+            For a gradient law other than `ClusteredGradients`.
+        ValueError
+            For class gradients, and for `GivenLogits`, which are no law to take expectations over.
+        """
+        from rmtland.landscape.population import PopulationTheory
+
+        return PopulationTheory.of(self, rng, cross_terms, sample_size)
 
     def sample(self, rng: Seed = None) -> LandscapeDraw:
         """One draw of logits, labels and logit gradients.

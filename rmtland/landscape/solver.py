@@ -98,7 +98,7 @@ class Solver:
         previous: tuple[complex, complex] | None = None
         slope = complex(1.0)
         last = math.inf
-        for iteration in range(ITERATIONS):
+        for _ in range(ITERATIONS):
             exact = not self._large
             value, derivative = self.equation.map(u, exact)
             if exact:
@@ -122,7 +122,8 @@ class Solver:
             # Quadratic convergence leaves the square of the step, slopes by differences the product of two steps.
             remains = size * size / new.imag if exact else size * min(last / new.imag, 1.0)
             u, last = new, size
-            if remains <= 1e-10 * new.imag or (iteration > 3 and size <= 1e-13 * abs(u)):
+            # A real root that Newton's method falls into is approached with steps as large as Im u.
+            if size <= 1e-2 * u.imag and (remains <= 1e-10 * u.imag or size <= 1e-13 * abs(u)):
                 return u
         real = self._real_newton(u.real, x)
         return None if real is None else complex(real, 0.0)
@@ -151,7 +152,7 @@ class Solver:
             v = math.exp(log_v)
             return float(np.imag(self.equation.map(complex(r, v), False)[0])) / v
 
-        low, high = math.log(1e-11 * self.reach[0]), math.log(top)
+        low, high = math.log(min(1e-11 * abs(r) + 1e-60 * top, 0.5 * top)), math.log(top)
         if not excess(low) < 0:
             return 0.0
         if not excess(high) > 0:

@@ -156,22 +156,29 @@ def curvature_eigenvalues(p: Floats) -> Floats:
 
 
 @njit(cache=True, error_model="numpy")
-def power_traces(p: Floats, s: float) -> tuple[float, float, float]:
-    """Sums of tr B, tr B^2 and tr B^3 over the examples, real s."""
-    first = second = third = 0.0
+def power_traces(p: Floats, s: Any) -> tuple[Any, Any]:
+    """Sums of tr B and tr B^2 over the examples, without cancellation.
+
+    With a = q of the most probable class and sigma_j the sum of q^j over the others, tr B = (2 a sigma_1 + sigma_1^2 -
+    sigma_2) / S, and likewise for tr B^2: a may be large (d near 0) or all there is (a frozen example).
+    """
+    first = second = 0.0 * s
     for mu in range(p.shape[0]):
-        s1 = s2 = s3 = s4 = 0.0
+        top = np.argmax(p[mu])
+        a = p[mu, top] / (1.0 + s * p[mu, top])
+        s1 = s2 = s3 = 0.0 * s
         for k in range(p.shape[1]):
-            q = p[mu, k] / (1.0 + s * p[mu, k])
-            s1 += q
-            s2 += q * q
-            s3 += q * q * q
-            s4 += q * q * q * q
-        m = s2 / s1
-        first += s1 - m
-        second += s2 - 2.0 * s3 / s1 + m * m
-        third += s3 - 3.0 * s4 / s1 + 3.0 * m * s3 / s1 - m * m * m
-    return first, second, third
+            if k != top:
+                q = p[mu, k] / (1.0 + s * p[mu, k])
+                s1 += q
+                s2 += q * q
+                s3 += q * q * q
+        inverse = 1.0 / (a + s1)
+        share = a * inverse
+        first += 2.0 * share * s1 + (s1 * s1 - s2) * inverse
+        second += share * share * (s1 * s1 + 3.0 * s2) + 2.0 * share * inverse * (s1 * s2 - s3)
+        second += inverse * inverse * (s2 * s1 * s1 - 2.0 * s3 * s1 + s2 * s2)
+    return first, second
 
 
 def _laplacian(off_diagonal: Array) -> Array:

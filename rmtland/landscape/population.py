@@ -1,0 +1,252 @@
+"""The model for many examples: expectations over the logit law instead of sums over the examples of one draw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from rmtland._arguments import Seed, generator, integer
+from rmtland.landscape.bulk import bulk_atoms, residual_edge
+from rmtland.landscape.equivalent import Equation, Evaluation
+from rmtland.landscape.kernels import softmax
+from rmtland.landscape.logit_laws import GivenLogits
+from rmtland.landscape.structured import RADIUS, TERMS, Floats, count_negative
+from rmtland.landscape.theory import Model, Theory, checked_lengths
+
+ENTRIES = 200_000
+"""Probabilities in the sample of the logit law, unless told."""
+
+
+@njit(cache=True, error_model="numpy")
+def scalar_sums(p: Floats, labels: npt.NDArray[np.int64], s: Any, logs: bool) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Sums over the examples of tr B, tr B^2, tr B^3, log det(1 + s A), (p - y)^T R (p - y) and |R (p - y)|^2.
+
+    The last without conjugation. The first two traces as in `power_traces`; the third serves Newton's method only.
+    """
+    first = second = third = form = pull = 0.0 * s
+    log_det = 0j
+    for mu in range(p.shape[0]):
+        top = np.argmax(p[mu])
+        a = p[mu, top] / (1.0 + s * p[mu, top])
+        s1 = s2 = s3 = s4 = 0.0 * s
+        for k in range(p.shape[1]):
+            d = 1.0 + s * p[mu, k]
+            if logs:
+                log_det += np.log(d + 0j)
+            if k != top:
+                q = p[mu, k] / d
+                s1 += q
+                s2 += q * q
+                s3 += q * q * q
+                s4 += q * q * q * q
+        total = a + s1
+        if logs:
+            log_det += np.log(total + 0j)
+        inverse = 1.0 / total
+        share = a * inverse
+        first += 2.0 * share * s1 + (s1 * s1 - s2) * inverse
+        second += share * share * (s1 * s1 + 3.0 * s2) + 2.0 * share * inverse * (s1 * s2 - s3)
+        second += inverse * inverse * (s2 * s1 * s1 - 2.0 * s3 * s1 + s2 * s2)
+        m = (a * a + s2) * inverse
+        third += (a * a * a + s3) * (1.0 + 3.0 * m * inverse) - 3.0 * (a * a * a * a + s4) * inverse - m * m * m
+        y = labels[mu]
+        at_label = 1.0 / (1.0 + s * p[mu, y])
+        wrong = 0.0
+        rest = 0.0 * s
+        squares = 0.0 * s
+        for k in range(p.shape[1]):
+            if k != y:
+                z = p[mu, k] / (1.0 + s * p[mu, k]) * inverse
+                wrong += p[mu, k]
+                rest += z
+                squares += z * z
+                form += z * p[mu, k] * at_label
+        form += wrong * rest * at_label
+        pull += (squares + rest * rest) * at_label * at_label
+    return first, second, third, log_det, form, pull
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationEquivalent(Equation):
+    """The equation with K = E B, which for exchangeable logits is a multiple of 1 - 11^T / C.
+
+    Parameters
+    ----------
+    probabilities, labels : ndarray (n, C), (n,)
+        A sample of the logit law.
+    num_examples : float
+        N, which enters through residual_length^2 / N alone.
+    mean_lengths, residual_length, num_parameters, cross_terms
+        As in `DeterministicEquivalent`.
+    """
+
+    probabilities: Floats = field(repr=False)
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    num_examples: float
+    mean_lengths: Floats
+    residual_length: float
+    num_parameters: float
+    cross_terms: bool = True
+
+    @property
+    def weight(self) -> float:
+        """residual_length^2 / N."""
+        return self.residual_length**2 / self.num_examples
+
+    @cached_property
+    def spikes(self) -> Floats:
+        """Eigenvalues of Lambda (1 - 11^T / C) Lambda but the zero one, (C - 1,)."""
+        size = self.mean_lengths.size
+        if np.ptp(self.mean_lengths) == 0:
+            return np.full(size - 1, self.mean_lengths[0] ** 2)
+        matrix = self.mean_lengths[:, None] * (np.eye(size) - 1 / size) * self.mean_lengths
+        spikes: Floats = np.maximum(np.linalg.eigvalsh(matrix)[1:], 0.0)
+        return spikes
+
+    def _sums(self, s: complex | float, logs: bool = False) -> tuple[list[Any], Any, Any, Any]:
+        """K and its derivatives in s per direction, log det, form and |pull|^2, all as means over the sample."""
+        if abs(s) <= RADIUS:
+            exponents = np.arange(TERMS)
+            power = np.asarray(s) ** exponents
+            first = exponents[1:] * power[:-1]
+            second = exponents[2:] * first[:-1]
+            k, form, pull, log_det = self._series
+            return [power @ k, first @ k[1:], second @ k[2:]], power @ log_det, power @ form, power @ pull
+        return self._direct(s, logs)
+
+    @cached_property
+    def _series(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Taylor coefficients in s, as in `StructuredExamples`."""
+        nodes = RADIUS * np.exp(2j * np.pi * np.arange(TERMS // 2 + 1) / TERMS)
+        values = [self._direct(s, False) for s in nodes.tolist()]
+        columns = np.array([[powers[0], form, pull] for powers, _, form, pull in values])
+        k, form, pull = np.fft.hfft(columns, n=TERMS, axis=0).T / TERMS * RADIUS ** -np.arange(float(TERMS))
+        log_det = (self.mean_lengths.size - 1) * np.concatenate([[0.0], k[:-1] / np.arange(1.0, TERMS)])
+        return k, form, pull, log_det
+
+    def _direct(self, s: complex | float, logs: bool) -> tuple[list[Any], Any, Any, Any]:
+        values = scalar_sums(self.probabilities, self.labels, s, logs)
+        n, c = self.probabilities.shape
+        first, second, third, log_det, form, pull = (value / n for value in values)
+        return [first / (c - 1), -second / (c - 1), 2 * third / (c - 1)], log_det, form, pull
+
+    @cached_property
+    def _zero(self) -> tuple[list[Any], Any, Any, Any]:
+        return self._sums(0.0)
+
+    def evaluate(self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False) -> Evaluation:
+        """Psi, its derivatives and the form in expectation; |pull|^2 / N spreads over the C - 1 directions evenly."""
+        weight, size = self.weight, self.mean_lengths.size
+        (k, k1, k2), log_det, shape, pull = self._sums(m * weight, logs)
+        inner = [k, weight * k1, weight**2 * k2]
+        total = self.num_examples * log_det
+        slope = self.residual_length**2 * (size - 1) * k
+        curvature = self.residual_length**2 * (size - 1) * inner[1]
+        if not self.cross_terms:
+            inner, pull = [self._zero[0][0], 0.0, 0.0], self._zero[3]
+        level = 1 + m * inner[0] * self.spikes
+        change = (inner[0] + m * inner[1]) * self.spikes / level
+        if logs:
+            total += np.sum(np.log(level + 0j))
+        slope += np.sum(change)
+        curvature += np.sum((2 * inner[1] + m * inner[2]) * self.spikes / level) - np.sum(change * change)
+        # E h h^T = (pull / N) (1 - 11^T / C) / (C - 1): R (p - y) has no part along 1, and no direction is singled out.
+        value = weight * shape + pull / self.num_examples * np.sum(self.spikes / level) / (size - 1)
+        return Evaluation(total, slope, curvature, value)
+
+    def atoms_above(self, u: float) -> float:
+        """Number of eigenvalues of D T above u > 0, on average."""
+        n = self.probabilities.shape[0]
+        s = -self.weight / u
+        above = count_negative(self.probabilities, s) * self.num_examples / n if s < 0 else 0.0
+        k = (self._sums(s) if self.cross_terms else self._zero)[0][0]
+        return float(above + np.sum(1 - k * self.spikes / u < 0))
+
+    def atoms(self) -> tuple[Floats, Floats, Floats]:
+        """Binned eigenvalues of the A_mu, their numbers, and the spikes of K(0), lifted by one step where safe."""
+        values, weights = bulk_atoms(self.probabilities, self.weight, self.num_examples)
+        k = self._zero[0][0]
+        u = float(k * self.spikes.mean())
+        if self.cross_terms and u > 2 * self.weight:
+            k = self._sums(-self.weight / u)[0][0]
+        return values, weights, np.real(k) * self.spikes
+
+    @cached_property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues of T."""
+        spikes = float(np.sum(self.spikes > 0))
+        if not self.residual_length > 0:
+            return spikes
+        share = float(np.mean(np.maximum(np.sum(self.probabilities > 0, axis=1) - 1, 0)))
+        return self.num_examples * share + (0.0 if self.cross_terms else spikes)
+
+    @property
+    def cost(self) -> float:
+        """Entries of the sample."""
+        return float(self.probabilities.size)
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationTheory(Theory):
+    """Theory with expectations over the logit law for the logits of one draw; `LandscapeModel.population_theory`.
+
+    N stays a parameter, in residual_length^2 / N: what goes to infinity is the number of examples averaged over, so
+    that K, and with it every outlier's T-eigenvalue, is the same in all C - 1 directions.
+
+    Notes
+    -----
+    Against the theory given logits this leaves out the spread of the eigenvalues of P = (1/N) sum_mu A_mu, of order
+    sqrt(C / N): outliers come out too equal, at sigma_z = 15 and N = 300 the largest by 30%. The mean outlier, trace
+    and norm have errors of order 1/N; the mean gradient power one of order 1 / C, as it is a ratio of means.
+    Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
+    """
+
+    equation: PopulationEquivalent
+
+    @classmethod
+    def of(
+        cls, model: Model, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None
+    ) -> PopulationTheory:
+        """The limit for a model; see `LandscapeModel.population_theory`."""
+        law = checked_lengths(model)
+        if law.class_length > 0:
+            raise ValueError(f"`class_length` must be 0 for the population theory; got {law.class_length}")
+        if isinstance(model.logits, GivenLogits):
+            raise ValueError(
+                "`logits` must be a law to take expectations over; got GivenLogits, for which use theory()"
+            )
+        c = model.num_classes
+        size = max(ENTRIES // c, 200) if sample_size is None else integer("sample_size", sample_size, at_least=2)
+        logits, labels = model.logits.draw_logits(size, c, generator(rng))
+        equation = PopulationEquivalent(
+            softmax(np.ascontiguousarray(logits, dtype=np.float64)),
+            np.asarray(labels, dtype=np.int64),
+            float(model.num_examples),
+            law.mean_lengths(c),
+            law.residual_length,
+            float(model.num_parameters),
+            bool(cross_terms),
+        )
+        return cls(equation, c)
+
+    @cached_property
+    def bulk_edge(self) -> float:
+        """Upper edge of the law of the residual part alone, as in `LandscapeTheory`."""
+        return self._edge(self.equation.residual_length)[1]
+
+    def _edge(self, residual_length: float) -> tuple[float, float]:
+        e = self.equation
+        return residual_edge(e.probabilities, residual_length, e.num_examples, e.num_parameters)
+
+    def transition_snr(self) -> float:
+        """SNR from which on outliers stand apart from the bulk: all at once, for mean gradients of equal lengths."""
+        e = self.equation
+        u = self._edge(1.0)[0]
+        k = e._sums(-1.0 / (e.num_examples * u))[0][0] if e.cross_terms and u > 0 else e._zero[0][0]
+        return u / float(k) if k > 0 else math.inf
