@@ -71,7 +71,8 @@ def judge(
             powers=(2 / 3,),
             detect=2.0,
         ),
-        limit("variance", sizes, variance, variance_error, law.var(), powers=(2 / 3, 4 / 3), detect=0.6),
+        # The complex law, beta = 2, has a variance lower by 0.79.
+        limit("variance", sizes, variance, variance_error, law.var(), powers=(2 / 3, 4 / 3), detect=0.79),
         rate(
             "rate of the error with plain centring",
             sizes,

@@ -93,7 +93,7 @@ def edge_checks(name: str, draws: dict[int, SpikedDraws], spike: float, ratio: f
     known = known - (1 + ratio**0.5) ** 2 + edge_shift(spike, ratio, 1) / sizes
     return [
         limit(
-            f"{name}: mean in Tracy-Widom units", sizes, mean, error, TracyWidom(1).mean(), powers=(2 / 3,), detect=0.6
+            f"{name}: mean in Tracy-Widom units", sizes, mean, error, TracyWidom(1).mean(), powers=(2 / 3,), detect=0.8
         ),
         rate(f"{name}: rate", sizes, largest - known - edge, deviation, 2 / 3, detect=1 / 3, bias=0.05),
     ]

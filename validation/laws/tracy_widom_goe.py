@@ -8,7 +8,7 @@ from validation.laws import _edges
 from validation.sampling import spiked_wigner
 
 SIZES = {
-    "smoke": {4: 250_000, 8: 150_000, 16: 40_000, 32: 6_000, 64: 800},
+    "smoke": {4: 500_000, 8: 250_000, 16: 50_000, 32: 6_000, 64: 800},
     "full": {4: 1_000_000, 8: 1_000_000, 16: 500_000, 32: 150_000, 64: 40_000, 128: 4_000},
 }
 

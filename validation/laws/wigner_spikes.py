@@ -69,7 +69,7 @@ def judge(data, theory):
             edge_error / scale,
             TracyWidom(1).mean(),
             powers=(2 / 3,),
-            detect=0.6,
+            detect=0.8,
         ),
         rate("weak spike: rate", sizes, at_edge - edge, edge_error, 2 / 3, detect=1 / 3, bias=0.05),
     ]
