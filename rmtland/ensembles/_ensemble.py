@@ -271,7 +271,8 @@ class Ensemble(abc.ABC):
             out, squares = values[start:stop], seen[start:stop]
             if spikes.size < 2:
                 spike = spikes[0] if spikes.size else float(form == QD)
-                tridiagonal.extremes(
+                kernel = tridiagonal.outermost if k == 1 else tridiagonal.extremes
+                kernel(
                     form, float(n), float(p), float(self._beta), spike, -1.0 if flip else 1.0, total, block, edge,
                     scale, above or flip, k, words, streams.first + start, out,
                     squares[:, :, 0] if overlaps else np.empty((0, 0)),

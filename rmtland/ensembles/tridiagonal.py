@@ -259,6 +259,30 @@ def _cut(form: int, n: float, a: Floats, b: Floats, m: int, x: float) -> float:
 
 
 @compiled
+def outermost(form: int, n: float, p: float, beta: float, spike: float, sign: float, num_rows: int, rows: int,
+             edge: float, scale: float, above: bool, k: int, words: Words, start: int, values: Floats,
+             overlaps: Floats) -> int:  # fmt: skip
+    """`extremes` for k = 1: half the code, as most calls want no more and the first one waits for the compiler."""
+    a, b = np.empty(rows), np.empty(rows)
+    state = np.empty(4, dtype=np.uint64)
+    for i in range(values.shape[0]):
+        seed_state(words, start + i, state)
+        m, filled = rows, 0
+        while True:
+            fill(form, n, p, beta, spike, sign, filled, m, a, b, state)
+            values[i, 0] = extreme(form, a, b, m, edge + (6.0 * scale if above else -6.0 * scale), 6.0 * scale, above)
+            if m == num_rows or _cut(form, n, a, b, m, values[i, 0]) <= (_TOLERANCE * scale) ** 2:
+                break
+            filled = m
+            m = min(num_rows, m + m // 2 + 1)
+            if m > a.size:
+                a, b = _grown(a, m, filled), _grown(b, m, filled)
+        if overlaps.size:
+            overlaps[i, 0] = ends(form, a, b, m, values[i, 0])[0]
+    return int(a.size)
+
+
+@compiled
 def extremes(form: int, n: float, p: float, beta: float, spike: float, sign: float, num_rows: int, rows: int,
              edge: float, scale: float, above: bool, k: int, words: Words, start: int, values: Floats,
              overlaps: Floats) -> int:  # fmt: skip

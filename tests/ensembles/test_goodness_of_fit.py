@@ -36,7 +36,8 @@ def test_the_matching_ensemble_passes(law, model):
     for size in (1, 12):
         sets = model.eigenvalues(size, rng=1)
         assert p_value(law, sets) > 0.05
-    assert p_value(law, sets[:, (sets > 1e-12).all(axis=0)] if model.num_eigenvalues > 100 else sets) > 0.05
+    if model.num_eigenvalues > 60:  # without the zeros
+        assert p_value(law, sets[:, (sets > 1e-12).all(axis=0)]) > 0.05
 
 
 def test_units_are_those_of_the_law():
@@ -46,6 +47,7 @@ def test_units_are_those_of_the_law():
     assert p_value(Semicircle(3.0), 3 * GaussianEnsemble(60).eigenvalues(12, rng=3)) > 0.05
 
 
+@pytest.mark.slow
 def test_level():
     """P-values of true laws are uniform or larger."""
     found = np.array(

@@ -31,7 +31,7 @@ def test_gap_of_two_is_chi(beta):
     assert stats.kstest(gap * beta**0.5 / 2, stats.chi(beta + 1).cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize("beta", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_edges_are_those_of_dense_matrices(beta):
     model, count = GaussianEnsemble(10, beta), 8000
     x = model.largest(size=count, rng=5)[:, 0]
@@ -65,7 +65,7 @@ def test_dense_quaternion_eigenvalues_come_twice():
 
 
 @pytest.mark.parametrize("beta", [1, 2])
-@pytest.mark.parametrize("spikes", [[2.0], [2.0, -1.5], [1.5, 1.5, 0.5]])
+@pytest.mark.parametrize("spikes", [[2.0], pytest.param([2.0, -1.5], marks=pytest.mark.slow), [1.5, 1.5, 0.5]])
 def test_spiked_edges_and_overlaps_are_those_of_dense_matrices(spikes, beta):
     model, count, r = SpikedWigner(10, spikes=spikes, beta=beta), 5000, len(spikes)
     x = model.largest(size=count, rng=5)[:, 0]

@@ -8,6 +8,8 @@ from tests.ensembles.same_law import assert_same_law
 from tests.ensembles.wick import covariance_moment
 from tests.statistical import assert_mean
 
+SLOW = pytest.mark.slow
+
 
 def dense_extremes(model, count, seed, side=-1):
     generator = np.random.default_rng(seed)
@@ -65,7 +67,7 @@ def test_two_features_have_the_density_of_trace_and_determinant(n):
     assert stats.kstest(values.sum(axis=1), stats.chi2(2 * n).cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize("beta", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("p", "n"), [(8, 20), (20, 8)])
 def test_edges_are_those_of_dense_matrices(p, n, beta):
     model, count = Wishart(p, n, beta), 5000
@@ -134,7 +136,10 @@ def test_small_eigenvalues_have_small_relative_errors():
         assert model.smallest(rng=seed)[0] * 60 == pytest.approx(exact, rel=1e-13)
 
 
-@pytest.mark.parametrize(("p", "n", "beta"), [(10, 24, 1), (24, 10, 1), (10, 24, 2), (24, 10, 2)])
+@pytest.mark.parametrize(
+    ("p", "n", "beta"),
+    [(10, 24, 1), pytest.param(24, 10, 1, marks=SLOW), pytest.param(10, 24, 2, marks=SLOW), (24, 10, 2)],
+)
 @pytest.mark.parametrize("spikes", [[4.0], [5.0, 3.0]])
 def test_overlaps_are_those_of_dense_eigenvectors(p, n, beta, spikes):
     model, count = SpikedCovariance(p, n, spikes=spikes, beta=beta), 4000
