@@ -27,7 +27,7 @@ ENTRIES = 200_000
 def scalar_sums(p: Floats, labels: npt.NDArray[np.int64], s: Any, logs: bool) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Sums over the examples of tr B, tr B^2, tr B^3, log det(1 + s A), (p - y)^T R (p - y) and |R (p - y)|^2.
 
-    The last without conjugation. The first two traces as in `power_traces`; the third serves Newton's method only.
+    The last without conjugation. The traces as in `power_traces`, without cancellation.
     """
     first = second = third = form = pull = 0.0 * s
     log_det = 0j
@@ -53,8 +53,12 @@ def scalar_sums(p: Floats, labels: npt.NDArray[np.int64], s: Any, logs: bool) ->
         first += 2.0 * share * s1 + (s1 * s1 - s2) * inverse
         second += share * share * (s1 * s1 + 3.0 * s2) + 2.0 * share * inverse * (s1 * s2 - s3)
         second += inverse * inverse * (s2 * s1 * s1 - 2.0 * s3 * s1 + s2 * s2)
-        m = (a * a + s2) * inverse
-        third += (a * a * a + s3) * (1.0 + 3.0 * m * inverse) - 3.0 * (a * a * a * a + s4) * inverse - m * m * m
+        third += share * share * share * (s1 * s1 * s1 + 3.0 * s1 * s2 + 4.0 * s3)
+        third += share * share * inverse * (6.0 * s1 * s3 - 3.0 * s4 - 3.0 * s2 * s2)
+        third += share * inverse * inverse * 3.0 * (s1 * s1 * s3 - 2.0 * s1 * s4 + s2 * s3)
+        third += (
+            inverse * inverse * inverse * (s3 * s1 * s1 * s1 - 3.0 * s4 * s1 * s1 + 3.0 * s1 * s2 * s3 - s2 * s2 * s2)
+        )
         y = labels[mu]
         at_label = 1.0 / (1.0 + s * p[mu, y])
         wrong = 0.0

@@ -5,13 +5,14 @@ With d = 1 + s p, q = p / d and S = sum_k q_k of one example, R = (1 + s A)^(-1)
     log det(1 + s A) = sum_k log d_k + log S,    B = R A = diag(q) - q q^T / S,    R (p - y) = (q / S - e_y) / d_y,
 
 and the powers of B, which are its derivatives in s (dB/ds = -B^2), stay sums of few outer products: with
-m = sum_k q_k^2 / S and c = q - m/2, off the diagonal
+m = sum_k q_k^2 / S and n = sum_k q_k^3 / S, off the diagonal
 
-    (B^2)_kl = -q_k q_l (c_k + c_l) / S,
-    (B^3)_kl = -q_k q_l (f_k + f_l + c_k c_l) / S,    f = c^2 + m c / 2 + 3 m^2 / 8 - sum_k q_k^3 / (2 S).
+    (B^2)_kl = -q_k q_l (q_k + q_l - m) / S,
+    (B^3)_kl = -q_k q_l (f_k + f_l + q_k q_l) / S,    f = q^2 - m q + (m^2 - n) / 2.
 
-B 1 = 0, so each diagonal entry is minus the rest of its row: nothing cancels at frozen examples. One evaluation is
-O(N C^2), in matrix products.
+The q of the most probable class may be huge (d passes 0 between s = -2 and -1, where A has no eigenvalue) and would
+cancel, so its row is added apart, from formulas without it. B 1 = 0, so each diagonal entry is minus the rest
+of its row: nothing cancels at frozen examples. One evaluation is O(N C^2), in matrix products.
 """
 
 from __future__ import annotations
@@ -39,21 +40,23 @@ SERIES_BYTES = 2**29
 
 @njit(cache=True, error_model="numpy")
 def example_terms(
-    p: Floats, labels: npt.NDArray[np.int64], s: Any, left: Array, right: Array, pull: Array, logs: bool
+    p: Floats, labels: npt.NDArray[np.int64], s: Any, left: Array, right: Array, powers: Array, pull: Array, logs: bool
 ) -> tuple[Any, Any]:
-    """Rows [q, q c, q f] and [q / S, c q / S] of each example, as many as `left` and `right` have room for.
+    """Rows [q, q (q - m/2), q f, q^2] and [q / S, q^2 / S] of each example, 0 at its most probable class.
 
-    left: (n, j C) with j = 1, 2 or 3; right: (n, C), or (n, 2 C) with j = 3. Adds R (p - y) of the examples to `pull`
-    (C,); returns the sums of log det(1 + s A), a complex number (0 unless `logs`), and of (p - y)^T R (p - y).
+    powers: (j, C, C), j = 1, 2 or 3, gets what that class has with the others in B^1..B^j; left: (n, j C), or (n, 4 C)
+    with j = 3; right: (n, C), or (n, 2 C) with j = 3. Adds R (p - y) of the examples to `pull` (C,); returns the sums
+    of log det(1 + s A), a complex number (0 unless `logs`; at real s without its branch), and of (p - y)^T R (p - y).
     """
     num_examples, num_classes = p.shape
-    order = left.shape[1] // num_classes
+    order = powers.shape[0]
     log_det = 0j
     form = 0.0 * s
     for mu in range(num_examples):
-        total = 0.0 * s
-        square = 0.0 * s
-        cube = 0.0 * s
+        top = np.argmax(p[mu])
+        s1 = 0.0 * s
+        s2 = 0.0 * s
+        s3 = 0.0 * s
         for k in range(num_classes):
             d = 1.0 + s * p[mu, k]
             if logs:
@@ -61,36 +64,53 @@ def example_terms(
                 log_det += np.log(d + 0j)
             q = p[mu, k] / d
             left[mu, k] = q
-            total += q
-            square += q * q
-            cube += q * q * q
+            if k != top:
+                s1 += q
+                s2 += q * q
+                s3 += q * q * q
+        a = left[mu, top]
+        left[mu, top] = 0.0
+        inverse = 1.0 / (a + s1)
         if logs:
-            log_det += np.log(total + 0j)
-        inverse = 1.0 / total
-        m = square * inverse
-        shift = 0.375 * m * m - 0.5 * cube * inverse
+            log_det += np.log(a + s1 + 0j)
+        share = a * inverse
+        m = share * a + s2 * inverse
+        short = share * s1 - s2 * inverse  # a - m
+        half = share * inverse * (2.0 * a * s2 - s3) - share * share * a * s1 + (s2 * s2 - s3 * s1) * inverse * inverse
+        rest = share * share * (s1 * s1 + s2) - share * inverse * (s2 * s1 + s3)
+        rest += (s2 * s2 - s3 * s1) * inverse * inverse
+        half *= 0.5
         y = labels[mu]
         at_label = 1.0 / (1.0 + s * p[mu, y])
         wrong = 0.0
-        rest = 0.0 * s
+        others = 0.0 * s
         for k in range(num_classes):
             q = left[mu, k]
             z = q * inverse
             right[mu, k] = z
-            if k != y:
-                wrong += p[mu, k]
-                rest += z
-                form += z * p[mu, k] * at_label
-                pull[k] += z * at_label
             if order > 1:
-                c = q - 0.5 * m
-                left[mu, num_classes + k] = q * c
+                left[mu, num_classes + k] = q * (q - 0.5 * m)
+            if order > 2:
+                square = q * q
+                left[mu, 2 * num_classes + k] = q * (square - m * q + half)
+                left[mu, 3 * num_classes + k] = square
+                right[mu, num_classes + k] = square * inverse
+            if k != top:
+                own = -q * share
+                powers[0, k, top] += own
+                if order > 1:
+                    powers[1, k, top] += own * (q + short)
                 if order > 2:
-                    left[mu, 2 * num_classes + k] = q * (c * c + 0.5 * m * c + shift)
-                    right[mu, num_classes + k] = c * z
+                    powers[2, k, top] += own * (q * (q + short) + rest)
+            if k != y:
+                w = z if k != top else share
+                wrong += p[mu, k]
+                others += w
+                form += w * p[mu, k] * at_label
+                pull[k] += w * at_label
         # sum_(k != y) q_k (1 - p_y + p_k) / (S d_y) and -sum_(k != y) q_k / (S d_y): all terms of one sign.
-        form += wrong * rest * at_label
-        pull[y] -= rest * at_label
+        form += wrong * others * at_label
+        pull[y] -= others * at_label
     return log_det, form
 
 
@@ -117,9 +137,18 @@ def largest_eigenvalue(p: Floats) -> float:
     best = 0.0
     for mu in range(p.shape[0]):
         row = p[mu : mu + 1]
-        low, high = best, 0.5 * (1 + 1e-15)
         if best > 0.0 and count_negative(row, -1.0 / (best * (1 + 1e-12))) == 0:
             continue
+        # It is at least the second probability (interlacing) and at most the trace and 1/2.
+        top = np.argmax(p[mu])
+        second = others = 0.0
+        for k in range(p.shape[1]):
+            if k != top:
+                second = max(second, p[mu, k])
+                others += p[mu, k]
+        if second == 0.0:
+            continue
+        low, high = max(best, second * (1 - 1e-15)), min(0.5 * (1 + 1e-15), 2.0 * others)
         for _ in range(60):
             middle = 0.5 * (low + high)
             if count_negative(row, -1.0 / middle) > 0:
@@ -259,23 +288,25 @@ class StructuredExamples:
         dtype = np.result_type(type(s), np.float64)
         blocks = self._blocks()
         width = max((part.stop - part.start for _, part in blocks), default=0)
-        left = np.empty((width, order * num_classes), dtype)
-        right = np.empty((width, (2 if order > 2 else 1) * num_classes), dtype)
-        powers = np.zeros((order, self.num_groups, num_classes, num_classes), dtype)
-        pull = np.zeros((self.num_groups, num_classes), dtype)
-        log_det, form = 0j, 0.0 * s
         c = num_classes
+        left = np.empty((width, (4 if order > 2 else order) * c), dtype)
+        right = np.empty((width, (2 if order > 2 else 1) * c), dtype)
+        powers = np.zeros((order, self.num_groups, c, c), dtype)
+        apart = np.zeros_like(powers)
+        pull = np.zeros((self.num_groups, c), dtype)
+        log_det, form = 0j, 0.0 * s
         for group, part in blocks:
             n = part.stop - part.start
             p, labels = self.probabilities[part], self.labels[part]
-            terms = example_terms(p, labels, s, left[:n], right[:n], pull[group], logs)
+            terms = example_terms(p, labels, s, left[:n], right[:n], apart[:, group], pull[group], logs)
             log_det, form = log_det + terms[0], form + terms[1]
-            products = (left[:n].T @ right[:n, :c]).reshape(order, c, c)
+            products = (left[:n, : order * c].T @ right[:n, :c]).reshape(order, c, c)
             powers[:, group] -= products
             if order > 2:
                 # Half of it: the transpose is added below.
-                powers[2, group] -= 0.5 * (left[:n, c : 2 * c].T @ right[:n, c:])
+                powers[2, group] -= 0.5 * (left[:n, 3 * c :].T @ right[:n, c:])
         powers[1:] += np.swapaxes(powers[1:], -1, -2).copy()
+        powers += apart + np.swapaxes(apart, -1, -2)
         powers = _laplacian(powers)
         powers /= num_examples
         return ExampleSums(tuple(powers), pull / num_examples, form / num_examples, log_det / num_examples)
