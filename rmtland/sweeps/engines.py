@@ -1,0 +1,247 @@
+"""Where batches run: in this process, in processes of this machine, on a dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland.sweeps.work import THREAD_VARIABLES, Batch, Schema, Task, pickle_task, run_batch, run_cells, start_worker
+
+ATTEMPTS = 3
+"""How often a batch is tried whose worker dies."""
+
+
+class Engine(Protocol):
+    """Runs batches of cells, in any order."""
+
+    def capacity(self) -> int:
+        """How many cells can run at once, now."""
+
+    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64]) -> None:
+        """Have a batch run."""
+
+    def result(self, timeout: float | None = None) -> Batch | None:
+        """The next finished batch, waiting for it; None where none is finished in time."""
+
+
+class SerialEngine:
+    """Everything in this process, one cell after the other; for debugging and for cells of microseconds."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.waiting: list[tuple[Schema | None, npt.NDArray[np.int64]]] = []
+
+    def capacity(self) -> int:
+        """1."""
+        return 1
+
+    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64]) -> None:
+        """Keep a batch for `result`."""
+        self.waiting.append((schema, cells))
+
+    def result(self, timeout: float | None = None) -> Batch | None:
+        """Run the oldest batch."""
+        return run_cells(self.task, *self.waiting.pop(0))
+
+
+class LocalEngine:
+    """Processes of this machine, by joblib's loky."""
+
+    def __init__(self, task: Task, workers: int) -> None:
+        from joblib.externals.loky import get_reusable_executor
+
+        self.payload = pickle_task(task)
+        self.workers = workers
+        pool: Any = get_reusable_executor  # no annotations there
+        self.make: Any = lambda: pool(
+            max_workers=workers,
+            env=dict.fromkeys(THREAD_VARIABLES, "1"),
+            initializer=start_worker,
+            initargs=(os.getpid(),),
+        )
+        self.executor = self.make()
+        self.running: dict[Any, tuple[Schema | None, npt.NDArray[np.int64], int]] = {}
+
+    def capacity(self) -> int:
+        """The number of workers."""
+        return self.workers
+
+    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64], attempt: int = 1) -> None:
+        """Send a batch to the processes."""
+        future = self.executor.submit(run_batch, self.payload, schema, cells)
+        self.running[future] = (schema, cells, attempt)
+
+    def result(self, timeout: float | None = None) -> Batch | None:
+        """The next batch; where a process died, all its pool's batches go to a fresh pool."""
+        from concurrent.futures import FIRST_COMPLETED, wait
+        from concurrent.futures.process import BrokenProcessPool
+
+        while True:
+            done = wait(self.running, timeout, FIRST_COMPLETED).done
+            if not done:
+                return None
+            future = next(iter(done))
+            try:
+                batch: Batch = future.result()
+            except BrokenProcessPool:
+                self._restart()
+                continue
+            del self.running[future]
+            return batch
+
+    def _restart(self) -> None:
+        lost, self.running = self.running, {}
+        keep = {}
+        for future, work in lost.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                keep[future] = work
+        self.executor = self.make()
+        for future, (schema, cells, attempt) in lost.items():
+            if future in keep:
+                self.running[future] = keep[future]
+                continue
+            if attempt == ATTEMPTS:
+                raise RuntimeError(
+                    f"a worker died {ATTEMPTS} times while it ran cells {cells[0]} to {cells[-1]} (out of memory?); "
+                    "all that was stored is safe"
+                )
+            self.submit(schema, cells, attempt + 1)
+
+    def close(self, broken: bool) -> None:
+        """Leave the processes warm for the next sweep, or end them at once."""
+        if broken:
+            self.executor.shutdown(wait=True, kill_workers=True)
+
+
+class DaskEngine:
+    """Workers of a dask.distributed scheduler, however many there are at any time."""
+
+    def __init__(self, task: Task, address: str, timeout: float = 10.0) -> None:
+        try:
+            import distributed
+        except ImportError:
+            raise ImportError("`scheduler` needs dask.distributed: pip install 'rmtland[cluster]'") from None
+        self.payload = pickle_task(task)
+        self.address = address
+        try:
+            connect: Any = distributed.Client
+            self.client = connect(address, timeout=timeout, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"`scheduler` {address} cannot be reached: {error}") from None
+        self.finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.running: dict[Any, npt.NDArray[np.int64]] = {}
+        try:
+            self._check_workers()
+        except BaseException:
+            self.client.close()
+            raise
+
+    def _check_workers(self) -> None:
+        """RuntimeError naming the workers that cannot import this package."""
+        # A function made from text is sent by value: one of this package would fail before it could answer.
+        scope: dict[str, Any] = {"__name__": "__main__"}
+        exec(WORKER_CHECK, scope)
+        answers = self.client.run(scope["check"], on_error="return")
+        lacking = {worker: answer for worker, answer in answers.items() if answer is not None}
+        if lacking:
+            worker, answer = next(iter(lacking.items()))
+            raise RuntimeError(
+                f"{len(lacking)} of {len(answers)} workers cannot import rmtland, {worker} for one ({answer}); "
+                "install it there in the same version"
+            )
+
+    def capacity(self) -> int:
+        """Threads of all workers that are there; 1 where there are none yet, so that an adaptive cluster gets going."""
+        return max(int(sum(self.client.nthreads().values())), 1)
+
+    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64]) -> None:
+        """Send a batch to the scheduler."""
+        future = self.client.submit(run_batch, self.payload, schema, cells, pure=False)
+        self.running[future] = cells
+        future.add_done_callback(self.finished.put)
+
+    def result(self, timeout: float | None = None) -> Batch | None:
+        """The next batch; the scheduler itself gives those of a lost worker to others."""
+        while True:
+            try:
+                future = self.finished.get(timeout=1.0 if timeout is None else min(timeout, 1.0))
+            except queue.Empty:
+                if self.client.status not in ("running", "connecting"):
+                    raise ConnectionError(f"{LOST} {self.address}; all that was stored is safe") from None
+                if timeout is None:
+                    continue
+                return None
+            cells = self.running.pop(future)
+            try:
+                batch: Batch = future.result()
+            except Exception as error:
+                from distributed import CancelledError
+
+                if isinstance(error, (CancelledError, OSError)):
+                    raise ConnectionError(f"{LOST} {self.address}; all that was stored is safe") from error
+                raise RuntimeError(
+                    f"workers could not run cells {cells[0]} to {cells[-1]}: {type(error).__name__}: {error}; "
+                    "all that was stored is safe"
+                ) from error
+            return batch
+
+    def close(self, broken: bool) -> None:
+        """Leave the scheduler; what runs there for us is cancelled."""
+        if broken:
+            with contextlib.suppress(Exception):
+                self.client.cancel(list(self.running), force=True)
+        self.client.close()
+
+
+LOST = "the connection was lost to the scheduler at"
+
+WORKER_CHECK = '''
+def check():
+    """None, or why this package cannot be used here."""
+    try:
+        import rmtland.sweeps.work
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+'''
+
+
+@contextlib.contextmanager
+def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    """The engine that was asked for, with its end taken care of."""
+    if scheduler is not None:
+        cluster = DaskEngine(task, scheduler)
+        broken = True
+        try:
+            yield cluster
+            broken = False
+        finally:
+            cluster.close(broken)
+        return
+    count = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    count = count or os.cpu_count() or 1
+    if count == 1:
+        import numba
+        from threadpoolctl import threadpool_limits
+
+        # As in a worker: one thread, or matrix products would differ in their last bits.
+        threads = numba.get_num_threads()
+        try:
+            numba.set_num_threads(1)
+            with threadpool_limits(1):
+                yield SerialEngine(task)
+        finally:
+            numba.set_num_threads(threads)
+        return
+    pool = LocalEngine(task, count)
+    broken = True
+    try:
+        yield pool
+        broken = False
+    finally:
+        pool.close(broken)
