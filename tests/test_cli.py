@@ -144,3 +144,52 @@ def test_files_appear_together_or_not_at_all(tmp_path):
 def test_widths():
     assert parse_widths("16, 8") == [16, 8]
     assert parse_widths("") == []
+
+
+SMALL_MODEL = ["--examples", "20", "--classes", "3", "--parameters", "30", "--draws", "2"]
+
+
+def test_landscape_writes_figure_and_numbers(tmp_path):
+    done = run(tmp_path, "landscape", "fig5", *SMALL_MODEL, "--out", "figures")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "paper: bulk + C - 1 outliers" in done.stdout
+    assert " here: " in done.stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"fig5.json", "fig5.png"}
+    assert json.loads((tmp_path / "figures" / "fig5.json").read_text())["panels"]["eq. (16)"]["outliers_theory"]
+
+
+def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch):
+    # In one process and on small grids: starts of Python and whole sweeps would take minutes.
+    from typer.testing import CliRunner
+
+    from rmtland.cli import app
+    from rmtland.landscape import figures
+
+    sweep, phase = figures.sweep_figure, figures.phase_figure
+    monkeypatch.setattr(figures, "sweep_figure", lambda *a, **k: sweep(*a, sigma_z=[0.5, 5.0], **k))
+    monkeypatch.setattr(figures, "phase_figure", lambda *a, **k: phase(*a, sigma_z=[0.5, 5.0], snr=[0.1, 1.0], **k))
+    for name in ("fig3", "fig6", "fig7", "fig8", "phase"):
+        sizes = SMALL_MODEL if name != "fig3" else ["--examples", "20", "--draws", "2"]
+        more = ["--dimension", "5"] if name == "fig8" else []
+        done = CliRunner().invoke(app, ["landscape", name, *sizes, *more, "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.exception
+        assert {path.name for path in (tmp_path / name).iterdir()} == {f"{name}.json", f"{name}.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fig3", "--classes", "1"], "`classes` must be >= 2; got 1"),
+        (["fig5", "--sigma-z", "-1"], "`sigma_z` must be >= 0; got -1.0"),
+        (["fig7", "--draws", "1"], "`draws` must be >= 2; got 1"),
+        (["fig8", "--dimension", "1001"], "`dimension` must be >= 1 and <= 1000; got 1001"),
+        (["phase", "--seed", "-1"], "`seed` must be >= 0; got -1"),
+    ],
+)
+def test_a_wrong_argument_of_a_figure(tmp_path, arguments, message):
+    done = run(tmp_path, "landscape", *arguments, "--out", "figures")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,7 @@
-"""The `rmtland` command."""
+"""`rmtland compare`: a network beside the random model."""
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -15,29 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rmtland._arguments import choice, integer
-from rmtland._version import __version__
+from rmtland.cli.output import OutputFolder
 from rmtland.comparison.result import GAP_RULES, QUANTITIES, RUNGS, Comparison
 
-app = typer.Typer(
-    help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
-    add_completion=False,
-)  # fmt: skip
 
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, MemoryError, FloatingPointError, ImportError)
-"""What a wrong argument or a full disk raises: told in a line, exit code 2. Anything else is a bug and shows itself."""
-
-
-@app.callback(invoke_without_command=True)
-def version(
-    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False
-) -> None:
-    """Random-matrix theory of neural loss landscapes."""
-    if show:
-        typer.echo(f"rmtland {__version__}")
-        raise typer.Exit
-
-
-@app.command()
 def compare(
     data: Annotated[
         str, typer.Option(help="digits, or an .npz file with x_train, y_train, x_test, y_test.")
@@ -102,32 +80,6 @@ def parse_widths(text: str) -> list[int]:
     return widths
 
 
-class OutputFolder:
-    """A folder whose files appear together once all are written, or not at all.
-
-    Made, and seen to be writable, before the work begins; files are written beside it and moved in at the end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        self.made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.waiting = tempfile.TemporaryDirectory(prefix=".rmtland-", dir=self.path)
-        return Path(self.waiting.name)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            for file in Path(self.waiting.name).iterdir():
-                os.replace(file, self.path / file.name)
-        self.waiting.cleanup()
-        if kind is KeyboardInterrupt:
-            print("rmtland: interrupted; nothing was written", file=sys.stderr)
-        if kind is not None and self.made:
-            self.path.rmdir()
-
-
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """One table per stage on the terminal, 80 columns wide."""
     frame = comparison.table()
@@ -153,12 +105,3 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for quantity, label in QUANTITIES.items():
             table.add_row(label, *(str(frame.loc[quantity, (name, RUNGS[rung])]) for rung in stage.rungs))
         console.print(table)
-
-
-def main() -> None:
-    """Run the command; expected errors are told in one line, exit code 2."""
-    try:
-        app()
-    except EXPECTED_ERRORS as error:
-        print(f"rmtland: {error}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -1,0 +1,525 @@
+"""The paper's model figures as computations: draws of the model beside its theory, paired on the same logits.
+
+Every function returns arrays; `rmtland.plots.landscape` draws them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import Seed, finite_array, generator, integer, real
+from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.landscape.kernels import softmax
+from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits
+from rmtland.landscape.model import LandscapeModel
+from rmtland.laws.random_energy import RandomEnergyModel
+
+Floats = npt.NDArray[np.float64]
+
+EQUATIONS = {"eq. (16)": False, "eq. (10)": True}
+"""Name to `cross_terms`: the paper draws eq. (16), the Hessian of its model is eq. (10)."""
+
+Statement = tuple[str, str]
+"""What the paper says, and what the numbers here say."""
+
+
+@dataclass(frozen=True, eq=False)
+class FreezingFigure:
+    """Fig. 3b: class probabilities freeze onto the corners of the simplex as sigma_z grows.
+
+    Attributes
+    ----------
+    num_classes : int
+    sigma_z : ndarray (n,)
+    entropy, participation : ndarray (draws, n)
+        Means over the examples of a draw; entropy in bits.
+    entropy_theory, participation_theory : ndarray (n,)
+        Random energy model at this number of classes.
+    freezing_sigma : float
+        sqrt(2 ln C).
+    shown : ndarray (m,)
+        Values of sigma_z whose probabilities are kept.
+    probabilities : ndarray (m, N, C)
+        One draw, the same logits at every sigma_z up to scale.
+    """
+
+    num_classes: int
+    sigma_z: Floats
+    entropy: Floats
+    participation: Floats
+    entropy_theory: Floats
+    participation_theory: Floats
+    freezing_sigma: float
+    shown: Floats
+    probabilities: Floats
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Paper and here."""
+        half = float(np.interp(-0.5 * math.log2(self.num_classes), -self.entropy_theory, self.sigma_z))
+        return [
+            (
+                "sigma_z^2 is an inverse temperature (sec. 3.3)",
+                f"sigma_z is: freezing at sqrt(2 ln C) = {self.freezing_sigma:.3f}; entropy halves at {half:.3g}",
+            )
+        ]
+
+
+def freezing_figure(
+    num_classes: int = 3,
+    num_examples: int = 300,
+    sigma_z: npt.ArrayLike | None = None,
+    num_draws: int = 16,
+    rng: Seed = 0,
+) -> FreezingFigure:
+    """Entropy of softmax probabilities against sigma_z, with the random energy model, and points of the simplex.
+
+    Parameters
+    ----------
+    num_classes, num_examples : int
+        C and N.
+    sigma_z : array_like (n,), optional
+        By default 60 values from 0.01 to 100.
+    num_draws : int
+        At least 2.
+    rng : seed
+
+    Returns
+    -------
+    FreezingFigure
+
+    References
+    ----------
+    Fort and Ganguli (2019), fig. 3b and sec. 3.3; Derrida (1980).
+    """
+    integer("num_draws", num_draws, at_least=2)
+    grid = _grid(sigma_z, np.geomspace(0.01, 100, 60))
+    shown = np.geomspace(0.1, 30, 6)
+    logits = [
+        child.standard_normal((integer("num_examples", num_examples, at_least=2), num_classes))
+        for child in generator(rng).spawn(num_draws)
+    ]
+    entropy, participation = np.empty((num_draws, grid.size)), np.empty((num_draws, grid.size))
+    for i, z in enumerate(logits):
+        for j, sigma in enumerate(grid):
+            p = softmax(sigma * z)
+            entropy[i, j] = -np.sum(p * np.log2(np.where(p > 0, p, 1))) / num_examples
+            participation[i, j] = np.sum(p * p) / num_examples
+    theory = [RandomEnergyModel(num_classes, sigma) for sigma in grid]
+    return FreezingFigure(
+        num_classes=num_classes,
+        sigma_z=grid,
+        entropy=entropy,
+        participation=participation,
+        entropy_theory=np.array([law.entropy(base=2) for law in theory]),
+        participation_theory=np.array([law.participation() for law in theory]),
+        freezing_sigma=theory[0].freezing_sigma,
+        shown=shown,
+        probabilities=np.array([softmax(sigma * logits[0]) for sigma in shown]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumPanel:
+    """Eigenvalues and gradient of one equation: draws, and the theory given the same logits.
+
+    Attributes
+    ----------
+    eigenvalues, powers : ndarray (draws, r)
+        The r largest eigenvalues, ascending, zeros where a draw has fewer, and the gradient's share along each.
+    outliers_theory : ndarray (draws, C - 1)
+    x, density_theory : ndarray (n,)
+        Expected number of eigenvalues per unit of eigenvalue, averaged over the draws' logits.
+    directions : ndarray (k,)
+        Numbers of top eigenvectors.
+    power_theory : ndarray (draws, k)
+        Share of the squared gradient in so many.
+    """
+
+    eigenvalues: Floats
+    powers: Floats
+    outliers_theory: Floats
+    x: Floats
+    density_theory: Floats
+    directions: npt.NDArray[np.int64]
+    power_theory: Floats
+
+    @property
+    def outliers(self) -> Floats:
+        """The C - 1 largest eigenvalues of each draw, (draws, C - 1)."""
+        return self.eigenvalues[:, self.eigenvalues.shape[1] - self.outliers_theory.shape[1] :]
+
+    def power(self, num_directions: int) -> Floats:
+        """Share of the squared gradient in the top eigenvectors, (draws,)."""
+        share: Floats = self.powers[:, self.powers.shape[1] - num_directions :].sum(axis=1)
+        return share
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumFigure:
+    """Figs. 5 and 6: bulk and outliers, and where the gradient lies, under both equations.
+
+    Attributes
+    ----------
+    model : LandscapeModel
+    panels : dict
+        "eq. (16)" and "eq. (10)" to `SpectrumPanel`.
+    """
+
+    model: LandscapeModel
+    panels: dict[str, SpectrumPanel]
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Paper and here, under each equation."""
+        c, d = self.model.num_classes, self.model.num_parameters
+        lines = []
+        for name, panel in self.panels.items():
+            ours, theirs = panel.outliers.mean(axis=0), panel.outliers_theory.mean(axis=0)
+            lines.append(
+                (
+                    "bulk + C - 1 outliers (fig. 5)",
+                    f"{name}: outliers {c - 1}, from {ours[0]:.3g} to {ours[-1]:.3g} (theory {theirs[0]:.3g} to "
+                    f"{theirs[-1]:.3g})",
+                )
+            )
+            top = int(panel.directions[panel.directions <= min(c, d)][-1])
+            power, theory = panel.power(top), panel.power_theory[:, list(panel.directions).index(top)]
+            lines.append(
+                (
+                    "71% of the gradient in the top C (fig. 6)",
+                    f"{name}: {power.mean():.1%}, s.d. {power.std(ddof=1):.1%} over draws (theory {theory.mean():.1%})",
+                )
+            )
+        return lines
+
+
+def spectrum_figure(
+    model: LandscapeModel | None = None, num_draws: int = 16, num_points: int = 200, rng: Seed = 0
+) -> SpectrumFigure:
+    """Spectrum and gradient of draws of the model beside the theory given their logits.
+
+    Parameters
+    ----------
+    model : LandscapeModel, optional
+        By default the paper's, of section 4.
+    num_draws : int
+        At least 2.
+    num_points : int
+        Of the density.
+    rng : seed
+
+    Returns
+    -------
+    SpectrumFigure
+
+    References
+    ----------
+    Fort and Ganguli (2019), figs. 5 and 6.
+    """
+    model = LandscapeModel.fort_ganguli() if model is None else model
+    integer("num_draws", num_draws, at_least=2)
+    integer("num_points", num_points, at_least=2)
+    children = generator(rng).spawn(num_draws)
+    pinned = [_pinned(model, child) for child in children]
+    panels = {}
+    for name, cross_terms in EQUATIONS.items():
+        draws = [m.spectrum(child, cross_terms) for m, child in zip(pinned, children, strict=True)]
+        theories = [m.theory(cross_terms=cross_terms) for m in pinned]
+        size = max(draw.eigenvalues.size for draw in draws)
+        eigenvalues, powers = np.zeros((num_draws, size)), np.zeros((num_draws, size))
+        for i, draw in enumerate(draws):
+            eigenvalues[i, size - draw.eigenvalues.size :] = draw.eigenvalues
+            powers[i, size - draw.powers.size :] = draw.powers
+        top = eigenvalues.max()
+        x = np.geomspace(top * 1e-4, 1.2 * top, num_points)
+        directions = _directions(model.num_classes, size)
+        panels[name] = SpectrumPanel(
+            eigenvalues=eigenvalues,
+            powers=powers,
+            outliers_theory=np.array([theory.outliers() for theory in theories]),
+            x=x,
+            density_theory=model.num_parameters * np.mean([theory.density(x) for theory in theories], axis=0),
+            directions=directions,
+            power_theory=np.array([[theory.gradient_power(int(k)) for k in directions] for theory in theories]),
+        )
+    return SpectrumFigure(model, panels)
+
+
+def _directions(num_classes: int, size: int) -> npt.NDArray[np.int64]:
+    """Some of the outliers, C - 1 and C, and five per decade beyond: each takes the theory some 50 ms."""
+    outliers = np.unique(np.geomspace(1, num_classes, 6).astype(np.int64))
+    beyond = np.geomspace(num_classes, max(size, num_classes), 11).astype(np.int64)
+    chosen = np.unique(np.concatenate([outliers, [num_classes - 1, num_classes], beyond]))
+    return chosen[chosen <= size]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepPanel:
+    """What one equation gives along sigma_z; arrays (draws, n), theory given the same logits.
+
+    Attributes
+    ----------
+    top_eigenvalue, gradient_power, ratio, hyperplane_ratio : ndarray (draws, n)
+        gradient_power in the top C - 1 eigenvectors; Trace/||.||_F on the whole space and on hyperplanes.
+    top_eigenvalue_theory, gradient_power_theory, ratio_theory, hyperplane_ratio_theory : ndarray (draws, n)
+    """
+
+    top_eigenvalue: Floats
+    gradient_power: Floats
+    ratio: Floats
+    hyperplane_ratio: Floats
+    top_eigenvalue_theory: Floats
+    gradient_power_theory: Floats
+    ratio_theory: Floats
+    hyperplane_ratio_theory: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class SweepFigure:
+    """Figs. 7 and 8: top eigenvalue and Goldilocks ratio against sigma_z, under both equations.
+
+    Attributes
+    ----------
+    model : LandscapeModel
+        At the last sigma_z.
+    sigma_z, mean_lengths : ndarray (n,)
+        The grid, and the schedule sigma_c sqrt(D) on it; sigma_c / sigma_E is constant.
+    dimension : int
+        Of the random hyperplanes.
+    panels : dict
+        "eq. (16)" and "eq. (10)" to `SweepPanel`.
+    first_order : ndarray (n,)
+        Mean outlier to first order for many examples, (mean_length^2 C + residual_length^2 C (C - 1) / D) E p_1 p_2.
+    """
+
+    model: LandscapeModel
+    sigma_z: Floats
+    mean_lengths: Floats
+    dimension: int
+    panels: dict[str, SweepPanel]
+    first_order: Floats
+
+    def peak(self, values: npt.ArrayLike) -> float:
+        """sigma_z of the largest of values (n,); NaN where that is an end of the grid: no peak."""
+        place = int(np.argmax(np.asarray(values)))
+        return float(self.sigma_z[place]) if 0 < place < self.sigma_z.size - 1 else math.nan
+
+    @property
+    def slopes(self) -> tuple[Floats, Floats]:
+        """Slopes d log sigma_c^2 and -d log E p_1 p_2 over d log sigma_z: the first order peaks where they cross.
+
+        The second rises from 0 to 1, so a schedule sigma_c ~ sigma_z^a has a peak iff 0 < a < 1/2.
+        """
+        grid, growth = np.log(self.sigma_z), np.log(self.mean_lengths**2)
+        pairs = [math.log(RandomEnergyModel(self.model.num_classes, sigma).pair()) for sigma in self.sigma_z]
+        return np.gradient(growth, grid), -np.gradient(np.array(pairs), grid)
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Paper and here, under each equation."""
+        lines = []
+        for name, panel in self.panels.items():
+            ours, theirs = panel.top_eigenvalue.mean(axis=0), panel.top_eigenvalue_theory.mean(axis=0)
+            lines.append(
+                (
+                    "top eigenvalue grows, then shrinks (fig. 7)",
+                    f"{name}: peak at sigma_z = {self.peak(ours):.3g} (theory {self.peak(theirs):.3g}, first order "
+                    f"{self.peak(self.first_order):.3g})",
+                )
+            )
+            whole, cut = panel.ratio.mean(axis=0), panel.hyperplane_ratio.mean(axis=0)
+            lines.append(
+                (
+                    "Trace/||.|| falls with sigma_z (fig. 8)",
+                    f"{name}: {whole[0]:.3g} to {whole[-1]:.3g}; on {self.dimension}-dimensional hyperplanes "
+                    f"{cut[0]:.3g} to {cut[-1]:.3g}",
+                )
+            )
+        return lines
+
+
+def sweep_figure(
+    num_examples: int = 300,
+    num_classes: int = 10,
+    num_parameters: int = 1000,
+    snr: float = 1 / 0.49,
+    sigma_z: npt.ArrayLike | None = None,
+    schedule: Callable[[float], float] | float = 0.25,
+    num_draws: int = 4,
+    dimension: int = 10,
+    accuracy: float = 0.95,
+    rng: Seed = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> SweepFigure:
+    """Top eigenvalue, gradient power and Goldilocks ratio along sigma_z, with theory.
+
+    Parameters
+    ----------
+    num_examples, num_classes, num_parameters : int
+        N, C and D.
+    snr : float
+        sigma_c^2 / sigma_E^2 > 0, constant along the sweep.
+    sigma_z : array_like (n,), optional
+        By default 21 values from 1e-3 to 1e2, the paper's range.
+    schedule : callable or float
+        sigma_c sqrt(D) as a function of sigma_z; a number a stands for (sigma_z / 15)^a, 1 at the paper's 15. The paper
+        does not print its own.
+    num_draws : int
+        At least 2; draw i has one seed at all sigma_z (common random numbers).
+    dimension : int
+        d of the hyperplanes.
+    accuracy : float
+    rng : seed
+    progress : callable, optional
+        Called as progress(done, total).
+
+    Returns
+    -------
+    SweepFigure
+
+    References
+    ----------
+    Fort and Ganguli (2019), figs. 7 and 8.
+    """
+    integer("num_draws", num_draws, at_least=2)
+    snr = real("snr", snr, above=0)
+    grid = _grid(sigma_z, np.geomspace(1e-3, 1e2, 21))
+    lengths = np.array([_scheduled(schedule, float(sigma)) for sigma in grid])
+    seeds = generator(rng).integers(2**62, size=num_draws)
+    shape = (num_draws, grid.size)
+    names = [field.name for field in dataclasses.fields(SweepPanel)]
+    arrays = {equation: {name: np.empty(shape) for name in names} for equation in EQUATIONS}
+    for j, (sigma, length) in enumerate(zip(grid, lengths, strict=True)):
+        model = LandscapeModel.fort_ganguli(
+            num_examples, num_classes, num_parameters, float(sigma), float(length), snr=snr, accuracy=accuracy
+        )
+        for i, seed in enumerate(seeds):
+            for equation, cross_terms in EQUATIONS.items():
+                draw, theory = model.spectrum(seed, cross_terms), model.theory(seed, cross_terms)
+                found = arrays[equation]
+                top = min(num_classes - 1, num_parameters)
+                for source, ending in ((draw, ""), (theory, "_theory")):
+                    found["top_eigenvalue" + ending][i, j] = source.outliers()[-1]
+                    found["gradient_power" + ending][i, j] = source.gradient_power(top)
+                    found["ratio" + ending][i, j] = source.goldilocks_ratio()
+                    found["hyperplane_ratio" + ending][i, j] = source.goldilocks_ratio(dimension)
+            if progress is not None:
+                progress(j * num_draws + i + 1, grid.size * num_draws)
+    pairs = np.array([RandomEnergyModel(num_classes, sigma).pair() for sigma in grid])
+    strength = lengths**2 * (num_classes + num_classes * (num_classes - 1) / (snr * num_parameters))
+    return SweepFigure(
+        model, grid, lengths, dimension, {name: SweepPanel(**found) for name, found in arrays.items()}, strength * pairs
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseFigure:
+    """Phase diagram over (sigma_z, SNR): what the theory gives, averaged over draws of the logits.
+
+    Attributes
+    ----------
+    sigma_z : ndarray (n,)
+    snr : ndarray (m,)
+    num_outliers, gradient_power, ratio : ndarray (m, n)
+        Eigenvalues apart from the bulk; gradient power in the top C - 1 eigenvectors; Trace/||.||_F.
+    transition : ndarray (2, n)
+        SNR from which the strongest and all C - 1 outliers stand apart.
+    num_classes : int
+    """
+
+    sigma_z: Floats
+    snr: Floats
+    num_outliers: Floats
+    gradient_power: Floats
+    ratio: Floats
+    transition: Floats
+    num_classes: int
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Paper and here."""
+        first, last = self.transition
+        return [
+            (
+                "high clustering brings outliers by the BBP transition (sec. 3.1)",
+                f"first outlier from SNR {first[0]:.3g}, all from {last[0]:.3g} at sigma_z = {self.sigma_z[0]:.3g}; "
+                f"{first[-1]:.3g} and {last[-1]:.3g} at {self.sigma_z[-1]:.3g}",
+            )
+        ]
+
+
+def phase_figure(
+    num_examples: int = 300,
+    num_classes: int = 10,
+    num_parameters: int = 1000,
+    sigma_z: npt.ArrayLike | None = None,
+    snr: npt.ArrayLike | None = None,
+    num_draws: int = 1,
+    cross_terms: bool = True,
+    rng: Seed = 0,
+) -> PhaseFigure:
+    """Number of outliers, gradient power and Goldilocks ratio over a grid of sigma_z and SNR, by the theory.
+
+    Parameters
+    ----------
+    num_examples, num_classes, num_parameters : int
+        N, C and D.
+    sigma_z : array_like (n,), optional
+        By default 16 values from 0.1 to 100.
+    snr : array_like (m,), optional
+        By default 16 values from 0.01 to 10.
+    num_draws : int
+        Logit draws to average over.
+    cross_terms : bool
+        Eq. (10) or, if false, eq. (16).
+    rng : seed
+
+    Returns
+    -------
+    PhaseFigure
+    """
+    integer("num_draws", num_draws, at_least=1)
+    columns, rows = _grid(sigma_z, np.geomspace(0.1, 100, 16)), _grid(snr, np.geomspace(0.01, 10, 16), "snr")
+    seeds = generator(rng).integers(2**62, size=num_draws)
+    outliers, power, ratio = np.zeros((3, rows.size, columns.size))
+    transition = np.zeros((2, columns.size))
+    for j, sigma in enumerate(columns):
+        for seed in seeds:
+            model = LandscapeModel(num_examples, num_classes, num_parameters, logits=GaussianLogits(float(sigma)))
+            pinned = _pinned(model, np.random.default_rng(seed))
+            crossings = pinned.theory(cross_terms=cross_terms).transition_snr()
+            transition[:, j] += crossings[[0, -1]] / num_draws
+            for i, value in enumerate(rows):
+                law = ClusteredGradients(1.0, 1 / math.sqrt(value))
+                theory = dataclasses.replace(pinned, gradients=law).theory(cross_terms=cross_terms)
+                outliers[i, j] += np.count_nonzero(crossings < value) / num_draws
+                power[i, j] += theory.gradient_power(min(num_classes - 1, num_parameters)) / num_draws
+                ratio[i, j] += theory.goldilocks_ratio() / num_draws
+    return PhaseFigure(columns, rows, outliers, power, ratio, transition, num_classes)
+
+
+def _pinned(model: LandscapeModel, rng: np.random.Generator) -> LandscapeModel:
+    """The model given one draw of its logits, so that draws and theory are paired."""
+    logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, rng)
+    return dataclasses.replace(model, logits=GivenLogits(logits, labels))
+
+
+def _scheduled(schedule: Callable[[float], float] | float, sigma: float) -> float:
+    value = float(schedule(sigma)) if callable(schedule) else (sigma / 15.0) ** real("schedule", schedule)
+    return real("schedule", value, above=0)
+
+
+def _grid(values: npt.ArrayLike | None, default: Floats, name: str = "sigma_z") -> Floats:
+    if values is None:
+        return default
+    grid = finite_array(name, values, ndim=1)
+    if grid.size < 2 or not (grid[0] > 0 and (np.diff(grid) > 0).all()):
+        raise ValueError(f"`{name}` must be at least 2 ascending values > 0; got {grid.tolist()}")
+    return grid
