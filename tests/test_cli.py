@@ -141,6 +141,32 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     assert (target / "whole.txt").read_text() == "whole"
 
 
+def test_parents_that_were_made_go_too(tmp_path):
+    with contextlib.suppress(KeyError), OutputFolder(tmp_path / "a" / "b" / "c"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bbp(tmp_path):
+    options = ["--spikes", "1.2:4:4", "--features", "10000", "--replicates", "8"]
+    done = run(tmp_path, "bbp", *options, "--out", "bbp")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "bbp").iterdir()} == {"bbp.json", "bbp.png", "bbp.txt"}
+    assert (tmp_path / "bbp" / "bbp.txt").read_text().strip() in done.stdout
+    for wrong, message in (
+        (["--spikes", "1:6"], "`spikes` must be start:stop:count, like 1:6:40; got '1:6'"),
+        (["--spikes", "1:6:1"], "`spikes` must name at least 2 strengths; got 1"),
+        (["--spikes", "-1:6:3"], "`spikes` must be > 0"),
+        (["--ratio", "0"], "`ratio` must be > 0; got 0"),
+        (["--features", "0"], "`num_features` must be >= 1; got 0"),
+    ):
+        done = run(tmp_path, "bbp", *options, *wrong, "--out", "other")
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "other").exists()
+
+
 def test_widths():
     assert parse_widths("16, 8") == [16, 8]
     assert parse_widths("") == []

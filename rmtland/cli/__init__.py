@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rmtland._version import __version__
+from rmtland.cli.bbp import bbp
 from rmtland.cli.compare import compare as compare
 from rmtland.cli.compare import parse_widths as parse_widths
 from rmtland.cli.landscape import app as landscape_app
@@ -33,6 +34,7 @@ def version(
 
 
 app.command()(compare)
+app.command()(bbp)
 app.add_typer(landscape_app, name="landscape")
 
 

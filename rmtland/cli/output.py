@@ -18,7 +18,7 @@ class OutputFolder:
         self.path = path
 
     def __enter__(self) -> Path:
-        self.made = not self.path.exists()
+        self.made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self.waiting = tempfile.TemporaryDirectory(prefix=".rmtland-", dir=self.path)
         return Path(self.waiting.name)
@@ -30,5 +30,6 @@ class OutputFolder:
         self.waiting.cleanup()
         if kind is KeyboardInterrupt:
             print("rmtland: interrupted; nothing was written", file=sys.stderr)
-        if kind is not None and self.made:
-            self.path.rmdir()
+        if kind is not None:
+            for folder in self.made:
+                folder.rmdir()

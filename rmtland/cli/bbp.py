@@ -1,0 +1,49 @@
+"""`rmtland bbp`: the transition of Baik, Ben Arous and Peche, drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmtland.cli.output import OutputFolder
+
+
+def bbp(
+    ratio: Annotated[float, typer.Option(help="Features over samples.")] = 0.5,
+    spikes: Annotated[str, typer.Option(help="Population spikes, start:stop:count.")] = "1:6:40",
+    features: Annotated[int, typer.Option(help="Number of features p.")] = 1_000_000,
+    replicates: Annotated[int, typer.Option(help="Draws per spike.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for bbp.json, bbp.txt and bbp.png.")] = Path("bbp"),
+) -> None:
+    """Draw the largest eigenvalue and its eigenvector through the transition, beside the theory."""
+    strengths = parse_range(spikes)
+    with OutputFolder(out) as folder:
+        from matplotlib.figure import Figure
+
+        from rmtland.ensembles.transition import bbp_transition
+        from rmtland.plots.ensembles import plot_transition
+
+        result = bbp_transition(ratio, strengths, features, replicates, seed)
+        result.to_json(folder / "bbp.json")
+        (folder / "bbp.txt").write_text(result.table() + "\n")
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        for ax, quantity in zip(figure.subplots(1, 2), ("eigenvalue", "overlap"), strict=True):
+            plot_transition(result, quantity=quantity, ax=ax)
+        figure.savefig(folder / "bbp.png", dpi=130)
+    typer.echo(result.table())
+    typer.echo(f"\nWritten to {out}: bbp.json, bbp.png, bbp.txt")
+
+
+def parse_range(text: str) -> list[float]:
+    """Evenly spaced numbers like 1:6:40, both ends included."""
+    try:
+        start, stop, count = text.split(":")
+        first, last, number = float(start), float(stop), int(count)
+    except ValueError:
+        raise ValueError(f"`spikes` must be start:stop:count, like 1:6:40; got {text!r}") from None
+    if number < 2:
+        raise ValueError(f"`spikes` must name at least 2 strengths; got {number}")
+    return [first + (last - first) * i / (number - 1) for i in range(number)]
