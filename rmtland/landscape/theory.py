@@ -381,7 +381,7 @@ class LandscapeTheory(Theory):
                 "theory with class gradients", 320.0 * model.num_classes**3, "use class_length = 0 or fewer classes"
             )
         examples = StructuredExamples(probabilities, np.asarray(labels, dtype=np.int64), by_class)
-        return cls(
+        theory = cls(
             DeterministicEquivalent(
                 examples,
                 lengths.mean_lengths(model.num_classes),
@@ -393,6 +393,13 @@ class LandscapeTheory(Theory):
             ),
             model.num_classes,
         )
+        if not theory.equation.power_sums[0] > 0:
+            raise ValueError(
+                "`logits` must leave some curvature; got probabilities that are 0 and 1 in every example"
+                if np.all(np.isin(probabilities, (0, 1)))
+                else "`gradients` must have a positive length where the logits have curvature; got none"
+            )
+        return theory
 
     @cached_property
     def bulk_edge(self) -> float:
