@@ -13,7 +13,7 @@ from validation.expansions import edge_shift, outlier_shift, tracy_widom_mean_sh
 from validation.sampling import SpikedDraws, controlled_mean, spiked_covariance
 
 SMOKE = {16: 20_000, 32: 8_000, 64: 2_000, 128: 300}
-FULL = {16: 400_000, 32: 200_000, 64: 60_000, 128: 10_000, 256: 1_200}
+FULL = {16: 200_000, 32: 80_000, 64: 25_000, 128: 5_000, 256: 600}
 SIZES = {"smoke": SMOKE, "full": FULL}
 """Draws by n."""
 

@@ -13,7 +13,7 @@ STRENGTHS = (0.3, 0.6, 1.0, 1.5, 2.5, 4.0)
 """(ell - 1) / sqrt(ratio); the threshold is at 1."""
 SIZES = {
     "smoke": {16: 8_000, 32: 3_000, 64: 800, 128: 120},
-    "full": {16: 100_000, 32: 50_000, 64: 15_000, 128: 2_500, 256: 300},
+    "full": {16: 40_000, 32: 20_000, 64: 6_000, 128: 1_200, 256: 120},
 }
 CHECKED = (0.3, 2.5, 4.0)
 """Far enough from the threshold for the derived finite-size terms; the others are drawn in the figure only."""

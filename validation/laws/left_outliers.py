@@ -15,7 +15,7 @@ STAYS = ((0.25, 0.85), (2.5, 0.15))
 """Ratios and spikes that give no left outlier: above 1 - sqrt(ratio), and any spike where ratio > 1."""
 SIZES = {
     "smoke": {16: 18_000, 32: 8_000, 64: 3_000, 128: 600},
-    "full": {16: 400_000, 32: 200_000, 64: 60_000, 128: 12_000, 256: 2_000},
+    "full": {16: 120_000, 32: 60_000, 64: 20_000, 128: 4_000, 256: 500},
 }
 
 

@@ -6,7 +6,7 @@ from rmtland.laws.marchenko_pastur import MarchenkoPastur
 from validation import Claim
 from validation.laws import _counts
 
-SIZES = {"smoke": {16: 20_000, 48: 4_000, 144: 400}, "full": {16: 300_000, 48: 60_000, 144: 8_000, 288: 1_200}}
+SIZES = {"smoke": {16: 20_000, 48: 4_000, 144: 400}, "full": {16: 150_000, 48: 30_000, 144: 4_000, 288: 500}}
 
 
 @dataclasses.dataclass

@@ -4,7 +4,7 @@ from rmtland.laws.marchenko_pastur import MarchenkoPastur
 from validation import Claim
 from validation.laws import _counts
 
-SIZES = {"smoke": {16: 30_000, 48: 6_000, 144: 700}, "full": {16: 400_000, 48: 100_000, 144: 12_000, 432: 600}}
+SIZES = {"smoke": {16: 30_000, 48: 6_000, 144: 700}, "full": {16: 200_000, 48: 50_000, 144: 6_000, 432: 300}}
 
 CLAIM = Claim(
     statement="""The eigenvalues of X X^T / n, X p x n with independent entries of variance 1, have the density

@@ -13,7 +13,7 @@ from validation.sampling import controlled_mean, spiked_wigner
 THETA, STAYS = 3.0, 0.4
 SIZES = {
     "smoke": {12: 20_000, 24: 12_000, 48: 3_000, 96: 400},
-    "full": {12: 400_000, 24: 250_000, 48: 80_000, 96: 12_000, 192: 1_200},
+    "full": {12: 200_000, 24: 120_000, 48: 30_000, 96: 5_000, 192: 500},
 }
 
 

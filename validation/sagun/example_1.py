@@ -14,7 +14,7 @@ ALPHA, LENGTHS = 0.5, (0.0, 4.0)
 LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 SIZES = {
     "smoke": {16: 12_000, 48: 3_000, 144: 600},
-    "full": {16: 300_000, 48: 80_000, 144: 10_000, 288: 1_500},
+    "full": {16: 120_000, 48: 30_000, 144: 4_000, 288: 600},
 }
 # <w, x> / |w| is standard normal; the trapezoidal rule is exact to rounding for so smooth a function.
 _NODES = np.arange(-8, 8.01, 0.1)
