@@ -13,6 +13,7 @@ from rmtland.cli.compare import compare as compare
 from rmtland.cli.compare import parse_widths as parse_widths
 from rmtland.cli.landscape import app as landscape_app
 from rmtland.cli.output import OutputFolder as OutputFolder
+from rmtland.cli.sweep import app as sweep_app
 
 app = typer.Typer(
     help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -36,6 +37,7 @@ def version(
 app.command()(compare)
 app.command()(bbp)
 app.add_typer(landscape_app, name="landscape")
+app.add_typer(sweep_app, name="sweep")
 
 
 def main() -> None:

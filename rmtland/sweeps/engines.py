@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ import numpy.typing as npt
 
 from rmtland.sweeps.work import THREAD_VARIABLES, Batch, Schema, Task, pickle_task, run_batch, run_cells, start_worker
 
+CONNECT_SECONDS = 10.0
 ATTEMPTS = 3
 """How often a batch is tried whose worker dies."""
 
@@ -122,7 +125,7 @@ class LocalEngine:
 class DaskEngine:
     """Workers of a dask.distributed scheduler, however many there are at any time."""
 
-    def __init__(self, task: Task, address: str, timeout: float = 10.0) -> None:
+    def __init__(self, task: Task, address: str) -> None:
         try:
             import distributed
         except ImportError:
@@ -131,11 +134,12 @@ class DaskEngine:
         self.address = address
         try:
             connect: Any = distributed.Client
-            self.client = connect(address, timeout=timeout, set_as_default=False)
+            self.client = connect(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ConnectionError(f"`scheduler` {address} cannot be reached: {error}") from None
         self.finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.running: dict[Any, npt.NDArray[np.int64]] = {}
+        self.threads, self.asked = 0, -math.inf
         try:
             self._check_workers()
         except BaseException:
@@ -158,11 +162,27 @@ class DaskEngine:
 
     def capacity(self) -> int:
         """Threads of all workers that are there; 1 where there are none yet, so that an adaptive cluster gets going."""
-        return max(int(sum(self.client.nthreads().values())), 1)
+        if time.monotonic() > self.asked + 1.0:
+            with self._connected():
+                self.threads = int(sum(self.client.nthreads().values()))
+            self.asked = time.monotonic()
+        return max(self.threads, 1)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        from distributed import CancelledError
+
+        try:
+            yield
+        except (OSError, CancelledError) as error:
+            raise ConnectionError(
+                f"the connection was lost to the scheduler at {self.address}; all that was stored is safe"
+            ) from error
 
     def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64]) -> None:
         """Send a batch to the scheduler."""
-        future = self.client.submit(run_batch, self.payload, schema, cells, pure=False)
+        with self._connected():
+            future = self.client.submit(run_batch, self.payload, schema, cells, pure=False)
         self.running[future] = cells
         future.add_done_callback(self.finished.put)
 
@@ -172,19 +192,16 @@ class DaskEngine:
             try:
                 future = self.finished.get(timeout=1.0 if timeout is None else min(timeout, 1.0))
             except queue.Empty:
-                if self.client.status not in ("running", "connecting"):
-                    raise ConnectionError(f"{LOST} {self.address}; all that was stored is safe") from None
                 if timeout is None:
                     continue
                 return None
             cells = self.running.pop(future)
             try:
-                batch: Batch = future.result()
+                with self._connected():
+                    batch: Batch = future.result()
+            except ConnectionError:
+                raise
             except Exception as error:
-                from distributed import CancelledError
-
-                if isinstance(error, (CancelledError, OSError)):
-                    raise ConnectionError(f"{LOST} {self.address}; all that was stored is safe") from error
                 raise RuntimeError(
                     f"workers could not run cells {cells[0]} to {cells[-1]}: {type(error).__name__}: {error}; "
                     "all that was stored is safe"
@@ -198,8 +215,6 @@ class DaskEngine:
                 self.client.cancel(list(self.running), force=True)
         self.client.close()
 
-
-LOST = "the connection was lost to the scheduler at"
 
 WORKER_CHECK = '''
 def check():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -24,6 +25,16 @@ FORMAT = 1
 CHUNK_CELLS, CHUNK_BYTES = 4096, 2**20
 DIRTY_BYTES = 2**26
 """Results that wait in memory for the next flush at most."""
+
+
+@contextlib.contextmanager
+def writing(path: Path | None) -> Iterator[None]:
+    """What the system says of a write that fails, and what it means for the sweep."""
+    try:
+        yield
+    except OSError as error:
+        told = f"{error.strerror or error} while storing results; all cells stored before are safe, the same call goes"
+        raise OSError(error.errno, f"{told} on from there", str(path)) from error
 
 
 class ChunkedArray:
@@ -127,10 +138,11 @@ class SweepStore:
             return cls(group, grid, path)
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
-        if path.is_dir():
-            path.rmdir()  # an empty folder of the user's
-        os.rename(partial, path)
+        with writing(path):
+            _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
+            if path.is_dir():
+                path.rmdir()  # an empty folder of the user's
+            os.rename(partial, path)
         return cls(zarr.open_group(path, mode="r+"), grid, path)
 
     @classmethod
@@ -144,13 +156,13 @@ class SweepStore:
         """Make the arrays that the first result calls for."""
         check_dims(schema, self.grid, coords)
         told = {name: [list(v.dims), list(v.shape), v.is_complex] for name, v in schema.items()}
-        # First what is to be made, then the arrays: after a kill in between `open` makes those that are missing.
-        self.group.attrs.update({"variables": json.dumps(told), "units": json.dumps(units)})
-        self.schema = schema
-        for name, values in coords.items():
-            if name not in self.group:
+        with writing(self.path):
+            for name, values in coords.items():
                 _write_coordinate(self.group, name, values, units)
-        self._open_variables()
+            # First what is to be made, then the arrays: after a kill in between `open` makes those that are missing.
+            self.group.attrs.update({"variables": json.dumps(told), "units": json.dumps(units)})
+            self.schema = schema
+            self._open_variables()
 
     def _open_variables(self) -> None:
         units = json.loads(str(self.group.attrs["units"]))
@@ -201,16 +213,9 @@ class SweepStore:
     def flush(self) -> None:
         """Write what waits: data, then errors, then the status that vouches for them."""
         start = time.perf_counter()
-        try:
+        with writing(self.path):
             for array in (*self.variables.values(), self.errors, self.status):
                 array.flush()
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror or error} while storing results; all cells stored before are safe, "
-                "the same call goes on from there",
-                str(self.path),
-            ) from error
         self.flush_seconds = time.perf_counter() - start
 
     def cells(self, *states: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -292,6 +297,7 @@ def _fill(group: zarr.Group, grid: Grid, attributes: dict[str, Any], units: dict
 def _write_coordinate(group: zarr.Group, name: str, values: npt.NDArray[Any], units: dict[str, str]) -> None:
     array = group.create_array(
         name,
+        overwrite=True,  # one that a kill left without its values
         shape=values.shape,
         chunks=(max(values.size, 1),),
         dtype=str if values.dtype.kind == "U" else values.dtype,

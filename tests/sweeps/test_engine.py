@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from rmtland.sweeps import store as store_module
 from rmtland.sweeps.lock import StoreLock
 from rmtland.sweeps.work import cell_generator
 
-from . import functions
-from .functions import deterministic, dies, dies_once, noise, product, ragged, held_noise, sometimes, store_bytes
+from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
 from .functions import threads as count_threads
 
 ROOT = Path(__file__).parents[2]
@@ -428,10 +428,12 @@ def test_a_cell_that_kills_every_worker_is_named(tmp_path):
         rl.sweep(dies, {"a": [1, 2, 3, 4]}, 3, 1, tmp_path / "s", workers=2)
 
 
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("writes", [2, 14, 18, 30])
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, writes):
+    """While the store is made, while its arrays are, while cells are stored."""
     import zarr.storage._local as local
 
-    put, left = local._put, 18
+    put, left = local._put, writes
 
     def filling(path, value, exclusive=False):
         nonlocal left
@@ -449,6 +451,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "_put", put)
     rl.sweep(noise, GRID, 4, 1, tmp_path / "s", workers=1)
     rl.sweep(noise, GRID, 4, 1, tmp_path / "t", workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "t"]
     assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "t")
 
 
@@ -484,11 +487,10 @@ def test_bad_input_is_named_before_anything_is_made(tmp_path, arguments, error, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_functions_that_cannot_travel(tmp_path):
-    held = open(functions.__file__)  # noqa: SIM115
+def test_functions_that_cannot_travel():
+    held = threading.Lock()
     with pytest.raises(TypeError, match="`function` must be picklable to reach the workers"):
-        rl.sweep(lambda a: {"x": held.fileno()}, {"a": [1, 2]}, workers=2)
-    held.close()
+        rl.sweep(lambda a: {"x": held.locked()}, {"a": [1, 2]}, workers=2)
 
 
 def test_progress_reaches_a_function():

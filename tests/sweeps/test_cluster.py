@@ -1,0 +1,120 @@
+"""A real scheduler and worker processes on loopback."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+
+from .functions import held_noise, noise, sometimes, store_bytes
+
+pytest.importorskip("distributed")
+ROOT = Path(__file__).parents[2]
+SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
+WORKER = "from distributed.cli.dask_worker import main; main()"
+BARE_WORKER = "import sys; sys.modules['rmtland'] = None; " + WORKER
+
+
+@contextlib.contextmanager
+def process(code, *arguments, **variables):
+    command = [sys.executable, "-c", code, *arguments]
+    child = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with process(SCHEDULER, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"):
+        yield f"tcp://127.0.0.1:{port}"
+
+
+def worker(address, code=WORKER, **variables):
+    return process(code, address, "--nthreads", "1", "--no-nanny", "--no-dashboard", **variables)
+
+
+def wait_for_workers(address, count):
+    from distributed import Client
+
+    with Client(address, timeout=60, set_as_default=False) as client:
+        deadline = time.monotonic() + 60
+        while len(client.nthreads()) != count:
+            assert time.monotonic() < deadline, f"{client.nthreads()} where {count} should be"
+            time.sleep(0.05)
+
+
+def test_two_workers_and_one_that_is_killed(scheduler, tmp_path):
+    """The first worker's cells beyond a = 2 never end, so it holds some when it is killed."""
+    grid = {"a": np.arange(6.0), "b": [0, 1]}
+    with worker(scheduler, SWEEP_TEST_HOLD="1") as lost, worker(scheduler):
+        wait_for_workers(scheduler, 2)
+        stored = []
+
+        def kill_once_stored(done, failed, total):
+            stored.append(done)
+            if done >= 12:
+                lost.send_signal(signal.SIGKILL)
+
+        result = rl.sweep(held_noise, grid, 8, 3, tmp_path / "c", scheduler=scheduler, progress=kill_once_stored)
+        assert lost.poll() is not None
+        rl.sweep(held_noise, grid, 8, 3, tmp_path / "l", workers=1)
+        assert store_bytes(tmp_path / "c") == store_bytes(tmp_path / "l")
+        assert (result.status == 1).all()
+        with pytest.warns(RuntimeWarning, match="2 of 6 cells failed.*ZeroDivisionError: two is hard"):
+            rl.sweep(sometimes, {"a": [1, 2, 3]}, 2, scheduler=scheduler)
+    wait_for_workers(scheduler, 0)
+
+
+def test_a_worker_without_the_package_is_named(scheduler, tmp_path):
+    with worker(scheduler, BARE_WORKER):
+        wait_for_workers(scheduler, 1)
+        with pytest.raises(RuntimeError, match="1 of 1 workers cannot import rmtland, tcp://127.0.0.1:.*install it"):
+            rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=scheduler)
+    wait_for_workers(scheduler, 0)
+    result = rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", workers=1)
+    assert np.isfinite(result.x).all()
+
+
+def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmtland.sweeps.engines.CONNECT_SECONDS", 0.5)
+    with pytest.raises(ConnectionError, match="`scheduler` tcp://127.0.0.1:9 cannot be reached"):
+        rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="`scheduler` nonsense://x cannot be reached"):
+        rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler="nonsense://x")
+    assert int((rl.open_sweep(tmp_path / "s").status == 0).sum()) == 4
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    arguments = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    with process(SCHEDULER, *arguments) as lost, worker(address, SWEEP_TEST_HOLD="1"):
+        wait_for_workers(address, 1)
+        with pytest.raises(ConnectionError, match="the connection was lost to the scheduler at"):
+            rl.sweep(
+                held_noise, {"a": np.arange(6.0)}, 4, 3, tmp_path / "s", scheduler=address,
+                progress=lambda done, failed, total: lost.kill() if done >= 4 else None,
+            )  # fmt: skip
+    assert int((rl.open_sweep(tmp_path / "s").status == 1).sum()) >= 4
+    rl.sweep(held_noise, {"a": np.arange(6.0)}, 4, 3, tmp_path / "s", workers=1)
+    rl.sweep(held_noise, {"a": np.arange(6.0)}, 4, 3, tmp_path / "l", workers=1)
+    assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "l")
