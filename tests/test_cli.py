@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rmtland.cli import OutputFolder, parse_widths
+from rmtland.comparison.result import RUNGS
 
 COMMAND = Path(sys.executable).parent / "rmtland"
 SMALL = ["--hidden", "4", "--epochs", "2", "--draws", "2", "--examples", "12"]
@@ -49,7 +50,7 @@ def test_compare_writes_table_json_and_figures(images):
     assert written["settings"]["seed"] == 0
     assert list(written["stages"]) == ["initialisation", "mid training", "end of training"]
     rungs = written["stages"]["end of training"]["rungs"]
-    assert list(rungs) == ["hessian", "gauss_newton", "mean_gradients", "own_probabilities", "full_model"]
+    assert list(rungs) == list(RUNGS)
     assert written["stages"]["end of training"]["num_parameters"] == 9 * 4 + 4 + 4 * 3 + 3
     # The same seed gives the same numbers, and a report is replaced, not mixed.
     again = run(images, "compare", "--data", "images.npz", *SMALL, "--out", "out/report")

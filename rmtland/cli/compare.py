@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rmtland._arguments import choice, integer
 from rmtland.cli.output import OutputFolder
-from rmtland.comparison.result import GAP_RULES, QUANTITIES, RUNGS, Comparison
+from rmtland.comparison.result import GAP_RULES, QUANTITIES, REMEDIES, RUNGS, Comparison
 
 
 def compare(
@@ -81,7 +81,7 @@ def parse_widths(text: str) -> list[int]:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """One table per stage on the terminal, 80 columns wide."""
+    """Two tables per stage on the terminal, 80 columns wide: the ladder, and other laws beside G."""
     frame = comparison.table()
     console.print(
         "Each rung replaces one more real thing by the model; 0.41(1): mean and s.d. over draws.", style="dim"
@@ -98,10 +98,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             f"sigma_c {scales.sigma_c:.3g}, sigma_E {scales.sigma_E:.3g}, SNR {scales.snr:.3g}",
             highlight=False,
         )
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("", no_wrap=True)
-        for rung in stage.rungs:
-            table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
-        for quantity, label in QUANTITIES.items():
-            table.add_row(label, *(str(frame.loc[quantity, (name, RUNGS[rung])]) for rung in stage.rungs))
-        console.print(table)
+        # Eight rungs are wider than a terminal: the remedies in a table of their own, beside what they should match.
+        for rungs in (
+            [rung for rung in stage.rungs if rung not in REMEDIES],
+            ["gauss_newton", *(rung for rung in stage.rungs if rung in REMEDIES)],
+        ):
+            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table.add_column("", no_wrap=True)
+            for rung in rungs:
+                table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
+            for quantity, label in QUANTITIES.items():
+                table.add_row(label, *(str(frame.loc[quantity, (name, RUNGS[rung])]) for rung in rungs))
+            console.print(table)

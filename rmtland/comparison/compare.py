@@ -7,7 +7,7 @@ from typing import Any
 
 from rmtland._arguments import Seed, choice, generator, integer
 from rmtland.comparison.ladder import measure_stage
-from rmtland.comparison.result import GAP_RULES, Comparison
+from rmtland.comparison.result import GAP_RULES, REMEDIES, Comparison
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 
@@ -47,7 +47,8 @@ def compare(
     Returns
     -------
     Comparison
-        Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature.
+        Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature. Rung (g) only where
+        some probability is not frozen, (h) where a class has two examples.
 
     Raises
     ------
@@ -70,14 +71,16 @@ def compare(
     >>> import rmtland as rl
     >>> draw = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60).sample(rng=0)
     >>> comparison = rl.compare(draw, num_draws=2)
-    >>> list(comparison.stages["network"].rungs)
+    >>> list(comparison.stages["network"].rungs)[:4]
     ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
+    >>> list(comparison.stages["network"].rungs)[4:]
+    ['margin_logits', 'matched_participation', 'class_means']
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     sources = _sources(source_or_module, data)
     children = generator(rng).spawn(len(sources))
-    total = (3 + 2 * num_draws) * len(sources)
+    total = (3 + (2 + len(REMEDIES)) * num_draws) * len(sources)
     done = 0
     stages = {}
     for (name, source), child in zip(sources.items(), children, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +15,9 @@ from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import require_memory
 from rmtland._arrays import double, to_numpy
-from rmtland.comparison.result import NUM_TOP, QUANTITIES, RUNGS, Rung, Stage
-from rmtland.landscape.logit_laws import GivenLogits
+from rmtland.comparison.result import NUM_TOP, QUANTITIES, REMEDIES, RUNGS, Rung, Stage
+from rmtland.landscape.gradient_laws import ClusteredGradients, QValues
+from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.model import LandscapeModel, mean_curvature
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.clustering import Clustering, clustering
@@ -57,14 +60,54 @@ def measure_stage(
     step("mean logit gradients")
     full = LandscapeModel.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
     own = dataclasses.replace(full, logits=GivenLogits(logits, labels))
-    for name, model, child in zip(("own_probabilities", "full_model"), (own, full), rng.spawn(2), strict=True):
+    children = rng.spawn(2 + len(REMEDIES))
+    for name, model, child in zip(("own_probabilities", "full_model"), (own, full), children[:2], strict=True):
         draws = []
         for generator_of_draw in child.spawn(num_draws):
             draw = model.sample(generator_of_draw)
             draws.append(report.single(*_spectrum(draw), q=clustering(draw, num_bootstrap=2)))
             step(RUNGS[name])
         rungs[name] = _stack(draws)
+    remedies = _remedies(source, full, outputs.participation, logits, labels)
+    for name, child in zip(REMEDIES, children[2:], strict=True):
+        draws = []
+        for generator_of_draw in child.spawn(num_draws):
+            if name in remedies:
+                spectrum = remedies[name].spectrum(generator_of_draw)
+                draws.append(
+                    report.single(spectrum.eigenvalues, spectrum.powers, predicted=_q_values(remedies[name], labels))
+                )
+            step(RUNGS[name])
+        if draws:
+            rungs[name] = _stack(draws)
     return Stage(outputs, scales, q, rungs, sizes)
+
+
+def _remedies(
+    source: LogitGradients,
+    full: LandscapeModel,
+    participation: float,
+    logits: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+) -> dict[str, LandscapeModel]:
+    """Models of the rungs from (f) on, as far as the source has what they need."""
+    models = {"margin_logits": dataclasses.replace(full, logits=MarginLogits.from_logits(logits, labels))}
+    # No sigma_z freezes all probabilities, and without two examples of one class there are no class means to see.
+    with contextlib.suppress(ValueError):
+        law = GaussianLogits.matching_participation(participation, full.num_classes)
+        models["matched_participation"] = dataclasses.replace(full, logits=law)
+    with contextlib.suppress(ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a sigma_d of 0 is what the rung then shows
+        root = math.sqrt(full.num_parameters)
+        scales = logit_scales(source, class_means=True)
+        lengths = ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root)
+        models["class_means"] = dataclasses.replace(full, logits=GivenLogits(logits, labels), gradients=lengths)
+    return models
+
+
+def _q_values(model: LandscapeModel, labels: npt.NDArray[np.int64]) -> QValues:
+    assert isinstance(model.gradients, ClusteredGradients)
+    return model.gradients.q_values(model.num_classes, labels)
 
 
 def _network_hessian(source: LogitGradients) -> SymmetricOperator | None:
@@ -138,24 +181,26 @@ class Reporter:
         powers: npt.NDArray[np.float64],
         q: Clustering | None = None,
         trace_and_norm: tuple[float, float] | None = None,
+        predicted: QValues | None = None,
     ) -> Rung:
-        """Report one matrix: its known eigenvalues (r,), the gradient's powers (r,), q-values where it has them.
+        """Report one matrix: its known eigenvalues (r,), the gradient's powers (r,), q-values measured or predicted.
 
         `trace_and_norm` is given where the eigenvalues are not all known.
         """
         trace, norm = trace_and_norm or (float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues)))
         top = eigenvalues[::-1]
         values = dict.fromkeys(QUANTITIES, math.nan)
-        if q is not None:
-            values["q_same_logit_same_class"] = q.same_logit_same_class
-            values["q_same_logit"] = q.same_logit
-            values["q_different_logits"] = q.different_logits
+        clustered = predicted if q is None else q
+        if clustered is not None:
+            values["q_same_logit_same_class"] = clustered.same_logit_same_class
+            values["q_same_logit"] = clustered.same_logit
+            values["q_different_logits"] = clustered.different_logits
         values |= {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
         values["num_outliers"] = self._count(eigenvalues)
         values["gradient_power_C_minus_1"] = float(powers[::-1][: self.num_classes - 1].sum())
         values["gradient_power_C"] = float(powers[::-1][: self.num_classes].sum())
         values["goldilocks_ratio"] = trace / norm if norm > 0 else math.nan
-        values["top_eigenvalue"] = float(top[0])
+        values["top_eigenvalue"] = float(top[0]) if top.size else 0.0
         arrays = {quantity: np.array([value]) for quantity, value in values.items()}
         return Rung(arrays, eigenvalues[None, :], powers[None, :])
 
@@ -183,9 +228,17 @@ class Reporter:
 
 
 def _stack(draws: list[Rung]) -> Rung:
+    # Reduced draws leave out zeros, as many as they please.
+    size = max(draw.eigenvalues.shape[1] for draw in draws)
+    draws = [_padded(draw, size) for draw in draws]
     values = {quantity: np.concatenate([draw.values[quantity] for draw in draws]) for quantity in QUANTITIES}
     return Rung(
         values,
         np.concatenate([draw.eigenvalues for draw in draws]),
         np.concatenate([draw.powers for draw in draws]),
     )
+
+
+def _padded(rung: Rung, size: int) -> Rung:
+    missing = ((0, 0), (size - rung.eigenvalues.shape[1], 0))
+    return Rung(rung.values, np.pad(rung.eigenvalues, missing), np.pad(rung.powers, missing))

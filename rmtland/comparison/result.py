@@ -38,13 +38,22 @@ RUNGS = {
     "mean_gradients": "(c) means, real p",
     "own_probabilities": "(d) Gaussian J, real p",
     "full_model": "(e) full model",
+    "margin_logits": "(f) margin logits",
+    "matched_participation": "(g) matched sum p^2",
+    "class_means": "(h) class means, real p",
 }
-"""The ladder: each rung replaces one more real thing by the model.
+"""The ladder: each rung replaces one more real thing by the model; from (f) on, other laws in its place.
 
 (a) the network's Hessian; (b) its Gauss-Newton matrix G, without logit curvature; (c) the C - 1 outliers that its mean
 logit gradients and its probabilities give alone, without residuals; (d) Gaussian mean logit gradients and residuals of
-the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too.
+the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too. Rung (f) is
+(e) with the measured margin of the correct class, (g) is (e) with sigma_z matched to the mean sum p^2 instead of the
+logits' spread, (h) is (d) with class-conditional mean gradients. These three are reduced draws, exact in law: no logit
+gradients are drawn, and the q-values are those that the law predicts.
 """
+
+REMEDIES = ("margin_logits", "matched_participation", "class_means")
+"""Rungs that replace a law of the ladder by a better one."""
 
 QUANTITIES = {
     "q_same_logit_same_class": "q same logit & class",

@@ -18,8 +18,11 @@ COLOURS = {
     "mean_gradients": "#009e73",
     "own_probabilities": "#d55e00",
     "full_model": "#cc79a7",
+    "margin_logits": "#e69f00",
+    "matched_participation": "#56b4e9",
+    "class_means": "#7f7f00",
 }
-"""Okabe and Ito's palette, told apart by readers of any colour vision."""
+"""Okabe and Ito's palette, told apart by readers of any colour vision (its yellow darkened to be seen on white)."""
 
 DECADES = 7
 """How far below the largest eigenvalue the spectra are drawn; below lies what float64 and frozen examples leave."""
@@ -169,7 +172,9 @@ def _panels(comparison: Any, draw: Any) -> Figure:
 
 def _shared_legend(figure: Figure, axes: list[Axes]) -> None:
     entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 4), frameon=False
+    )
 
 
 def _style(rung: Any) -> str:

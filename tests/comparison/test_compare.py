@@ -34,7 +34,7 @@ def of_draw():
 def test_every_rung_of_a_network(network, of_network):
     rungs = of_network.stages["network"].rungs
     assert list(rungs) == list(RUNGS)
-    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3]
+    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3, 3, 3, 3]
     source = rl.nets.NetworkLogitGradients(*network)
     hessian, gauss_newton = rl.nets.hessian(source).to_dense(), rl.gauss_newton(source).to_dense()
     slope = rl.gradient(source).numpy()
@@ -69,7 +69,7 @@ def test_the_mean_gradients_alone(network, of_network):
 
 def test_a_draw_of_the_model_agrees_with_its_own_rungs(of_draw):
     stage = of_draw.stages["network"]
-    assert list(stage.rungs) == ["gauss_newton", "mean_gradients", "own_probabilities", "full_model"]
+    assert list(stage.rungs) == list(RUNGS)[1:]
     real, own = stage.rungs["gauss_newton"], stage.rungs["own_probabilities"]
     # Same probabilities, gradients of the measured scales: one more draw of (nearly) the same model.
     for quantity in ("eigenvalue_1", "eigenvalue_3", "goldilocks_ratio", "q_same_logit", "gradient_power_C_minus_1"):
@@ -84,7 +84,7 @@ def test_a_draw_of_the_model_agrees_with_its_own_rungs(of_draw):
 def test_more_draws_do_not_change_the_first_ones():
     draw = MODEL.sample(rng=5)
     few, many = (rl.compare(draw, num_draws=n, rng=7).stages["network"].rungs for n in (2, 4))
-    for name in ("own_probabilities", "full_model"):
+    for name in ("own_probabilities", "full_model", "class_means"):
         np.testing.assert_array_equal(few[name].eigenvalues, many[name].eigenvalues[:2])
     other = rl.compare(draw, num_draws=2, rng=8).stages["network"].rungs
     assert not np.array_equal(few["full_model"].eigenvalues, other["full_model"].eigenvalues)
@@ -127,7 +127,7 @@ def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
     assert stored["draws"] == rung.values["top_eigenvalue"].tolist()
     assert read["stages"]["network"]["rungs"]["mean_gradients"]["quantities"]["q_same_logit"]["mean"] is None
     dataset = of_network.to_xarray()
-    assert dict(dataset.sizes) == {"stage": 1, "rung": 5, "draw": 3}
+    assert dict(dataset.sizes) == {"stage": 1, "rung": 8, "draw": 3}
     np.testing.assert_array_equal(
         dataset["top_eigenvalue"].sel(stage="network", rung="full_model"), rung.values["top_eigenvalue"]
     )
@@ -155,8 +155,8 @@ def test_stages_come_as_a_mapping_and_progress_is_told():
     sources = {"a": MODEL.sample(rng=0), "b": MODEL.sample(rng=1)}
     comparison = rl.compare(sources, num_draws=2, progress=lambda *step: steps.append(step))
     assert list(comparison.stages) == ["a", "b"]
-    assert [done for _, done, _ in steps] == list(range(1, 15))
-    assert {total for *_, total in steps} == {14}
+    assert [done for _, done, _ in steps] == list(range(1, 27))
+    assert {total for *_, total in steps} == {26}
     assert set(comparison.plot()) == {"spectra", "gradient_power", "stages"}
 
 
@@ -171,8 +171,26 @@ def test_an_absent_class_and_a_fitted_network_are_no_obstacle():
     comparison = rl.compare(fitted, num_draws=2)
     rung = comparison.stages["network"].rungs["gauss_newton"]
     assert rung.mean("top_eigenvalue") < 1e-100
+    # No sigma_z freezes every probability.
+    assert "matched_participation" not in comparison.stages["network"].rungs
     assert math.isnan(rung.mean("gradient_power_C"))  # the gradient is zero to rounding
     json.dumps(comparison.to_dict(), allow_nan=False)
+
+
+def test_remedies_are_the_laws_they_name():
+    # A source with a margin and class-conditional means: the remedies see both, the full model neither.
+    law = rl.ClusteredGradients(1.0, 0.5, class_length=1.5)
+    draw = rl.LandscapeModel(120, 4, 150, logits=rl.MarginLogits(3.0, 8.0, 1.0), gradients=law).sample(0)
+    stage = rl.compare(draw, num_draws=10).stages["network"]
+    top = {name: rung.mean("top_eigenvalue") for name, rung in stage.rungs.items()}
+    real = top["gauss_newton"]
+    assert top["full_model"] > 1.3 * real
+    assert abs(top["margin_logits"] - real) < 0.6 * (top["full_model"] - real)
+    assert abs(top["matched_participation"] - real) < 0.6 * (top["full_model"] - real)
+    assert abs(np.log(top["class_means"] / real)) < abs(np.log(top["own_probabilities"] / real))
+    q = stage.rungs["class_means"]
+    assert q.mean("q_same_logit_same_class") == pytest.approx(stage.clustering.same_logit_same_class, abs=0.05)
+    assert q.mean("q_same_logit") == pytest.approx(stage.clustering.same_logit, abs=0.05)
 
 
 def test_mean_gradient_outliers_of_a_zero_gradient():
