@@ -23,7 +23,7 @@ from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.logit_laws import MarginLogits as MarginLogits
-from .landscape.model import LandscapeDraw as LandscapeDraw
+from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .landscape.population import PopulationTheory as PopulationTheory

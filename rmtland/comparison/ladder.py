@@ -16,9 +16,10 @@ from scipy.sparse.linalg import eigsh
 from rmtland._arguments import require_memory
 from rmtland._arrays import double, to_numpy
 from rmtland.comparison.result import NUM_TOP, QUANTITIES, REMEDIES, RUNGS, Rung, Stage
+from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients, QValues
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
-from rmtland.landscape.model import LandscapeModel, mean_curvature
+from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.clustering import Clustering, clustering
 from rmtland.logits.confinement import DENSE_LIMIT

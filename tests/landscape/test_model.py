@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.landscape.model import mean_curvature
+from rmtland.landscape.draw import mean_curvature
 from rmtland.logits import gradients
 from tests import oracles
 from tests.statistical import assert_mean
