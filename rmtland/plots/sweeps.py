@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,28 +86,45 @@ def _lines(ax: Axes, values: xr.DataArray, prediction: npt.NDArray[Any] | None, 
 
 def _map(ax: Axes, values: xr.DataArray, prediction: npt.NDArray[Any] | None, dims: list[str]) -> None:
     mean = values.sel(statistic="mean").transpose(*dims).to_numpy()
-    y, x = (values[dim].to_numpy() for dim in dims)
-    image = ax.pcolormesh(x, y, np.ma.masked_invalid(mean), shading="nearest", cmap="viridis", rasterized=True)
+    axes = [values[dim].to_numpy() for dim in dims]
+    y, x = (axis if axis.dtype.kind in "iuf" else np.arange(axis.size) for axis in axes)
+    image = ax.pcolormesh(_edges(x), _edges(y), np.ma.masked_invalid(mean), cmap="viridis", rasterized=True)
     assert ax.figure is not None
     ax.figure.colorbar(image, ax=ax, label=_label(values, str(values.name)))
-    numeric = all(axis.dtype.kind in "iuf" and axis.size > 1 for axis in (x, y))
-    if numeric and np.nanmax(mean) > np.nanmin(mean):
+    if min(mean.shape) > 1 and np.nanmax(mean) > np.nanmin(mean):
         lines = ax.contour(x, y, mean, colors="white", linewidths=0.8)
         if prediction is not None:
             ax.contour(x, y, prediction, levels=lines.levels, colors=RED, linewidths=0.8, linestyles="--")
             ax.plot([], [], color="0.7", linewidth=0.8, label="mean over trials")
             ax.plot([], [], color=RED, linewidth=0.8, linestyle="--", label="theory")
             ax.legend(loc="upper right", fontsize="small")
-    ax.set(xscale=_scale(x), yscale=_scale(y), xlabel=_label(values[dims[1]], dims[1]),
-           ylabel=_label(values[dims[0]], dims[0]))  # fmt: skip
+    ax.set(xscale=_scale(x), yscale=_scale(y))
+    ax.set(xlabel=_label(values[dims[1]], dims[1]), ylabel=_label(values[dims[0]], dims[0]))
+    for axis, told in zip((ax.yaxis, ax.xaxis), axes, strict=True):
+        if told.dtype.kind not in "iuf" or told.size <= 8:  # few values are named themselves
+            number = told.dtype.kind in "iuf"
+            axis.set_ticks(told if number else range(told.size), [f"{v:.3g}" if number else str(v) for v in told])
+            axis.set_minor_locator(NullLocator())
+
+
+def _edges(axis: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Half-way between neighbours, on the scale that the axis is drawn in."""
+    logarithmic = _scale(axis) == "log"
+    points = np.log(axis) if logarithmic else axis.astype(np.float64)
+    if points.size == 1:
+        return np.array([points[0] - 0.5, points[0] + 0.5])
+    middle = (points[1:] + points[:-1]) / 2
+    edges = np.concatenate([[2 * points[0] - middle[0]], middle, [2 * points[-1] - middle[-1]]])
+    return np.exp(edges) if logarithmic else edges
 
 
 def _scale(axis: npt.NDArray[Any]) -> str:
+    """Logarithmic where values have equal ratios and not equal steps."""
     if axis.dtype.kind not in "iuf" or axis.size < 3 or axis.min() <= 0:
         return "linear"
-    ratios = axis[1:] / axis[:-1]
-    return "log" if np.allclose(ratios, ratios[0], rtol=0.01) and not np.allclose(np.diff(axis), axis[1] - axis[0]) \
-        else "linear"  # fmt: skip
+    ratios, steps = axis[1:] / axis[:-1], np.diff(axis)
+    equal_ratios = np.allclose(ratios, ratios[0], rtol=0.01)
+    return "log" if equal_ratios and not np.allclose(steps, steps[0], rtol=0.01) else "linear"
 
 
 SYMBOLS = {

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,15 @@ class Task:
     grid: Grid
     seed: int
 
+    @cached_property
+    def _takes_rng(self) -> bool:
+        return takes_rng(self.function)  # reading a signature takes as long as a small cell
+
     def run(self, cell: int) -> Any:
         """What the function returns in a cell, with the generator that belongs to it."""
         point, trial = divmod(cell, self.grid.trials)
         keywords = self.grid.parameters(point)
-        if takes_rng(self.function):
+        if self._takes_rng:
             keywords["rng"] = cell_generator(self.seed, point, trial)
         return self.function(**keywords)
 

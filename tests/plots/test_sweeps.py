@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from rmtland.plots.sweeps import plot_sweep
+
+STATISTICS = ["mean", "standard_error", "low", "high"]
+
+
+def summary(*axes):
+    shape = tuple(len(values) for _, values in axes)
+    mean = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    values = np.stack([mean, mean * 0 + 0.1, mean - 0.2, mean + 0.3])
+    dims = ("statistic", *(name for name, _ in axes))
+    theory = np.stack([mean + 0.5] * 4)
+    return xr.Dataset({"x": (dims, values), "t": (dims, theory)}, coords={**dict(axes), "statistic": STATISTICS})
+
+
+def test_lines_with_bands_and_theory():
+    data = summary(("sigma_z", [0.1, 1.0, 10.0]))
+    ax = plot_sweep(data, "x", theory="t")
+    mean, theory = ax.lines
+    np.testing.assert_array_equal(mean.get_xydata(), [[0.1, 0], [1, 1], [10, 2]])
+    np.testing.assert_array_equal(theory.get_ydata(), [0.5, 1.5, 2.5])
+    assert theory.get_linestyle() == "--"
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {(0.1, -0.2), (0.1, 0.3), (10.0, 1.8), (10.0, 2.3)} <= {tuple(v) for v in band.round(12)}
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == r"logit spread $\sigma_z$"
+
+
+def test_heat_map_with_contours():
+    data = summary(("snr", [1.0, 2.0, 3.0]), ("sigma_z", [0.1, 1.0, 10.0, 100.0]))
+    ax = plot_sweep(data, "x", theory=data["t"].sel(statistic="mean").transpose("sigma_z", "snr"))
+    mesh, drawn, theory = ax.collections
+    np.testing.assert_array_equal(mesh.get_array(), data.x.sel(statistic="mean"))
+    corners = mesh.get_coordinates()
+    np.testing.assert_allclose(corners[0, :, 0], 10.0 ** np.array([-1.5, -0.5, 0.5, 1.5, 2.5]))
+    np.testing.assert_allclose(corners[:, 0, 1], [0.5, 1.5, 2.5, 3.5])
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    np.testing.assert_array_equal(drawn.levels, theory.levels)
+    # At sigma_z = 0.1 theory is 1/2 at SNR 1 and 9/2 at SNR 2: its line of level 4 starts at 1 + 7/8.
+    line = theory.get_paths()[list(theory.levels).index(4.0)].vertices
+    np.testing.assert_allclose(line[np.isclose(line[:, 0], 0.1), 1], [1.875])
+    assert ax.figure.axes[1].get_ylabel() == "x"
+
+
+def test_texts_as_an_axis_and_holes():
+    data = summary(("kind", ["a", "b"]), ("n", [1, 2, 3]))
+    data["x"][:, 0, 0] = np.nan
+    ax = plot_sweep(data, "x")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.collections[0].get_array().mask.sum() == 1
+
+
+def test_it_draws_where_it_is_told():
+    ax = Figure().subplots()
+    assert plot_sweep(summary(("n", [1, 2])), "x", ax=ax) is ax
+
+
+@pytest.mark.parametrize(
+    ("data", "variable", "theory", "message"),
+    [
+        (xr.Dataset({"x": 1}), "x", None, "`summary` must come from summarize_sweep"),
+        (summary(("n", [1, 2])), "z", None, "`variable` must be one of x, t; got 'z'"),
+        (summary(("n", [1, 2])), "x", "z", "`theory` must be one of x, t; got 'z'"),
+        (summary(), "x", None, "`x` must have one or two axes; got none"),
+        (summary(("n", [1]), ("m", [1]), ("k", [1])), "x", None, "must have one or two axes; got n, m, k: select"),
+        (summary(("n", [1, 2])), "x", xr.DataArray(1.0), "`theory` must have the axes n"),
+    ],
+)
+def test_bad_input(data, variable, theory, message):
+    with pytest.raises(ValueError, match=message):
+        plot_sweep(data, variable, theory=theory)

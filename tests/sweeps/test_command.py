@@ -1,0 +1,97 @@
+"""`rmtland sweep` as a user runs it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.cli.sweep import parse_parameters
+from rmtland.ensembles.sweeps import spiked_wigner_cell
+
+COMMAND = str(Path(sys.executable).with_name("rmtland"))
+WIGNER = ["sweep", "spiked-wigner", "--spike", "0.5,2", "--n", "100", "--trials", "3", "--workers", "1", "--seed", "4"]
+
+
+def run(folder, *arguments):
+    return subprocess.run([COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def test_a_sweep_is_run_shown_and_drawn(tmp_path):
+    done = run(tmp_path, *WIGNER, "--store", "s", "--plot", "figures/s.png")
+    assert done.returncode == 0, done.stderr
+    assert "cells     6: 6 done, 0 missing, 0 failed" in done.stdout
+    assert "Written to figures/s.png" in done.stdout
+    assert (tmp_path / "figures" / "s.png").stat().st_size > 1000
+    expected = rl.sweep(spiked_wigner_cell, {"spike": [0.5, 2.0]}, 3, 4, fixed={"n": 100}, workers=1)
+    assert expected.equals(rl.open_sweep(tmp_path / "s").load())
+    shown = run(tmp_path, "sweep", "show", "s")
+    assert shown.returncode == 0
+    for told in ("rmtland.ensembles.sweeps.spiked_wigner_cell", "seed      4", "n 100", "top_eigenvalue", "0.5 .. 2"):
+        assert told in shown.stdout
+    refused = run(tmp_path, *WIGNER, "--store", "s", "--seed", "5")
+    assert refused.returncode == 2
+    assert "was made with `seed` 4, not 5" in refused.stderr
+
+
+def test_cells_that_fail_set_the_exit_code(tmp_path):
+    wrong = ["sweep", "spiked-wigner", "--spike=-1,2", "--n", "50", "--workers", "1", "--store", "s"]
+    done = run(tmp_path, *wrong)
+    assert done.returncode == 3
+    assert "1 of 2 cells failed, `rmtland sweep show s` tells how; --retry-failed runs them again" in done.stderr
+    assert "Traceback" not in done.stderr
+    shown = run(tmp_path, "sweep", "show", "s")
+    assert "spike=-1.0, trial=0" in shown.stdout
+    assert "`spike` must be >= 0" in shown.stdout
+    assert run(tmp_path, *wrong, "--retry-failed").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--spike", "x"], "--spike: an axis must read 0.5,1,2"),
+        (["--n", "10.5"], "--n: must be whole numbers; got '10.5'"),
+        (["--trials", "0"], "`trials` must be >= 1; got 0"),
+        (["--plot", "x.png", "--spike", "1"], "`--plot` needs one or two axes of several values; got 0"),
+        (["--scheduler", "nonsense://x"], "`scheduler` nonsense://x cannot be reached"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_a_line(tmp_path, arguments, message):
+    done = run(tmp_path, "sweep", "spiked-wigner", "--spike", "1,2", "--store", "s", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    done = run(tmp_path, *WIGNER, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "cells     6 (spike 2 x trial 3)" in done.stdout
+    assert "estimate" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert "`--store` must name a folder" in run(tmp_path, *WIGNER).stderr
+
+
+def test_axes_of_one_value_are_fixed():
+    axes, fixed = parse_parameters(spiked_wigner_cell, {"spike": "0.1:10:3:log", "n": "50", "beta": None})
+    np.testing.assert_allclose(axes["spike"], [0.1, 1.0, 10.0])
+    assert fixed == {"n": 50}
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_goes_on(tmp_path):
+    command = [COMMAND, "sweep", "spiked-wigner", "--n", "1000", "--trials", "100000", "--store", "s", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and not (tmp_path / "s" / "status" / "c").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was done is in s, the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    assert 0 < int((rl.open_sweep(tmp_path / "s").status == 1).sum()) < 10**5
