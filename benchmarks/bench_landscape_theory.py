@@ -15,7 +15,7 @@ from benchmarks.timing import criterion, peak_memory
 def check() -> None:
     """Trace and norm by the formulas with P, and the outliers against the general law of T's own eigenvalues."""
     model = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=300, sigma_z=3.0)
-    logits, labels = model.logits.draw_logits(60, 4, np.random.default_rng(0))
+    logits, _ = model.logits.draw_logits(60, 4, np.random.default_rng(0))
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     blocks = np.zeros((240, 240))

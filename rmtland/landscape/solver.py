@@ -157,7 +157,7 @@ class Solver:
             return 0.0
         if not excess(high) > 0:
             return top
-        return math.exp(float(brentq(excess, low, high, xtol=1e-13, rtol=1e-14)))
+        return math.exp(float(brentq(excess, low, high, xtol=1e-13, rtol=1e-14, maxiter=1000)))
 
     def _along(self, error: Callable[[complex, float], float]) -> complex:
         """The point of the curve where an error, decreasing in Re u, changes sign; polished by nobody."""
@@ -172,7 +172,7 @@ class Solver:
             high *= 2
         while at(low) < 0:
             low *= 2
-        r = float(brentq(at, low, high, xtol=1e-13 * self.reach[0], rtol=1e-14))
+        r = float(brentq(at, low, high, xtol=1e-13 * self.reach[0], rtol=1e-14, maxiter=1000))
         return complex(r, self.height(r))
 
     def _search(self, x: float) -> complex:
