@@ -108,10 +108,10 @@ class Solver:
             else:
                 slope = _surrogate_slope(self.surrogate, u / self.surrogate.scale)
             previous = (u, value)
+            if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
+                return None
             step = (value - x) / slope
             size = abs(step)
-            if not size < math.inf:
-                return None
             new = u - step
             if new.imag <= 0:
                 if u.imag < 1e-7 * abs(u):
@@ -134,7 +134,7 @@ class Solver:
             if not 1e-60 * self.reach[0] < abs(u) < math.inf:
                 return None
             value, slope = self.equation.map(u)
-            if not slope > 0:
+            if not 0 < slope < math.inf or not abs(value) < math.inf:
                 return None
             step = (value - x) / slope
             u -= step
@@ -211,6 +211,8 @@ class Solver:
                 elif previous is not None and previous[0] != u:
                     slope = (value - previous[1]) / (u - previous[0])
                 previous = (u, value)
+                if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
+                    break
                 # Im dz = -Im z and Im(m dz) = pi (count - goal) / D are two real equations for dz.
                 m = -1 / u
                 rise = math.pi * (count - goal) / d
@@ -220,10 +222,9 @@ class Solver:
                 if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
                     break
                 u = new
-                if abs(step) <= 1e-6 * u.imag:
-                    if abs(count - goal) < 1e-3:
-                        return u
-                    break
+                # The count tells the branch: it was right at the last point already.
+                if abs(step) <= 1e-6 * u.imag and abs(count - goal) < 1e-3:
+                    return u
         return self._along(lambda w, _: self.count_above(w) - goal)
 
     # -- gaps and contours -------------------------------------------------------------------------------------------

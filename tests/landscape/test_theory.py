@@ -32,7 +32,10 @@ def pair(n, c, d, sigma, law, seed=0, cross_terms=True):
 
 
 def check(n, c, d, sigma, law, seed=0, cross_terms=True):
-    theory, law_of_t, _, _ = pair(n, c, d, sigma, law, seed, cross_terms)
+    theory, law_of_t, t, _ = pair(n, c, d, sigma, law, seed, cross_terms)
+    # Where all examples are frozen the oracle's diag(p) - p p^T has no digits left.
+    if t[-1] < 1e-6:
+        return
     top = law_of_t.support[-1, 1]
     x = np.concatenate([np.linspace(0.013, 1.07, 23) * top, np.geomspace(1e-3, 0.1, 5) * top, [-1.0, 0.0]])
     density = theory.density(x)
@@ -55,7 +58,7 @@ def test_against_the_general_law_of_the_dense_matrix(sigma, law, cross_terms):
         check(40, 4, d, sigma, law, 1, cross_terms)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(2, 30),
     st.integers(2, 5),
