@@ -130,6 +130,7 @@ class DaskEngine:
             import distributed
         except ImportError:
             raise ImportError("`scheduler` needs dask.distributed: pip install 'rmtland[cluster]'") from None
+        check_address(address)
         self.payload = pickle_task(task)
         self.address = address
         try:
@@ -214,6 +215,21 @@ class DaskEngine:
             with contextlib.suppress(Exception):
                 self.client.cancel(list(self.running), force=True)
         self.client.close()
+
+
+def check_address(address: str) -> None:
+    """ValueError for what is no address: a client that was made for it would take half a minute to give up."""
+    from distributed.comm.addressing import parse_host_port
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, separator, where = address.partition("://")
+        get_backend(scheme)
+        known = bool(separator and where) and (scheme not in ("tcp", "tls") or parse_host_port(where)[1] is not None)
+    except (AttributeError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(f"`scheduler` must be an address like tcp://host:8786; got {address!r}")
 
 
 WORKER_CHECK = '''

@@ -69,7 +69,9 @@ def to_dataset(group: zarr.Group) -> xr.Dataset:
     dataset: xr.Dataset = xr.open_zarr(group.store, consolidated=False, chunks=None, drop_variables=["_error"])
     order = [*json.loads(str(group.attrs["axes"])), "trial"]
     found = [name for name in json.loads(str(group.attrs.get("variables", "{}"))) if name in dataset]
-    dataset = dataset.set_coords("status")[found].transpose(*order, ..., missing_dims="ignore")
+    dataset = dataset.set_coords("status").transpose(*order, ...)
+    # In the order of the function, not of the folder.
+    dataset = xr.Dataset({name: dataset[name] for name in found}, dataset.coords, dataset.attrs)
     for name in ("variables", "units", "axes", "sweep_format"):
         dataset.attrs.pop(name, None)
     return dataset

@@ -57,7 +57,7 @@ def test_cells_that_fail_set_the_exit_code(tmp_path):
         (["--n", "10.5"], "--n: must be whole numbers; got '10.5'"),
         (["--trials", "0"], "`trials` must be >= 1; got 0"),
         (["--plot", "x.png", "--spike", "1"], "`--plot` needs one or two axes of several values; got 0"),
-        (["--scheduler", "nonsense://x"], "`scheduler` nonsense://x cannot be reached"),
+        (["--scheduler", "nonsense://x"], "`scheduler` must be an address like tcp://host:8786"),
     ],
 )
 def test_a_wrong_argument_is_told_in_a_line(tmp_path, arguments, message):
