@@ -26,6 +26,7 @@ from .landscape.logit_laws import MarginLogits as MarginLogits
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
+from .landscape.reduced import SharedRows as SharedRows
 from .landscape.population import PopulationTheory as PopulationTheory
 from .landscape.theory import LandscapeTheory as LandscapeTheory
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur

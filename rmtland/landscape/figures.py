@@ -18,6 +18,7 @@ from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits
 from rmtland.landscape.model import LandscapeModel
+from rmtland.landscape.reduced import SharedRows
 from rmtland.laws.random_energy import RandomEnergyModel
 
 Floats = npt.NDArray[np.float64]
@@ -372,7 +373,7 @@ def sweep_figure(
         sigma_c sqrt(D) as a function of sigma_z; a number a stands for (sigma_z / 15)^a, 1 at the paper's 15. The paper
         does not print its own.
     num_draws : int
-        At least 2; draw i has one seed at all sigma_z (common random numbers).
+        At least 2; draw i has the same random numbers at all sigma_z.
     dimension : int
         d of the hyperplanes.
     accuracy : float
@@ -392,7 +393,9 @@ def sweep_figure(
     snr = real("snr", snr, above=0)
     grid = _grid(sigma_z, np.geomspace(1e-3, 1e2, 21))
     lengths = np.array([_scheduled(schedule, float(sigma)) for sigma in grid])
-    seeds = generator(rng).integers(2**62, size=num_draws)
+    rng = generator(rng)
+    seeds = rng.integers(2**62, size=num_draws)
+    shared = [SharedRows(child) for child in rng.spawn(num_draws)]
     shape = (num_draws, grid.size)
     names = [field.name for field in dataclasses.fields(SweepPanel)]
     arrays = {equation: {name: np.empty(shape) for name in names} for equation in EQUATIONS}
@@ -402,7 +405,8 @@ def sweep_figure(
         )
         for i, seed in enumerate(seeds):
             for equation, cross_terms in EQUATIONS.items():
-                draw, theory = model.spectrum(seed, cross_terms), model.theory(seed, cross_terms)
+                draw = model.spectrum(seed, cross_terms, num_top=num_classes, rows=shared[i])
+                theory = model.theory(seed, cross_terms)
                 found = arrays[equation]
                 top = min(num_classes - 1, num_parameters)
                 for source, ending in ((draw, ""), (theory, "_theory")):

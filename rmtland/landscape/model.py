@@ -11,7 +11,7 @@ from rmtland._arguments import Seed, choice, generator, integer, real, require_m
 from rmtland.landscape.draw import LandscapeDraw
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
-from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum
+from rmtland.landscape.reduced import LandscapeSpectrum, SharedRows, reduced_spectrum
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import output_statistics
@@ -297,7 +297,15 @@ class LandscapeModel:
             logits, labels, *self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
         )
 
-    def spectrum(self, rng: Seed = None, cross_terms: bool = True, *, tolerance: float = 1e-10) -> LandscapeSpectrum:
+    def spectrum(
+        self,
+        rng: Seed = None,
+        cross_terms: bool = True,
+        *,
+        tolerance: float = 1e-10,
+        num_top: int | None = None,
+        rows: SharedRows | None = None,
+    ) -> LandscapeSpectrum:
         """Eigenvalues of one draw's Hessian and the gradient's power in each, at a cost that D does not raise.
 
         In law what `sample` followed by `gauss_newton_spectrum` gives, without a single logit gradient.
@@ -316,6 +324,11 @@ class LandscapeModel:
             times the largest leave the eigenproblem: examples with frozen probabilities. All eigenvalues are too small
             by at most that, times D (sigma_c^2 + sigma_E^2) and the number of examples. Their part of the gradient
             stays: it is counted in `null_power`. 0 keeps every row that has any weight.
+        num_top : int, optional
+            Only so many of the largest eigenvalues, of the same draw: about half the time at the paper's sizes. Trace,
+            norm and their ratio are still those of the whole matrix; `null_power` is then all other power.
+        rows : SharedRows, optional
+            Normal rows in common with other draws (common random numbers); logits and labels come from `rng`.
 
         Returns
         -------
@@ -352,4 +365,4 @@ class LandscapeModel:
             raise TypeError(f"`gradients` must be ClusteredGradients for a reduced draw, not {law!r}; use sample()")
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
-        return reduced_spectrum(logits, labels, law, self.num_parameters, rng, cross_terms, tolerance)
+        return reduced_spectrum(logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, num_top, rows)

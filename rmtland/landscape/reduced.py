@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import aslinearoperator, eigsh
 
-from rmtland._arguments import integer, real, require_memory
+from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.logits.gauss_newton import GaussNewtonSpectrum
 from rmtland.logits.losses import CrossEntropy
@@ -35,9 +36,23 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         Length of the gradient.
     num_classes : int
         C.
+    sums : (float, float), optional
+        Trace and Frobenius norm of the whole matrix where only its top eigenvalues are kept; `powers` are then those of
+        these, and `null_power` is all the rest.
     """
 
     num_classes: int
+    sums: tuple[float, float] | None = None
+
+    @property
+    def trace(self) -> float:
+        """Sum of all eigenvalues."""
+        return super().trace if self.sums is None else self.sums[0]
+
+    @property
+    def frobenius(self) -> float:
+        """Root of the sum of the squares of all eigenvalues."""
+        return super().frobenius if self.sums is None else self.sums[1]
 
     def outliers(self, count: int | None = None) -> Floats:
         """The C - 1 (or `count`) largest eigenvalues, ascending; zeros where there are fewer."""
@@ -64,7 +79,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         Fort and Scherlis (2019), The Goldilocks zone. Collins and Sniady (2006) for moments over the orthogonal group.
         """
         if dimension is None:
-            return super().goldilocks_ratio()
+            return self.trace / self.frobenius if self.frobenius > 0 else math.nan
         return hyperplane_ratio(self.trace, self.frobenius, self.num_parameters, dimension)
 
 
@@ -109,11 +124,15 @@ def reduced_spectrum(
     rng: np.random.Generator,
     cross_terms: bool = True,
     tolerance: float = 1e-10,
+    num_top: int | None = None,
+    shared: SharedRows | None = None,
 ) -> LandscapeSpectrum:
     """One draw of spectrum and gradient given logits (N, C) and labels (N,); see `LandscapeModel.spectrum`."""
     tolerance = real("tolerance", tolerance, at_least=0, below=1)
+    if num_top is not None:
+        num_top = integer("num_top", num_top, at_least=1)
     sources = _sources(logits, labels, gradients, num_parameters, cross_terms, tolerance)
-    rows, slope = _rows(sources, num_parameters, rng)
+    rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
     norm = float(np.linalg.norm(slope))
     if rows.shape[0] == 0:
         return LandscapeSpectrum(
@@ -121,8 +140,15 @@ def reduced_spectrum(
         )
     by_examples = rows.shape[0] <= rows.shape[1]
     gram = rows @ rows.T if by_examples else rows.T @ rows
-    eigenvalues, squares = spectral_measure(gram, rows @ slope if by_examples else slope)
-    positive = eigenvalues > float(eigenvalues[-1]) * eigenvalues.size * float(np.finfo(np.float64).eps)
+    start = rows @ slope if by_examples else slope
+    sums = None if num_top is None else (float(np.trace(gram)), float(np.linalg.norm(gram)))
+    if num_top is not None and 10 * num_top < gram.shape[0] and sums != (0.0, 0.0):
+        eigenvalues, squares = _top_measure(gram, start, num_top)
+    else:
+        eigenvalues, squares = spectral_measure(gram, start)
+        if num_top is not None:
+            eigenvalues, squares = eigenvalues[-num_top:], squares[-num_top:]
+    positive = eigenvalues > float(eigenvalues[-1]) * gram.shape[0] * float(np.finfo(np.float64).eps)
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
         squares = squares / np.where(positive, eigenvalues, 1.0)
     powers = np.where(positive, squares / norm**2, 0.0) if norm > 0 else np.full(eigenvalues.size, math.nan)
@@ -133,7 +159,57 @@ def reduced_spectrum(
         num_parameters=num_parameters,
         gradient_norm=norm,
         num_classes=logits.shape[1],
+        sums=sums,
     )
+
+
+def _top_measure(gram: Floats, vector: Floats, count: int) -> tuple[Floats, Floats]:
+    """As `spectral_measure`, of the `count` largest eigenvalues alone, by Lanczos iteration."""
+    # A fixed start, so a fixed result; not the vector, whose Krylov space may miss a direction.
+    begin = np.random.default_rng(0).standard_normal(gram.shape[0])
+    width = min(gram.shape[0], max(4 * count, 40))
+    eigenvalues, vectors = eigsh(aslinearoperator(gram), k=count, which="LA", v0=begin, ncv=width)
+    order = np.argsort(eigenvalues)
+    squares: Floats = (vectors[:, order].T @ vector) ** 2
+    return eigenvalues[order], squares
+
+
+class SharedRows:
+    """Normal rows that several draws have in common, such as those along a sweep of sigma_z at one D.
+
+    The first rows of a Bartlett factor are the factor of so many rows, so that each draw takes as many as it needs:
+    each is exact in law, and differences between them are free of most of their noise.
+
+    Parameters
+    ----------
+    rng : seed
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> rows = SharedRows(rng=0)
+    >>> models = [rl.LandscapeModel.fort_ganguli(30, 3, 50, sigma_z=sigma_z) for sigma_z in (1.0, 1.1)]
+    >>> low, high = (model.spectrum(rng=1, rows=rows).outliers()[-1] for model in models)
+    >>> bool(abs(low - high) / low < 0.1)
+    True
+    """
+
+    def __init__(self, rng: Seed = None) -> None:
+        self._rng = generator(rng)
+        self._factor: Floats = np.empty((0, 0))
+        self._num_columns = 0
+
+    def factor(self, num_rows: int, num_columns: int) -> Floats:
+        """The Bartlett factor of num_rows x num_columns, the caller's to change."""
+        if self._num_columns not in (0, num_columns):
+            raise ValueError(f"`rows` must be shared at one D; got {num_columns} after {self._num_columns}")
+        if num_rows > self._factor.shape[0]:
+            # Row by row from one stream: what was drawn before stays.
+            self._num_columns = num_columns
+            state = self._rng.bit_generator.state
+            self._factor = bartlett_factor(num_rows, num_columns, self._rng)
+            self._rng.bit_generator.state = state
+        return self._factor[:num_rows, : min(num_rows, num_columns)].copy()
 
 
 def bartlett_factor(num_rows: int, num_columns: int, rng: np.random.Generator) -> Floats:
@@ -162,14 +238,15 @@ def bartlett_factor(num_rows: int, num_columns: int, rng: np.random.Generator) -
     """
     width = min(num_rows, num_columns)
     factor = np.zeros((num_rows, width))
+    # Row by row, the diagonal entry too: more rows from the same stream begin with the same ones.
     for i in range(num_rows):
         rng.standard_normal(out=factor[i, : min(i, width)])
-    diagonal = np.arange(width)
-    factor[diagonal, diagonal] = np.sqrt(rng.chisquare(num_columns - diagonal.astype(np.float64)))
+        if i < width:
+            factor[i, i] = math.sqrt(rng.chisquare(float(num_columns - i)))
     return factor
 
 
-def _rows(sources: _Sources, num_parameters: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _rows(sources: _Sources, num_parameters: int, shared: SharedRows) -> tuple[Floats, Floats]:
     """Y and the gradient, in the columns of the Bartlett factor of all source rows."""
     num_means, num_kept = sources.mean_slopes.size, sources.slopes.size
     count = num_means + num_kept + (sources.dropped > 0)
@@ -179,7 +256,7 @@ def _rows(sources: _Sources, num_parameters: int, rng: np.random.Generator) -> t
         8.0 * (2 * count * width + 2 * min(num_kept, width) ** 2),
         "raise `tolerance`, draw fewer examples, or use model.theory()",
     )
-    factor = bartlett_factor(count, num_parameters, rng)
+    factor = shared.factor(count, num_parameters)
     means, residuals = factor[:num_means], factor[num_means : num_means + num_kept]
     slope = sources.mean_slopes @ means + sources.slopes @ residuals
     if sources.dropped > 0:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import integer, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import checked_chunks, first_chunk, require_finite, sum_over_chunks
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
+from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
 
@@ -222,9 +223,17 @@ def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
         slope = part if slope is None else slope + part
     matrix, slope = source.reduce(matrix), source.reduce(slope)
     require_finite(matrix)
-    eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
-    overlaps = to_numpy(vectors.T @ slope)
-    return _spectrum(to_numpy(eigenvalues), overlaps, float(np.linalg.norm(to_numpy(slope))), source.num_parameters)
+    values, overlaps = _eigenvalues_and_overlaps(matrix, slope)
+    return _spectrum(values, overlaps, float(np.linalg.norm(to_numpy(slope))), source.num_parameters)
+
+
+def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Eigenvalues, and the vector's components along the eigenvectors up to their signs."""
+    if is_torch(matrix):  # where it lies, on a GPU if it does
+        eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
+        return to_numpy(eigenvalues), to_numpy(vectors.T @ vector)
+    values, squares = spectral_measure(matrix, vector)
+    return values, np.sqrt(squares)
 
 
 def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonSpectrum:
@@ -251,11 +260,10 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
         seen = stacked @ slope if seen is None else seen + stacked @ slope
         square += float(to_numpy(slope @ slope))
     require_finite(gram)
-    eigenvalues, vectors = namespace(gram).linalg.eigh(gram)
-    values = to_numpy(eigenvalues)
+    values, components = _eigenvalues_and_overlaps(gram, seen)
     # The unit eigenvector of G is Y^T u / sqrt(lambda).
     positive = values > _rounding(values)
-    overlaps = np.where(positive, to_numpy(vectors.T @ seen) / np.sqrt(np.where(positive, values, 1)), 0)
+    overlaps = np.where(positive, components / np.sqrt(np.where(positive, values, 1)), 0)
     return _spectrum(values, overlaps, math.sqrt(square), source.num_parameters)
 
 

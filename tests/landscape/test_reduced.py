@@ -250,6 +250,34 @@ def test_the_same_model_with_fewer_parameters_is_its_projection():
     assert_mean([s.goldilocks_ratio(10) for s in projected], expected, bias=0.04, detect=0.15)
 
 
+@pytest.mark.parametrize("sigma_z", [1.0, 40.0])
+@pytest.mark.parametrize("num_parameters", [130, 10**6])
+@pytest.mark.parametrize("num_top", [1, 3, 9, 1000])
+def test_the_top_alone_is_of_the_same_draw(sigma_z, num_parameters, num_top):
+    model = rl.LandscapeModel.fort_ganguli(60, C, num_parameters, sigma_z=sigma_z)
+    whole, top = model.spectrum(0), model.spectrum(0, num_top=num_top)
+    np.testing.assert_allclose(top.eigenvalues, whole.eigenvalues[-num_top:], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(top.powers, whole.powers[-num_top:], atol=1e-7)
+    assert top.powers.sum() + top.null_power == pytest.approx(1)
+    assert (top.trace, top.frobenius) == pytest.approx((whole.trace, whole.frobenius))
+    assert top.goldilocks_ratio() == pytest.approx(whole.goldilocks_ratio())
+    assert top.goldilocks_ratio(10) == pytest.approx(whole.goldilocks_ratio(10))
+
+
+def test_shared_rows():
+    models = [rl.LandscapeModel.fort_ganguli(30, C, 70, sigma_z=sigma_z) for sigma_z in (40.0, 1.0, 1.05)]
+    rows = rl.SharedRows(0)
+    alone = [model.spectrum(1, rows=rl.SharedRows(0)).eigenvalues for model in models]
+    for model, expected in zip(models, alone, strict=True):  # in growing number: what was drawn stays
+        np.testing.assert_array_equal(model.spectrum(1, rows=rows).eigenvalues, expected)
+    np.testing.assert_array_equal(models[0].spectrum(1, rows=rows).eigenvalues, alone[0])
+    pairs = [[m.spectrum(s, rows=shared).trace for m in models[1:]] for s in range(20) for shared in [rl.SharedRows(s)]]
+    ratios = np.array(pairs)[:, 1] / np.array(pairs)[:, 0]
+    assert ratios.std() < 0.2 * np.std(np.array(pairs)[:, 0]) / np.mean(pairs)
+    with pytest.raises(ValueError, match="`rows` must be shared at one D; got 71 after 70"):
+        rl.LandscapeModel.fort_ganguli(30, C, 71).spectrum(1, rows=rows)
+
+
 def test_seeds():
     model = model_of(15.0, 10**9)
     one, same, other = model.spectrum(3), model.spectrum(3), model.spectrum(4)
@@ -269,6 +297,7 @@ class OneSided:
         (lambda m: m.spectrum("seed"), TypeError, "`rng` must be something"),
         (lambda m: m.spectrum(0, tolerance=-1.0), ValueError, "`tolerance` must be >= 0 and < 1; got -1.0"),
         (lambda m: m.spectrum(0, tolerance=1), ValueError, "`tolerance` must be >= 0 and < 1; got 1"),
+        (lambda m: m.spectrum(0, num_top=0), ValueError, "`num_top` must be >= 1; got 0"),
         (lambda m: m.spectrum(0).outliers(-1), ValueError, "`count` must be >= 0; got -1"),
         (lambda m: m.spectrum(0).goldilocks_ratio(0), ValueError, "`dimension` must be >= 1 and <= 50; got 0"),
         (lambda m: m.spectrum(0).goldilocks_ratio(51), ValueError, "`dimension` must be >= 1 and <= 50; got 51"),
