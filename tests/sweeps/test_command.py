@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.cli import main
 from rmtland.cli.sweep import parse_parameters
 from rmtland.ensembles.sweeps import spiked_wigner_cell
 
@@ -17,37 +18,48 @@ COMMAND = str(Path(sys.executable).with_name("rmtland"))
 WIGNER = ["sweep", "spiked-wigner", "--spike", "0.5,2", "--n", "100", "--trials", "3", "--workers", "1", "--seed", "4"]
 
 
-def run(folder, *arguments):
-    return subprocess.run([COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """The command in this process, in an empty folder: exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rmtland", *arguments])
+        with pytest.raises(SystemExit) as done:
+            main()
+        stdout, stderr = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, done.value.code, stdout, stderr)
+
+    return call
 
 
-def test_a_sweep_is_run_shown_and_drawn(tmp_path):
-    done = run(tmp_path, *WIGNER, "--store", "s", "--plot", "figures/s.png")
+def test_a_sweep_is_run_shown_and_drawn(tmp_path, run):
+    done = run(*WIGNER, "--store", "s", "--plot", "figures/s.png")
     assert done.returncode == 0, done.stderr
     assert "cells     6: 6 done, 0 missing, 0 failed" in done.stdout
     assert "Written to figures/s.png" in done.stdout
     assert (tmp_path / "figures" / "s.png").stat().st_size > 1000
     expected = rl.sweep(spiked_wigner_cell, {"spike": [0.5, 2.0]}, 3, 4, fixed={"n": 100}, workers=1)
     assert expected.equals(rl.open_sweep(tmp_path / "s").load())
-    shown = run(tmp_path, "sweep", "show", "s")
+    shown = run("sweep", "show", "s")
     assert shown.returncode == 0
     for told in ("rmtland.ensembles.sweeps.spiked_wigner_cell", "seed      4", "n 100", "top_eigenvalue", "0.5 .. 2"):
         assert told in shown.stdout
-    refused = run(tmp_path, *WIGNER, "--store", "s", "--seed", "5")
+    refused = run(*WIGNER, "--store", "s", "--seed", "5")
     assert refused.returncode == 2
     assert "was made with `seed` 4, not 5" in refused.stderr
 
 
-def test_cells_that_fail_set_the_exit_code(tmp_path):
+def test_cells_that_fail_set_the_exit_code(run):
     wrong = ["sweep", "spiked-wigner", "--spike=-1,2", "--n", "50", "--workers", "1", "--store", "s"]
-    done = run(tmp_path, *wrong)
+    done = run(*wrong)
     assert done.returncode == 3
     assert "1 of 2 cells failed, `rmtland sweep show s` tells how; --retry-failed runs them again" in done.stderr
     assert "Traceback" not in done.stderr
-    shown = run(tmp_path, "sweep", "show", "s")
+    shown = run("sweep", "show", "s")
     assert "spike=-1.0, trial=0" in shown.stdout
     assert "`spike` must be >= 0" in shown.stdout
-    assert run(tmp_path, *wrong, "--retry-failed").returncode == 3
+    assert run(*wrong, "--retry-failed").returncode == 3
 
 
 @pytest.mark.parametrize(
@@ -60,20 +72,20 @@ def test_cells_that_fail_set_the_exit_code(tmp_path):
         (["--scheduler", "nonsense://x"], "`scheduler` must be an address like tcp://host:8786"),
     ],
 )
-def test_a_wrong_argument_is_told_in_a_line(tmp_path, arguments, message):
-    done = run(tmp_path, "sweep", "spiked-wigner", "--spike", "1,2", "--store", "s", *arguments)
+def test_a_wrong_argument_is_told_in_a_line(run, arguments, message):
+    done = run("sweep", "spiked-wigner", "--spike", "1,2", "--store", "s", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    done = run(tmp_path, *WIGNER, "--dry-run")
+def test_a_dry_run_writes_nothing(tmp_path, run):
+    done = run(*WIGNER, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "cells     6 (spike 2 x trial 3)" in done.stdout
     assert "estimate" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    assert "`--store` must name a folder" in run(tmp_path, *WIGNER).stderr
+    assert "`--store` must name a folder" in run(*WIGNER).stderr
 
 
 def test_axes_of_one_value_are_fixed():

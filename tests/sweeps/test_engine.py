@@ -176,12 +176,12 @@ for write in range(WRITES):
 
 def test_a_kill_between_any_two_writes(tmp_path, monkeypatch):
     """SIGKILL instead of the n-th write of an array: between data and status, between two variables, anywhere."""
-    script = KILLS.replace("WRITES", "12")
+    script = KILLS.replace("WRITES", "9")
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, timeout=100, check=True)
     monkeypatch.setattr(store_module, "CHUNK_CELLS", 5)
     whole = rl.sweep(noise, GRID, 4, 7, tmp_path / "whole", workers=1)
     halves = 0
-    for write in range(12):
+    for write in range(9):
         store = tmp_path / str(write)
         before = rl.open_sweep(store)
         done = (before.status == 1).to_numpy()
