@@ -91,11 +91,11 @@ def storing() -> bool:
 def scaling() -> bool:
     """The paper's sizes by `model.spectrum`, a part of the 40 x 25 grid: two processes against one."""
     grid = {"sigma_z": np.geomspace(0.1, 30, 4), "snr": [0.5, 1.0, 2.0]}
-    # A bare loop, so that what one process does in the engine counts too.
-    rl.sweep(landscape_cell, {"sigma_z": [1.0, 2.0]}, 2, workers=2)
+    # Both processes take a batch beforehand: they import and load kernels, which is not what is timed.
+    rl.sweep(landscape_cell, {"sigma_z": [1.0, 2.0]}, 4, workers=2)
     landscape_cell(1.0, 1.0, rng=np.random.default_rng(0))
-    one, _, alone = timed(lambda: rl.sweep(landscape_cell, grid, 2, workers=1))
     two, _, both = timed(lambda: rl.sweep(landscape_cell, grid, 2, workers=2))
+    one, _, alone = timed(lambda: rl.sweep(landscape_cell, grid, 2, workers=1))
     assert alone.equals(both)
     print(f"  {alone.status.size} cells: {one:.1f} s in one process, {two:.1f} s in two")
     return criterion("speed-up of two processes", one / two, at_least=1.8)

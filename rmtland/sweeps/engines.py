@@ -7,6 +7,7 @@ import math
 import os
 import queue
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -64,10 +65,13 @@ class LocalEngine:
         pool: Any = get_reusable_executor  # no annotations there
         self.make: Any = lambda: pool(
             max_workers=workers,
+            timeout=300,  # idle workers stay warm for the next sweep: a fresh one takes seconds to import
             env=dict.fromkeys(THREAD_VARIABLES, "1"),
             initializer=start_worker,
             initargs=(os.getpid(),),
         )
+        # loky replaces workers that were idle for long or have grown; no batch is lost, so nobody need be told.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         self.executor = self.make()
         self.running: dict[Any, tuple[Schema | None, npt.NDArray[np.int64], int]] = {}
 
