@@ -120,11 +120,12 @@ class Equation(ABC):
         """The value m a^T (1 + m D T)^(-1) a / |a|^2; its imaginary part over pi is the gradient's density."""
         return -self.evaluate(-1 / u, 1, form=True).form / u / self.gradient_square
 
-    def power_rate(self, u: complex) -> Any:
-        """The same times dz/du, of one evaluation."""
+    def rates(self, u: complex) -> tuple[Any, Any]:
+        """The same times dz/du, and D m dz/du, whose integral counts eigenvalues; of one evaluation."""
         m = -1 / u
         there = self.evaluate(m, 3, form=True)
-        return m * there.form / self.gradient_square * self._rate(m, there)
+        rate = m * self._rate(m, there)
+        return there.form / self.gradient_square * rate, self.num_parameters * rate
 
     @cached_property
     def power_sums(self) -> tuple[float, float]:

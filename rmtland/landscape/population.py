@@ -16,8 +16,9 @@ from rmtland.landscape.bulk import bulk_atoms, residual_edge
 from rmtland.landscape.equivalent import Equation, Evaluation
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import GivenLogits
+from rmtland.landscape.predictions import Theory
 from rmtland.landscape.structured import RADIUS, TERMS, Floats, count_negative
-from rmtland.landscape.theory import Model, Theory, checked_lengths
+from rmtland.landscape.theory import Model, checked_lengths
 
 ENTRIES = 200_000
 """Probabilities in the sample of the logit law, unless told."""

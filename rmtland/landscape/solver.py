@@ -246,36 +246,38 @@ class Solver:
                         return u
         return None
 
-    def integral(self, u: complex, rate: Callable[[complex], Any]) -> float:
-        """(1/pi) Im of the integral of rate(u) du from u up to beyond the support.
+    def power_above(self, u: complex) -> float:
+        """Share of the squared gradient above z(u), (1/pi) Im of an integral from u up to beyond the support.
 
         On a circle through u, its conjugate and a point of the axis beyond the atoms. With u in a gap the trapezoidal
-        rule converges exponentially: from 24 points, doubled until two rules agree to 1e-9. Where that takes more than
-        96, and with u on the curve, by Gauss-Legendre on panels that halve towards u, where poles come near.
+        rule converges exponentially: 24 points, or as many as the surrogate's atoms ask for, and the number of
+        eigenvalues above, by the same points, has to come out whole. Where that asks for more than 192, and with u on
+        the curve, by Gauss-Legendre on panels that halve towards u, where poles come near.
         """
         top = self.reach[0]
         far = top + max(0.5 * (top - u.real), 2 * self.reach[1], 0.05 * top)
         centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
         radius = far - centre
 
-        def rule(angles: Floats, weights: Floats) -> float:
-            total = 0.0
+        def rule(angles: Floats, weights: Floats) -> tuple[float, float]:
+            power = count = 0.0
             for a, w in zip(angles.tolist(), weights.tolist(), strict=True):
                 turn = complex(math.cos(a), math.sin(a))
-                total += w * (rate(centre + radius * turn) * 1j * radius * turn).imag
+                rates = self.equation.rates(centre + radius * turn)
+                power += w * (rates[0] * 1j * radius * turn).imag
+                count += w * (rates[1] * 1j * radius * turn).imag
             # The angles run from the far end back to u.
-            return -total / math.pi
+            return -power / math.pi, -count / math.pi
 
         if u.imag == 0:
-            before = value = math.nan
-            points = 12
-            while not abs(value - before) <= 1e-9 and points <= 48:
-                before = value
+            ratio = np.abs(self.surrogate.t * self.surrogate.scale - centre) / radius
+            slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
+            points = max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
+            if points <= 96:
                 turns: Floats = (np.arange(points, dtype=np.float64) + 0.5) * (math.pi / points)
-                value = rule(turns, np.full(points, math.pi / points))
-                points *= 2
-            if abs(value - before) <= 1e-9:
-                return value
+                power, count = rule(turns, np.full(points, math.pi / points))
+                if abs(count - round(count)) <= 1e-6:
+                    return power
         angle = math.atan2(u.imag, u.real - centre)
         shares = [0.0]
         while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
@@ -284,8 +286,7 @@ class Solver:
         nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(10))
         half: Floats = 0.5 * np.diff(ends)[:, None]
         angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
-        shares_of: Floats = (half * weights).ravel()
-        return rule(angles, shares_of)
+        return rule(angles, (half * weights).ravel())[0]
 
 
 def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:

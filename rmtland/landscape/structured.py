@@ -30,10 +30,12 @@ Array = npt.NDArray[Any]
 
 BLOCK = 1 << 16
 """Entries (examples times classes) of one block: its buffers stay in the cache."""
-RADIUS = 0.5
+RADIUS = 0.8
 """Within this |s| a power series does: its nearest singularity is s = -1 / eigenvalue(A), beyond -2."""
-TERMS = 32
-"""Terms of the series: (RADIUS / 2)^TERMS is 5e-20."""
+TERMS = 40
+"""Terms of the series: (RADIUS / 2)^TERMS is 1e-16."""
+FEW_CLASSES = 16
+"""Up to so many classes plain loops beat BLAS, whose threads would wait for each other over tiny products."""
 SERIES_BYTES = 2**29
 """Memory its coefficients may take; where they would take more, every evaluation sums over the examples."""
 
@@ -112,6 +114,23 @@ def example_terms(
         form += wrong * others * at_label
         pull[y] -= others * at_label
     return log_det, form
+
+
+@njit(cache=True, error_model="numpy")
+def add_products(left: Array, right: Array, powers: Array) -> None:
+    """Subtract the outer products of the rows of `example_terms` from the upper triangles of `powers`, (j, C, C)."""
+    order, c = powers.shape[0], powers.shape[1]
+    for mu in range(left.shape[0]):
+        for k in range(c):
+            for other in range(k + 1, c):
+                z = right[mu, other]
+                powers[0, k, other] -= left[mu, k] * z
+                if order > 1:
+                    mine = right[mu, k]
+                    powers[1, k, other] -= left[mu, c + k] * z + left[mu, c + other] * mine
+                    if order > 2:
+                        powers[2, k, other] -= left[mu, 2 * c + k] * z + left[mu, 2 * c + other] * mine
+                        powers[2, k, other] -= left[mu, 3 * c + k] * right[mu, c + other]
 
 
 @njit(cache=True, error_model="numpy")
@@ -300,6 +319,9 @@ class StructuredExamples:
             p, labels = self.probabilities[part], self.labels[part]
             terms = example_terms(p, labels, s, left[:n], right[:n], apart[:, group], pull[group], logs)
             log_det, form = log_det + terms[0], form + terms[1]
+            if c <= FEW_CLASSES:
+                add_products(left[:n], right[:n], apart[:, group])
+                continue
             products = (left[:n, : order * c].T @ right[:n, :c]).reshape(order, c, c)
             powers[:, group] -= products
             if order > 2:

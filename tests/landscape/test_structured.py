@@ -71,6 +71,7 @@ def test_blocks_and_the_series(monkeypatch):
     logits, labels = examples(40, 3, 2.0, 0)
     whole = StructuredExamples(softmax(logits), labels).sums(0.2 + 0.1j, 3)
     monkeypatch.setattr("rmtland.landscape.structured.BLOCK", 21)
+    monkeypatch.setattr("rmtland.landscape.structured.FEW_CLASSES", 0)
     parts = StructuredExamples(softmax(logits), labels)
     np.testing.assert_allclose(parts.sums(0.2 + 0.1j, 3).powers, whole.powers, rtol=1e-13, atol=1e-16)
     monkeypatch.setattr("rmtland.landscape.structured.SERIES_BYTES", 0)

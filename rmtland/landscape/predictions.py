@@ -1,0 +1,283 @@
+"""Predictions that follow from a deterministic equivalent, whether of given logits or of the logit law."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import finite_array, integer, real
+from rmtland.landscape.equivalent import Equation
+from rmtland.landscape.fluctuations import outlier_deviations, ratio_deviation
+from rmtland.landscape.solver import Solver
+from rmtland.landscape.structured import Floats
+from rmtland.laws._law import Complexes
+
+
+@dataclass(frozen=True, eq=False)
+class Theory:
+    """Predictions that follow from one deterministic equivalent.
+
+    Parameters
+    ----------
+    equation : Equation
+        The equation of the Gauss-Newton matrix.
+    num_classes : int
+        C.
+    """
+
+    equation: Equation
+    num_classes: int
+
+    @cached_property
+    def _solver(self) -> Solver:
+        return Solver(self.equation)
+
+    @property
+    def num_parameters(self) -> int:
+        """D."""
+        return int(self.equation.num_parameters)
+
+    @property
+    def atom(self) -> float:
+        """Share of the D eigenvalues that are zero."""
+        return 1.0 - self._solver.rank / self.equation.num_parameters
+
+    def _solutions(self, x: npt.ArrayLike) -> tuple[Complexes, npt.NDArray[np.bool_], tuple[int, ...]]:
+        """Solutions u at the positive x, where those are, and the shape of x."""
+        points = finite_array("x", x)
+        positive = points.reshape(-1) > 0
+        return self._solver.solve(points.reshape(-1)[positive]), positive, points.shape
+
+    def density(self, x: npt.ArrayLike) -> Any:
+        """Density of the eigenvalues of the D x D matrix: bulk and outliers, without the atom at 0.
+
+        Parameters
+        ----------
+        x : array_like
+            Eigenvalues.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+            Of mass 1 - `atom`; 0 outside the support.
+
+        Raises
+        ------
+        ValueError
+            For x that are not finite.
+        """
+        u, positive, shape = self._solutions(x)
+        values = np.zeros(positive.size)
+        values[positive] = (-1 / u).imag / math.pi
+        return values.reshape(shape)[()]
+
+    def gradient_density(self, x: npt.ArrayLike) -> Any:
+        """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
+
+        Parameters
+        ----------
+        x : array_like
+            Eigenvalues.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+            Of mass 1 where no probability underflows. NaN where the gradient is zero.
+
+        Raises
+        ------
+        ValueError
+            For x that are not finite.
+        """
+        u, positive, shape = self._solutions(x)
+        values = np.zeros(positive.size)
+        values[positive] = [self._power_at(w).imag / math.pi if w.imag > 0 else 0.0 for w in u.tolist()]
+        return values.reshape(shape)[()]
+
+    def _power_at(self, u: complex) -> complex:
+        return complex(self.equation.power_at(u)) if self.equation.gradient_square > 0 else complex(math.nan, math.nan)
+
+    def count_above(self, x: float) -> float:
+        """Expected number of eigenvalues above x >= 0; a whole number in the gaps of the spectrum.
+
+        Parameters
+        ----------
+        x : float
+            An eigenvalue; at 0, the number of nonzero ones.
+
+        Returns
+        -------
+        float
+        """
+        x = real("x", x, at_least=0)
+        if x == 0:
+            return self._solver.rank
+        return self._solver.count_above(complex(self._solver.solve(np.array([x]))[0]))
+
+    def quantiles(self, above: npt.ArrayLike) -> Floats:
+        """Where the counting function leaves the given numbers of eigenvalues above; 0 where there are not as many.
+
+        Parameters
+        ----------
+        above : array_like, shape (k,)
+            Numbers > 0, at most D.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range.
+        """
+        goals = finite_array("above", above, ndim=1)
+        if goals.size and not (goals.min() > 0 and goals.max() <= self.num_parameters):
+            raise ValueError(f"`above` must be > 0 and <= D = {self.num_parameters}; got {goals.min()}..{goals.max()}")
+        there = goals < self._solver.rank
+        values = np.zeros(goals.size)
+        values[there] = [
+            float(np.real(self.equation.map(u if u.imag > 0 else u.real, False)[0]))
+            for u in self._solver.quantiles(goals[there])
+        ]
+        return values
+
+    @cached_property
+    def _outliers(self) -> Floats:
+        above = np.arange(self.num_classes - 1, 0, -1) - 0.5
+        values = np.zeros(above.size)
+        values[above < self.num_parameters] = self.quantiles(above[above < self.num_parameters])
+        return values
+
+    def outliers(self) -> Floats:
+        """The C - 1 largest eigenvalues, ascending: the j-th largest where the theory has j - 1/2 eigenvalues above.
+
+        Returns
+        -------
+        ndarray of float64, shape (C - 1,)
+            Whether or not they stand apart from the bulk (`transition_snr`, `bulk_edge`). Zero beyond the rank.
+        """
+        return self._outliers.copy()
+
+    def outlier_deviations(self) -> Floats:
+        """Standard deviations of the outliers over draws with the same logits.
+
+        Returns
+        -------
+        ndarray of float64, shape (C - 1,)
+
+        Notes
+        -----
+        A lone outlier of T-eigenvalue theta has the variance (2/D) theta^2 z'(theta) (Bai and Yao 2008). C - 1 close
+        ones repel: the eigenvalues of diag(z(theta)) plus Gaussian noise of that covariance (its off-diagonal of half
+        the variance), a (C - 1) x (C - 1) matrix whose eigenvalues are drawn here with a fixed seed. For outliers that
+        stand apart from the bulk; to about 10%.
+        """
+        return outlier_deviations(self.equation)
+
+    def gradient_power(self, num_directions: int) -> float:
+        """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
+
+        Parameters
+        ----------
+        num_directions : int
+            0..D.
+
+        Returns
+        -------
+        float
+            NaN where the gradient is zero.
+
+        Notes
+        -----
+        A contour integral: through the gap of the spectrum with that many eigenvalues above it, or where there is none
+        from the point of the curve with that count. Of the means of both squares; the mean of their ratio differs by
+        terms of order q (1 - q) / D.
+        """
+        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
+        if not self.equation.gradient_square > 0:
+            return math.nan
+        if count == 0:
+            return 0.0
+        if count >= self._solver.rank:
+            return 1.0
+        gap = self._solver.gap(count)
+        u = self._solver.quantiles(np.array([float(count)]))[0] if gap is None else complex(gap)
+        return min(max(self._solver.power_above(u), 0.0), 1.0)
+
+    def gradient_power_deviation(self, num_directions: int) -> float:
+        """Standard deviation of that share over draws with the same logits and labels, 2 q (1 - q) / sqrt(D).
+
+        Parameters
+        ----------
+        num_directions : int
+            0..D.
+
+        Returns
+        -------
+        float
+
+        Notes
+        -----
+        As if the shares inside and outside were the squares of two independent Gaussian vectors in R^D; they are where
+        the top directions are those of the means and stand apart from the bulk.
+        """
+        q = self.gradient_power(num_directions)
+        return 2 * q * (1 - q) / math.sqrt(self.num_parameters)
+
+    @property
+    def trace(self) -> float:
+        """Mean of the trace over draws with these logits: exact."""
+        return self.equation.power_sums[0]
+
+    @property
+    def frobenius(self) -> float:
+        """Root of the mean of the squared Frobenius norm: exact."""
+        first, second = self.equation.power_sums
+        d = self.equation.num_parameters
+        return math.sqrt(first**2 / d + (1 + 1 / d) * second)
+
+    def goldilocks_ratio(self, dimension: int | None = None) -> float:
+        """Trace over Frobenius norm, by the exact means of the trace and of the squared norm.
+
+        Parameters
+        ----------
+        dimension : int, optional
+            The matrix projected on a random hyperplane through the origin of this dimension, 1..D; all of it by
+            default. Such a projection is the same model with D replaced.
+
+        Returns
+        -------
+        float
+
+        References
+        ----------
+        Fort and Scherlis (2019); Fort and Ganguli (2019), sec. 2.4 and fig. 8.
+        """
+        d = self._dimension(dimension)
+        first, second = self.equation.power_sums
+        return first * math.sqrt(d) / math.sqrt(first**2 + (d + 1) * second)
+
+    def goldilocks_deviation(self, dimension: int | None = None) -> float:
+        """Standard deviation of the ratio over draws, by the exact covariance of trace and squared norm (delta method).
+
+        Parameters
+        ----------
+        dimension : int, optional
+            As in `goldilocks_ratio`.
+
+        Returns
+        -------
+        float
+        """
+        return ratio_deviation(self.equation, self._dimension(dimension))
+
+    def _dimension(self, dimension: int | None) -> int:
+        if dimension is None:
+            return self.num_parameters
+        return integer("dimension", dimension, at_least=1, at_most=self.num_parameters)
