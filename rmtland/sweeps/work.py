@@ -198,7 +198,7 @@ def _unpickle(payload: bytes) -> Task:
 
 def pickle_task(task: Task) -> bytes:
     """The task as bytes, functions of a script or a notebook by value."""
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     try:
         return bytes(cloudpickle.dumps(task))

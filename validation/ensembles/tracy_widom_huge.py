@@ -67,7 +67,7 @@ CLAIM = Claim(
     1.""",
     source="Johnstone (2001), theorem 1.1",
     estimates="mean, variance and distribution function of the standardised largest eigenvalue at p = 1e8, n = 2e8",
-    reference="the law",
+    reference="mean, variance and distribution function of the Tracy-Widom law of beta = 1",
     bias="O(p^(-2/3)) with the centring of Ma (2012); derived in validation/expansions.py, below 1e-5 here",
     draw=draw,
     judge=judge,
