@@ -1,4 +1,5 @@
 # What `import rmtland as rl` offers; lazy_loader reads this file, type checkers too.
+from . import nets as nets
 from .comparison.compare import compare as compare
 from .comparison.result import Comparison as Comparison
 from .ensembles.goodness_of_fit import GoodnessOfFit as GoodnessOfFit
@@ -19,15 +20,15 @@ from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
 from .landscape.band import TheoryBand as TheoryBand
+from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.logit_laws import MarginLogits as MarginLogits
-from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.model import LandscapeModel as LandscapeModel
+from .landscape.population import PopulationTheory as PopulationTheory
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .landscape.reduced import SharedRows as SharedRows
-from .landscape.population import PopulationTheory as PopulationTheory
 from .landscape.theory import LandscapeTheory as LandscapeTheory
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
@@ -54,8 +55,8 @@ from .logits.outputs import OutputStatistics as OutputStatistics
 from .logits.outputs import output_statistics as output_statistics
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import logit_scales as logit_scales
-from .spectra.outliers import count_outliers as count_outliers
 from .spectra.operators import SymmetricOperator as SymmetricOperator
+from .spectra.outliers import count_outliers as count_outliers
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
 from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan
@@ -63,4 +64,3 @@ from .sweeps.planning import plan_sweep as plan_sweep
 from .sweeps.reading import open_sweep as open_sweep
 from .sweeps.reading import summarize_sweep as summarize_sweep
 from .sweeps.reading import sweep_failures as sweep_failures
-from . import nets as nets

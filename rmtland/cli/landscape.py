@@ -126,7 +126,7 @@ def _sweep(
     seed: int,
     out: Path,
 ) -> None:
-    from rmtland.landscape.figures import sweep_figure
+    from rmtland.landscape.figure_sweeps import sweep_figure
 
     _sizes(draws, seed, examples=sizes[0], classes=sizes[1], parameters=sizes[2])
     integer("dimension", dimension, at_least=1, at_most=sizes[2])
@@ -152,7 +152,7 @@ def phase(
     out: Out = Path("figures"),
 ) -> None:
     """Phase diagram of (sigma_z, SNR): outliers, gradient power, Trace/||.||."""
-    from rmtland.landscape.figures import phase_figure
+    from rmtland.landscape.figure_sweeps import phase_figure
 
     _sizes(max(draws, 2), seed, examples=examples, classes=classes, parameters=parameters)
     integer("draws", draws, at_least=1)
@@ -212,6 +212,6 @@ def _plain(value: Any) -> Any:
         return value if np.isfinite(value) else None
     if isinstance(value, (int, str)) or value is None:
         return value
-    if dataclasses.is_dataclass(value) and type(value).__module__.endswith("figures"):
+    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("rmtland.landscape.figure"):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return repr(value)

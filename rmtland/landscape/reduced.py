@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.linalg import aslinearoperator, eigsh
+from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients
@@ -166,9 +166,9 @@ def reduced_spectrum(
 def _top_measure(gram: Floats, vector: Floats, count: int) -> tuple[Floats, Floats]:
     """As `spectral_measure`, of the `count` largest eigenvalues alone, by Lanczos iteration."""
     # A fixed start, so a fixed result; not the vector, whose Krylov space may miss a direction.
-    begin = np.random.default_rng(0).standard_normal(gram.shape[0])
+    begin = np.random.default_rng(0).standard_normal((gram.shape[0],))
     width = min(gram.shape[0], max(4 * count, 40))
-    eigenvalues, vectors = eigsh(aslinearoperator(gram), k=count, which="LA", v0=begin, ncv=width)
+    eigenvalues, vectors = eigsh(gram, k=count, which="LA", v0=begin, ncv=width)
     order = np.argsort(eigenvalues)
     squares: Floats = (vectors[:, order].T @ vector) ** 2
     return eigenvalues[order], squares

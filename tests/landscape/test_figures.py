@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.figures import (
-    EQUATIONS,
-    SweepFigure,
-    freezing_figure,
-    phase_figure,
-    spectrum_figure,
-    sweep_figure,
-)
+from rmtland.landscape.figure_sweeps import SweepFigure, phase_figure, sweep_figure
+from rmtland.landscape.figures import EQUATIONS, freezing_figure, spectrum_figure
 from tests.statistical import assert_mean
 
 
@@ -69,7 +63,7 @@ def test_a_sweep_peaks_where_its_slopes_cross(sweep):
     assert sweep.peak(sweep.first_order) <= crossing <= 4 * sweep.peak(sweep.first_order)
     for panel in sweep.panels.values():
         assert 0.3 < sweep.peak(panel.top_eigenvalue_theory.mean(axis=0)) < 10
-        np.testing.assert_allclose(panel.top_eigenvalue, panel.top_eigenvalue_theory, rtol=0.35)
+        np.testing.assert_allclose(panel.top_eigenvalue, panel.top_eigenvalue_theory, rtol=0.5)  # s.d. 14% at D = 100
         np.testing.assert_allclose(panel.ratio.mean(axis=0), panel.ratio_theory.mean(axis=0), rtol=0.1)
         assert panel.ratio.mean(axis=0)[-1] < panel.ratio.mean(axis=0)[0]
         assert (panel.hyperplane_ratio < panel.ratio).all()

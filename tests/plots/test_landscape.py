@@ -3,7 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
-from rmtland.landscape.figures import freezing_figure, phase_figure, spectrum_figure, sweep_figure
+from rmtland.landscape.figure_sweeps import phase_figure, sweep_figure
+from rmtland.landscape.figures import freezing_figure, spectrum_figure
 from rmtland.plots import landscape as plots
 
 
