@@ -88,7 +88,8 @@ def test_eigenvalues_of_the_curvatures(n, c, sigma, seed):
     np.testing.assert_allclose(curvature_eigenvalues(p), values, rtol=1e-5, atol=1e-11)
     for share in (0.2, 0.5, 0.9):
         u = share * values.max()
-        if u > 0 and np.abs(values - u).min() > 1e-9 * u:
+        # Below that the eigenvalues of the dense matrix are rounding.
+        if u > 1e-12 and np.abs(values - u).min() > 1e-9 * u:
             assert count_negative(p, -1 / u) == np.sum(values > u)
     atoms, weights = bulk_atoms(p, 0.5, 3.0 * n)
     assert weights.sum() == pytest.approx(3.0 * n * (c - 1))
