@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 from scipy.linalg.blas import dsyr2
 from scipy.linalg.lapack import dsytrd, dsytrd_lwork
+from threadpoolctl import ThreadpoolController
 
 Floats = npt.NDArray[np.float64]
+
+ONE_THREAD = 2048
+"""Matrices up to this size are reduced on one thread."""
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def spectral_measure(matrix: Floats, vector: Floats) -> tuple[Floats, Floats]:
@@ -56,9 +67,12 @@ def spectral_measure(matrix: Floats, vector: Floats) -> tuple[Floats, Floats]:
     if length > 0:
         reduced = _reflected(reduced, vector / length)
     if size > 1:
-        _, diagonal, off_diagonal, _, info = dsytrd(
-            reduced, lower=1, lwork=int(dsytrd_lwork(size, lower=1)[0]), overwrite_a=1
-        )
+        # Half of the reduction is matrix-vector products, which wait for memory: at these sizes threads gain little and
+        # on a busy machine lose a factor of five, waiting for each other.
+        with _blas().limit(limits=1, user_api="blas") if size <= ONE_THREAD else nullcontext():
+            _, diagonal, off_diagonal, _, info = dsytrd(
+                reduced, lower=1, lwork=int(dsytrd_lwork(size, lower=1)[0]), overwrite_a=1
+            )
         assert info == 0
     else:
         diagonal, off_diagonal = reduced[0], np.empty(0)
