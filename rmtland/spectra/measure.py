@@ -80,7 +80,11 @@ def spectral_measure(matrix: Floats, vector: Floats) -> tuple[Floats, Floats]:
     values, rows = diagonal[::-1].copy(), np.zeros(size)
     rows[-1] = 1.0
     if not implicit_ql(values, np.append(off_diagonal[::-1], 0.0), rows):
-        raise FloatingPointError("the eigenvalue iteration did not converge; the matrix may hold NaN")
+        if not np.isfinite(matrix).all():
+            raise FloatingPointError("the eigenvalue iteration did not converge; the matrix may hold NaN")
+        # QL without restarts can stall where entries span many orders of magnitude; LAPACK's does not.
+        values, vectors = np.linalg.eigh(matrix)
+        return values, (vectors.T @ vector) ** 2
     order = np.argsort(values, kind="stable")
     squares: Floats = (length * rows[order]) ** 2
     return values[order], squares
