@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import queue
+import signal
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -19,6 +21,10 @@ from rmtland.sweeps.work import THREAD_VARIABLES, Batch, Schema, Task, pickle_ta
 CONNECT_SECONDS = 10.0
 ATTEMPTS = 3
 """How often a batch is tried whose worker dies."""
+
+
+_Work = tuple[Schema | None, npt.NDArray[np.int64], int]
+"""A batch and the number of its attempt."""
 
 
 class Engine(Protocol):
@@ -63,7 +69,7 @@ class LocalEngine:
         self.payload = pickle_task(task)
         self.workers = workers
         pool: Any = get_reusable_executor  # no annotations there
-        self.make: Any = lambda: pool(
+        self.pool: Any = lambda: pool(
             max_workers=workers,
             timeout=300,  # idle workers stay warm for the next sweep: a fresh one takes seconds to import
             env=dict.fromkeys(THREAD_VARIABLES, "1"),
@@ -72,17 +78,44 @@ class LocalEngine:
         )
         # loky replaces workers that were idle for long or have grown; no batch is lost, so nobody need be told.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-        self.executor = self.make()
-        self.running: dict[Any, tuple[Schema | None, npt.NDArray[np.int64], int]] = {}
+        self.executor = self._make()
+        self.waiting: deque[_Work] = deque()
+        self.running: dict[Any, _Work] = {}
+
+    def _make(self) -> Any:
+        with interrupts_held():
+            return self.pool()
 
     def capacity(self) -> int:
         """The number of workers."""
         return self.workers
 
-    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64], attempt: int = 1) -> None:
+    def submit(self, schema: Schema | None, cells: npt.NDArray[np.int64]) -> None:
         """Send a batch to the processes."""
-        future = self.executor.submit(run_batch, self.payload, schema, cells)
-        self.running[future] = (schema, cells, attempt)
+        self.waiting.append((schema, cells, 1))
+        self._send()
+
+    def _send(self) -> None:
+        """What waits goes to the processes; a batch in its last attempt goes alone, so that it is known who kills."""
+        from concurrent.futures.process import BrokenProcessPool
+
+        restarts = 0
+        while self.waiting:
+            alone = any(attempt == ATTEMPTS for _, _, attempt in (self.waiting[0], *self.running.values()))
+            if alone and self.running:
+                return
+            schema, cells, _ = self.waiting[0]
+            try:
+                with interrupts_held():
+                    future = self.executor.submit(run_batch, self.payload, schema, cells)
+            except BrokenProcessPool:
+                # A process died since. Batches that were with it fail in `result`, which restarts the pool.
+                if self.running or restarts == ATTEMPTS:
+                    return
+                restarts += 1
+                self.executor = self._make()
+                continue
+            self.running[future] = self.waiting.popleft()
 
     def result(self, timeout: float | None = None) -> Batch | None:
         """The next batch; where a process died, all its pool's batches go to a fresh pool."""
@@ -90,6 +123,10 @@ class LocalEngine:
         from concurrent.futures.process import BrokenProcessPool
 
         while True:
+            if not self.running:
+                self._send()
+                if not self.running:
+                    raise RuntimeError("workers cannot be started; all that was stored is safe")
             done = wait(self.running, timeout, FIRST_COMPLETED).done
             if not done:
                 return None
@@ -100,30 +137,46 @@ class LocalEngine:
                 self._restart()
                 continue
             del self.running[future]
+            self._send()
             return batch
 
     def _restart(self) -> None:
+        self.executor = self._make()  # waits for the end of the broken pool: all its futures are settled then
         lost, self.running = self.running, {}
-        keep = {}
-        for future, work in lost.items():
-            if future.done() and not future.cancelled() and future.exception() is None:
-                keep[future] = work
-        self.executor = self.make()
+        again: list[_Work] = []
         for future, (schema, cells, attempt) in lost.items():
-            if future in keep:
-                self.running[future] = keep[future]
-                continue
-            if attempt == ATTEMPTS:
+            if future.exception() is None:
+                self.running[future] = (schema, cells, attempt)
+            elif attempt == ATTEMPTS:
                 raise RuntimeError(
                     f"a worker died {ATTEMPTS} times while it ran cells {cells[0]} to {cells[-1]} (out of memory?); "
                     "all that was stored is safe"
                 )
-            self.submit(schema, cells, attempt + 1)
+            else:
+                again.append((schema, cells, attempt + 1))
+        self.waiting.extendleft(reversed(again))
+        self._send()
 
     def close(self, broken: bool) -> None:
         """Leave the processes warm for the next sweep, or end them at once."""
         if broken:
             self.executor.shutdown(wait=True, kill_workers=True)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of this block: one in the middle of a pool's start would leave it half made.
+
+    Processes started here never see it, as they inherit that: one still at its imports would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class DaskEngine:

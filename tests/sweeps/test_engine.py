@@ -250,7 +250,6 @@ def test_a_run_with_workers_that_is_killed_goes_on(tmp_path, running):
     wait_for_the_end_of(running.pid)
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_done_and_ends_the_workers(tmp_path, running):
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)
@@ -424,7 +423,6 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
     np.testing.assert_array_equal(result.x, whole.x)
 
 
-@pytest.mark.slow
 def test_a_cell_that_kills_every_worker_is_named(tmp_path):
     with pytest.raises(RuntimeError, match=r"a worker died 3 times while it ran cells \d+ to \d+ \(out of memory"):
         rl.sweep(dies, {"a": [1, 2, 3, 4]}, 3, 1, tmp_path / "s", workers=2)
