@@ -65,13 +65,31 @@ class Evaluation:
 
 
 class Equation(ABC):
-    """z(u) = u + Psi'(-1/u) / D for any Psi(m) = log det(1 + m D T), and what follows from it alone."""
+    """z(u) = u + Psi'(-1/u) / D for any Psi(m) = log det(1 + m D T), and what follows from it alone.
+
+    An H-term, an independent Wigner matrix of scale sigma_H, takes D sigma_H^2 m^2 / 2 from Psi and changes nothing
+    else.
+    """
 
     num_parameters: float
+    sigma_H: float
 
-    @abstractmethod
     def evaluate(self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False) -> Evaluation:
         """Psi (with `logs`), order - 1 of its derivatives and, with `form`, the gradient's form; Im m >= 0."""
+        there = self.evaluate_gauss_newton(m, order, logs, form)
+        if self.sigma_H == 0:
+            return there
+        # Free convolution with a semicircle: z gains -sigma_H^2 m (Pastur 1972), and the gradient's form stays.
+        change = self.num_parameters * self.sigma_H**2
+        return Evaluation(
+            there.value - 0.5 * change * m * m, there.slope - change * m, there.curvature - change, there.form
+        )
+
+    @abstractmethod
+    def evaluate_gauss_newton(
+        self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False
+    ) -> Evaluation:
+        """The same of the Gauss-Newton matrix alone."""
 
     @abstractmethod
     def atoms_above(self, u: float) -> float:
@@ -83,8 +101,13 @@ class Equation(ABC):
 
     @property
     @abstractmethod
-    def rank(self) -> float:
+    def rank_of_t(self) -> float:
         """Number of nonzero eigenvalues of T."""
+
+    @property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues of the matrix."""
+        return self.num_parameters if self.sigma_H > 0 else min(self.rank_of_t, self.num_parameters)
 
     @property
     @abstractmethod
@@ -152,6 +175,8 @@ class DeterministicEquivalent(Equation):
         Whether products of means, class gradients and residuals are there.
     relative_lengths : ndarray (C,), optional
         `mean_lengths` in units of the law's mean_length, where they are not all 1.
+    sigma_H : float
+        Scale of the H-term.
     """
 
     examples: StructuredExamples
@@ -161,6 +186,7 @@ class DeterministicEquivalent(Equation):
     num_parameters: float
     cross_terms: bool = True
     relative_lengths: Floats | None = None
+    sigma_H: float = 0.0
 
     @property
     def num_examples(self) -> int:
@@ -182,7 +208,9 @@ class DeterministicEquivalent(Equation):
         """The sums at s = 0."""
         return self.examples.sums(0.0, logs=False)
 
-    def evaluate(self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False) -> Evaluation:
+    def evaluate_gauss_newton(
+        self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False
+    ) -> Evaluation:
         """Psi (with `logs`), `order` of its derivatives and, with `form`, the gradient's form at m, Im m >= 0."""
         weight = self.weight
         sums = self.examples.at(m * weight, order, logs)
@@ -262,7 +290,7 @@ class DeterministicEquivalent(Equation):
         return float(self.num_examples) * self.num_classes**2
 
     @cached_property
-    def rank(self) -> float:
+    def rank_of_t(self) -> float:
         """Number of nonzero eigenvalues of T, N (C - 1) as long as no probability underflows."""
         zero = self.at_zero.powers[0]
         residual, of_class, cross = self.residual_length > 0, self.class_length > 0, self.cross_terms

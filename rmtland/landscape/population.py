@@ -87,7 +87,7 @@ class PopulationEquivalent(Equation):
         A sample of the logit law.
     num_examples : float
         N, which enters through residual_length^2 / N alone.
-    mean_lengths, residual_length, num_parameters, cross_terms
+    mean_lengths, residual_length, num_parameters, cross_terms, sigma_H
         As in `DeterministicEquivalent`.
     """
 
@@ -98,6 +98,7 @@ class PopulationEquivalent(Equation):
     residual_length: float
     num_parameters: float
     cross_terms: bool = True
+    sigma_H: float = 0.0
 
     @property
     def weight(self) -> float:
@@ -145,7 +146,9 @@ class PopulationEquivalent(Equation):
     def _zero(self) -> tuple[list[Any], Any, Any, Any]:
         return self._sums(0.0)
 
-    def evaluate(self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False) -> Evaluation:
+    def evaluate_gauss_newton(
+        self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False
+    ) -> Evaluation:
         """Psi, its derivatives and the form in expectation; |pull|^2 / N spreads over the C - 1 directions evenly."""
         weight, size = self.weight, self.mean_lengths.size
         (k, k1, k2), log_det, shape, pull = self._sums(m * weight, logs)
@@ -183,7 +186,7 @@ class PopulationEquivalent(Equation):
         return values, weights, np.real(k) * self.spikes
 
     @cached_property
-    def rank(self) -> float:
+    def rank_of_t(self) -> float:
         """Number of nonzero eigenvalues of T."""
         spikes = float(np.sum(self.spikes > 0))
         if not self.residual_length > 0:

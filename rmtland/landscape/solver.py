@@ -1,7 +1,7 @@
 """Solutions of the deterministic equivalent: along the real axis, at given counts, and contours through gaps.
 
 A law of a few hundred atoms near those of D T (the surrogate: spikes of the mean part, binned eigenvalues of the A_mu)
-gives every first guess in microseconds, by `SilversteinEquation`. Newton's method on the structured equation takes it
+gives every first guess in microseconds, see `surrogate`. Newton's method on the structured equation takes it
 from there; whatever it returns has to prove itself: in the upper half plane the point of the curve Im z(u) = 0 above
 each Re u is unique, and a real u belongs outside the support iff dz/du > 0 (Silverstein and Choi 1995). What proves
 nothing goes to bracketed searches along the curve (`rmtland.laws.silverstein_kernels` explains it).
@@ -19,12 +19,14 @@ from scipy.optimize import brentq
 
 from rmtland.landscape.equivalent import Equation
 from rmtland.landscape.structured import Floats
+from rmtland.landscape.surrogate import Surrogate, surrogate_of
 from rmtland.laws._law import Complexes
-from rmtland.laws.silverstein_equation import SilversteinEquation
 
 LARGE = 2e7
 """N C^2 from which on slopes come from differences rather than from a third matrix product."""
 ITERATIONS = 25
+CIRCLE_POINTS = 96
+"""Points on half a circle beyond which panels take over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +42,15 @@ class Solver:
     equation: Equation
 
     @cached_property
-    def surrogate(self) -> SilversteinEquation:
-        """The law of the first guesses, in units of its `scale`."""
-        values, weights, spikes = self.equation.atoms()
-        return SilversteinEquation.of(
-            np.concatenate([values, spikes]),
-            np.concatenate([weights, np.ones(spikes.size)]),
-            self.equation.num_parameters,
-        )
+    def surrogate(self) -> Surrogate:
+        """The law of the first guesses."""
+        equation = self.equation
+        return surrogate_of(equation.atoms(), equation.num_parameters, equation.sigma_H)
 
     @cached_property
     def rank(self) -> float:
-        """Number of nonzero eigenvalues of G."""
-        return min(self.equation.rank, self.equation.num_parameters)
+        """Number of nonzero eigenvalues of the matrix."""
+        return self.equation.rank
 
     @property
     def _large(self) -> bool:
@@ -71,18 +69,16 @@ class Solver:
 
     def solve(self, x: Floats) -> Complexes:
         """u(x + i0) for x > 0 in any order: complex on the support, real off it."""
-        scale = self.surrogate.scale
         result = np.empty(x.size, dtype=np.complex128)
         shifts: list[tuple[float, complex]] = []
         for j in np.argsort(x, kind="stable")[::-1]:
             # What the surrogate misses varies slowly: it is extrapolated from the neighbours that are done.
             shift = _extrapolate(shifts, float(x[j]))
-            guess = complex(self.surrogate.solve(np.array([max((x[j] - shift.real) / scale, 1e-300)]))[0]) * scale
-            u = self._newton(guess, float(x[j]))
+            u = self._newton(self.surrogate.solve(float(x[j] - shift.real)), float(x[j]))
             if u is None:
                 u = self._search(float(x[j]))
             result[j] = u
-            z = _surrogate_map(self.surrogate, u / scale) * scale
+            z = self.surrogate.map(u)
             if math.isfinite(abs(z)):
                 shifts = [*shifts[-2:], (float(x[j]), x[j] - z)]
         return result
@@ -105,7 +101,7 @@ class Solver:
             elif previous is not None and previous[0] != u:
                 slope = (value - previous[1]) / (u - previous[0])
             else:
-                slope = _surrogate_slope(self.surrogate, u / self.surrogate.scale)
+                slope = self.surrogate.slope(u)
             previous = (u, value)
             if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
                 return None
@@ -193,16 +189,14 @@ class Solver:
 
     def quantiles(self, above: Floats) -> list[complex]:
         """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
-        scale = self.surrogate.scale
-        x = self.surrogate.quantiles(above, self.surrogate.rank - above)
-        guesses = self.surrogate.solve(x) * scale
+        guesses = self.surrogate.quantiles(above)
         return [self._quantile(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
 
     def _quantile(self, goal: float, u: complex) -> complex:
         d = self.equation.num_parameters
         previous: tuple[complex, complex] | None = None
         if u.imag > 0:
-            slope = _surrogate_slope(self.surrogate, u / self.surrogate.scale)
+            slope = self.surrogate.slope(u)
             for _ in range(ITERATIONS):
                 value, derivative, count = self.equation.potential(u, not self._large)
                 if not self._large:
@@ -230,14 +224,11 @@ class Solver:
 
     def gap(self, count: int) -> float | None:
         """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
-        scale = self.surrogate.scale
         if count == 0:
             return self.reach[0] + 3 * self.reach[1]
-        bands = self.surrogate.crossings * scale
-        atoms = self.surrogate.t * scale
-        tails = np.cumsum(self.surrogate.weights[::-1])[::-1]
+        bands = self.surrogate.crossings
         for j in range(bands.shape[0] - 1):
-            above = tails[np.searchsorted(atoms, bands[j + 1, 0])]
+            above = self.surrogate.atoms_above(0.5 * (bands[j, 1] + bands[j + 1, 0]))
             if abs(above - count) < 0.5:
                 for share in (0.5, 0.25, 0.75, 0.1, 0.9):
                     u = float(bands[j, 1] + share * (bands[j + 1, 0] - bands[j, 1]))
@@ -253,10 +244,7 @@ class Solver:
         eigenvalues above, by the same points, has to come out whole. Where that asks for more than 192, and with u on
         the curve, by Gauss-Legendre on panels that halve towards u, where poles come near.
         """
-        top = self.reach[0]
-        far = top + max(0.5 * (top - u.real), 2 * self.reach[1], 0.05 * top)
-        centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
-        radius = far - centre
+        centre, radius = self.circle(u)
 
         def rule(angles: Floats, weights: Floats) -> tuple[float, float]:
             power = count = 0.0
@@ -269,23 +257,39 @@ class Solver:
             return -power / math.pi, -count / math.pi
 
         if u.imag == 0:
-            ratio = np.abs(self.surrogate.t * self.surrogate.scale - centre) / radius
-            slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
-            points = max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
-            if points <= 96:
+            points = self.circle_points(centre, radius)
+            if points <= CIRCLE_POINTS:
                 turns: Floats = (np.arange(points, dtype=np.float64) + 0.5) * (math.pi / points)
                 power, count = rule(turns, np.full(points, math.pi / points))
                 if abs(count - round(count)) <= 1e-6:
                     return power
-        angle = math.atan2(u.imag, u.real - centre)
-        shares = [0.0]
-        while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
-            shares.append(0.5 * (1 + shares[-1]))
-        ends: Floats = angle * np.array([*shares, 1.0])
-        nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(10))
-        half: Floats = 0.5 * np.diff(ends)[:, None]
-        angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
-        return rule(angles, (half * weights).ravel())[0]
+        return rule(*panels(u, centre, radius, 10))[0]
+
+    def circle(self, u: complex, share: float = 0.5) -> tuple[float, float]:
+        """Centre and radius of the circle through u and a point of the axis beyond the atoms, further by `share`."""
+        top, height = self.reach
+        far = top + max(share * (top - u.real), 4 * share * height, 0.1 * share * top)
+        centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
+        return centre, far - centre
+
+    def circle_points(self, centre: float, radius: float) -> int:
+        """Points on its upper half that the trapezoidal rule needs, as the surrogate's atoms are near it or far."""
+        ratio = np.abs(self.surrogate.poles - centre) / radius
+        slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
+        return max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
+
+
+def panels(u: complex, centre: float, radius: float, order: int) -> tuple[Floats, Floats]:
+    """Angles and weights, from the far end of a circle to u, of Gauss-Legendre rules on panels that halve towards u."""
+    angle = math.atan2(u.imag, u.real - centre)
+    shares = [0.0]
+    while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
+        shares.append(0.5 * (1 + shares[-1]))
+    ends: Floats = angle * np.array([*shares, 1.0])
+    nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(order))
+    half: Floats = 0.5 * np.diff(ends)[:, None]
+    angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
+    return angles, (half * weights).ravel()
 
 
 def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
@@ -298,13 +302,3 @@ def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
                 weight *= (x - other) / (at - other) if at != other else 0.0
         total += weight * value
     return total
-
-
-def _surrogate_map(law: SilversteinEquation, u: complex) -> complex:
-    with np.errstate(all="ignore"):
-        return complex(u * (1 + np.sum(law.b / (u - law.t))))
-
-
-def _surrogate_slope(law: SilversteinEquation, u: complex) -> complex:
-    with np.errstate(all="ignore"):
-        return complex(1 - np.sum(law.a / (u - law.t) ** 2))
