@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.structured import Floats
+from rmtland.landscape.solver import CIRCLE_POINTS, Solver, panels
+from rmtland.landscape.structured import Array, Floats
 
-DRAWS = 1024
-WORK = 4e9
-"""Draws of the small matrix of the outliers, fewer where their cubes would add up to more than this."""
 TERMS = 32
 
 
@@ -47,32 +48,170 @@ def ratio_deviation(equation: Equation, dimension: float) -> float:
     """Standard deviation of tr G / |G|_F in `dimension` parameters, to first order (delta method)."""
     d = float(dimension)
     traces = power_traces_of(equation)
+    # The H-term's variance per off-diagonal entry, in units of D T: it is part of the second coefficient.
+    own = equation.num_parameters * equation.sigma_H**2
+    traces[1] -= own
     t1, t2 = traces[0], traces[1]
     trace, square = d * t1, d * t1**2 + d * (d + 1) * t2
     first, mixed, second = covariance_of_powers(traces, d)
+    if own > 0:
+        # Of tr(G + S)^2 = tr G^2 + 2 tr G S + tr S^2, S Gaussian: Var(tr G S) = 2 own E tr G^2, all else independent.
+        first += 2 * d * own
+        mixed += 4 * d * own * t1
+        second += 8 * own * square + 4 * d * (d + 1) * own**2
+        square += d * (d + 1) * own
     relative = first / trace**2 - mixed / (trace * square) + second / (4 * square**2)
     return float(trace / math.sqrt(square) * math.sqrt(max(relative, 0.0)))
 
 
-def outlier_deviations(equation: Equation) -> Floats:
-    """Standard deviations of the outliers: those of the eigenvalues of a small Gaussian matrix around its diagonal."""
-    values, weights, spikes = equation.atoms()
+def outlier_deviations(solver: Solver, boundaries: list[complex]) -> Floats:
+    """Standard deviations of the eigenvalues between neighbouring boundaries, the largest eigenvalue first.
+
+    The sums of the top 1, 2, ... eigenvalues are integrals of log det (G - z) around them, of covariance -2 log(1 - w)
+    (see `power_deviation`); each eigenvalue is the difference of two. A boundary of 0 stands for the trace, which is
+    all there is beyond the rank.
+    """
+    equation = solver.equation
     d = equation.num_parameters
-    if spikes[-1] == 0:
-        return np.zeros(spikes.size)
-    apart = spikes[:, None] - values
-    below = apart > 1e-9 * spikes[:, None]
-    apart = np.where(below, apart, np.inf)
-    places = spikes * (1 + np.sum(weights * values / apart, axis=1) / d)
-    slopes = np.maximum(1 - np.sum(weights * (values / apart) ** 2, axis=1) / d, 0.0)
-    scale = np.sqrt(spikes * np.sqrt(slopes / d))
-    size = spikes.size
-    draws = int(min(max(WORK / size**3, 16), DRAWS))
-    rng = np.random.default_rng(0)
-    eigenvalues = []
-    for _ in range(0, draws, 16):
-        noise = rng.standard_normal((16, size, size))
-        noise = (noise + np.swapaxes(noise, 1, 2)) / math.sqrt(2)
-        eigenvalues.append(np.linalg.eigvalsh(np.diag(places) + scale[:, None] * noise * scale))
-    deviations: Floats = np.std(np.concatenate(eigenvalues), axis=0, ddof=1)
+    trace, square = equation.power_sums
+    size = len(boundaries)
+    pairs = [_paths(solver, u, False) for u in boundaries if u != 0]
+    covariance = np.empty((size, size))
+    for i, (first, _) in enumerate(pairs):
+        for j, (_, second) in enumerate(pairs):
+            m, n = first.m[:, None], second.m[None, :]
+            rest = 1 + m * n * (first.slope[:, None] - second.slope) / (m - n) / d
+            covariance[i, j] = second.integral(first.integral(-2 * np.log(rest))).real
+        if len(pairs) < size:
+            covariance[i, -1] = covariance[-1, i] = first.integral(2 / d * (trace - first.slope)).real
+    if len(pairs) < size:
+        covariance[-1, -1] = 2 / d * square
+    covariance = 0.5 * (covariance + covariance.T)
+    differences = np.diff(np.diff(covariance, axis=0, prepend=0.0), axis=1, prepend=0.0)
+    deviations: Floats = np.sqrt(np.maximum(np.diagonal(differences), 0.0))
     return deviations
+
+
+def power_deviation(solver: Solver, u: complex) -> float:
+    """Standard deviation of the gradient's share above z(u), or in as many top eigenvectors where u is on the curve.
+
+    Y(z) = g^T (G - z)^(-1) g of the gradient g is the derivative in e of log det(X^T (T + e a a^T) X - z), and for
+    real Gaussian X
+
+        Cov(log det(G_1 - z_1), log det(G_2 - z_2)) = -2 log(1 - w),    w = tr((1 - E_1)(1 - E_2)) / D,
+
+    E_j = (1 + m_j D T_j)^(-1), to first order in 1/D (Bai and Silverstein 2004, theorem 1.1, with a T for each of the
+    two). Both derivatives of it, m_j moving with e at fixed z_j, integrated over two paths around the eigenvalues, are
+    the variance of the power above; all traces and forms are divided differences of Psi' and of the gradient's form.
+    """
+    equation = solver.equation
+    d = equation.num_parameters
+    first, second = _paths(solver, u, True)
+    rate = 0.0
+    if u.imag > 0:
+        # The number of directions is given, not the level: each eigenvalue more or less brings its power.
+        m = -1 / u
+        rate = float((m * equation.evaluate(m, 1, form=True).form).imag / (d * m.imag))
+    first, second = first.at_given_count(rate), second.at_given_count(rate)
+    square = equation.gradient_square
+    share = float((first.integral(first.m * first.form) / square).real)
+    of_both = first.integral(2 / d * (first.move * (first.form - first.double) / first.m + first.m * first.form**2))
+    variance = second.integral(first.integral(_covariance(first, second, d)))
+    total = variance - 2 * share * of_both + share**2 * 2 / d * square**2
+    return math.sqrt(max(float(total.real), 0.0)) / square
+
+
+def _paths(solver: Solver, u: complex, form: bool) -> tuple[_Path, _Path]:
+    """Two paths around the eigenvalues above z(u) that meet at z(u) and its conjugate only, if there."""
+    centre, radius = solver.circle(u)
+    points = 2 * solver.circle_points(centre, radius)
+    if u.imag == 0 and points <= 2 * CIRCLE_POINTS:
+        # Every other point is one path, the points between the other.
+        angles = (np.arange(points // 2) + 0.5) * (2 * math.pi / points)
+        whole = _Path.around(solver.equation, centre, radius, angles, 2 * math.pi / points, form)
+        return whole.every_other(0), whole.every_other(1)
+    wider = solver.circle(u, 1.5)
+    return (
+        _Path.around(solver.equation, centre, radius, *panels(u, centre, radius, 8), form),
+        _Path.around(solver.equation, *wider, *panels(u, *wider, 8), form),
+    )
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Points of a path around the top eigenvalues that is its own mirror image, and what the equation has there.
+
+    With alpha = sqrt(D) a: `slope` = tr D T E, `square` = tr (D T E)^2, `form` = alpha^T E alpha and `double` =
+    alpha^T E^2 alpha; `move` is dm/de at fixed z, `drift` dm/dz; `steps` = dz.
+    """
+
+    m: Array
+    steps: Array
+    slope: Array
+    square: Array
+    form: Array
+    double: Array
+    move: Array
+    drift: Array
+
+    @classmethod
+    def around(cls, equation: Equation, centre: float, radius: float, angles: Array, weights: Any, form: bool) -> _Path:
+        """At these angles and their opposites; without `form` what belongs to the gradient is NaN."""
+        turn: Array = np.exp(1j * angles)
+        m = -1 / (centre + radius * turn)
+        rows = []
+        for at in m.tolist():
+            there = equation.evaluate(at, 3, form=form)
+            change = math.nan
+            if form:
+                # The poles are on the axis.
+                step = 3e-4 * at.imag
+                ahead, behind = (equation.evaluate(at + h, 1, form=True).form for h in (step, -step))
+                change = (ahead - behind) / (2 * step)
+            rows.append((there.slope, -there.curvature, there.form, there.form + at * change))
+        slope, square, form, double = np.array(rows).T
+        rate = 1 / m**2 - square / equation.num_parameters
+        steps: Array = rate * m**2 * (1j * radius) * turn * weights
+        move = -double / equation.num_parameters / rate
+        upper: list[Array] = [m, slope, square, form, double, move, 1 / rate]
+        both = [np.concatenate([x, np.conj(x[::-1])]) for x in upper]
+        return cls(both[0], np.concatenate([steps, -np.conj(steps[::-1])]), *both[1:])
+
+    def every_other(self, start: int) -> _Path:
+        """Half of the points, with twice the weight."""
+        fields = (getattr(self, f.name)[start::2] for f in dataclasses.fields(self))
+        path = _Path(*fields)
+        return dataclasses.replace(path, steps=2 * path.steps)
+
+    def at_given_count(self, rate: float) -> _Path:
+        """With `rate` times the resolvent's trace taken off: that is another motion of m."""
+        return dataclasses.replace(self, move=self.move + rate * self.drift)
+
+    def integral(self, values: Array) -> Any:
+        """-1 / (2 pi i) of the integral over z, along the first axis."""
+        return -self.steps @ values / (2j * math.pi)
+
+
+def _covariance(first: _Path, second: _Path, d: float) -> Array:
+    """Covariance of Y (less its share of the trace) at two points of two paths, (points of one, of the other)."""
+    m, n = first.m[:, None], second.m[None, :]
+    move, other_move = first.move[:, None], second.move[None, :]
+
+    def differences(one: Array, two: Array, both: Array) -> tuple[Array, Array, Array]:
+        """Of E_1^2 E_2, E_1 E_2^2 and E_1^2 E_2^2, from E_1^2, E_2^2 and E_1 E_2: E_1 E_2 = [m E_1 - n E_2]/(m - n)."""
+        left = (m * one[:, None] - n * both) / (m - n)
+        right = (m * both - n * two[None, :]) / (m - n)
+        return left, right, (m * left - n * right) / (m - n)
+
+    form = (m * first.form[:, None] - n * second.form[None, :]) / (m - n)
+    form_left, form_right, form_all = differences(first.double, second.double, form)
+    trace = -(first.slope[:, None] - second.slope[None, :]) / (m - n)
+    # tr (D T)^2 E_1^2 and the like.
+    trace_left, trace_right, trace_all = differences(first.square, second.square, trace)
+    left = move * n * trace_left + m * (first.double[:, None] - form_left)
+    right = other_move * m * trace_right + n * (second.double[None, :] - form_right)
+    mixed = move * other_move * trace_all + m * n * form**2
+    mixed += move * n / m * (form_right - form_all) + other_move * m / n * (form_left - form_all)
+    rest = d - m * n * trace
+    covariance: Array = 2 * (mixed / rest + left * right / rest**2)
+    return covariance

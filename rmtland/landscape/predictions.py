@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real
 from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.fluctuations import outlier_deviations, ratio_deviation
+from rmtland.landscape.fluctuations import outlier_deviations, power_deviation, ratio_deviation
 from rmtland.landscape.solver import Solver
 from rmtland.landscape.structured import Floats
 from rmtland.laws._law import Complexes
@@ -173,12 +173,16 @@ class Theory:
 
         Notes
         -----
-        A lone outlier of T-eigenvalue theta has the variance (2/D) theta^2 z'(theta) (Bai and Yao 2008). C - 1 close
-        ones repel: the eigenvalues of diag(z(theta)) plus Gaussian noise of that covariance (its off-diagonal of half
-        the variance), a (C - 1) x (C - 1) matrix whose eigenvalues are drawn here with a fixed seed. For outliers that
-        stand apart from the bulk; to about 10%.
+        To first order in 1/D and 1/N, whether they stand apart from the bulk or not: from the covariance of
+        log-determinants (`fluctuations.outlier_deviations` has the formula), each outlier between its neighbours'
+        quantiles. Within 5% of draws from N = 60, C = 4, D = 300 on.
         """
-        return outlier_deviations(self.equation)
+        deviations = np.zeros(self.num_classes - 1)
+        rank = self._solver.rank
+        count = min(self.num_classes - 1, math.ceil(rank))
+        boundaries = [self._boundary(j) if j < rank else 0j for j in range(1, count + 1)]
+        deviations[self.num_classes - 1 - count :] = outlier_deviations(self._solver, boundaries)[::-1]
+        return deviations
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
@@ -206,12 +210,15 @@ class Theory:
             return 0.0
         if count >= self._solver.rank:
             return 1.0
+        return min(max(self._solver.power_above(self._boundary(count)), 0.0), 1.0)
+
+    def _boundary(self, count: int) -> complex:
+        """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""
         gap = self._solver.gap(count)
-        u = self._solver.quantiles(np.array([float(count)]))[0] if gap is None else complex(gap)
-        return min(max(self._solver.power_above(u), 0.0), 1.0)
+        return self._solver.quantiles(np.array([float(count)]))[0] if gap is None else complex(gap)
 
     def gradient_power_deviation(self, num_directions: int) -> float:
-        """Standard deviation of that share over draws with the same logits and labels, 2 q (1 - q) / sqrt(D).
+        """Standard deviation of that share over draws with the same logits and labels.
 
         Parameters
         ----------
@@ -224,11 +231,16 @@ class Theory:
 
         Notes
         -----
-        As if the shares inside and outside were the squares of two independent Gaussian vectors in R^D; they are where
-        the top directions are those of the means and stand apart from the bulk.
+        To first order in 1/D and 1/N, from the covariance of log-determinants (`fluctuations.power_deviation` has the
+        formula). Larger than the 2 q (1 - q) / sqrt(D) of two independent Gaussian vectors in R^D, as the directions
+        are drawn along with the gradient.
         """
-        q = self.gradient_power(num_directions)
-        return 2 * q * (1 - q) / math.sqrt(self.num_parameters)
+        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
+        if not self.equation.gradient_square > 0:
+            return math.nan
+        if count == 0 or count >= self._solver.rank:
+            return 0.0
+        return power_deviation(self._solver, self._boundary(count))
 
     @property
     def trace(self) -> float:

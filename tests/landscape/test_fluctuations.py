@@ -1,0 +1,106 @@
+"""Standard deviations over draws with given logits, against draws of the dense matrix and of the reduced sampler."""
+
+import math
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from tests.landscape.dense_theory import dense_t, examples
+from tests.statistical import assert_mean
+
+
+def pair(n, c, d, sigma, law, cross_terms=True, seed=0):
+    logits, labels = examples(n, c, sigma, seed)
+    model = rl.LandscapeModel(n, c, d, logits=rl.GivenLogits(logits, labels), gradients=law)
+    t, a = dense_t(logits, labels, law.mean_lengths(c), law.residual_length, law.class_length, cross_terms)
+    return model.theory(cross_terms=cross_terms), t, a
+
+
+def dense_draws(t, a, d, count, draws, seed=0):
+    """Top `count` eigenvalues of X^T T X, the share of X^T a in their eigenvectors, and trace over norm."""
+    kept = t > 1e-9 * t[-1]
+    root = np.sqrt(t[kept] / d)
+    rng = np.random.default_rng(seed)
+    results = []
+    for _ in range(draws // 500):
+        x = rng.standard_normal((500, t.size, d))
+        rows = root[:, None] * x[:, kept]
+        gradient = np.tensordot(a / math.sqrt(d), x, (0, 1))
+        values, vectors = np.linalg.eigh(rows @ rows.swapaxes(1, 2))
+        along = ((rows @ gradient[:, :, None])[:, None, :, 0] @ vectors)[:, 0] ** 2 / values
+        share = along[:, -count:].sum(axis=1) / np.sum(gradient**2, axis=1)
+        ratio = values.sum(axis=1) / np.sqrt(np.sum(values**2, axis=1))
+        results.append(np.column_stack([values[:, -count:], share, ratio]))
+    return np.concatenate(results)
+
+
+def assert_deviations(samples, expected, *, bias, detect):
+    """That samples (draws first) have these standard deviations; `bias` and `detect` are shares of them."""
+    samples = np.asarray(samples)
+    n = samples.shape[0]
+    squares = (samples - samples.mean(axis=0)) ** 2 * (n / (n - 1))
+    square = np.square(expected)
+    assert_mean(squares, square, bias=2 * bias * square, detect=2 * detect * square)
+
+
+def check(theory, samples, count, *, bias, detect):
+    """Outliers, power in the top `count` and ratio; and that other formulas would not have passed."""
+    outliers, power = theory.outlier_deviations(), theory.gradient_power_deviation(count)
+    ratio = theory.goldilocks_deviation()
+    assert_deviations(samples[:, :count], outliers, bias=bias, detect=detect)
+    assert_deviations(samples[:, count], power, bias=bias, detect=detect)
+    assert_deviations(samples[:, -1], ratio, bias=bias, detect=detect)
+    # The first formula of the power: two independent Gaussian vectors.
+    q = theory.gradient_power(count)
+    wrong = 2 * q * (1 - q) / math.sqrt(theory.num_parameters)
+    for column, value in ((count, wrong), (count, power / 1.3), (-1, 1.3 * ratio), (0, 1.3 * outliers[0])):
+        if abs(value / np.std(samples[:, column]) - 1) > detect:
+            with pytest.raises(AssertionError, match="against"):
+                assert_deviations(samples[:, column], value, bias=bias, detect=math.inf)
+
+
+CASES = [
+    (1.0, rl.ClusteredGradients(1.0, 0.7), True),
+    (0.1, rl.ClusteredGradients(1.0, 1.4), True),
+    # No gap below the outliers.
+    (15.0, rl.ClusteredGradients(1.0, 1.4), True),
+    (3.0, rl.ClusteredGradients(1.0, 0.7, 0.5), True),
+    (3.0, rl.ClusteredGradients(1.0, 0.7), False),
+]
+
+
+@pytest.mark.parametrize(("sigma", "law", "cross_terms"), CASES)
+def test_against_dense_draws(sigma, law, cross_terms):
+    theory, t, a = pair(30, 3, 150, sigma, law, cross_terms)
+    check(theory, dense_draws(t, a, 150, 2, 4000), 2, bias=0.04, detect=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "law", "cross_terms"), CASES[1:])
+def test_against_many_dense_draws(sigma, law, cross_terms):
+    # To 4% of the standard deviations.
+    theory, t, a = pair(30, 3, 150, sigma, law, cross_terms)
+    check(theory, dense_draws(t, a, 150, 2, 30_000), 2, bias=0.04, detect=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "snr"), [(0.1, 2.0), (15.0, 0.5)])
+def test_against_draws_at_the_size_of_the_paper(sigma, snr):
+    logits, labels = rl.GaussianLogits(sigma).draw_logits(300, 10, np.random.default_rng(1))
+    law = rl.ClusteredGradients(1.0, 1 / math.sqrt(snr))
+    model = rl.LandscapeModel(300, 10, 1000, logits=rl.GivenLogits(logits, labels), gradients=law)
+    spectra = [model.spectrum(seed, num_top=9) for seed in range(500)]
+    samples = [[*s.outliers(), s.gradient_power(9), s.goldilocks_ratio()] for s in spectra]
+    check(model.theory(), np.array(samples), 9, bias=0.04, detect=0.5)
+
+
+def test_two_classes_and_ranks():
+    # Beyond the rank there is nothing; at it, the rest of the trace.
+    tiny = rl.LandscapeModel.fort_ganguli(20, 6, 2).theory(0)
+    np.testing.assert_array_equal(tiny.outlier_deviations()[:3], 0)
+    assert np.all(tiny.outlier_deviations()[3:] > 0)
+    # No residuals, two classes: G is one chi-squared variable times its mean, all the gradient along it.
+    pure = rl.LandscapeModel.fort_ganguli(20, 2, 50, residual_length=0.0).theory(0)
+    np.testing.assert_allclose(pure.outlier_deviations(), pure.outliers() * math.sqrt(2 / 50), rtol=1e-2)
+    assert pure.gradient_power_deviation(1) == pure.gradient_power_deviation(0) == 0
