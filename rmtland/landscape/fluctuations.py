@@ -169,11 +169,11 @@ class _Path:
                 ahead, behind = (equation.evaluate(at + h, 1, form=True).form for h in (step, -step))
                 change = (ahead - behind) / (2 * step)
             rows.append((there.slope, -there.curvature, there.form, there.form + at * change))
-        slope, square, form, double = np.array(rows).T
+        slope, square, shape, double = np.array(rows).T
         rate = 1 / m**2 - square / equation.num_parameters
         steps: Array = rate * m**2 * (1j * radius) * turn * weights
         move = -double / equation.num_parameters / rate
-        upper: list[Array] = [m, slope, square, form, double, move, 1 / rate]
+        upper: list[Array] = [m, slope, square, shape, double, move, 1 / rate]
         both = [np.concatenate([x, np.conj(x[::-1])]) for x in upper]
         return cls(both[0], np.concatenate([steps, -np.conj(steps[::-1])]), *both[1:])
 
