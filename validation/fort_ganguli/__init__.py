@@ -1,0 +1,1 @@
+"""Claims of Fort and Ganguli (2019), Emergent properties of the local geometry of neural loss landscapes."""
