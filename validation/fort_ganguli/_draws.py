@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
@@ -36,15 +38,28 @@ def eigenvalues(*rows: Floats) -> Floats:
     return np.linalg.eigvalsh(gram)[::-1]
 
 
-def bulk_edge(p: Floats, residual_length: float, num_parameters: int) -> tuple[float, float]:
-    """Upper edge of the residual part's law given probabilities (N, C), and the scale of Tracy-Widom there.
+class Edge(NamedTuple):
+    """Where the residual part's law ends, the scale of Tracy-Widom there, and what a direction needs to leave it.
 
-    The residual part is sum_i t_i x_i x_i^T / D with t_i = residual_length^2 eigenvalue(A_mu) / N. The edge is z(m) =
-    -1/m + (1/D) sum_i t_i / (1 + t_i m) where its slope vanishes, m in (-1 / max t, 0), and the scale (z''/2)^(1/3)
-    D^(-2/3) (El Karoui 2007, theorem 1; real entries: Lee and Schnelli 2016).
+    `threshold` is the eigenvalue of diag(lengths) P diag(lengths), P = (1/N) sum_mu A_mu, above which it is an outlier
+    (without cross terms).
+    """
+
+    place: float
+    scale: float
+    threshold: float
+
+
+def bulk_edge(p: Floats, residual_length: float, num_parameters: int) -> Edge:
+    """Upper edge of the law of the residual part, given probabilities (N, C).
+
+    That part is sum_i t_i x_i x_i^T / D with t_i = residual_length^2 eigenvalue(A_mu) / N. The edge is z(m) = -1/m +
+    (1/D) sum_i t_i / (1 + t_i m) where its slope vanishes, m in (-1 / max t, 0), and the scale (z''/2)^(1/3) D^(-2/3)
+    (El Karoui 2007, theorem 1; real entries: Lee and Schnelli 2016). An atom theta of its own gives an outlier iff
+    theta > -1/m (Bai and Yao 2012).
     """
     t = residual_length**2 / len(p) * np.linalg.eigvalsh(logit_hessians(p)).ravel()
-    t, d = t[t > 0], num_parameters
+    t, d = t[t > 1e-14 * t.max()], num_parameters
 
     def slope(c: float) -> float:
         return float(np.sum((t * c / (1 - t * c)) ** 2)) / d - 1
@@ -52,4 +67,4 @@ def bulk_edge(p: Floats, residual_length: float, num_parameters: int) -> tuple[f
     c = brentq(slope, 0.0, (1 - 1e-9) / t.max(), xtol=1e-14 / t.max(), rtol=1e-14)
     edge = 1 / c + np.sum(t / (1 - t * c)) / d
     third = (1 + np.sum((t * c / (1 - t * c)) ** 3) / d) / c**3
-    return float(edge), float(np.cbrt(third) * d ** (-2 / 3))
+    return Edge(float(edge), float(np.cbrt(third) * d ** (-2 / 3)), 1 / c)
