@@ -82,6 +82,9 @@ class LandscapeDraw:
         E; the logit gradients are mean_gradients + residuals.
     class_gradients : ndarray (C, C, D), optional
         Entry [k, y] is d_{k,y}, added to logit k at the examples of class y.
+    h_term : ndarray (D, D), optional
+        What the curvature of the logits adds to the Gauss-Newton matrix in the Hessian; not seen by the source's
+        statistics.
     """
 
     logits: npt.NDArray[np.float64] = field(repr=False)
@@ -89,6 +92,7 @@ class LandscapeDraw:
     mean_gradients: npt.NDArray[np.float64] = field(repr=False)
     residuals: npt.NDArray[np.float64] = field(repr=False)
     class_gradients: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    h_term: npt.NDArray[np.float64] | None = field(default=None, repr=False, kw_only=True)
     loss: CrossEntropy = field(default_factory=_CompiledCrossEntropy, kw_only=True)
 
     @property
@@ -135,7 +139,7 @@ class LandscapeDraw:
         return x
 
     def hessian(self, cross_terms: bool = True) -> npt.NDArray[np.float64]:
-        """The model's Hessian: its Gauss-Newton matrix.
+        """The model's Hessian: its Gauss-Newton matrix and, where the model has one, the H-term.
 
         Parameters
         ----------
@@ -147,7 +151,7 @@ class LandscapeDraw:
         Returns
         -------
         ndarray (D, D)
-            Symmetric, of rank at most N (C - 1).
+            Symmetric, without an H-term of rank at most N (C - 1).
 
         Raises
         ------
@@ -166,7 +170,8 @@ class LandscapeDraw:
         probabilities = self.probabilities
         groups = np.zeros(self.num_examples, dtype=np.int64)
         if cross_terms:
-            return fill_gauss_newton(weighted_rows(probabilities, *self._centres(), self.residuals, self.num_examples))
+            whole = weighted_rows(probabilities, *self._centres(), self.residuals, self.num_examples)
+            return self._with_h_term(fill_gauss_newton(whole))
         nothing = np.zeros((1, self.num_classes, side))
         hessian = fill_gauss_newton(weighted_rows(probabilities, nothing, groups, self.residuals, self.num_examples))
         hessian += self.mean_gradients.T @ mean_curvature(self.logits) @ self.mean_gradients
@@ -175,7 +180,12 @@ class LandscapeDraw:
                 own = self.class_gradients[:, y]
                 share = np.mean(self.labels == y)
                 hessian += share * (own.T @ mean_curvature(self.logits[self.labels == y]) @ own)
-        return hessian
+        return self._with_h_term(hessian)
+
+    def _with_h_term(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self.h_term is not None:
+            matrix += self.h_term
+        return matrix
 
 
 def mean_curvature(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rmtland._arguments import Seed, choice, generator, integer, real, require_memory
 from rmtland.landscape.draw import LandscapeDraw
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
+from rmtland.landscape.h_term import draw_h_term
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
 from rmtland.landscape.reduced import LandscapeSpectrum, SharedRows, reduced_spectrum
 from rmtland.logits.accumulate import gather_logits
@@ -39,15 +40,20 @@ class LandscapeModel:
         How logits and labels are drawn.
     gradients : GradientLaw
         How logit gradients are drawn, given the labels.
+    sigma_H : float
+        Scale of the H-term >= 0: what the curvature of the logits adds to the Gauss-Newton matrix in the Hessian, as an
+        independent symmetric Gaussian matrix of off-diagonal variance sigma_H^2 / D, whose own eigenvalues fill
+        [-2 sigma_H, 2 sigma_H]. 0, as in the paper's section 4, by default: the Hessian is the Gauss-Newton matrix.
 
     Raises
     ------
     ValueError, TypeError
-        For sizes out of range, or laws that are none.
+        For sizes or a scale out of range, or laws that are none.
 
     References
     ----------
-    Fort and Ganguli (2019), Emergent properties of the local geometry of neural loss landscapes, sec. 3 and 4.
+    Fort and Ganguli (2019), Emergent properties of the local geometry of neural loss landscapes, sec. 3 and 4; sec. 3.1
+    for the H-term.
 
     Examples
     --------
@@ -62,6 +68,7 @@ class LandscapeModel:
     num_parameters: int
     logits: LogitLaw = field(default_factory=lambda: GaussianLogits(sigma=15.0))
     gradients: GradientLaw = field(default_factory=ClusteredGradients)
+    sigma_H: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_examples", integer("num_examples", self.num_examples, at_least=2))
@@ -69,6 +76,7 @@ class LandscapeModel:
         object.__setattr__(self, "num_parameters", integer("num_parameters", self.num_parameters, at_least=1))
         check_logit_law(self.logits, self.num_examples, self.num_classes)
         check_gradient_law(self.gradients, self.num_classes)
+        object.__setattr__(self, "sigma_H", real("sigma_H", self.sigma_H, at_least=0))
 
     @classmethod
     def fort_ganguli(
@@ -81,6 +89,7 @@ class LandscapeModel:
         residual_length: float = 0.7,
         snr: float | None = None,
         accuracy: float = 0.95,
+        sigma_H: float = 0.0,
     ) -> LandscapeModel:
         """The model of the paper's section 4, at its parameters unless told.
 
@@ -96,6 +105,8 @@ class LandscapeModel:
             sigma_c^2 / sigma_E^2 > 0; replaces `residual_length`.
         accuracy : float
             Share of examples whose label is the argmax.
+        sigma_H : float
+            Scale of an H-term, as in the class.
 
         Returns
         -------
@@ -114,6 +125,7 @@ class LandscapeModel:
             num_parameters,
             logits=GaussianLogits(sigma_z, accuracy),
             gradients=ClusteredGradients(mean_length, residual_length),
+            sigma_H=sigma_H,
         )
 
     @classmethod
@@ -278,12 +290,13 @@ class LandscapeModel:
         Returns
         -------
         LandscapeDraw
-            A source of logit gradients that every statistic reads as it reads a network.
+            A source of logit gradients that every statistic reads as it reads a network. Statistics of the Gauss-Newton
+            matrix leave the H-term out, as they do a network's; `LandscapeDraw.hessian` has it.
 
         Raises
         ------
         MemoryError
-            Where the N x C x D residuals do not fit.
+            Where the N x C x D residuals, or the D x D H-term, do not fit.
         """
         size = self.num_examples * self.num_classes * self.num_parameters
         require_memory(
@@ -293,9 +306,9 @@ class LandscapeModel:
         )
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
-        return LandscapeDraw(
-            logits, labels, *self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
-        )
+        drawn = self.gradients.draw_gradients(labels, self.num_classes, self.num_parameters, rng)
+        h_term = draw_h_term(self.num_parameters, self.sigma_H, rng) if self.sigma_H > 0 else None
+        return LandscapeDraw(logits, labels, *drawn, h_term=h_term)
 
     def spectrum(
         self,
@@ -339,10 +352,13 @@ class LandscapeModel:
         TypeError
             For a gradient law other than `ClusteredGradients`.
         MemoryError
-            Where the Gram matrix of the kept rows does not fit.
+            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not.
 
         Notes
         -----
+        With an H-term the D eigenvalues are those of the whole Hessian, negative ones too, and D does set the cost: a
+        symmetric D x D matrix is drawn and solved, O(D^3).
+
         Up to a rotation of the parameters, G and the gradient depend on the standard normal rows behind c and E only
         through their inner products. The Bartlett factor of these N (C - 1) + C rows stands in for them, so the cost is
         O((N (C - 1))^3) from D = N (C - 1) on, and less below. Exact in law at any D; rounding is 1e-16 of the largest
@@ -365,4 +381,6 @@ class LandscapeModel:
             raise TypeError(f"`gradients` must be ClusteredGradients for a reduced draw, not {law!r}; use sample()")
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
-        return reduced_spectrum(logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, num_top, rows)
+        return reduced_spectrum(
+            logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, num_top, rows, self.sigma_H
+        )

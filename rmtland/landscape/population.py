@@ -240,21 +240,30 @@ class PopulationTheory(Theory):
             law.residual_length,
             float(model.num_parameters),
             bool(cross_terms),
+            model.sigma_H,
         )
         return cls(equation, c)
 
     @cached_property
     def bulk_edge(self) -> float:
         """Upper edge of the law of the residual part alone, as in `LandscapeTheory`."""
-        return self._edge(self.equation.residual_length)[1]
+        return self._edge(self.equation.residual_length, self.equation.sigma_H)[1]
 
-    def _edge(self, residual_length: float) -> tuple[float, float]:
+    def _edge(self, residual_length: float, sigma_H: float) -> tuple[float, float]:
         e = self.equation
-        return residual_edge(e.probabilities, residual_length, e.num_examples, e.num_parameters)
+        return residual_edge(e.probabilities, residual_length, e.num_examples, e.num_parameters, sigma_H)
 
     def transition_snr(self) -> float:
-        """SNR from which on outliers stand apart from the bulk: all at once, for mean gradients of equal lengths."""
+        """SNR from which on outliers stand apart from the bulk: all at once, for mean gradients of equal lengths.
+
+        Raises
+        ------
+        ValueError
+            With an H-term but no residuals, whose length is the unit of SNR.
+        """
         e = self.equation
-        u = self._edge(1.0)[0]
+        if e.sigma_H > 0 and e.residual_length == 0:
+            raise ValueError("`residual_length` must be > 0 for a transition in SNR where there is an H-term")
+        u = self._edge(1.0, e.sigma_H / e.residual_length**2 if e.sigma_H > 0 else 0.0)[0]
         k = e._sums(-1.0 / (e.num_examples * u))[0][0] if e.cross_terms and u > 0 else e._zero[0][0]
         return u / float(k) if k > 0 else math.inf

@@ -48,13 +48,17 @@ class Theory:
         return 1.0 - self._solver.rank / self.equation.num_parameters
 
     def _solutions(self, x: npt.ArrayLike) -> tuple[Complexes, npt.NDArray[np.bool_], tuple[int, ...]]:
-        """Solutions u at the positive x, where those are, and the shape of x."""
+        """Solutions u at the x where there may be eigenvalues other than 0, where those are, and the shape of x."""
         points = finite_array("x", x)
-        positive = points.reshape(-1) > 0
-        return self._solver.solve(points.reshape(-1)[positive]), positive, points.shape
+        there = points.reshape(-1) > (-math.inf if self._has_h_term else 0.0)
+        return self._solver.solve(points.reshape(-1)[there]), there, points.shape
+
+    @property
+    def _has_h_term(self) -> bool:
+        return self.equation.sigma_H > 0
 
     def density(self, x: npt.ArrayLike) -> Any:
-        """Density of the eigenvalues of the D x D matrix: bulk and outliers, without the atom at 0.
+        """Density of the eigenvalues of the D x D Hessian: bulk and outliers, without the atom at 0.
 
         Parameters
         ----------
@@ -71,9 +75,9 @@ class Theory:
         ValueError
             For x that are not finite.
         """
-        u, positive, shape = self._solutions(x)
-        values = np.zeros(positive.size)
-        values[positive] = (-1 / u).imag / math.pi
+        u, there, shape = self._solutions(x)
+        values = np.zeros(there.size)
+        values[there] = np.abs((-1 / u).imag) / math.pi
         return values.reshape(shape)[()]
 
     def gradient_density(self, x: npt.ArrayLike) -> Any:
@@ -94,28 +98,28 @@ class Theory:
         ValueError
             For x that are not finite.
         """
-        u, positive, shape = self._solutions(x)
-        values = np.zeros(positive.size)
-        values[positive] = [self._power_at(w).imag / math.pi if w.imag > 0 else 0.0 for w in u.tolist()]
+        u, there, shape = self._solutions(x)
+        values = np.zeros(there.size)
+        values[there] = [self._power_at(w).imag / math.pi if w.imag > 0 else 0.0 for w in u.tolist()]
         return values.reshape(shape)[()]
 
     def _power_at(self, u: complex) -> complex:
         return complex(self.equation.power_at(u)) if self.equation.gradient_square > 0 else complex(math.nan, math.nan)
 
     def count_above(self, x: float) -> float:
-        """Expected number of eigenvalues above x >= 0; a whole number in the gaps of the spectrum.
+        """Expected number of eigenvalues above x; a whole number in the gaps of the spectrum.
 
         Parameters
         ----------
         x : float
-            An eigenvalue; at 0, the number of nonzero ones.
+            An eigenvalue, >= 0 without an H-term; at 0 then the number of nonzero ones.
 
         Returns
         -------
         float
         """
-        x = real("x", x, at_least=0)
-        if x == 0:
+        x = real("x", x, at_least=None if self._has_h_term else 0)
+        if x == 0 and not self._has_h_term:
             return self._solver.rank
         return self._solver.count_above(complex(self._solver.solve(np.array([x]))[0]))
 

@@ -11,6 +11,7 @@ from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.landscape.h_term import draw_h_term
 from rmtland.logits.gauss_newton import GaussNewtonSpectrum
 from rmtland.logits.losses import CrossEntropy
 from rmtland.spectra.measure import spectral_measure
@@ -25,7 +26,8 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
     Attributes
     ----------
     eigenvalues : ndarray (r,)
-        The nonzero ones, ascending, less those that only dropped rows would give; at most min(D, N (C - 1)).
+        The nonzero ones, ascending, less those that only dropped rows would give; at most min(D, N (C - 1)). With an
+        H-term all D.
     powers : ndarray (r,)
         Share of the squared gradient along each eigenvector; NaN where the gradient is zero.
     null_power : float
@@ -126,6 +128,7 @@ def reduced_spectrum(
     tolerance: float = 1e-10,
     num_top: int | None = None,
     shared: SharedRows | None = None,
+    sigma_H: float = 0.0,
 ) -> LandscapeSpectrum:
     """One draw of spectrum and gradient given logits (N, C) and labels (N,); see `LandscapeModel.spectrum`."""
     tolerance = real("tolerance", tolerance, at_least=0, below=1)
@@ -134,6 +137,10 @@ def reduced_spectrum(
     sources = _sources(logits, labels, gradients, num_parameters, cross_terms, tolerance)
     rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
     norm = float(np.linalg.norm(slope))
+    if sigma_H > 0:
+        # The rows leave the generator as it was, so that draws may share them: its own numbers would be theirs.
+        apart = np.random.default_rng(rng.integers(0, 2**63, 4))
+        return _with_h_term(rows, slope, draw_h_term(num_parameters, sigma_H, apart), logits.shape[1], num_top)
     if rows.shape[0] == 0:
         return LandscapeSpectrum(
             np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, logits.shape[1]
@@ -159,6 +166,34 @@ def reduced_spectrum(
         num_parameters=num_parameters,
         gradient_norm=norm,
         num_classes=logits.shape[1],
+        sums=sums,
+    )
+
+
+def _with_h_term(
+    rows: Floats, slope: Floats, hessian: Floats, num_classes: int, num_top: int | None
+) -> LandscapeSpectrum:
+    """The spectrum of rows^T rows + H-term, given the latter and changing it: its law knows no direction."""
+    width = rows.shape[1]
+    hessian[:width, :width] += rows.T @ rows
+    start = np.zeros(hessian.shape[0])
+    start[:width] = slope
+    norm = float(np.linalg.norm(slope))
+    sums = None if num_top is None else (float(np.trace(hessian)), float(np.linalg.norm(hessian)))
+    if num_top is not None and 10 * num_top < hessian.shape[0]:
+        eigenvalues, squares = _top_measure(hessian, start, num_top)
+    else:
+        eigenvalues, squares = spectral_measure(hessian, start)
+        if num_top is not None:
+            eigenvalues, squares = eigenvalues[-num_top:], squares[-num_top:]
+    powers = squares / norm**2 if norm > 0 else np.full(eigenvalues.size, math.nan)
+    return LandscapeSpectrum(
+        eigenvalues=eigenvalues,
+        powers=powers,
+        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
+        num_parameters=hessian.shape[0],
+        gradient_norm=norm,
+        num_classes=num_classes,
         sums=sums,
     )
 
