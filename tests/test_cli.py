@@ -196,7 +196,7 @@ def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch):
     sweep, phase = figures.sweep_figure, figures.phase_figure
     monkeypatch.setattr(figures, "sweep_figure", lambda *a, **k: sweep(*a, sigma_z=[0.5, 5.0], **k))
     monkeypatch.setattr(figures, "phase_figure", lambda *a, **k: phase(*a, sigma_z=[0.5, 5.0], snr=[0.1, 1.0], **k))
-    for name in ("fig3", "fig6", "fig7", "fig8", "phase"):
+    for name in ("fig3", "fig6", "fig7", "fig8", "phase", "h-term"):
         sizes = SMALL_MODEL if name != "fig3" else ["--examples", "20", "--draws", "2"]
         more = ["--dimension", "5"] if name == "fig8" else []
         done = CliRunner().invoke(app, ["landscape", name, *sizes, *more, "--out", str(tmp_path / name)])
@@ -212,6 +212,7 @@ def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch):
         (["fig7", "--draws", "1"], "`draws` must be >= 2; got 1"),
         (["fig8", "--dimension", "1001"], "`dimension` must be >= 1 and <= 1000; got 1001"),
         (["phase", "--seed", "-1"], "`seed` must be >= 0; got -1"),
+        (["h-term", "--snr", "-1"], "`snr` must be > 0; got -1.0"),
     ],
 )
 def test_a_wrong_argument_of_a_figure(tmp_path, arguments, message):

@@ -159,6 +159,29 @@ def phase(
     _run("phase", out, lambda: phase_figure(examples, classes, parameters, num_draws=draws, rng=seed))
 
 
+@app.command("h-term")
+def h_term(
+    sigma_z: SigmaZ = 15.0,
+    snr: Snr = PAPER_SNR,
+    examples: Examples = 300,
+    classes: Classes = 10,
+    parameters: Parameters = 1000,
+    draws: Draws = 8,
+    seed: Seed = 0,
+    out: Out = Path("figures"),
+) -> None:
+    """Sec. 3.1: outliers swallowed as the H-term grows; draws cost D^3."""
+    from rmtland.landscape.figure_h_term import h_term_figure
+    from rmtland.landscape.model import LandscapeModel
+
+    _sizes(draws, seed, examples=examples, classes=classes, parameters=parameters)
+    model = LandscapeModel.fort_ganguli(
+        examples, classes, parameters, real("sigma_z", sigma_z, at_least=0), snr=real("snr", snr, above=0)
+    )
+    with _progress("h-term") as advance:
+        _run("h-term", out, lambda: h_term_figure(model, num_draws=draws, rng=seed, progress=advance))
+
+
 def _sizes(draws: int, seed: int, **sizes: int) -> None:
     """Told before anything is drawn, by the names of the options."""
     for name, size in sizes.items():
@@ -192,7 +215,8 @@ def _run(name: str, out: Path, compute: Callable[[], Any]) -> None:
         result = compute()
         from rmtland.plots import landscape as plots
 
-        draw = plots.phase_diagram if name == "phase" else getattr(plots, f"figure{name[-1]}")
+        others = {"phase": plots.phase_diagram, "h-term": plots.h_term}
+        draw = others[name] if name in others else getattr(plots, f"figure{name[-1]}")
         draw(result).savefig(folder / f"{name}.png", dpi=130)
         (folder / f"{name}.json").write_text(json.dumps(_plain(result), allow_nan=False) + "\n")
     for paper, here in result.statements:

@@ -20,6 +20,7 @@ def landscape_cell(
     num_parameters: int = 1000,
     accuracy: float = 0.95,
     mean_length: float = 1.0,
+    sigma_H: float = 0.0,
     *,
     rng: np.random.Generator,
 ) -> dict[str, float]:
@@ -37,6 +38,8 @@ def landscape_cell(
         Share of examples whose label is the argmax.
     mean_length : float
         sigma_c sqrt(D).
+    sigma_H : float
+        Scale of an H-term; with one a draw costs D^3.
     rng : numpy.random.Generator
 
     Returns
@@ -46,7 +49,7 @@ def landscape_cell(
         goldilocks_ratio; the same with `theory_` before the name, and theory_bulk_edge, the upper edge of the bulk's
         law. Each is a number, so the sizes may be axes too.
     """
-    drawn = _drawn_logits(sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, rng)
+    drawn = _drawn_logits(sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, sigma_H, rng)
     spectrum = drawn.spectrum(rng)
     outliers = spectrum.outliers()
     num = min(drawn.num_classes - 1, spectrum.powers.size)
@@ -68,6 +71,7 @@ def theory_cell(
     num_parameters: int = 1000,
     accuracy: float = 0.95,
     mean_length: float = 1.0,
+    sigma_H: float = 0.0,
     *,
     rng: np.random.Generator,
 ) -> dict[str, float]:
@@ -75,7 +79,7 @@ def theory_cell(
 
     Parameters
     ----------
-    sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, rng
+    sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, sigma_H, rng
         As in `landscape_cell`; the same generator gives the same logits.
 
     Returns
@@ -83,7 +87,9 @@ def theory_cell(
     dict of str to float
         As `landscape_cell` has them, without the prefix; bulk_edge.
     """
-    return _theory(_drawn_logits(sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, rng))
+    return _theory(
+        _drawn_logits(sigma_z, snr, num_examples, num_classes, num_parameters, accuracy, mean_length, sigma_H, rng)
+    )
 
 
 def _drawn_logits(
@@ -94,6 +100,7 @@ def _drawn_logits(
     num_parameters: int,
     accuracy: float,
     mean_length: float,
+    sigma_H: float,
     rng: np.random.Generator,
 ) -> LandscapeModel:
     """The model of one draw of the logits: draws and theory are compared on the same logits."""
@@ -101,7 +108,7 @@ def _drawn_logits(
     from rmtland.landscape.model import LandscapeModel
 
     model = LandscapeModel.fort_ganguli(
-        num_examples, num_classes, num_parameters, sigma_z, mean_length, snr=snr, accuracy=accuracy
+        num_examples, num_classes, num_parameters, sigma_z, mean_length, snr=snr, accuracy=accuracy, sigma_H=sigma_H
     )
     logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, rng)
     return dataclasses.replace(model, logits=GivenLogits(logits, labels))

@@ -239,6 +239,58 @@ def plot_phase(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_swallowed_outliers(result: Any, *, ax: Axes | None = None) -> Axes:
+    """Top eigenvalues over the bulk's edge against the scale of the H-term, and where each outlier is swallowed.
+
+    Parameters
+    ----------
+    result : HTermFigure
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    edge = result.bulk_edge
+    for k in range(result.eigenvalues.shape[2]):
+        names = ("draws", "theory") if k == 0 else ("_", "_")
+        _band(ax, result.sigma_H, result.eigenvalues[:, :, k] / edge, COLOURS["eq. (10)"], names[0])
+        ax.plot(result.sigma_H, result.eigenvalues_theory[:, k] / edge, color=THEORY, linewidth=1, label=names[1])
+    ax.axhspan(0, 1, color="0.5", alpha=0.25, lw=0, label="bulk")
+    ax.set(ylabel=r"$C-1$ largest eigenvalues / bulk edge", ylim=(0.85, None))
+    return _along_h_term(result, ax)
+
+
+def plot_swallowed_power(result: Any, *, ax: Axes | None = None) -> Axes:
+    """Share of the squared gradient in the top C - 1 eigenvectors against the scale of the H-term.
+
+    Parameters
+    ----------
+    result : HTermFigure
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    _band(ax, result.sigma_H, result.power, COLOURS["eq. (10)"], "draws")
+    ax.plot(result.sigma_H, result.power_theory, color=THEORY, linewidth=1, label="theory")
+    ax.set(ylabel=QUANTITIES["gradient_power"], ylim=(0, None))
+    return _along_h_term(result, ax)
+
+
+def _along_h_term(result: Any, ax: Axes) -> Axes:
+    first, last = result.sigma_H[[0, -1]]
+    for scale in result.transition:
+        if first <= scale <= last:
+            ax.axvline(scale, color="0.5", linestyle=":", linewidth=0.8)
+    ax.set(xlabel=r"scale of the H-term $\sigma_H$", xlim=(first, last))
+    ax.legend(frameon=False, loc="upper right")
+    return ax
+
+
 def figure3(result: Any) -> Figure:
     """Fig. 3b: the simplex (for three classes) and the entropy."""
     if result.num_classes != 3:
@@ -291,6 +343,14 @@ def phase_diagram(result: Any) -> Figure:
     figure, axes = _row(3)
     for ax, quantity in zip(axes, ("num_outliers", "gradient_power", "ratio"), strict=True):
         plot_phase(result, quantity, ax=ax)
+    return figure
+
+
+def h_term(result: Any) -> Figure:
+    """Section 3.1: outliers and the gradient's power among them as the H-term grows."""
+    figure, axes = _row(2)
+    plot_swallowed_outliers(result, ax=axes[0])
+    plot_swallowed_power(result, ax=axes[1])
     return figure
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.figure_h_term import h_term_figure
 from rmtland.landscape.figure_sweeps import SweepFigure, phase_figure, sweep_figure
 from rmtland.landscape.figures import EQUATIONS, freezing_figure, spectrum_figure
 from tests.statistical import assert_mean
@@ -101,9 +102,30 @@ def test_phase_diagram():
     assert figure.statements
 
 
+def test_the_h_term_swallows_the_outliers():
+    model = rl.LandscapeModel.fort_ganguli(60, 4, 200, sigma_z=1.0, snr=4.0)
+    figure = h_term_figure(model, num_draws=12, rng=1)
+    assert figure.num_outliers[0] == 3
+    assert figure.num_outliers[-1] == 0
+    # Draws are paired with the theory, outliers and what the bulk's edge has instead of them.
+    np.testing.assert_allclose(figure.eigenvalues.mean(axis=0), figure.eigenvalues_theory, rtol=0.1)
+    np.testing.assert_allclose(figure.power.mean(axis=0), figure.power_theory, atol=0.1)
+    assert (np.diff(figure.power_theory) < 0).all()
+    assert (figure.eigenvalues_theory[0] > figure.bulk_edge[0]).all()
+    assert (figure.eigenvalues_theory[-1] < figure.bulk_edge[-1]).all()
+    assert figure.statements
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: h_term_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),
+        (lambda: h_term_figure(sigma_H=[1.0]), ValueError, "`sigma_H` must be at least 2 ascending values > 0"),
+        (
+            lambda: h_term_figure(rl.LandscapeModel.fort_ganguli(30, 3, 50, mean_length=0.0)),
+            ValueError,
+            "`sigma_H` must be given for a model without outliers; got None",
+        ),
         (lambda: freezing_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),
         (lambda: freezing_figure(num_classes=1), ValueError, "`num_states` must be >= 2"),
         (lambda: spectrum_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),

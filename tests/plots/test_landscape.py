@@ -3,6 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
+from rmtland.landscape.figure_h_term import h_term_figure
 from rmtland.landscape.figure_sweeps import phase_figure, sweep_figure
 from rmtland.landscape.figures import freezing_figure, spectrum_figure
 from rmtland.plots import landscape as plots
@@ -61,6 +62,7 @@ def test_sweeps(sweep, quantity):
 
 def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
     phase = phase_figure(30, 3, 60, sigma_z=[0.5, 5.0], snr=[0.1, 1.0])
+    swallowed = h_term_figure(rl.LandscapeModel.fort_ganguli(30, 3, 60, 1.0), [0.05, 0.2, 0.4], num_draws=2)
     made = {
         "3": plots.figure3(freezing),
         "5": plots.figure5(spectrum),
@@ -68,10 +70,14 @@ def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
         "7": plots.figure7(sweep),
         "8": plots.figure8(sweep),
         "phase": plots.phase_diagram(phase),
+        "h-term": plots.h_term(swallowed),
     }
     for name, figure in made.items():
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
+    drawn = lines(plots.plot_swallowed_power(swallowed))
+    np.testing.assert_allclose(drawn["draws"].get_ydata(), swallowed.power.mean(axis=0))
+    np.testing.assert_allclose(drawn["theory"].get_ydata(), swallowed.power_theory)
     mesh = plots.plot_phase(phase, "ratio").collections[0]
     np.testing.assert_allclose(mesh.get_array().ravel(), phase.ratio.ravel())
 
