@@ -14,10 +14,14 @@ from scipy.linalg import eigvals_banded
 from rmtland._arguments import Seed, choice, finite_array, generator, integer, real, require_memory
 from rmtland.ensembles import banded, tridiagonal
 from rmtland.ensembles.kernels import Floats
-from rmtland.ensembles.replicates import Streams, check_size, in_threads, squeeze, tridiagonal_eigenvalues
+from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, squeeze, tridiagonal_eigenvalues
 from rmtland.ensembles.tridiagonal import QD, TRI
 
 _LARGEST_INTEGER = 2**53
+_LARGEST_SPIKE = 1e15
+"""Beyond it, and below its inverse, float64 knows nothing of the spike or of the bulk beside it."""
+_LARGEST_SPAN = 1e10
+"""Of the population's eigenvalues where errors are of rounding times the largest: with several spikes."""
 
 
 def dimension(name: str, value: Any) -> int:
@@ -38,6 +42,17 @@ def spike_array(value: Any, at_most: int, what: str, *, positive: bool, beta: fl
         raise ValueError(f"`spikes` must be at most `{what}` = {at_most}; got {spikes.size} of them")
     if positive and (spikes <= 0).any():
         raise ValueError(f"`spikes` must be > 0; got {spikes.min()}")
+    wild = (np.abs(spikes) > _LARGEST_SPIKE) | (positive & (spikes < 1 / _LARGEST_SPIKE))
+    if wild.any():
+        bounds = f">= {1 / _LARGEST_SPIKE:g} and " if positive else "in size "
+        raise ValueError(f"`spikes` must be {bounds}<= {_LARGEST_SPIKE:g}; got {spikes[wild][0]}")
+    if positive and spikes.size > 1:
+        low, high = min(1.0, spikes.min()), max(1.0, spikes.max())
+        if high > _LARGEST_SPAN * low:
+            raise ValueError(
+                f"`spikes` must, where there are several, be within a factor of {_LARGEST_SPAN:g} of each other and of "
+                f"1; got {spikes.min():g} to {spikes.max():g}"
+            )
     if spikes.size > 1 and beta not in (1, 2):
         raise ValueError(f"`beta` must be 1 or 2 for more than one spike; got {beta}")
     return spikes
@@ -74,9 +89,14 @@ class Ensemble(abc.ABC):
     def law(self) -> Any:
         """The limit law."""
 
+    @property
     @abc.abstractmethod
-    def matrix(self, rng: Seed = None, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-        """One dense matrix."""
+    def _dense_need(self) -> float:
+        """Entries held at once while a dense matrix is made."""
+
+    @abc.abstractmethod
+    def _dense(self, rng: Seed, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """`matrix`, once it is known to exist and to fit."""
 
     # Sizes of the model.
 
@@ -104,6 +124,36 @@ class Ensemble(abc.ABC):
 
     # Draws.
 
+    def matrix(self, rng: Seed = None, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+        """One dense matrix.
+
+        Parameters
+        ----------
+        rng : optional
+            Anything `numpy.random.default_rng` takes. Not the matrix whose eigenvalues `eigenvalues` gives for it.
+        dtype : {float64, float32}
+            Precision of the entries.
+
+        Returns
+        -------
+        ndarray, shape (N, N)
+            N = `num_eigenvalues`. Real symmetric for beta = 1, complex Hermitian for beta = 2. For beta = 4, shape (2N,
+            2N): quaternions as 2 x 2 complex blocks [[A, B], [-B*, A*]], each eigenvalue twice. Spikes along the first
+            coordinates.
+
+        Raises
+        ------
+        ValueError
+            If beta is not 1, 2 or 4.
+        MemoryError
+            If it does not fit.
+        """
+        if self._beta not in (1, 2, 4):
+            raise ValueError(f"`beta` must be 1, 2 or 4 for a dense matrix; got {self._beta}")
+        need = self._dense_need * {1: 1, 2: 2, 4: 8}[int(self._beta)] * np.dtype(dtype).itemsize
+        require_memory("`matrix`", need, "use `eigenvalues`, `largest` or `smallest`, which need no matrix,")
+        return self._dense(rng, dtype)
+
     def eigenvalues(self, size: int | None = None, rng: Seed = None, *, threads: int | None = None) -> Floats:
         """All eigenvalues, exact in law, without a dense matrix.
 
@@ -129,8 +179,7 @@ class Ensemble(abc.ABC):
             If the result does not fit: use `iterate_eigenvalues`.
         """
         count = check_size(size)
-        need = 8.0 * count * self.num_eigenvalues + 24.0 * self._num_rows * (1 + 2 * self._spikes.size)
-        require_memory(f"`eigenvalues` of {count} replicates", need, "use `iterate_eigenvalues` or `largest`")
+        self._require(count, "use `iterate_eigenvalues` or `largest`")
         return squeeze(self._all(Streams.of(rng, count), 0, count, threads), size)
 
     def iterate_eigenvalues(
@@ -150,13 +199,18 @@ class Ensemble(abc.ABC):
         Yields
         ------
         ndarray of float64, shape (chunk, N)
+
+        Raises
+        ------
+        MemoryError
+            If a chunk does not fit.
         """
-        count = integer("size", size, at_least=1)
-        default = max(1, 2**20 // self.num_eigenvalues)
-        step = default if chunk_size is None else integer("chunk_size", chunk_size, at_least=1)
-        streams = Streams.of(rng, count)
-        for start in range(0, count, step):
-            yield self._all(streams, start, min(start + step, count), threads)
+
+        def draw(streams: Streams, start: int, stop: int) -> Floats:
+            self._require(stop - start, "take a smaller `chunk_size`")
+            return self._all(streams, start, stop, threads)
+
+        return in_chunks(draw, self.num_eigenvalues, size, chunk_size, rng)
 
     def largest(self, k: int = 1, size: int | None = None, rng: Seed = None, *, threads: int | None = None) -> Floats:
         """The k largest eigenvalues, from a leading block of the model.
@@ -177,12 +231,15 @@ class Ensemble(abc.ABC):
         -----
         At a soft edge the block has of the order of dimension^(1/3) rows, chosen and then checked for each draw so that
         an eigenvalue of the whole lies within 1e-8 Tracy-Widom scales (by Kato and Temple within about 1e-16 / gap,
-        gap in such scales) and none is missed but with probability 1e-14; see `rmtland.ensembles.tridiagonal`.
+        gap in such scales) and none is missed but with probability 1e-14; see `rmtland.ensembles.tridiagonal`. Rounding
+        adds some 1e-16 times the largest eigenvalue.
 
         Raises
         ------
         ValueError
             If k is out of range.
+        MemoryError
+            If the result does not fit.
         """
         return squeeze(self._extreme(True, k, size, rng, threads)[0], size)
 
@@ -202,7 +259,7 @@ class Ensemble(abc.ABC):
         ValueError
             If k is out of range.
         MemoryError
-            If a matrix at the hard edge does not fit.
+            If a matrix at the hard edge does not fit, or the result.
         """
         return squeeze(self._extreme(False, k, size, rng, threads)[0], size)
 
@@ -234,6 +291,8 @@ class Ensemble(abc.ABC):
         ------
         ValueError
             If there are no spikes or k is out of range.
+        MemoryError
+            As for `largest` and `smallest`.
         """
         if not self._spikes.size:
             raise ValueError("`spikes` must not be empty for overlaps; got none")
@@ -255,11 +314,17 @@ class Ensemble(abc.ABC):
         exact = self._at_hard_edge(above, k, count, rng, overlaps)
         if exact is not None:
             return exact, np.empty((count, k, 0))
-        require_memory(f"a block of {block} rows", 16.0 * block * (1 + 4 * spikes.size * (spikes.size > 1)),
-                       "no row can be cut at the hard edge: take a smaller matrix")  # fmt: skip
+        work = 16.0 * block * (1 + 4 * spikes.size * (spikes.size > 1))
+        held = 16.0 * count * k * (1 + spikes.size * overlaps)
+        if held > work:
+            require_memory(f"a result of {count} x {k} eigenvalues", held, "take a smaller `k` or `size`")
+        else:
+            require_memory(
+                f"a block of {block} rows", work, "no row can be cut at the hard edge: take a smaller matrix"
+            )
         streams = Streams.of(rng, count)
         if block == total and k > 8 + total // 32 and not overlaps:  # sterf is faster
-            require_memory(f"`eigenvalues` of {count} replicates", 8.0 * count * total, "take a smaller `k` or `size`")
+            self._require(count, "take a smaller `k` or `size`")
             every = self._all(streams, 0, count, threads)[:, self._num_zeros :]
             return np.ascontiguousarray(every[:, -k:] if above else every[:, :k]), np.empty((count, k, 0))
         values = np.empty((count, k))
@@ -286,6 +351,8 @@ class Ensemble(abc.ABC):
         in_threads(piece, count, threads)
         if flip and spikes.size < 2:
             values = -values
+        if form == QD:  # where it is 0 but for rounding
+            np.maximum(values, 0, out=values)
         if above:  # the outermost came first
             values, seen = values[:, ::-1], seen[:, ::-1]
         return np.ascontiguousarray(values) * self._unit, np.ascontiguousarray(seen)
@@ -302,6 +369,13 @@ class Ensemble(abc.ABC):
         if self._beta == 1:
             draws = 4 * draws**2 / (1 + np.sqrt(1 + 2 * draws)) ** 2
         return draws[:, None] / n * self._unit
+
+    def _require(self, count: int, instead: str) -> None:
+        """Check that all eigenvalues of `count` replicates fit."""
+        each, work = 8.0 * self.num_eigenvalues, 24.0 * self._num_rows * (1 + 2 * self._spikes.size)
+        require_memory("`eigenvalues` of 1 replicate", each + work, "use `largest` or `smallest`")
+        if count > 1:
+            require_memory(f"`eigenvalues` of {count} replicates", count * each + work, instead)
 
     def _all(self, streams: Streams, first: int, last: int, threads: int | None) -> Floats:
         """All eigenvalues of replicates first..last - 1."""
@@ -333,6 +407,8 @@ class Ensemble(abc.ABC):
 
         in_threads(piece, last - first, threads)
         result[:, zeros:] *= self._unit
+        if form == QD:
+            np.maximum(result, 0, out=result)
         return result
 
 
@@ -348,11 +424,3 @@ def normal_matrix(shape: tuple[int, int], beta: float, rng: Seed, dtype: npt.DTy
         return np.asarray(scale * parts[0])
     x, y = (scale * part for part in parts)
     return np.block([[x, y], [-y.conj(), x.conj()]])
-
-
-def require_dense(what: str, beta: float, num_entries: float, dtype: npt.DTypeLike) -> None:
-    """Check that a dense matrix exists for `beta` and fits."""
-    if beta not in (1, 2, 4):
-        raise ValueError(f"`beta` must be 1, 2 or 4 for a dense matrix; got {beta}")
-    size = {1: 1, 2: 2, 4: 8}[int(beta)] * np.dtype(dtype).itemsize
-    require_memory(what, 1.0 * num_entries * size, "use `eigenvalues`, `largest` or `smallest`, which need no matrix,")

@@ -188,7 +188,7 @@ def test_against(
     Raises
     ------
     ValueError
-        If the sets are empty or not finite.
+        If the sets are empty, not finite or all 0, or an option is out of range.
     TypeError
         If no ensemble matches the law.
 
@@ -216,6 +216,8 @@ def test_against(
     sets = np.atleast_2d(finite_array("eigenvalue_sets", eigenvalue_sets))
     if sets.ndim != 2 or not sets.size:
         raise ValueError(f"`eigenvalue_sets` must have shape (R, N), R and N >= 1; got {sets.shape}")
+    if not sets.any():
+        raise ValueError("`eigenvalue_sets` must hold eigenvalues other than 0; got none")
     num_moments = integer("num_moments", num_moments, at_least=1)
     num_permutations = integer("num_permutations", num_permutations, at_least=1)
     alpha = real("alpha", alpha, above=0, below=1)

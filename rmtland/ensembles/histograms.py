@@ -186,7 +186,8 @@ def linear_statistics(
     Raises
     ------
     ValueError
-        If no function is given or there are fewer than two matrices.
+        If no function is given, if one does not act element by element or is not finite on the eigenvalues, or there
+        are fewer than two matrices.
 
     Examples
     --------
@@ -199,7 +200,21 @@ def linear_statistics(
         raise ValueError("`functions` must name at least one; got none")
     moments = _Moments(full=True)
     for chunk in sets_of(source, size, rng, threads):
-        moments.add(np.column_stack([np.asarray(f(chunk), dtype=np.float64).sum(axis=1) for f in functions.values()]))
+        moments.add(np.column_stack([_sums(name, f, chunk) for name, f in functions.items()]))
     covariance = moments.covariance()
     error = np.sqrt(np.diag(covariance) / moments.count)
     return LinearStatistics(tuple(functions), np.asarray(moments.mean), error, covariance, moments.count)
+
+
+def _sums(name: str, function: Callable[[Floats], Any], chunk: Floats) -> Floats:
+    """Sum of `function` over the eigenvalues of each matrix of a chunk."""
+    with np.errstate(all="ignore"):
+        values = np.asarray(function(chunk), dtype=np.float64)
+    if values.shape != chunk.shape:
+        raise ValueError(
+            f"`functions` must act element by element; got shape {values.shape} of {name!r} for {chunk.shape}"
+        )
+    if not np.isfinite(values).all():
+        where = float(chunk[~np.isfinite(values)][0])
+        raise ValueError(f"`functions` must be finite on the eigenvalues; got {name!r} infinite or NaN at {where:g}")
+    return np.asarray(values.sum(axis=1))

@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer, real, require_memory
 from rmtland.ensembles.kernels import Floats
-from rmtland.ensembles.replicates import Streams, check_size, in_threads, squeeze
+from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, num_workers, squeeze
 from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
+
+_PART = 2**22
+"""Entries of X held at once, or 256 rows or columns of it where these are more."""
 
 
 class Entries(Protocol):
@@ -134,7 +137,8 @@ class SampleCovariance:
     num_samples : int, >= 1
         n.
     entries : {"gaussian", "rademacher"}, Gaussian, Rademacher, StudentT or Pareto
-        Law of the entries of X. Only for Gaussian ones is the choice of a diagonal Sigma none.
+        Law of the entries of X; or any object with their `draw` and `has_variance`. Only for Gaussian ones is the
+        choice of a diagonal Sigma none.
     dtype : {float64, float32}
         Precision in which matrices are formed and solved; single takes half the memory, with errors of about 1e-6
         times the largest eigenvalue.
@@ -143,11 +147,13 @@ class SampleCovariance:
     ------
     ValueError
         If an argument is out of range.
+    TypeError
+        If `entries` is no law of entries.
 
     Notes
     -----
-    Dense: min(p, n)^2 max(p, n) time and p n memory per thread. For white or spiked Gaussian data `Wishart` and
-    `SpikedCovariance` need neither.
+    Dense on the smaller side: min(p, n)^2 max(p, n) time and min(p, n)^2 memory per thread (p^2 for `matrix`), as X is
+    drawn in parts. For white or spiked Gaussian data `Wishart` and `SpikedCovariance` need neither.
 
     Examples
     --------
@@ -174,8 +180,12 @@ class SampleCovariance:
         object.__setattr__(self, "num_samples", integer("num_samples", self.num_samples, at_least=1))
         if isinstance(self.entries, str):
             object.__setattr__(self, "entries", _NAMED[choice("entries", self.entries, tuple(_NAMED))]())
-        if not hasattr(self.entries, "draw"):
-            raise TypeError(f"`entries` must be a name or have a method `draw`; got {type(self.entries).__name__}")
+        if isinstance(self.entries, type):
+            raise TypeError(f"`entries` must be a law, not its class; got {self.entries.__name__} without parameters")
+        if not (hasattr(self.entries, "draw") and hasattr(self.entries, "has_variance")):
+            raise TypeError(
+                f"`entries` must be a name or have `draw` and `has_variance`; got {type(self.entries).__name__}"
+            )
         kind = choice("dtype", np.dtype(self.dtype), (np.dtype(np.float32), np.dtype(np.float64)))
         object.__setattr__(self, "dtype", kind)
 
@@ -203,9 +213,8 @@ class SampleCovariance:
 
     def matrix(self, rng: Seed = None) -> npt.NDArray[Any]:
         """One dense S, shape (p, p), in `dtype`; `rng` is anything `numpy.random.default_rng` takes."""
-        self._require(1, self.num_features)
-        x = self._data(generator(rng))
-        return np.asarray(x @ x.T)
+        self._require(1, 1, self.num_features)
+        return self._gram(generator(rng), over_samples=True)
 
     def eigenvalues(self, size: int | None = None, rng: Seed = None, *, threads: int | None = None) -> Floats:
         """All eigenvalues of independent replicates.
@@ -227,56 +236,71 @@ class SampleCovariance:
         Raises
         ------
         MemoryError
-            If a dense matrix does not fit.
+            If the result or a dense matrix of the smaller side for every thread does not fit.
         """
         count = check_size(size)
-        self._require(count, min(self.num_features, self.num_samples))
+        self._require(count, threads)
         return squeeze(self._all(Streams.of(rng, count), 0, count, threads), size)
 
     def iterate_eigenvalues(
         self, size: int, rng: Seed = None, *, chunk_size: int | None = None, threads: int | None = None
     ) -> Iterator[Floats]:
         """`eigenvalues` of `size` replicates in chunks of `chunk_size`, never all in memory."""
-        count = integer("size", size, at_least=1)
-        default = max(1, 2**20 // self.num_features)
-        step = default if chunk_size is None else integer("chunk_size", chunk_size, at_least=1)
-        self._require(1, min(self.num_features, self.num_samples))
-        streams = Streams.of(rng, count)
-        for start in range(0, count, step):
-            yield self._all(streams, start, min(start + step, count), threads)
+
+        def draw(streams: Streams, start: int, stop: int) -> Floats:
+            self._require(stop - start, threads)
+            return self._all(streams, start, stop, threads)
+
+        return in_chunks(draw, self.num_features, size, chunk_size, rng)
 
     def largest(self, k: int = 1, size: int | None = None, rng: Seed = None, *, threads: int | None = None) -> Floats:
-        """The k largest eigenvalues, ascending, shape (R, k) or (k,), of the matrices of `eigenvalues`; k <= p."""
-        k = integer("k", k, at_least=1, at_most=self.num_features)
+        """The k largest of `eigenvalues` with the same seed, ascending, shape (R, k) or (k,); k <= min(p, n)."""
+        k = integer("k", k, at_least=1, at_most=self._side)
         return np.ascontiguousarray(self.eigenvalues(size, rng, threads=threads)[..., -k:])
 
     def smallest(self, k: int = 1, size: int | None = None, rng: Seed = None, *, threads: int | None = None) -> Floats:
         """The k smallest eigenvalues that no n < p forces to 0, ascending, shape (R, k) or (k,); k <= min(p, n)."""
-        zeros = max(0, self.num_features - self.num_samples)
-        k = integer("k", k, at_least=1, at_most=self.num_features - zeros)
+        zeros = self.num_features - self._side
+        k = integer("k", k, at_least=1, at_most=self._side)
         return np.ascontiguousarray(self.eigenvalues(size, rng, threads=threads)[..., zeros : zeros + k])
 
-    def _require(self, count: int, side: int) -> None:
-        item = np.dtype(self.dtype).itemsize
-        need = 8.0 * count * self.num_features + item * (3.0 * self.num_features * self.num_samples + 2.0 * side**2)
-        instead = "use `SpikedCovariance` where the population is 1 but for a few, or single precision,"
+    @property
+    def _side(self) -> int:
+        return min(self.num_features, self.num_samples)
+
+    def _require(self, count: int, threads: int | None, side: int | None = None) -> None:
+        """Check that `count` spectra and, for every thread, matrices of the given side (the smaller) fit."""
+        side = side or self._side
+        each = 3.0 * np.dtype(self.dtype).itemsize * side**2 + 32.0 * max(_PART, 256 * side)
+        need = 8.0 * count * self.num_features + num_workers(threads, count) * each
+        instead = "use `SpikedCovariance` where the population is 1 but for a few, fewer threads, or single precision"
         require_memory(f"`SampleCovariance` of shape {self.num_features} x {self.num_samples}", need, instead)
 
-    def _data(self, source: np.random.Generator) -> npt.NDArray[Any]:
-        """Sigma^(1/2) X / sqrt(n)."""
-        x = self.entries.draw(source, (self.num_features, self.num_samples))
-        x *= np.sqrt(self.population / self.num_samples)[:, None]
-        return np.asarray(x, dtype=self.dtype)
+    def _gram(self, source: np.random.Generator, *, over_samples: bool) -> npt.NDArray[Any]:
+        """S, a sum over samples; or the n x n matrix with the same nonzero eigenvalues, a sum over features."""
+        p, n = self.num_features, self.num_samples
+        length, side = (n, p) if over_samples else (p, n)
+        step = max(_PART // side, 256)
+        roots = np.sqrt(self.population / n)[:, None]
+        total: Any = None
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            shape = (p, stop - start) if over_samples else (stop - start, n)
+            x: Any = self.entries.draw(source, shape)
+            x *= roots if over_samples else roots[start:stop]
+            x = np.asarray(x, dtype=self.dtype)
+            product = x @ x.T if over_samples else x.T @ x
+            total = product if total is None else np.add(total, product, out=total)
+        return np.asarray(total)
 
     def _all(self, streams: Streams, first: int, last: int, threads: int | None) -> Floats:
         result = np.zeros((last - first, self.num_features))
+        over_samples = self.num_features <= self.num_samples
 
         def piece(start: int, stop: int) -> None:
             for i in range(start, stop):
-                x = self._data(streams.generator(first + i))
-                gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
-                values = np.linalg.eigvalsh(gram)
-                result[i, self.num_features - values.size :] = np.maximum(values, 0)
+                gram = self._gram(streams.generator(first + i), over_samples=over_samples)
+                result[i, self.num_features - self._side :] = np.maximum(np.linalg.eigvalsh(gram), 0)
 
         in_threads(piece, last - first, threads)
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
@@ -18,8 +18,9 @@ from numba.extending import get_cython_function_address
 from rmtland._arguments import Seed, generator, integer
 from rmtland.ensembles.kernels import Floats, Words
 
-_CHUNKS = 64
-"""Pieces a run is cut into: short enough to stop at an interrupt and to keep all threads busy until the end."""
+_PIECES, _LONGEST_PIECE = 64, 1024
+"""Pieces a run is cut into at least, replicates in one at most: short enough to stop at an interrupt and to keep all
+threads busy until the end."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,14 +83,34 @@ def check_size(size: int | None) -> int:
     return 1 if size is None else integer("size", size, at_least=1)
 
 
+def in_chunks(
+    draw: Callable[[Streams, int, int], Floats], num_eigenvalues: int, size: int, chunk_size: int | None, rng: Seed
+) -> Iterator[Floats]:
+    """What draw(streams, start, stop) gives on pieces that cover `size` replicates, one at a time.
+
+    Arguments are checked at once, and the streams taken. About 2^20 eigenvalues a piece by default.
+    """
+    count = integer("size", size, at_least=1)
+    default = max(1, 2**20 // num_eigenvalues)
+    step = default if chunk_size is None else integer("chunk_size", chunk_size, at_least=1)
+    streams = Streams.of(rng, count)
+    return (draw(streams, start, min(start + step, count)) for start in range(0, count, step))
+
+
+def num_workers(threads: int | None, count: int) -> int:
+    """Threads that `count` replicates are drawn in."""
+    settings: Any = config
+    asked = int(settings.NUMBA_NUM_THREADS) if threads is None else integer("threads", threads, at_least=1)
+    return min(asked, count)
+
+
 def in_threads(function: Callable[[int, int], Any], count: int, threads: int | None) -> list[Any]:
     """Call function(start, stop) on pieces that cover range(count), over threads; results in order.
 
     `function` must release the GIL to gain. An exception or an interrupt cancels the pieces not yet begun.
     """
-    settings: Any = config
-    workers = int(settings.NUMBA_NUM_THREADS) if threads is None else integer("threads", threads, at_least=1)
-    edges = np.linspace(0, count, min(count, _CHUNKS) + 1).astype(int)
+    workers = num_workers(threads, count)
+    edges = np.linspace(0, count, min(count, max(_PIECES, count // _LONGEST_PIECE)) + 1).astype(int)
     pieces = [(int(start), int(stop)) for start, stop in pairwise(edges)]
     if workers == 1 or len(pieces) == 1:
         return [function(*piece) for piece in pieces]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice
-from rmtland.ensembles._ensemble import Ensemble, dimension, dyson, normal_matrix, require_dense, spike_array
+from rmtland.ensembles._ensemble import Ensemble, dimension, dyson, normal_matrix, spike_array
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.tridiagonal import TRI
 from rmtland.laws.semicircle import Semicircle
@@ -51,31 +51,12 @@ class _Gaussian(Ensemble):
     def _spikes(self) -> Floats:
         return self._thetas * math.sqrt(self.n)
 
-    def matrix(self, rng: Seed = None, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-        """One dense matrix.
+    @property
+    def _dense_need(self) -> float:
+        return 3.0 * self.n**2
 
-        Parameters
-        ----------
-        rng : optional
-            Anything `numpy.random.default_rng` takes. Not the matrix whose eigenvalues `eigenvalues` gives for it.
-        dtype : {float64, float32}
-            Precision of the entries.
-
-        Returns
-        -------
-        ndarray, shape (n, n)
-            Real symmetric for beta = 1, complex Hermitian for beta = 2. For beta = 4, shape (2n, 2n): quaternions as
-            2 x 2 complex blocks [[A, B], [-B*, A*]], each eigenvalue twice. Spikes along the first coordinates.
-
-        Raises
-        ------
-        ValueError
-            If beta is not 1, 2 or 4.
-        MemoryError
-            If it does not fit.
-        """
+    def _dense(self, rng: Seed, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         n = self.n
-        require_dense("`matrix`", self.beta, 3.0 * n * n, dtype)
         x = normal_matrix((n, n), self.beta, rng, dtype)
         x = (x + x.conj().T) / x.real.dtype.type(math.sqrt(2 * n))
         for i, theta in enumerate(self._thetas):
@@ -146,7 +127,7 @@ class SpikedWigner(_Gaussian):
     spikes : array_like, shape (r,)
         theta_j of either sign; r <= n. They give outliers where abs(theta_j) > 1.
     beta : float, > 0
-        1 real, 2 complex; with at most one spike any.
+        1 real, 2 complex; with at most one spike any (several make a band, which exists for these two).
 
     Raises
     ------

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice
-from rmtland.ensembles._ensemble import Ensemble, dimension, dyson, normal_matrix, require_dense, spike_array
+from rmtland.ensembles._ensemble import Ensemble, dimension, dyson, normal_matrix, spike_array
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.tridiagonal import QD
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -49,31 +49,12 @@ class _Covariance(Ensemble):
     def _beta(self) -> float:
         return self.beta
 
-    def matrix(self, rng: Seed = None, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-        """One dense sample covariance matrix.
+    @property
+    def _dense_need(self) -> float:
+        return float(self.num_features) * (self.num_features + 3.0 * self.num_samples)
 
-        Parameters
-        ----------
-        rng : optional
-            Anything `numpy.random.default_rng` takes. Not the matrix whose eigenvalues `eigenvalues` gives for it.
-        dtype : {float64, float32}
-            Precision of the entries.
-
-        Returns
-        -------
-        ndarray, shape (p, p)
-            Real symmetric for beta = 1, complex Hermitian for beta = 2. For beta = 4, shape (2p, 2p): quaternions as
-            2 x 2 complex blocks [[A, B], [-B*, A*]], each eigenvalue twice. Spikes along the first coordinates.
-
-        Raises
-        ------
-        ValueError
-            If beta is not 1, 2 or 4.
-        MemoryError
-            If it does not fit.
-        """
+    def _dense(self, rng: Seed, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         p, n = self.num_features, self.num_samples
-        require_dense("`matrix`", self.beta, float(p) * (p + 3.0 * n), dtype)
         x = normal_matrix((p, n), self.beta, rng, dtype)
         roots = np.ones(p)
         roots[: self._spikes.size] = np.sqrt(self._spikes)
@@ -153,9 +134,10 @@ class SpikedCovariance(_Covariance):
     num_samples : int, >= 1
         n.
     spikes : array_like, shape (r,)
-        Population eigenvalues > 0, below 1 too; r <= p.
+        Population eigenvalues, below 1 too; r <= p. From 1e-15 to 1e15, several within a factor of 1e10 of each other
+        and of 1.
     beta : float, > 0
-        1 real, 2 complex; with at most one spike any.
+        1 real, 2 complex; with at most one spike any (several make a band, which exists for these two).
 
     Raises
     ------

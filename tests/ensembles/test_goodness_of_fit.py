@@ -118,6 +118,7 @@ def test_an_ensemble_may_be_given():
     [
         (lambda: test_against(LAW, np.ones((2, 3, 4))), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
         (lambda: test_against(LAW, []), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
+        (lambda: test_against(LAW, [0.0, 0.0]), ValueError, "`eigenvalue_sets` must hold eigenvalues other than 0"),
         (lambda: test_against(LAW, [np.nan]), ValueError, "`eigenvalue_sets` must be finite"),
         (lambda: test_against(LAW, [1.0], alpha=2), ValueError, "`alpha` must be > 0 and < 1; got 2"),
         (lambda: test_against(LAW, [1.0], num_calibration=3), ValueError, "`num_calibration` must be >= 9; got 3"),

@@ -61,6 +61,14 @@ def test_linear_statistics():
         (lambda: empirical_density(np.ones((3, 4, 2)), [0.0, 2.0]), "`source` must hold arrays"),
         (lambda: empirical_density(np.full((3, 4), np.nan), [0.0, 2.0]), "`source` must be finite"),
         (lambda: linear_statistics(Wishart(2, 3), {}, 5), "`functions` must name at least one"),
+        (
+            lambda: linear_statistics(Wishart(3, 2), {"log": np.log}, 5),
+            "`functions` must be finite on the eigenvalues; got 'log' infinite or NaN at 0",
+        ),
+        (
+            lambda: linear_statistics(Wishart(2, 3), {"max": np.max}, 5),
+            r"`functions` must act element by element; got shape \(\) of 'max' for \(5, 2\)",
+        ),
     ],
 )
 def test_bad_values(make, message):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland._arguments as arguments
+import rmtland.ensembles.population as population
 from rmtland.ensembles.population import Gaussian, Pareto, Rademacher, SampleCovariance, StudentT
 from rmtland.laws.spikes import SpikedCovarianceLaw
 from rmtland.laws.tracy_widom import TracyWidom
@@ -108,6 +109,8 @@ def test_law_is_that_of_the_spectrum():
         (lambda: StudentT(0), "`degrees` must be > 0; got 0"),
         (lambda: Pareto(-1), "`index` must be > 0; got -1"),
         (lambda: SampleCovariance([1.0, 1.0], 1).smallest(2), "`k` must be >= 1 and <= 1; got 2"),
+        (lambda: SampleCovariance([1.0, 1.0], 1).largest(2), "`k` must be >= 1 and <= 1; got 2"),
+        (lambda: SampleCovariance([1.0], 3).iterate_eigenvalues(0), "`size` must be >= 1; got 0"),
     ],
 )
 def test_bad_values(make, message):
@@ -116,12 +119,36 @@ def test_bad_values(make, message):
 
 
 def test_what_does_not_fit(monkeypatch):
-    with pytest.raises(TypeError, match="`entries` must be a name or have a method `draw`; got int"):
+    with pytest.raises(TypeError, match="`entries` must be a name or have `draw` and `has_variance`; got int"):
         SampleCovariance([1.0], 3, 5)
+    with pytest.raises(TypeError, match="`entries` must be a law, not its class; got StudentT without parameters"):
+        SampleCovariance([1.0], 3, StudentT)
     with pytest.warns(UserWarning, match="no variance"):
         model = SampleCovariance([1.0], 3, Pareto(1.0))
     with pytest.raises(ValueError, match="`entries` must have a variance for this law"):
         model.law()
     monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
-    with pytest.raises(MemoryError, match="use `SpikedCovariance` where the population is 1 but for a few"):
-        SampleCovariance(np.ones(1000), 1000).eigenvalues()
+    model = SampleCovariance(np.ones(1000), 1000)
+    for call in (model.eigenvalues, model.matrix, lambda: next(model.iterate_eigenvalues(3))):
+        with pytest.raises(MemoryError, match="use `SpikedCovariance` where the population is 1 but for a few"):
+            call()
+
+
+@pytest.mark.parametrize(("p", "n"), [(3, 2000), (2000, 3)])
+def test_what_fits_is_the_smaller_side(monkeypatch, p, n):
+    """X is drawn in parts: the memory asked for depends on the smaller side, and the spectrum on no part."""
+    asked = []
+    monkeypatch.setattr(population, "require_memory", lambda _, need, __: asked.append(need))
+    model = SampleCovariance(np.linspace(1, 2, p), n)
+    whole = model.eigenvalues(3, rng=0)
+    monkeypatch.setattr(population, "_PART", 7)
+    if p > n:  # parts are rows, which a generator fills one after the other
+        np.testing.assert_allclose(model.eigenvalues(3, rng=0), whole, rtol=1e-12)
+    draws = model.eigenvalues(2000, rng=1)
+    assert_mean(draws.sum(axis=1) / model.population.sum(), 1, detect=0.1)
+    expected = covariance_moment(2, p, n, 1, model.population)
+    assert_mean((draws**2).sum(axis=1) / expected, 1, detect=0.05)
+    if p < n:
+        assert_mean(np.array([(model.matrix(rng=i) ** 2).sum() for i in range(600)]) / expected, 1, detect=0.06)
+    model.eigenvalues(rng=0, threads=1)
+    assert asked[-1] == 8 * p + 3 * 8 * 9 + 32 * 256 * 3

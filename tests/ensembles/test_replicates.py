@@ -69,6 +69,8 @@ def test_pieces_cover_everything_and_an_error_ends_the_run():
     for count in (1, 5, 64, 65, 1000):
         pieces = in_threads(lambda start, stop: (start, stop), count, 2)
         assert [i for piece in pieces for i in range(*piece)] == list(range(count))
+    longest = max(stop - start for start, stop in in_threads(lambda start, stop: (start, stop), 10**6, 2))
+    assert longest <= 1025  # an interrupt waits for no more than a piece
     seen = []
 
     def fail(start, stop):

@@ -99,6 +99,7 @@ def test_smallest_of_a_seed_is_that_of_its_eigenvalues():
         (lambda: GaussianEnsemble(0), "`n` must be >= 1"),
         (lambda: GaussianEnsemble(3, beta=0), "`beta` must be > 0; got 0"),
         (lambda: SpikedWigner(1, spikes=[1.0, 2.0]), "`spikes` must be at most `n` = 1; got 2"),
+        (lambda: SpikedWigner(4, spikes=[-1e16]), "`spikes` must be in size <= 1e\\+15; got -1e\\+16"),
         (lambda: SpikedWigner(4, spikes=[1.0, 2.0], beta=4), "`beta` must be 1 or 2 for more than one spike"),
         (lambda: SpikedWigner(4, spikes=[1.0], beta=3).law(), "`beta` must be one of 1, 2, 4"),
         (lambda: GaussianEnsemble(3).largest(4), "`k` must be >= 1 and <= 3; got 4"),

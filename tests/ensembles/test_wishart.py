@@ -201,6 +201,11 @@ def test_one_spike_written_twice_or_with_a_one_is_the_same_law(beta):
         (lambda: Wishart(5, 5, beta=0), "`beta` must be > 0; got 0"),
         (lambda: Wishart(5, 5, beta=-1), "`beta` must be > 0; got -1"),
         (lambda: SpikedCovariance(5, 5, spikes=[0.0]), "`spikes` must be > 0; got 0.0"),
+        (lambda: SpikedCovariance(5, 5, spikes=[2.0, 1e-16]), "`spikes` must be >= 1e-15 and <= 1e.15; got 1e-16"),
+        (
+            lambda: SpikedCovariance(5, 5, spikes=[0.1, 1e10]),
+            "`spikes` must, where there are several, be within a factor of 1e.10 of each other and of 1; got 0.1 to",
+        ),
         (lambda: SpikedCovariance(2, 5, spikes=[2.0] * 3), "`spikes` must be at most `num_features` = 2; got 3"),
         (lambda: SpikedCovariance(5, 5, spikes=[[2.0]]), "`spikes` must have 1 dimension"),
         (lambda: SpikedCovariance(5, 5, spikes=[np.nan]), "`spikes` must be finite"),
@@ -209,6 +214,8 @@ def test_one_spike_written_twice_or_with_a_one_is_the_same_law(beta):
         (lambda: Wishart(5, 3).largest(4), "`k` must be >= 1 and <= 3; got 4"),
         (lambda: Wishart(5, 3).smallest(0), "`k` must be >= 1 and <= 3; got 0"),
         (lambda: Wishart(5, 3).largest(size=0), "`size` must be >= 1; got 0"),
+        (lambda: Wishart(5, 3).iterate_eigenvalues(0), "`size` must be >= 1; got 0"),
+        (lambda: Wishart(5, 3).iterate_eigenvalues(3, chunk_size=0), "`chunk_size` must be >= 1; got 0"),
         (lambda: Wishart(5, 3).largest(threads=0, size=2), "`threads` must be >= 1; got 0"),
         (lambda: Wishart(5, 3, beta=3).matrix(), "`beta` must be 1, 2 or 4 for a dense matrix; got 3"),
         (lambda: Wishart(5, 3).matrix(dtype=int), "`dtype` must be one of"),
@@ -238,10 +245,34 @@ def test_what_does_not_fit_names_what_does(monkeypatch):
         Wishart(10_000, 10_000).matrix()
     with pytest.raises(MemoryError, match="use `iterate_eigenvalues` or `largest` instead"):
         Wishart(10_000, 20_000).eigenvalues(1000)
+    with pytest.raises(MemoryError, match="use `largest` or `smallest` instead"):
+        Wishart(100_000, 200_000).eigenvalues()
+    with pytest.raises(MemoryError, match="take a smaller `chunk_size` instead"):
+        next(Wishart(10_000, 20_000).iterate_eigenvalues(1000, chunk_size=500))
+    with pytest.raises(MemoryError, match="a result of 1000000 x 1 eigenvalues needs .* smaller `k` or `size`"):
+        Wishart(10_000, 20_000).largest(size=10**6)
     with pytest.raises(MemoryError, match="no row can be cut at the hard edge"):
         Wishart(10**6, 10**6).smallest()
     with pytest.raises(MemoryError, match="take a smaller `k` or `size`"):
         Wishart(1000, 1000).largest(500, size=10_000)
+
+
+def test_eigenvalues_are_not_negative():
+    # Of so small a beta most vanish but for rounding.
+    model = Wishart(50, 50, beta=1e-3)
+    assert model.eigenvalues(4, rng=0).min() == 0
+    assert model.smallest(3, 4, rng=0).min() == 0
+
+
+@pytest.mark.parametrize("spikes", [[1e15], [1e-15], [1e5, 1e-5], [1e-10, 1.0], [1e10, 1.0]])
+def test_overlaps_of_the_wildest_spikes_are_squared_cosines(spikes):
+    for p, n in ((10, 20), (20, 10)):
+        model, k = SpikedCovariance(p, n, spikes), len(spikes)
+        assert model.largest(rng=0) == pytest.approx(model.eigenvalues(rng=0)[-1:], rel=1e-12)
+        for side in ("largest", "smallest"):
+            overlaps = model.eigenvectors_overlap(k, rng=0, side=side)
+            assert overlaps.min() >= 0
+            assert overlaps.sum(axis=1).max() <= 1 + 1e-5
 
 
 def test_single_precision_matrix():
