@@ -24,10 +24,7 @@ def logit_hessians(p: Floats) -> Floats:
 
 def weighted_rows(p: Floats, gradients: Floats) -> Floats:
     """Y (N C, D) with Y^T Y = (1/N) sum_mu J_mu^T A_mu J_mu, for probabilities (N, C) and J (N, C, D) or (C, D)."""
-    # L = diag(sqrt p) - p sqrt(p)^T has L L^T = A.
-    root = np.sqrt(p)
-    factor = root[:, :, None] * np.eye(p.shape[1]) - p[:, :, None] * root[:, None, :]
-    rows = factor.swapaxes(1, 2) @ gradients / np.sqrt(len(p))
+    rows = root_hessians(p) @ gradients
     return rows.reshape(-1, gradients.shape[-1])
 
 
@@ -68,3 +65,17 @@ def bulk_edge(p: Floats, residual_length: float, num_parameters: int) -> Edge:
     edge = 1 / c + np.sum(t / (1 - t * c)) / d
     third = (1 + np.sum((t * c / (1 - t * c)) ** 3) / d) / c**3
     return Edge(float(edge), float(np.cbrt(third) * d ** (-2 / 3)), 1 / c)
+
+
+def sums(rows: Floats) -> tuple[Floats, Floats]:
+    """Trace and squared Frobenius norm of Y^T Y for each of Y (draws, n, D)."""
+    gram = rows.swapaxes(1, 2) @ rows if rows.shape[2] < rows.shape[1] else rows @ rows.swapaxes(1, 2)
+    return np.einsum("bii->b", gram), np.einsum("bij,bij->b", gram, gram)
+
+
+def root_hessians(p: Floats) -> Floats:
+    """L_mu^T / sqrt(N) with L L^T = A_mu, (N, C, C): times J_mu they are `weighted_rows`."""
+    # L = diag(sqrt p) - p sqrt(p)^T.
+    root = np.sqrt(p)
+    factor = root[:, :, None] * np.eye(p.shape[1]) - p[:, :, None] * root[:, None, :]
+    return factor.swapaxes(1, 2) / np.sqrt(len(p))
