@@ -119,3 +119,25 @@ def test_a_scheduler_that_goes_away(tmp_path):
     rl.sweep(held_noise, {"a": np.arange(6.0)}, 4, 3, tmp_path / "s", workers=1)
     rl.sweep(held_noise, {"a": np.arange(6.0)}, 4, 3, tmp_path / "l", workers=1)
     assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "l")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_grows_from_nothing(tmp_path):
+    """An adaptive cluster starts workers only once there is work."""
+    code = """
+import sys
+import distributed
+import rmtland as rl
+from tests.sweeps.functions import noise
+if __name__ == "__main__":
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=2, interval="200ms")
+        rl.sweep(noise, {"a": [1.0, 2.0, 3.0]}, 20, 1, sys.argv[1], scheduler=cluster.scheduler_address)
+"""
+    script = tmp_path / "adaptive.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(script), str(tmp_path / "c")], cwd=ROOT, env=environment, check=True,
+                   timeout=120, capture_output=True)  # fmt: skip
+    rl.sweep(noise, {"a": [1.0, 2.0, 3.0]}, 20, 1, tmp_path / "l", workers=1)
+    assert store_bytes(tmp_path / "c") == store_bytes(tmp_path / "l")
