@@ -4,16 +4,12 @@ from scipy import stats
 
 import rmtland._arguments as arguments
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
 from tests.ensembles.wick import covariance_moment
 from tests.statistical import assert_mean
 
 SLOW = pytest.mark.slow
-
-
-def dense_extremes(model, count, seed, side=-1):
-    generator = np.random.default_rng(seed)
-    return np.array([np.linalg.eigvalsh(model.matrix(rng=generator))[side] for _ in range(count)])
 
 
 @pytest.mark.parametrize(
@@ -24,15 +20,11 @@ def dense_extremes(model, count, seed, side=-1):
         Wishart(6, 9, beta=2),
         SpikedCovariance(6, 9, spikes=[3.0]),
         SpikedCovariance(9, 6, spikes=[0.2], beta=2),
-        SpikedCovariance(6, 9, spikes=[3.0, 0.5]),
-        SpikedCovariance(9, 6, spikes=[3.0, 0.5, 2.0], beta=2),
-        SpikedCovariance(5, 3, spikes=[3.0, 0.5, 2.0, 1.5]),
-        SpikedCovariance(3, 8, spikes=[3.0, 0.5, 2.0], beta=2),
     ],
     ids=str,
 )
 def test_trace_moments(model):
-    count = 60_000 if model._spikes.size < 2 else 40_000
+    count = 24_000
     values = model.eigenvalues(count, rng=1)
     assert values.shape == (count, model.num_features)
     assert np.all(np.diff(values, axis=1) >= 0)
@@ -42,14 +34,15 @@ def test_trace_moments(model):
 
 
 def test_trace_moments_reject_mutants():
-    count = 60_000
+    count = 30_000
     expected = covariance_moment(2, 6, 9, 1, [3.0])
     swapped = SpikedCovariance(9, 6, spikes=[3.0]).eigenvalues(count, rng=1)  # p and n
     unrooted = SpikedCovariance(6, 9, spikes=[9.0]).eigenvalues(count, rng=1)  # the spike where its root belongs
     wide = 1.02 * SpikedCovariance(6, 9, spikes=[3.0]).eigenvalues(count, rng=1)
-    for values in (swapped, unrooted, wide):
-        with pytest.raises(AssertionError):
-            assert_mean((values**2).sum(axis=1) / expected, 1.0, detect=0.02 * 2**1.5)
+    # The first two vary more than the model does, and are further off.
+    for values, detect in ((swapped, 0.1), (unrooted, 0.3), (wide, 0.02 * 2**1.5)):
+        with pytest.raises(AssertionError, match="off by"):
+            assert_mean((values**2).sum(axis=1) / expected, 1.0, detect=detect)
 
 
 @pytest.mark.parametrize(("n", "beta"), [(1, 1), (7, 1), (7, 2), (7, 4), (3, 0.7)])
@@ -70,18 +63,18 @@ def test_two_features_have_the_density_of_trace_and_determinant(n):
 @pytest.mark.parametrize("beta", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("p", "n"), [(8, 20), (20, 8)])
 def test_edges_are_those_of_dense_matrices(p, n, beta):
-    model, count = Wishart(p, n, beta), 5000
+    model, count = Wishart(p, n, beta), 3600
+    dense = dense_eigenvalues(model, count, 6)
     x = model.largest(size=count, rng=5)[:, 0]
-    assert_same_law(x, dense_extremes(model, count, 6), mean=0.3 * x.std(), variance=0.6)
+    assert_same_law(x, dense[:, -1], mean=0.3 * x.std(), variance=0.6)
     y = model.smallest(size=count, rng=5)[:, 0]
-    side = (p - n if p > n else 0) * (2 if beta == 4 else 1)
-    assert_same_law(y, dense_extremes(model, count, 7, side), mean=0.3 * y.std(), variance=0.6)
+    assert_same_law(y, dense[:, 0], mean=0.3 * y.std(), variance=0.6)
 
 
 def test_edges_reject_a_dense_matrix_of_other_shape():
-    x = Wishart(20, 50).largest(size=6000, rng=5)[:, 0]
+    x = Wishart(8, 20).largest(size=3600, rng=5)[:, 0]
     with pytest.raises(AssertionError, match="off by"):
-        assert_same_law(x, dense_extremes(Wishart(21, 50), 6000, 6), mean=0.3 * x.std(), variance=0.6)
+        assert_same_law(x, dense_eigenvalues(Wishart(9, 20), 3600, 6)[:, -1], mean=0.3 * x.std(), variance=0.6)
 
 
 def test_dense_quaternion_eigenvalues_come_twice():
@@ -140,39 +133,12 @@ def test_small_eigenvalues_have_small_relative_errors():
     ("p", "n", "beta"),
     [(10, 24, 1), pytest.param(24, 10, 1, marks=SLOW), pytest.param(10, 24, 2, marks=SLOW), (24, 10, 2)],
 )
-@pytest.mark.parametrize("spikes", [[4.0], [5.0, 3.0]])
-def test_overlaps_are_those_of_dense_eigenvectors(p, n, beta, spikes):
-    model, count = SpikedCovariance(p, n, spikes=spikes, beta=beta), 4000
-    k = len(spikes)
-    x = model.eigenvectors_overlap(k, size=count, rng=10).reshape(count, -1)
-    generator = np.random.default_rng(11)
-    y = np.empty((count, k, k))
-    for i in range(count):
-        vectors = np.linalg.eigh(model.matrix(rng=generator))[1]
-        y[i] = (np.abs(vectors[:k, -k:]) ** 2).T
-    assert_same_law(x, y.reshape(count, -1), mean=0.06, variance=0.9)
-
-
-def test_overlaps_of_one_draw_are_its_eigenvectors():
-    from rmtland.ensembles import banded
-    from rmtland.ensembles.replicates import Streams
-
-    for p, n in ((8, 20), (20, 8)):
-        model = SpikedCovariance(p, n, spikes=[4.0, 0.1, 3.0], beta=2)
-        rows, band = np.empty((min(p, n + 3), 4), complex), np.empty((min(p, n), 4), complex)
-        banded.draw_band(0, float(n), float(p), 2.0, model.spikes, Streams.of(5, 1).words, 0, rows, band)
-        factor = np.zeros((rows.shape[0], min(p, n)), complex)
-        for i in range(rows.shape[0]):
-            for d in range(4):
-                if 0 <= i - d < min(p, n):
-                    factor[i, i - d] = rows[i, d]
-        values, vectors = np.linalg.eigh(factor @ factor.conj().T / n)
-        np.testing.assert_allclose(model.largest(3, rng=5), values[-3:], rtol=1e-12)
-        seen = model.eigenvectors_overlap(3, rng=5)
-        np.testing.assert_allclose(seen, np.abs(vectors[:3, -3:].T) ** 2, atol=1e-10)
-        low = model.eigenvectors_overlap(2, rng=5, side="smallest")
-        first = max(0, rows.shape[0] - min(p, n))
-        np.testing.assert_allclose(low, np.abs(vectors[:3, first : first + 2].T) ** 2, atol=1e-10)
+def test_overlaps_are_those_of_dense_eigenvectors(p, n, beta):
+    model, count = SpikedCovariance(p, n, spikes=[4.0], beta=beta), 4000
+    values, overlaps = dense_eigenpairs(model, count, 11)
+    assert_same_law(model.eigenvectors_overlap(size=count, rng=10)[:, 0], overlaps[:, -1], mean=0.06, variance=0.9)
+    x = model.largest(size=count, rng=10)[:, 0]
+    assert_same_law(x, values[:, -1], mean=0.3 * x.std(), variance=0.6)
 
 
 def test_a_left_spike_leaves_to_the_left():
@@ -184,13 +150,6 @@ def test_a_left_spike_leaves_to_the_left():
     assert_mean((x - x.mean()) ** 2 / sd**2, 1, bias=0.01, detect=1.0)
     overlap = model.eigenvectors_overlap(size=400, rng=12, side="smallest")[:, 0, 0]
     assert_mean(overlap, law.overlaps[0], bias=1e-4, detect=0.01)
-
-
-@pytest.mark.parametrize("beta", [1, 2])
-def test_one_spike_written_twice_or_with_a_one_is_the_same_law(beta):
-    x = SpikedCovariance(300, 600, spikes=[3.0], beta=beta).largest(size=4000, rng=13)[:, 0]
-    y = SpikedCovariance(300, 600, spikes=[1.0, 3.0], beta=beta).largest(size=4000, rng=14)[:, 0]
-    assert_same_law(x, y, mean=0.3 * x.std(), variance=0.6)
 
 
 @pytest.mark.parametrize(

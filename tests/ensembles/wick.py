@@ -46,14 +46,23 @@ def covariance_moment(k, p, n, beta, spikes=()):
     return total / n**k
 
 
-def gaussian_moment(k, n, beta):
-    """E tr H^k for H = W / sqrt(n), off-diagonal E |entry|^2 = 1 and diagonal variance 2 / beta, beta 1 or 2."""
+def gaussian_moment(k, n, beta, spikes=()):
+    """E tr H^k for H = W / sqrt(n) + diag(spikes), off-diagonal E |W_ij|^2 = 1 and diagonal variance 2 / beta, beta 1
+    or 2.
+    """
+    thetas = np.zeros(n)
+    thetas[: len(spikes)] = spikes
     total = 0.0
-    for matching in pairings(list(range(k))):
-        for swaps in itertools.product(range(2 if beta == 1 else 1), repeat=len(matching)):
-            links = []
-            for (s, t), swap in zip(matching, swaps, strict=True):
-                i, j, u, v = s, (s + 1) % k, t, (t + 1) % k
-                links += [(i, u), (j, v)] if swap else [(i, v), (j, u)]
-            total += float(n) ** len(set(classes(k, links)))
-    return total / n ** (k / 2)
+    for fixed in itertools.product((False, True) if len(spikes) else (False,), repeat=k):
+        diagonal = [s for s in range(k) if fixed[s]]  # factor s has indices s and s + 1; of the others W pairs two
+        for matching in pairings([s for s in range(k) if not fixed[s]]):
+            for swaps in itertools.product(range(2 if beta == 1 else 1), repeat=len(matching)):
+                links = [(s, (s + 1) % k) for s in diagonal]
+                for (s, t), swap in zip(matching, swaps, strict=True):
+                    i, j, u, v = s, (s + 1) % k, t, (t + 1) % k
+                    links += [(i, u), (j, v)] if swap else [(i, v), (j, u)]
+                label = classes(k, links)
+                powers = [sum(label[s] == x for s in diagonal) for x in set(label)]
+                weight = np.prod([(thetas**power).sum() for power in powers])
+                total += weight / n ** len(matching)
+    return total
