@@ -20,7 +20,7 @@ FAR = np.geomspace(1e2, 1e4, 5)
 SIZES = {
     # Draws by N, and at the paper's sizes.
     "smoke": ({16: 160, 32: 80, 64: 32}, 1),
-    "full": ({16: 4000, 32: 2000, 64: 800, 128: 120}, 15),
+    "full": ({16: 4000, 32: 2000, 64: 800, 128: 80}, 12),
 }
 
 
@@ -127,7 +127,8 @@ def judge(data, theory):
             right.axhline(math.exp(expected), color=colour, lw=1.2)
         right.set(xlabel="examples $N$", ylabel=r"$\sigma_z$ of the peak; lines: first order", yscale="log")
         figures.log_sizes(right, sizes)
-        figures.legend(right, loc="upper right")
+        right.set_ylim(0.5, 12)
+        figures.legend(right, loc="upper right", ncols=2)
         return figure
 
     places = "; ".join(
