@@ -74,22 +74,32 @@ def outlier_deviations(solver: Solver, boundaries: list[complex]) -> Floats:
     equation = solver.equation
     d = equation.num_parameters
     trace, square = equation.power_sums
-    size = len(boundaries)
-    pairs = [_paths(solver, u, False) for u in boundaries if u != 0]
-    covariance = np.empty((size, size))
-    for i, (first, _) in enumerate(pairs):
-        for j, (_, second) in enumerate(pairs):
-            m, n = first.m[:, None], second.m[None, :]
-            rest = 1 + m * n * (first.slope[:, None] - second.slope) / (m - n) / d
-            covariance[i, j] = second.integral(first.integral(-2 * np.log(rest))).real
-        if len(pairs) < size:
-            covariance[i, -1] = covariance[-1, i] = first.integral(2 / d * (trace - first.slope)).real
-    if len(pairs) < size:
-        covariance[-1, -1] = 2 / d * square
-    covariance = 0.5 * (covariance + covariance.T)
-    differences = np.diff(np.diff(covariance, axis=0, prepend=0.0), axis=1, prepend=0.0)
-    deviations: Floats = np.sqrt(np.maximum(np.diagonal(differences), 0.0))
+    variances, before = [], None
+    last_variance = 0.0
+    for u in boundaries:
+        pair = None if u == 0 else _paths(solver, u, False)
+        if pair is None:
+            variance, shared = 2 / d * square, _with_trace(before, trace, d)
+        else:
+            variance, shared = _of_sums(*pair, d), _of_sums(before, pair[1], d)
+        variances.append(variance - 2 * shared + last_variance)
+        last_variance, before = variance, None if pair is None else pair[0]
+    deviations: Floats = np.sqrt(np.maximum(variances, 0.0))
     return deviations
+
+
+def _of_sums(first: _Path | None, second: _Path, d: float) -> float:
+    """Covariance of the sums of the eigenvalues that two paths go around; 0 without the first."""
+    if first is None:
+        return 0.0
+    m, n = first.m[:, None], second.m[None, :]
+    rest = 1 + m * n * (first.slope[:, None] - second.slope) / (m - n) / d
+    return float(second.integral(first.integral(-2 * np.log(rest))).real)
+
+
+def _with_trace(path: _Path | None, trace: float, d: float) -> float:
+    """The same of one sum and the trace."""
+    return 0.0 if path is None else float(path.integral(2 / d * (trace - path.slope)).real)
 
 
 def power_deviation(solver: Solver, u: complex) -> float:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from rmtland._arguments import finite_array, integer, real
 from rmtland.landscape.equivalent import Equation
 from rmtland.landscape.fluctuations import outlier_deviations, power_deviation, ratio_deviation
+from rmtland.landscape.mean_part import spikes_apart
 from rmtland.landscape.solver import Solver
-from rmtland.landscape.structured import Floats
+from rmtland.landscape.structured import Array, Floats
 from rmtland.laws._law import Complexes
 
 
@@ -36,6 +37,12 @@ class Theory:
     @cached_property
     def _solver(self) -> Solver:
         return Solver(self.equation)
+
+    @cached_property
+    def _fast(self) -> Solver:
+        """The same near the outliers, where there are many."""
+        equation = spikes_apart(self.equation)
+        return self._solver if equation is self.equation else Solver(equation)
 
     @property
     def num_parameters(self) -> int:
@@ -143,20 +150,20 @@ class Theory:
         goals = finite_array("above", above, ndim=1)
         if goals.size and not (goals.min() > 0 and goals.max() <= self.num_parameters):
             raise ValueError(f"`above` must be > 0 and <= D = {self.num_parameters}; got {goals.min()}..{goals.max()}")
-        there = goals < self._solver.rank
+        return self._quantiles(goals, self._solver)
+
+    def _quantiles(self, goals: Array, solver: Solver) -> Floats:
+        there = goals < solver.rank
         values = np.zeros(goals.size)
         values[there] = [
-            float(np.real(self.equation.map(u if u.imag > 0 else u.real, False)[0]))
-            for u in self._solver.quantiles(goals[there])
+            float(np.real(solver.equation.map(u if u.imag > 0 else u.real, False)[0]))
+            for u in solver.quantiles(goals[there])
         ]
         return values
 
     @cached_property
     def _outliers(self) -> Floats:
-        above = np.arange(self.num_classes - 1, 0, -1) - 0.5
-        values = np.zeros(above.size)
-        values[above < self.num_parameters] = self.quantiles(above[above < self.num_parameters])
-        return values
+        return self._quantiles(np.arange(self.num_classes - 1, 0, -1) - 0.5, self._fast)
 
     def outliers(self) -> Floats:
         """The C - 1 largest eigenvalues, ascending: the j-th largest where the theory has j - 1/2 eigenvalues above.
@@ -184,8 +191,8 @@ class Theory:
         deviations = np.zeros(self.num_classes - 1)
         rank = self._solver.rank
         count = min(self.num_classes - 1, math.ceil(rank))
-        boundaries = [self._boundary(j) if j < rank else 0j for j in range(1, count + 1)]
-        deviations[self.num_classes - 1 - count :] = outlier_deviations(self._solver, boundaries)[::-1]
+        boundaries = [self._fast.boundary(j) if j < rank else 0j for j in range(1, count + 1)]
+        deviations[self.num_classes - 1 - count :] = outlier_deviations(self._fast, boundaries)[::-1]
         return deviations
 
     def gradient_power(self, num_directions: int) -> float:
@@ -214,12 +221,7 @@ class Theory:
             return 0.0
         if count >= self._solver.rank:
             return 1.0
-        return min(max(self._solver.power_above(self._boundary(count)), 0.0), 1.0)
-
-    def _boundary(self, count: int) -> complex:
-        """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""
-        gap = self._solver.gap(count)
-        return self._solver.quantiles(np.array([float(count)]))[0] if gap is None else complex(gap)
+        return min(max(self._solver.power_above(self._solver.boundary(count)), 0.0), 1.0)
 
     def gradient_power_deviation(self, num_directions: int) -> float:
         """Standard deviation of that share over draws with the same logits and labels.
@@ -244,7 +246,7 @@ class Theory:
             return math.nan
         if count == 0 or count >= self._solver.rank:
             return 0.0
-        return power_deviation(self._solver, self._boundary(count))
+        return power_deviation(self._solver, self._solver.boundary(count))
 
     @property
     def trace(self) -> float:

@@ -236,6 +236,11 @@ class Solver:
                         return u
         return None
 
+    def boundary(self, count: int) -> complex:
+        """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""
+        gap = self.gap(count)
+        return self.quantiles(np.array([float(count)]))[0] if gap is None else complex(gap)
+
     def power_above(self, u: complex) -> float:
         """Share of the squared gradient above z(u), (1/pi) Im of an integral from u up to beyond the support.
 
