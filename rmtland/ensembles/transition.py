@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.wishart import SpikedCovariance
+from rmtland.laws.spikes import SpikedCovarianceLaw
 
 _COLUMNS = (
     "spike",
@@ -40,7 +42,7 @@ class Transition:
     eigenvalues, overlaps : ndarray, shape (m, R)
         Draws.
     locations, overlap_limits : ndarray, shape (m,)
-        Their limits.
+        Their limits, see `limits`.
     threshold : float
         1 + sqrt(ratio).
     """
@@ -60,6 +62,22 @@ class Transition:
     def num_replicates(self) -> int:
         """Draws per spike, R."""
         return int(self.eigenvalues.shape[1])
+
+    def limits(self, spikes: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """Limits of the largest eigenvalue and of its overlap at any spikes.
+
+        Parameters
+        ----------
+        spikes : array_like, shape (k,)
+            Population eigenvalues > 0.
+
+        Returns
+        -------
+        tuple of two ndarray, shape (k,)
+            Location and overlap of the outlier above the threshold; below it, and so for spikes that leave to the left,
+            the right edge of the bulk and 0.
+        """
+        return _limits(self.ratio, spikes)
 
     def rows(self) -> list[dict[str, float]]:
         """One dict per spike: means, standard errors, standard deviation, limits."""
@@ -135,7 +153,7 @@ def bbp_transition(
     ratio : float, > 0
         Features over samples; num_samples is the nearest integer, at least 1.
     spikes : array_like, shape (m,)
-        Population eigenvalues > 0; an outlier appears above 1 + sqrt(ratio).
+        Population eigenvalues > 0; the largest eigenvalue leaves the bulk above 1 + sqrt(ratio).
     num_features : int
         p; time grows as min(p, n)^(1/3).
     num_replicates : int, >= 2
@@ -171,18 +189,21 @@ def bbp_transition(
     choice("beta", beta, (1, 2, 4))
     num_samples = max(1, round(num_features / ratio))
     source = generator(rng)
-    values, overlaps, locations, limits = [], [], [], []
-    threshold = 1.0
+    ratio = num_features / num_samples
+    values, overlaps = [], []
     for spike in strengths:
         model = SpikedCovariance(num_features, num_samples, spikes=np.array([spike]), beta=beta)
         value, overlap = model._extreme(True, 1, num_replicates, source, threads, overlaps=True)
-        law = model.law()
         values.append(value[:, 0])
         overlaps.append(overlap[:, 0, 0])
-        locations.append(law.locations[0])
-        limits.append(law.overlaps[0])
-        threshold = law.threshold
     return Transition(
-        num_features / num_samples, num_features, num_samples, beta, strengths, np.array(values), np.array(overlaps),
-        np.array(locations), np.array(limits), threshold,
+        ratio, num_features, num_samples, beta, strengths, np.array(values), np.array(overlaps),
+        *_limits(ratio, strengths), 1 + math.sqrt(ratio),
     )  # fmt: skip
+
+
+def _limits(ratio: float, spikes: npt.ArrayLike) -> tuple[Floats, Floats]:
+    law = SpikedCovarianceLaw(ratio, spikes)  # type: ignore[arg-type]
+    right = law.is_outlier & (law.spikes > 1)
+    edge = float(np.ravel(law.bulk.support)[-1])
+    return np.where(right, law.locations, edge), np.where(right, law.overlaps, 0.0)

@@ -18,6 +18,12 @@ def _axes(ax: Axes | None) -> Axes:
     return Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
 
 
+def _size(number: int) -> str:
+    """A dimension for mathtext: 10^9, or its digits."""
+    power = len(str(number)) - 1
+    return f"10^{power}" if power > 2 and number == 10**power else str(number)
+
+
 def plot_spectrum(eigenvalues: Any, law: Any = None, *, bins: Any = 60, ax: Axes | None = None) -> Axes:
     """Spectral density of draws, with the density of a law.
 
@@ -76,7 +82,8 @@ def plot_transition(result: Any, *, quantity: str = "eigenvalue", ax: Axes | Non
     Returns
     -------
     Axes
-        The limit as a line, the mean over draws as points with a band of one standard deviation, the threshold dotted.
+        The limit as a line, kink at the threshold (dotted) and all; means over draws as points, with a band of one
+        standard deviation.
 
     Raises
     ------
@@ -86,18 +93,21 @@ def plot_transition(result: Any, *, quantity: str = "eigenvalue", ax: Axes | Non
     if quantity not in ("eigenvalue", "overlap"):
         raise ValueError(f"`quantity` must be one of 'eigenvalue', 'overlap'; got {quantity!r}")
     ax = _axes(ax)
-    draws, limit, label = {
-        "eigenvalue": (result.eigenvalues, result.locations, r"largest eigenvalue $\lambda_1$"),
-        "overlap": (result.overlaps, result.overlap_limits, r"squared overlap $|\langle u_1, e\rangle|^2$"),
+    which, draws, label = {
+        "eigenvalue": (0, result.eigenvalues, r"largest eigenvalue $\lambda_1$"),
+        "overlap": (1, result.overlaps, r"squared overlap $|\langle u_1, e\rangle|^2$"),
     }[quantity]
     order = np.argsort(result.spikes)
     x, mean, deviation = result.spikes[order], draws.mean(axis=1)[order], draws.std(axis=1, ddof=1)[order]
-    ax.plot(x, limit[order], color=THEORY, lw=1.6, label="limit")
-    ax.plot(x, mean, "o", ms=3.5, color=DRAWS, label=f"mean of {draws.shape[1]} draws, p = {result.num_features:.3g}")
-    ax.fill_between(x, mean - deviation, mean + deviation, color=DRAWS, alpha=0.25, lw=0)
-    ax.axvline(result.threshold, color="0.5", lw=0.8, ls=":")
+    fine = np.union1d(np.linspace(x[0], x[-1], 400), np.clip([*x, result.threshold], x[0], x[-1]))
+    ax.plot(fine, result.limits(fine)[which], color=THEORY, lw=1.6, label="limit")
+    ax.plot(
+        x, mean, "o", ms=3.5, color=DRAWS, label=f"mean of {draws.shape[1]} draws, $p = {_size(result.num_features)}$"
+    )
+    ax.fill_between(x, mean - deviation, mean + deviation, color=DRAWS, alpha=0.25, lw=0, label="standard deviation")
+    ax.axvline(result.threshold, color="0.5", lw=0.8, ls=":", label=r"threshold $1 + \sqrt{p/n}$")
     ax.set(xlabel=r"spike $\ell$ (bulk variance 1)", ylabel=label)
-    ax.legend(frameon=False)
+    ax.legend(framealpha=0.85, edgecolor="none")  # over the line of the threshold
     return ax
 
 

@@ -20,6 +20,20 @@ def test_far_from_the_threshold_draws_follow_the_limits():
     assert result.num_replicates == 60
 
 
+def test_limits_are_those_of_the_largest_eigenvalue():
+    """A spike below 1 - sqrt(ratio) leaves to the left: the largest eigenvalue stays at the right edge."""
+    result = bbp_transition(0.5, [0.1, 0.9, 1.6, 1.8, 6.0], 10**6, 20, rng=2)
+    edge = (1 + 0.5**0.5) ** 2
+    np.testing.assert_allclose(result.locations, [edge, edge, edge, 1.8 * (1 + 0.5 / 0.8), 6 * 1.1])
+    assert_mean(result.eigenvalues.T, result.locations, bias=5e-4, detect=0.05)
+    assert_mean(result.overlaps.T, result.overlap_limits, bias=5e-4, detect=0.02)
+    assert not result.overlap_limits[:3].any()
+    for found, stored in zip(result.limits([0.1, 6.0]), (result.locations, result.overlap_limits), strict=True):
+        np.testing.assert_array_equal(found, stored[[0, -1]])
+    with pytest.raises(ValueError, match="`spikes` must be > 0"):
+        result.limits([-1.0])
+
+
 @pytest.mark.parametrize("p", [10**5, 10**8])
 def test_complex_at_the_threshold_is_the_square_of_goe(p):
     # Baik, Ben Arous and Peche (2005), theorem 1.1: the limit at a simple critical spike is F_GOE^2.

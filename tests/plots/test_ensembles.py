@@ -26,14 +26,22 @@ def test_spectrum_shows_density_band_and_law():
 
 def test_transition_shows_limit_and_draws():
     result = rl.bbp_transition(0.5, [3.0, 1.2], 1000, 10, rng=0)
-    for quantity, draws, limit in (
-        ("eigenvalue", result.eigenvalues, result.locations),
-        ("overlap", result.overlaps, result.overlap_limits),
+    for quantity, draws, limit, below in (
+        ("eigenvalue", result.eigenvalues, result.locations, (1 + 0.5**0.5) ** 2),
+        ("overlap", result.overlaps, result.overlap_limits, 0.0),
     ):
-        line, points, threshold = plot_transition(result, quantity=quantity).lines
-        np.testing.assert_array_equal(line.get_ydata(), limit[::-1])
+        ax = plot_transition(result, quantity=quantity)
+        line, points, threshold = ax.lines
+        x, y = line.get_data()
+        np.testing.assert_array_equal(y[np.isin(x, result.spikes)], limit[::-1])
+        np.testing.assert_allclose(y[x <= result.threshold], below)  # the kink is where it belongs
+        assert result.threshold in x
+        assert (np.diff(y[x >= result.threshold]) > 0).all()
         np.testing.assert_array_equal(points.get_ydata(), draws.mean(axis=1)[::-1])
         assert threshold.get_xdata()[0] == result.threshold
+        assert "$p = 10^3$" in ax.get_legend().get_texts()[1].get_text()
+    other = rl.bbp_transition(0.5, [3.0], 1234, 2, rng=0)
+    assert "$p = 1234$" in plot_transition(other).get_legend().get_texts()[1].get_text()
     with pytest.raises(ValueError, match="`quantity` must be one of 'eigenvalue', 'overlap'; got 'angle'"):
         plot_transition(result, quantity="angle")
 

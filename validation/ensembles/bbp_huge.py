@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rmtland.ensembles.transition import bbp_transition
@@ -85,15 +87,21 @@ def judge(data, theory):
         for colour, p in zip(figures.COLOURS, SIZES, strict=False):
             mean = [x.mean() for x in window[p]]
             error = [x.std() / len(x) ** 0.5 for x in window[p]]
-            figures.points(left, WINDOW, mean, error, colour, f"p = {p:.0e}")
-        left.axhline(TracyWidom(1).mean(), color=figures.GREY, lw=0.8, ls=":")
+            figures.points(left, WINDOW, mean, error, colour, f"$p = 10^{{{math.log10(p):.0f}}}$")
+        left.axhline(TracyWidom(1).mean(), color=figures.GREY, lw=0.8, ls=":", label="Tracy-Widom")
         left.set(xlabel=r"$w = ((\ell-1)/\sqrt{\gamma} - 1)\,p^{1/3}$", ylabel=r"mean $(\lambda_1-\mu)/s$")
         figures.legend(left)
-        grid = np.linspace(-4, 3, 200)
+        grid = np.linspace(*np.percentile(critical[SIZES[0]], [0, 100]), 200)
         for colour, p in zip(figures.COLOURS, SIZES, strict=False):
             values = np.sort(critical[p])
-            right.step(values, (np.arange(values.size) + 0.5) / values.size, color=colour, lw=1, label=f"p = {p:.0e}")
-        right.plot(grid, TracyWidom(1).cdf(grid) ** 2, color="black", lw=1.2, label=r"$F_1^2$")
+            right.step(
+                values,
+                (np.arange(values.size) + 0.5) / values.size,
+                color=colour,
+                lw=1,
+                label=f"$p = 10^{{{math.log10(p):.0f}}}$",
+            )
+        right.plot(grid, TracyWidom(1).cdf(grid) ** 2, color="black", lw=1.2, ls="--", label=r"$F_1^2$")
         right.plot(grid, TracyWidom(2).cdf(grid), color=figures.GREY, lw=0.8, ls=":", label=r"$F_2$")
         right.set(xlabel=r"$(\lambda_1-\mu)/s$", ylabel="distribution function")
         figures.legend(right)

@@ -30,9 +30,9 @@ def judge(values, law):
     ]
 
     def plot():
-        figure, (ax,) = figures.panels(1, f"largest eigenvalue, p = {P:.0e}, n = {N:.0e}")
+        figure, (ax,) = figures.panels(1, r"largest eigenvalue, $p = 10^8$, $n = 2 \cdot 10^8$")
         ax.hist(values, 50, density=True, color="#cccccc", label=f"{values.size} draws")
-        grid = np.linspace(-5, 4, 300)
+        grid = np.linspace(values.min(), values.max(), 300)
         ax.plot(grid, law.pdf(grid), color=figures.COLOURS[1], label=r"Tracy-Widom, $\beta=1$")
         ax.set(xlabel=r"$(\lambda_1-\mu_n)/s_n$", ylabel="density")
         figures.legend(ax)
