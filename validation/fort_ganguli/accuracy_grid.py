@@ -18,6 +18,9 @@ GRID = {"smoke": {(15.0, 10.0): 55}, "full": {(sigma, snr): DRAWS[snr] for sigma
 """Draws by sigma_z and SNR: standard errors of a third of the bounds."""
 OUTLIER, POWER, RATIO = 0.02, 0.005, 0.005
 """The bounds: of outlier means, relative; of the power; of the ratio, relative."""
+ALLOWED = 0.01, 0.002, 0.001
+"""Bias at this size: quantiles for means, 0.25 / sqrt(D) at most for equal spikes; 2 q (1 - q) / D and the second order
+of the ratio, at most 0.0005, with room for what follows them."""
 COPIES = {"smoke": {1: 800, 2: 500, 4: 250}, "full": {1: 8000, 2: 5000, 4: 2500, 8: 1200}}
 """Draws by copies of the examples, for the rate."""
 FEW = (12, 3, 60, 1.0, 2.0)
@@ -43,20 +46,17 @@ def judge(data, theory_of):
     sizes = [[pair.sigma_z, pair.model.snr] for pair in grid]
     outlier, power, trace, ratio = (np.array([row[k] for row in rows]) for k in ("outlier", "power", "trace", "ratio"))
     counted, gaps = (np.concatenate([row[k] for row in rows]) for k in ("counted", "gaps"))
-    # An error of a bound has to pass and one of six to fail.
     checks = [
         Check(
-            "outlier means over their predictions", outlier[:, 0], outlier[:, 1], 1, OUTLIER, 6 * OUTLIER, sizes,
-            "every outlier of every cell; the bound is the bias allowed",
+            "outlier means over their predictions", outlier[:, 0], outlier[:, 1], 1, ALLOWED[0], 6 * OUTLIER, sizes,
+            "every outlier of every cell",
         ),
         Check(
-            "gradient power above the bulk, draws less theory", power[:, 0], power[:, 1], 0, POWER, 6 * POWER, sizes,
-            "the bound is the bias allowed",
+            "gradient power, draws less theory", power[:, 0], power[:, 1], 0, ALLOWED[1], 6 * POWER, sizes,
         ),
         Check("trace over its prediction", trace[:, 0], trace[:, 1], 1, 1e-12, 0.1, sizes, "no bias: exact"),
         Check(
-            "ratio over its prediction", ratio[:, 0], ratio[:, 1], 1, RATIO, 10 * RATIO, sizes,
-            "the bound is the bias allowed",
+            "ratio over its prediction", ratio[:, 0], ratio[:, 1], 1, ALLOWED[2], 6 * RATIO, sizes,
         ),
         exact("standard errors over the bounds' thirds", np.maximum(3 * np.concatenate([
             outlier[:, 1].ravel() / OUTLIER, power[:, 1] / POWER, ratio[:, 1] / RATIO]), 1), 1, tolerance=0.1),
@@ -148,13 +148,14 @@ def rates(copied, theory_of):
 
 CLAIM = Claim(
     statement="""At N = 300, C = 10, D = 1000 the theory given the logits has the means of all nine outliers within 2%,
-    the gradient's power above the bulk within 0.005 and the Goldilocks ratio within 0.5%, for sigma_z from 0.1 to 15 and
+    the gradient's power above the bulk within 0.005 and the Goldilocks ratio within 0.5%, sigma_z from 0.1 to 15 and
     SNR from 0.5 to 10; trace and counts in gaps are exact, and errors fall like 1/N as N and D grow together.""",
     source="this package, for the model of Fort and Ganguli (2019), section 4",
     estimates="means over draws of the reduced sampler with the same logits, standard errors a third of the bounds",
     reference="the theory of the same logits and labels; at fixed C the errors' exponent 1",
-    bias="""The bounds themselves are the bias allowed. Errors at fixed C come from quantiles taken for means, O(1/D) in
-    the mean outlier, and from ratios of means, O(1/D); examples are copied, so that the limit is one.""",
+    bias="""1% for outliers (quantiles for means: 0.25 / sqrt(D) at most for equal spikes), 0.002 for the power
+    (2 q (1 - q) / D = 0.0005 derived), 0.1% for the ratio. At fixed C quantiles for means and ratios of means leave O(1/D);
+    examples are copied, so that the limit is one.""",
     draw=draw,
     judge=judge,
     theory=_pairs.THEORY,
