@@ -61,6 +61,8 @@ def spike_array(value: Any, at_most: int, what: str, *, positive: bool, beta: fl
 class Ensemble(abc.ABC):
     """Random matrices whose eigenvalues have a tridiagonal (0 or 1 spike) or band model."""
 
+    beta: float
+
     @property
     @abc.abstractmethod
     def _model(self) -> tuple[int, int, int]:
@@ -75,10 +77,6 @@ class Ensemble(abc.ABC):
     @abc.abstractmethod
     def _num_zeros(self) -> int:
         """Eigenvalues that vanish and are not in the model."""
-
-    @property
-    @abc.abstractmethod
-    def _beta(self) -> float: ...
 
     @property
     @abc.abstractmethod
@@ -148,9 +146,9 @@ class Ensemble(abc.ABC):
         MemoryError
             If it does not fit.
         """
-        if self._beta not in (1, 2, 4):
-            raise ValueError(f"`beta` must be 1, 2 or 4 for a dense matrix; got {self._beta}")
-        need = self._dense_need * {1: 1, 2: 2, 4: 8}[int(self._beta)] * np.dtype(dtype).itemsize
+        if self.beta not in (1, 2, 4):
+            raise ValueError(f"`beta` must be 1, 2 or 4 for a dense matrix; got {self.beta}")
+        need = self._dense_need * {1: 1, 2: 2, 4: 8}[int(self.beta)] * np.dtype(dtype).itemsize
         require_memory("`matrix`", need, "use `eigenvalues`, `largest` or `smallest`, which need no matrix,")
         return self._dense(rng, dtype)
 
@@ -310,7 +308,7 @@ class Ensemble(abc.ABC):
         form, n, p = self._model
         spikes, total = self._spikes, self._num_rows
         edge, scale, length = self._edge(above)
-        block = tridiagonal.block_length(length, k, self._beta, total) if cut else total
+        block = tridiagonal.block_length(length, k, self.beta, total) if cut else total
         exact = self._at_hard_edge(above, k, count, rng, overlaps)
         if exact is not None:
             return exact, np.empty((count, k, 0))
@@ -338,13 +336,13 @@ class Ensemble(abc.ABC):
                 spike = spikes[0] if spikes.size else float(form == QD)
                 kernel = tridiagonal.outermost if k == 1 else tridiagonal.extremes
                 kernel(
-                    form, float(n), float(p), float(self._beta), spike, -1.0 if flip else 1.0, total, block, edge,
+                    form, float(n), float(p), float(self.beta), spike, -1.0 if flip else 1.0, total, block, edge,
                     scale, above or flip, k, words, streams.first + start, out,
                     squares[:, :, 0] if overlaps else np.empty((0, 0)),
                 )  # fmt: skip
             else:
                 banded.band_extremes(
-                    form, float(n), float(p), float(self._beta), spikes, total, block, scale, above, k, words,
+                    form, float(n), float(p), float(self.beta), spikes, total, block, scale, above, k, words,
                     streams.first + start, out, squares,
                 )  # fmt: skip
 
@@ -362,11 +360,11 @@ class Ensemble(abc.ABC):
         form, n, p = self._model
         if form == TRI or above or n != p or k != 1 or n < 2**23 or self._spikes.size or overlaps:
             return None
-        if self._beta not in (1, 2):
+        if self.beta not in (1, 2):
             return None
         streams = Streams.of(rng, count)
         draws = np.array([streams.generator(i).standard_exponential() for i in range(count)])
-        if self._beta == 1:
+        if self.beta == 1:
             draws = 4 * draws**2 / (1 + np.sqrt(1 + 2 * draws)) ** 2
         return draws[:, None] / n * self._unit
 
@@ -390,7 +388,7 @@ class Ensemble(abc.ABC):
                 if spikes.size < 2:
                     a, b = np.empty(total), np.empty(total)
                     spike = spikes[0] if spikes.size else float(form == QD)
-                    tridiagonal.draw(form, float(n), float(p), float(self._beta), spike, total, words, index, a, b)
+                    tridiagonal.draw(form, float(n), float(p), float(self.beta), spike, total, words, index, a, b)
                     if form == QD:
                         off = np.sqrt(b[:-1] * a[1:])
                         a += b
@@ -401,8 +399,8 @@ class Ensemble(abc.ABC):
                     num_rows = min(p, total + spikes.size) if form == QD else total
                     rows = np.empty((num_rows, spikes.size + 1), dtype=np.complex128)
                     band = np.empty((total, spikes.size + 1), dtype=np.complex128)
-                    banded.draw_band(form, float(n), float(p), float(self._beta), spikes, words, index, rows, band)
-                    lower = band.T if self._beta == 2 else band.real.T
+                    banded.draw_band(form, float(n), float(p), float(self.beta), spikes, words, index, rows, band)
+                    lower = band.T if self.beta == 2 else band.real.T
                     result[i, zeros:] = eigvals_banded(lower[:total], lower=True)
 
         in_threads(piece, last - first, threads)

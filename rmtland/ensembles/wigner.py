@@ -40,10 +40,6 @@ class _Gaussian(Ensemble):
         return 0
 
     @property
-    def _beta(self) -> float:
-        return self.beta
-
-    @property
     def _thetas(self) -> Floats:
         return np.empty(0)
 

@@ -46,10 +46,6 @@ class _Covariance(Ensemble):
         return max(0, self.num_features - self.num_samples)
 
     @property
-    def _beta(self) -> float:
-        return self.beta
-
-    @property
     def _dense_need(self) -> float:
         return float(self.num_features) * (self.num_features + 3.0 * self.num_samples)
 
