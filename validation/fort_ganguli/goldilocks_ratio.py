@@ -62,7 +62,7 @@ def draw(scale, rng):
     sizes, num_pairs = SIZES[scale]
     logits = {s: s * rng.standard_normal((EXAMPLES, CLASSES)) for s in SIGMAS}
     small = {(s, d): small_draws(logits[s], d, draws, rng) for s in SIGMAS for d, draws in sizes.items()}
-    return logits, small, along_sigma(num_pairs, rng), rng.standard_normal((16, 300, 10))
+    return logits, small, along_sigma(num_pairs, rng), rng.standard_normal((10, 300, 10))
 
 
 def model_of(logits, d):

@@ -116,7 +116,7 @@ def judge(data, theory):
         for colour, (s, (off, wobble)) in zip(figures.COLOURS, found.items(), strict=False):
             for i, (marker, label) in enumerate((("o", f"of D = {PARAMETERS}"), ("x", "drawn with d"))):
                 values = [(small[s, d][i, 0] / np.sqrt(small[s, d][i, 1])).mean() for d in sizes]
-                left.plot(sizes, values, marker, ms=5, color=colour, label=rf"$\sigma_z$ = {s:g}: {label}")
+                left.plot(sizes, values, marker, ms=6, mfc="none", color=colour, label=rf"$\sigma_z$ = {s:g}: {label}")
             theirs = np.array([moments(model_of(logits[s], int(d))) for d in fine])
             left.plot(fine, theirs[:, 0] / np.sqrt(theirs[:, 1]), color=colour, lw=1.2)
             figures.convergence(right, sizes, off, wobble, colour, rf"$\sigma_z$ = {s:g}")
