@@ -186,7 +186,7 @@ class Theory:
         -----
         To first order in 1/D and 1/N, whether they stand apart from the bulk or not: from the covariance of
         log-determinants (`fluctuations.outlier_deviations` has the formula), each outlier between its neighbours'
-        quantiles. Within 5% of draws from N = 60, C = 4, D = 300 on.
+        quantiles. Within 4% of draws from N = 30, C = 3, D = 150 on.
         """
         deviations = np.zeros(self.num_classes - 1)
         rank = self._solver.rank
@@ -211,8 +211,8 @@ class Theory:
         Notes
         -----
         A contour integral: through the gap of the spectrum with that many eigenvalues above it, or where there is none
-        from the point of the curve with that count. Of the means of both squares; the mean of their ratio differs by
-        terms of order q (1 - q) / D.
+        from the point of the curve with that count. Of the means of both squares; the mean of their ratio is lower by
+        about 2 q (1 - q) / D.
         """
         count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
         if not self.equation.gradient_square > 0:
@@ -239,7 +239,7 @@ class Theory:
         -----
         To first order in 1/D and 1/N, from the covariance of log-determinants (`fluctuations.power_deviation` has the
         formula). Larger than the 2 q (1 - q) / sqrt(D) of two independent Gaussian vectors in R^D, as the directions
-        are drawn along with the gradient.
+        are drawn along with the gradient. Within 3% of draws from N = 30, C = 3, D = 150 on.
         """
         count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
         if not self.equation.gradient_square > 0:
@@ -292,6 +292,10 @@ class Theory:
         Returns
         -------
         float
+
+        Notes
+        -----
+        Too large where the ratio's relative fluctuations are not small: by 4% at D = 300, by 15% at D = 100.
         """
         return ratio_deviation(self.equation, self._dimension(dimension))
 
