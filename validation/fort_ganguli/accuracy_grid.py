@@ -13,7 +13,7 @@ from validation.sampling import controlled_mean
 
 SIZE = (300, 10, 1000)
 SIGMAS, SNRS = (0.1, 1.0, 3.0, 15.0), (0.5, 2.0, 10.0)
-DRAWS = {0.5: 220, 2.0: 100, 10.0: 60}
+DRAWS = {0.5: 220, 2.0: 120, 10.0: 70}
 GRID = {"smoke": {(15.0, 10.0): 55}, "full": {(sigma, snr): DRAWS[snr] for sigma in SIGMAS for snr in SNRS}}
 """Draws by sigma_z and SNR: standard errors of a third of the bounds."""
 OUTLIER, POWER, RATIO = 0.02, 0.005, 0.005
@@ -59,7 +59,7 @@ def judge(data, theory_of):
             "ratio over its prediction", ratio[:, 0], ratio[:, 1], 1, ALLOWED[2], 6 * RATIO, sizes,
         ),
         exact("standard errors over the bounds' thirds", np.maximum(3 * np.concatenate([
-            outlier[:, 1].ravel() / OUTLIER, power[:, 1] / POWER, ratio[:, 1] / RATIO]), 1), 1, tolerance=0.1),
+            outlier[:, 1].ravel() / OUTLIER, power[:, 1] / POWER, ratio[:, 1] / RATIO]), 1), 1, tolerance=0.2),
         exact("eigenvalues above levels in gaps", counted, gaps),
     ]  # fmt: skip
     errors = {name: np.array(values).T for name, values in rates(copied, theory_of).items()}
@@ -101,7 +101,8 @@ def judge(data, theory_of):
             ax.set(xscale="log", xlabel=r"SNR $\sigma_c^2/\sigma_E^2$")
         left.set_ylabel("farthest outlier, draws less theory, %")
         middle.set_ylabel("draws less theory")
-        figures.legend(left)
+        left.set_ylim(-150 * OUTLIER, 150 * OUTLIER)
+        figures.legend(left, loc="upper center", ncols=4, columnspacing=0.8, handletextpad=0.2)
         for colour, name in zip(figures.COLOURS, ("mean outlier", "ratio", "gradient power"), strict=False):
             first = errors[name][0, 0]
             figures.convergence(right, copies, *errors[name], colour, name, lambda n, e=first: e / n)
@@ -154,8 +155,8 @@ CLAIM = Claim(
     estimates="means over draws of the reduced sampler with the same logits, standard errors a third of the bounds",
     reference="the theory of the same logits and labels; at fixed C the errors' exponent 1",
     bias="""1% for outliers (quantiles for means: 0.25 / sqrt(D) at most for equal spikes), 0.002 for the power
-    (2 q (1 - q) / D = 0.0005 derived), 0.1% for the ratio. At fixed C quantiles for means and ratios of means leave O(1/D);
-    examples are copied, so that the limit is one.""",
+    (2 q (1 - q) / D = 0.0005 derived), 0.1% for the ratio. At fixed C quantiles for means and ratios of means leave
+    O(1/D); examples are copied, so that the limit is one.""",
     draw=draw,
     judge=judge,
     theory=_pairs.THEORY,
