@@ -13,7 +13,7 @@ from validation.sampling import controlled_mean
 
 SIZE = (300, 10, 1000)
 SIGMAS, SNRS = (0.1, 1.0, 3.0, 15.0), (0.5, 2.0, 10.0)
-DRAWS = {0.5: 220, 2.0: 120, 10.0: 70}
+DRAWS = {0.5: 230, 2.0: 190, 10.0: 70}
 GRID = {"smoke": {(15.0, 10.0): 55}, "full": {(sigma, snr): DRAWS[snr] for sigma in SIGMAS for snr in SNRS}}
 """Draws by sigma_z and SNR: standard errors of a third of the bounds."""
 OUTLIER, POWER, RATIO = 0.02, 0.005, 0.005
