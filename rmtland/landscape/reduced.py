@@ -138,9 +138,7 @@ def reduced_spectrum(
     rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
     norm = float(np.linalg.norm(slope))
     if sigma_H > 0:
-        # The rows leave the generator as it was, so that draws may share them: its own numbers would be theirs.
-        apart = np.random.default_rng(rng.integers(0, 2**63, 4))
-        return _with_h_term(rows, slope, draw_h_term(num_parameters, sigma_H, apart), logits.shape[1], num_top)
+        return _with_h_term(rows, slope, draw_h_term(num_parameters, sigma_H, rng), logits.shape[1], num_top)
     if rows.shape[0] == 0:
         return LandscapeSpectrum(
             np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, logits.shape[1]
@@ -230,7 +228,8 @@ class SharedRows:
     """
 
     def __init__(self, rng: Seed = None) -> None:
-        self._rng = generator(rng)
+        # A stream of its own, which `factor` rewinds: the caller's goes on, and its later numbers are others.
+        self._rng = np.random.default_rng(generator(rng).integers(2**63, size=4))
         self._factor: Floats = np.empty((0, 0))
         self._num_columns = 0
 

@@ -317,3 +317,19 @@ def test_a_draw_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match="a draw with 75 x 50 rows needs .* raise `tolerance`, draw fewer examples"):
         model_of(1.0, 50).spectrum(0)
+
+
+@pytest.mark.parametrize("sigma_H", [0.0, 0.1])
+def test_one_generator_gives_draw_after_draw(sigma_H):
+    """Of given logits, too, where nothing but the rows is drawn; none of them has numbers of another."""
+    logits, labels = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 3
+    model = rl.LandscapeModel(6, 3, 12, logits=rl.GivenLogits(logits, labels), sigma_H=sigma_H)
+    rng = np.random.default_rng(1)
+    traces = np.array([model.spectrum(rng).trace for _ in range(2000)])
+    assert np.unique(traces).size == 2000
+    deviations = traces - traces.mean()
+    assert_mean(deviations[1:] * deviations[:-1], 0.0, detect=0.3 * traces.var())
+    rows = rl.SharedRows(rng)
+    assert model.spectrum(rng, rows=rows).trace != traces[-1]
+    one, two = (rl.LandscapeModel.fort_ganguli(10, 3, 30, s).spectrum(4).eigenvalues[-1] for s in (1.0, 1.001))
+    assert abs(one / two - 1) < 0.01  # one seed, one draw
