@@ -150,7 +150,8 @@ def rates(copied, theory_of):
 CLAIM = Claim(
     statement="""At N = 300, C = 10, D = 1000 the theory given the logits has the means of all nine outliers within 2%,
     the gradient's power above the bulk within 0.005 and the Goldilocks ratio within 0.5%, sigma_z from 0.1 to 15 and
-    SNR from 0.5 to 10; trace and counts in gaps are exact, and errors fall like 1/N as N and D grow together.""",
+    SNR from 0.5 to 10; trace and counts in gaps are exact, and the errors of mean outlier and ratio fall like 1/N as N
+    and D grow together.""",
     source="this package, for the model of Fort and Ganguli (2019), section 4",
     estimates="means over draws of the reduced sampler with the same logits, standard errors a third of the bounds",
     reference="the theory of the same logits and labels; at fixed C the errors' exponent 1",
