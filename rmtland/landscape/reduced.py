@@ -234,7 +234,7 @@ class SharedRows:
         self._num_columns = 0
 
     def factor(self, num_rows: int, num_columns: int) -> Floats:
-        """The Bartlett factor of num_rows x num_columns, the caller's to change."""
+        """The Bartlett factor of num_rows x num_columns, not to be written to."""
         if self._num_columns not in (0, num_columns):
             raise ValueError(f"`rows` must be shared at one D; got {num_columns} after {self._num_columns}")
         if num_rows > self._factor.shape[0]:
@@ -243,7 +243,7 @@ class SharedRows:
             state = self._rng.bit_generator.state
             self._factor = bartlett_factor(num_rows, num_columns, self._rng)
             self._rng.bit_generator.state = state
-        return self._factor[:num_rows, : min(num_rows, num_columns)].copy()
+        return self._factor[:num_rows, : min(num_rows, num_columns)]
 
 
 def bartlett_factor(num_rows: int, num_columns: int, rng: np.random.Generator) -> Floats:
@@ -295,7 +295,7 @@ def _rows(sources: _Sources, num_parameters: int, shared: SharedRows) -> tuple[F
     slope = sources.mean_slopes @ means + sources.slopes @ residuals
     if sources.dropped > 0:
         slope += sources.dropped * factor[-1]
-    residuals *= sources.weights[:, None]
+    residuals = residuals * sources.weights[:, None]
     residuals[:, :num_means] += sources.mixing @ means[:, :num_means]
     if sources.own.shape[0] == 0:
         return residuals, slope
