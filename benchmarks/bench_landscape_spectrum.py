@@ -20,8 +20,8 @@ from benchmarks.timing import criterion
 
 SIGMAS = np.geomspace(1e-3, 1e2, 40)
 LOOP_DRAWS = 4
-"""The plain loop is timed on so many of its 40 x 20 draws, whose time does not depend on sigma_z, and scaled; ours on one
-draw at each of the 40, as it gets cheaper where examples freeze."""
+"""The plain loop is timed on so many of its 40 x 20 draws, whose time does not depend on sigma_z, and scaled; ours on
+one draw at each of the 40, as it gets cheaper where examples freeze."""
 
 
 def seconds(function: Callable[[], object], repeats: int = 3) -> float:
