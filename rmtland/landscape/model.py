@@ -273,7 +273,7 @@ class LandscapeModel:
         TypeError
             For a gradient law other than `ClusteredGradients`.
         ValueError
-            For class gradients, and for `GivenLogits`, which are no law to take expectations over.
+            For `GivenLogits`, which are no law to take expectations over.
         """
         from rmtland.landscape.population import PopulationTheory
 

@@ -16,6 +16,8 @@ from rmtland.landscape.bulk import bulk_atoms, residual_edge
 from rmtland.landscape.equivalent import Equation, Evaluation
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import GivenLogits
+from rmtland.landscape.population_classes import ClassSums
+from rmtland.landscape.population_classes import level as level_of
 from rmtland.landscape.predictions import Theory
 from rmtland.landscape.structured import RADIUS, TERMS, Floats, count_negative
 from rmtland.landscape.theory import Model, checked_lengths
@@ -87,7 +89,7 @@ class PopulationEquivalent(Equation):
         A sample of the logit law.
     num_examples : float
         N, which enters through residual_length^2 / N alone.
-    mean_lengths, residual_length, num_parameters, cross_terms, sigma_H
+    mean_lengths, residual_length, num_parameters, cross_terms, sigma_H, class_length
         As in `DeterministicEquivalent`.
     """
 
@@ -99,6 +101,7 @@ class PopulationEquivalent(Equation):
     num_parameters: float
     cross_terms: bool = True
     sigma_H: float = 0.0
+    class_length: float = 0.0
 
     @property
     def weight(self) -> float:
@@ -149,7 +152,7 @@ class PopulationEquivalent(Equation):
     def evaluate_gauss_newton(
         self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False
     ) -> Evaluation:
-        """Psi, its derivatives and the form in expectation; |pull|^2 / N spreads over the C - 1 directions evenly."""
+        """Psi, its derivatives and the form in expectation; what a sum over examples pulls spreads evenly."""
         weight, size = self.weight, self.mean_lengths.size
         (k, k1, k2), log_det, shape, pull = self._sums(m * weight, logs)
         inner = [k, weight * k1, weight**2 * k2]
@@ -158,6 +161,16 @@ class PopulationEquivalent(Equation):
         curvature = self.residual_length**2 * (size - 1) * inner[1]
         if not self.cross_terms:
             inner, pull = [self._zero[0][0], 0.0, 0.0], self._zero[3]
+        value = weight * shape
+        if self.class_length > 0:
+            levels, through, pulls = self._classes(m, inner, pull)
+            for count, (there, change, bend) in levels:
+                total += count * np.log(there + 0j) if logs else 0.0
+                slope += count * change
+                curvature += count * bend
+            value += pulls[0]
+            if self.cross_terms:
+                inner, pull = through, pulls[1]
         level = 1 + m * inner[0] * self.spikes
         change = (inner[0] + m * inner[1]) * self.spikes / level
         if logs:
@@ -165,30 +178,80 @@ class PopulationEquivalent(Equation):
         slope += np.sum(change)
         curvature += np.sum((2 * inner[1] + m * inner[2]) * self.spikes / level) - np.sum(change * change)
         # E h h^T = (pull / N) (1 - 11^T / C) / (C - 1): R (p - y) has no part along 1, and no direction is singled out.
-        value = weight * shape + pull / self.num_examples * np.sum(self.spikes / level) / (size - 1)
+        value += pull / self.num_examples * np.sum(self.spikes / level) / (size - 1)
         return Evaluation(total, slope, curvature, value)
+
+    @cached_property
+    def _class_sums(self) -> ClassSums:
+        return ClassSums(self.probabilities, self.labels)
+
+    def _classes(self, m: complex | float, inner: list[Any], pull: Any) -> tuple[list[Any], list[Any], list[Any]]:
+        """How often each class level occurs with its value and derivatives, L, and what its form and H have of pulls.
+
+        Given K per direction with derivatives in m, and E |R (p - y)|^2.
+        """
+        size, strength = self.mean_lengths.size, self.class_length**2
+        weight = self.weight if self.cross_terms else 0.0
+        scales = (1.0, weight, weight**2)
+        # `inner` has derivatives in m, the class sums in s.
+        traces = [x / scale if scale > 0 else 0.0 for x, scale in zip(inner, scales, strict=True)]
+        of = self._class_sums.at(m * weight, traces)
+        own, other = ([x * scale for x, scale in zip(k, scales, strict=True)] for k in (of.own, of.other))
+        *first, through_own = level_of(m, strength, own)
+        *second, through_other = level_of(m, strength, other)
+        rest = pull - of.square
+        counts = (size, size * (size - 2))
+        through = [
+            (counts[0] * x + counts[1] * y) / (size - 1) for x, y in zip(through_own, through_other, strict=True)
+        ]
+        # h_y has a mean along P_y, which drops out of H = sum F_y h_y, and the spread of a sum over examples.
+        mean = of.pull**2 / size * (1 - 1 / self.num_examples)
+        form = strength * ((mean + of.square / self.num_examples) / first[0] + rest / self.num_examples / second[0])
+        pulled = of.square / first[0] ** 2 + rest / second[0] ** 2
+        return [(counts[0], first), (counts[1], second)], through, [form, pulled]
 
     def atoms_above(self, u: float) -> float:
         """Number of eigenvalues of D T above u > 0, on average."""
         n = self.probabilities.shape[0]
         s = -self.weight / u
         above = count_negative(self.probabilities, s) * self.num_examples / n if s < 0 else 0.0
-        k = (self._sums(s) if self.cross_terms else self._zero)[0][0]
-        return float(above + np.sum(1 - k * self.spikes / u < 0))
+        k = self._sums(s)[0] if self.cross_terms else [self._zero[0][0], 0.0, 0.0]
+        if self.class_length > 0:
+            levels, through, _ = self._classes(-1 / u, [k[0], self.weight * k[1], self.weight**2 * k[2]], 0.0)
+            above += sum(count * float(np.real(there[0]) < 0) for count, there in levels)
+            k = through if self.cross_terms else k
+        return float(above + np.sum(1 - np.real(k[0]) * self.spikes / u < 0))
 
     def atoms(self) -> tuple[Floats, Floats, Floats]:
-        """Binned eigenvalues of the A_mu, their numbers, and the spikes of K(0), lifted by one step where safe."""
+        """Binned eigenvalues of the A_mu and those of the class levels, their numbers, and the spikes.
+
+        With cross terms the spikes of K(0) are lifted by one step where it is safe.
+        """
         values, weights = bulk_atoms(self.probabilities, self.weight, self.num_examples)
-        k = self._zero[0][0]
-        u = float(k * self.spikes.mean())
-        if self.cross_terms and u > 2 * self.weight:
-            k = self._sums(-self.weight / u)[0][0]
+        k, size = self._zero[0][0], self.mean_lengths.size
+        u, own = float(k * self.spikes.mean()), 0.0
+        if self.class_length > 0:
+            of = self._class_sums.at(0.0, [k, 0.0, 0.0])
+            levels = self.class_length**2 * np.real(np.array([of.own[0], of.other[0]]))
+            own = float(levels.max())
+            there = np.array([True, size > 2])
+            values = np.concatenate([values, levels[there]])
+            weights = np.concatenate([weights, np.array([size, size * (size - 2.0)])[there]])
+        if self.cross_terms and u > 2 * max(self.weight, own):
+            lifted = self._sums(-self.weight / u)[0]
+            if self.class_length > 0:
+                lifted = self._classes(-1 / u, [lifted[0], self.weight * lifted[1], self.weight**2 * lifted[2]], 0.0)[1]
+            k = lifted[0]
         return values, weights, np.real(k) * self.spikes
 
     @cached_property
     def rank_of_t(self) -> float:
         """Number of nonzero eigenvalues of T."""
+        size = self.mean_lengths.size
         spikes = float(np.sum(self.spikes > 0))
+        if self.class_length > 0:
+            # With cross terms a level adds no rank of its own to one below it that is full.
+            spikes = size * (size - 1.0) + (0.0 if self.cross_terms else spikes)
         if not self.residual_length > 0:
             return spikes
         share = float(np.mean(np.maximum(np.sum(self.probabilities > 0, axis=1) - 1, 0)))
@@ -211,7 +274,8 @@ class PopulationTheory(Theory):
     -----
     Against the theory given logits this leaves out the spread of the eigenvalues of P = (1/N) sum_mu A_mu, of order
     sqrt(C / N): outliers come out too equal, at sigma_z = 15 and N = 300 the largest by 30%. The mean outlier, trace
-    and norm have errors of order 1/N; the mean gradient power one of order 1 / C, as it is a ratio of means.
+    and norm have errors of order 1/N; the mean gradient power one of order 1 / C, as it is a ratio of means. With class
+    gradients the C (C - 1) class directions have two strengths, and classes are of equal size.
     Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
     """
 
@@ -223,8 +287,6 @@ class PopulationTheory(Theory):
     ) -> PopulationTheory:
         """The limit for a model; see `LandscapeModel.population_theory`."""
         law = checked_lengths(model)
-        if law.class_length > 0:
-            raise ValueError(f"`class_length` must be 0 for the population theory; got {law.class_length}")
         if isinstance(model.logits, GivenLogits):
             raise ValueError(
                 "`logits` must be a law to take expectations over; got GivenLogits, for which use theory()"
@@ -241,6 +303,7 @@ class PopulationTheory(Theory):
             float(model.num_parameters),
             bool(cross_terms),
             model.sigma_H,
+            law.class_length,
         )
         return cls(equation, c)
 
@@ -259,9 +322,12 @@ class PopulationTheory(Theory):
         Raises
         ------
         ValueError
-            With an H-term but no residuals, whose length is the unit of SNR.
+            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
+            unit of SNR.
         """
         e = self.equation
+        if e.class_length > 0:
+            raise ValueError(f"`class_length` must be 0 for a transition of the outliers; got {e.class_length}")
         if e.sigma_H > 0 and e.residual_length == 0:
             raise ValueError("`residual_length` must be > 0 for a transition in SNR where there is an H-term")
         u = self._edge(1.0, e.sigma_H / e.residual_length**2 if e.sigma_H > 0 else 0.0)[0]

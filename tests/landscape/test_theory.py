@@ -325,11 +325,6 @@ SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
             "`class_length` must be 0 for a transition",
         ),
         (
-            lambda: dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(1, 1, 1)).population_theory(),
-            ValueError,
-            "`class_length` must be 0 for the population theory",
-        ),
-        (
             lambda: rl.LandscapeModel(
                 2, 2, 5, logits=rl.GivenLogits(np.zeros((2, 2)), np.zeros(2, int))
             ).population_theory(),

@@ -1,0 +1,109 @@
+"""Class gradients in the limit of many examples."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.landscape.equivalent import DeterministicEquivalent
+from rmtland.landscape.population import PopulationEquivalent
+from rmtland.landscape.population_classes import label_sums
+from rmtland.landscape.structured import StructuredExamples
+from tests import oracles
+from tests.statistical import assert_mean
+
+
+def every_permutation(num_classes, sigma, count, seed=0):
+    """Probabilities and labels of some examples with all permutations of the classes: K_y is exactly symmetric."""
+    rng = np.random.default_rng(seed)
+    logits = sigma * rng.normal(size=(count, num_classes))
+    labels = rng.integers(0, num_classes, count)
+    many = []
+    for order in itertools.permutations(range(num_classes)):
+        place = np.argsort(order)
+        many += [(z[list(order)], place[y]) for z, y in zip(logits, labels, strict=True)]
+    z, y = (np.array(values) for values in zip(*many, strict=True))
+    return np.array([oracles.softmax(row) for row in z]), y
+
+
+def pair(num_classes, sigma, residual, of_class, cross_terms, mean=1.0, sigma_H=0.0):
+    p, labels = every_permutation(num_classes, sigma, 5)
+    lengths = np.full(num_classes, mean)
+    given = DeterministicEquivalent(
+        StructuredExamples(p, labels, True), lengths, residual, of_class, 50.0, cross_terms, None, sigma_H
+    )
+    return given, PopulationEquivalent(
+        p, labels, float(len(p)), lengths, residual, 50.0, cross_terms, sigma_H, of_class
+    )
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+@pytest.mark.parametrize(("residual", "of_class", "mean"), [(0.7, 0.5, 1.0), (0.0, 0.5, 1.0), (2.0, 0.4, 0.0)])
+@pytest.mark.parametrize("sigma", [0.5, 15.0])
+def test_against_all_permutations_of_examples(num_classes, sigma, residual, of_class, mean, cross_terms):
+    given, population = pair(num_classes, sigma, residual, of_class, cross_terms, mean)
+    assert population.rank_of_t == given.rank_of_t
+    top = max(float(np.max(part, initial=0)) for part in given.atoms()[::2])
+    for m in (0.0, 0.3 / top, -0.3 / top, (0.7 + 0.4j) / top, (-1.5 + 0.2j) / top, (-20 + 9j) / top):
+        one, two = (e.evaluate(m, 3, logs=np.imag(m) > 0) for e in (given, population))
+        np.testing.assert_allclose(two.slope, one.slope, rtol=1e-9)
+        np.testing.assert_allclose(two.curvature, one.curvature, rtol=1e-9)
+        if np.imag(m) > 0:
+            np.testing.assert_allclose(two.value, one.value, rtol=1e-9)
+    for share in (0.02, 0.3, 0.9, 1.2):
+        assert population.atoms_above(share * top) == given.atoms_above(share * top)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.8, 3.0 + 1j])
+def test_entries_at_the_label(s):
+    p, labels = every_permutation(4, 2.0, 3)
+    sums = np.zeros(5, dtype=complex)
+    for row, y in zip(p, labels, strict=True):
+        a = np.diag(row) - np.outer(row, row)
+        r = np.linalg.inv(np.eye(4) + s * a)
+        b, x = r @ a, r @ (row - np.eye(4)[y])
+        sums += [b[y, y], (b @ b)[y, y], (b @ b @ b)[y, y], x[y], x[y] ** 2]
+    np.testing.assert_allclose(label_sums(p, labels, s), sums, rtol=1e-10)
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+def test_the_gradients_form_is_its_mean_over_logits(cross_terms):
+    law = rl.ClusteredGradients(1.0, 0.7, 0.8)
+    model = rl.LandscapeModel(240, 4, 200, rl.GaussianLogits(2.0), law)
+    population = model.population_theory(sample_size=100_000, cross_terms=cross_terms).equation
+    given = [model.theory((7, i), cross_terms).equation for i in range(300)]
+    for m in (0.0, 3.0, 30.0):
+        expected = float(np.real(population.evaluate(m, 1, form=True).form))
+        # At m = 0 it is the mean; elsewhere K_y, which is in the denominators, varies with the logits: O(1/N).
+        bias = 0.005 if m == 0 else 7 / 240
+        samples = [float(e.evaluate(m, 1, form=True).form) for e in given]
+        assert_mean(samples, expected, bias=bias * expected, detect=0.14 * expected)
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(samples, 1.14 * expected, bias=bias * expected, detect=0.14 * expected)
+
+
+def test_the_population_with_class_gradients_is_the_limit_of_many_examples():
+    law = rl.ClusteredGradients(1.0, 0.7, 0.9)
+    model = rl.LandscapeModel(6000, 4, 400, rl.GaussianLogits(1.0), law)
+    population, given = model.population_theory(sample_size=60_000), model.theory(rng=0)
+    assert population.trace == pytest.approx(given.trace, rel=0.02)
+    assert population.frobenius == pytest.approx(given.frobenius, rel=0.02)
+    assert population.goldilocks_ratio() == pytest.approx(given.goldilocks_ratio(), rel=0.01)
+    np.testing.assert_allclose(population.outliers(), given.outliers(), rtol=0.05)
+    # Outliers, then C (C - 1) class directions less the C - 1 that the outliers share, then the bulk.
+    for count in (3, 12):
+        assert population.quantiles([count - 0.5])[0] == pytest.approx(given.quantiles([count - 0.5])[0], rel=0.05)
+    assert population.gradient_power(12) == pytest.approx(given.gradient_power(12), abs=0.02)
+    vanishing = dataclasses.replace(model, gradients=rl.ClusteredGradients(1.0, 0.7, 1e-9)).population_theory()
+    without = dataclasses.replace(model, gradients=rl.ClusteredGradients(1.0, 0.7)).population_theory()
+    np.testing.assert_allclose(vanishing.outliers(), without.outliers(), rtol=1e-9)
+    np.testing.assert_allclose(vanishing.gradient_power(3), without.gradient_power(3), rtol=1e-6)
+
+
+def test_no_transition_with_class_gradients():
+    model = rl.LandscapeModel(60, 4, 200, rl.GaussianLogits(2.0), rl.ClusteredGradients(1.0, 0.7, 0.8))
+    with pytest.raises(ValueError, match=r"`class_length` must be 0 for a transition of the outliers; got 0.8"):
+        model.population_theory().transition_snr()
