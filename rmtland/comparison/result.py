@@ -194,7 +194,7 @@ def _cell(rung: Rung, quantity: str) -> str:
 
 def with_deviation(mean: float, deviation: float) -> str:
     """0.3252(3) for 0.3252 with a standard deviation of 0.0003."""
-    if deviation == 0:
+    if deviation <= 1e-12 * abs(mean):  # numbers that are the same in every draw, to rounding
         return f"{mean:.3g}(0)"
     decimals = -math.floor(math.log10(deviation))
     digit = round(deviation * 10.0**decimals)

@@ -144,6 +144,7 @@ def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
         (0.4, 0.097, "0.4(1)"),
         (-0.0007, 0.0021, "-0.001(2)"),
         (9.0, 0.0, "9(0)"),
+        (0.7585187790397777, 1.1e-16, "0.759(0)"),
     ],
 )
 def test_a_mean_with_its_deviation(mean, deviation, text):
