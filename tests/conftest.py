@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
@@ -5,6 +7,11 @@ from threadpoolctl import threadpool_limits
 # No test depends on timing, a first call compiles a kernel; fixed examples, as all seeds are fixed.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+# A shell starts jobs in the background with Ctrl-C ignored, and children inherit that: tests that interrupt one would
+# wait forever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
