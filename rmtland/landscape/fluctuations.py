@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rmtland.landscape import taylor
 from rmtland.landscape.equivalent import Equation
 from rmtland.landscape.solver import CIRCLE_POINTS, Solver, panels
 from rmtland.landscape.structured import Array, Floats
@@ -23,11 +24,9 @@ def power_traces_of(equation: Equation) -> Floats:
     while equation.atoms_above(top) > 0:
         top *= 1.3
     radius = 0.5 / top
-    nodes = radius * np.exp(2j * np.pi * np.arange(TERMS // 2 + 1) / TERMS)
-    slopes = np.array([equation.evaluate(m).slope for m in nodes.tolist()])
-    coefficients = np.fft.hfft(slopes, n=TERMS)[:4] / TERMS / radius ** np.arange(4.0)
+    slopes = [equation.evaluate(m).slope for m in taylor.circle(radius, TERMS).tolist()]
     signs = np.array([1.0, -1.0, 1.0, -1.0])
-    traces: Floats = signs * coefficients
+    traces: Floats = signs * taylor.coefficients(slopes, radius, TERMS, keep=4)
     return traces
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
+from rmtland.landscape import taylor
 from rmtland.landscape.equivalent import DeterministicEquivalent, Equation, Evaluation
 from rmtland.landscape.structured import Floats
 
@@ -123,10 +124,9 @@ def spikes_apart(whole: Equation) -> Equation:
     radius = min(1.3 * whole.weight / lowest, LARGEST, 2 * PRECISION ** (1 / (most - 2)))
     terms = math.ceil(math.log(PRECISION) / math.log(radius / 2)) + 1
     size = 2 * math.ceil(terms / 2) + 4
-    nodes = radius * np.exp(2j * np.pi * np.arange(size // 2 + 1) / size)
-    decay = radius ** -np.arange(float(terms))
+    nodes = taylor.circle(radius, size)
     sums = np.array([whole.examples.sums(s, logs=False).powers[0][0] for s in nodes.tolist()])
-    matrices = np.fft.hfft(sums, n=size, axis=0)[:terms] / size * decay[:, None, None]
+    matrices = taylor.coefficients(sums, radius, size, keep=terms)
     del sums
     own = whole.residual_length**2 * np.einsum("tkk->t", matrices)
     matrices *= whole.mean_lengths[:, None] * whole.mean_lengths
@@ -138,7 +138,7 @@ def spikes_apart(whole: Equation) -> Equation:
         radius *= SHARE
         rest_terms = max(terms, math.ceil(math.log(PRECISION) / math.log(SHARE)))
         size = 2 * math.ceil(rest_terms / 2) + 4
-        nodes = radius * np.exp(2j * np.pi * np.arange(size // 2 + 1) / size)
+        nodes = taylor.circle(radius, size)
     slopes = np.array([_slope(matrices, s, whole.weight) for s in nodes.tolist()])
     for attempt in range(ATTEMPTS):
         rest = slopes - np.sum(spikes / (1 + nodes[:, None] / whole.weight * spikes), axis=1)

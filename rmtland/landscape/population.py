@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from rmtland._arguments import Seed, generator, integer
+from rmtland.landscape import taylor
 from rmtland.landscape.bulk import bulk_atoms, residual_edge
 from rmtland.landscape.equivalent import Equation, Evaluation
 from rmtland.landscape.kernels import softmax
@@ -121,21 +122,17 @@ class PopulationEquivalent(Equation):
     def _sums(self, s: complex | float, logs: bool = False) -> tuple[list[Any], Any, Any, Any]:
         """K and its derivatives in s per direction, log det, form and |pull|^2, all as means over the sample."""
         if abs(s) <= RADIUS:
-            exponents = np.arange(TERMS)
-            power = np.asarray(s) ** exponents
-            first = exponents[1:] * power[:-1]
-            second = exponents[2:] * first[:-1]
+            rows = taylor.weights(s, TERMS)
             k, form, pull, log_det = self._series
-            return [power @ k, first @ k[1:], second @ k[2:]], power @ log_det, power @ form, power @ pull
+            return list(rows @ k), rows[0] @ log_det, rows[0] @ form, rows[0] @ pull
         return self._direct(s, logs)
 
     @cached_property
     def _series(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Taylor coefficients in s, as in `StructuredExamples`."""
-        nodes = RADIUS * np.exp(2j * np.pi * np.arange(TERMS // 2 + 1) / TERMS)
-        values = [self._direct(s, False) for s in nodes.tolist()]
-        columns = np.array([[powers[0], form, pull] for powers, _, form, pull in values])
-        k, form, pull = np.fft.hfft(columns, n=TERMS, axis=0).T / TERMS * RADIUS ** -np.arange(float(TERMS))
+        values = [self._direct(s, False) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        columns = [[powers[0], form, pull] for powers, _, form, pull in values]
+        k, form, pull = taylor.coefficients(columns, RADIUS, TERMS).T
         log_det = (self.mean_lengths.size - 1) * np.concatenate([[0.0], k[:-1] / np.arange(1.0, TERMS)])
         return k, form, pull, log_det
 

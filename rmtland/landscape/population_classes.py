@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from rmtland.landscape import taylor
 from rmtland.landscape.structured import RADIUS, TERMS, Floats
 
 
@@ -73,22 +74,18 @@ class ClassSums:
     @cached_property
     def _series(self) -> Floats:
         """Taylor coefficients in s of B_yy, x_y and x_y^2, (terms, 3)."""
-        nodes = RADIUS * np.exp(2j * np.pi * np.arange(TERMS // 2 + 1) / TERMS)
-        columns = np.array([label_sums(self.probabilities, self.labels, s) for s in nodes.tolist()])[:, [0, 3, 4]]
-        scale = RADIUS ** -np.arange(float(TERMS)) / len(self.probabilities)
-        series: Floats = np.fft.hfft(columns, n=TERMS, axis=0) / TERMS * scale[:, None]
-        return series
+        nodes = taylor.circle(RADIUS, TERMS).tolist()
+        columns = np.array([label_sums(self.probabilities, self.labels, s) for s in nodes])[:, [0, 3, 4]]
+        return taylor.coefficients(columns / len(self.probabilities), RADIUS, TERMS)
 
     def at(self, s: complex | float, traces: list[Any]) -> OfClass:
         """At s, given C - 1 times the `traces` per direction of the mean of B over all examples and its derivatives."""
         n, c = self.probabilities.shape
         if abs(s) <= RADIUS:
-            exponents = np.arange(TERMS)
-            power = np.asarray(s) ** exponents
-            first = exponents[1:] * power[:-1]
+            rows = taylor.weights(s, TERMS)
             b, pull, square = self._series.T
-            entry = [power @ b, first @ b[1:], (exponents[2:] * first[:-1]) @ b[2:]]
-            pull, square = power @ pull, power @ square
+            entry = list(rows @ b)
+            pull, square = rows[0] @ pull, rows[0] @ square
         else:
             one, two, three, pull, square = (x / n for x in label_sums(self.probabilities, self.labels, s))
             entry = [one, -two, 2 * three]

@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from rmtland.landscape import taylor
+
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
@@ -34,6 +36,8 @@ RADIUS = 0.8
 """Within this |s| a power series does: its nearest singularity is s = -1 / eigenvalue(A), beyond -2."""
 TERMS = 40
 """Terms of the series: (RADIUS / 2)^TERMS is 1e-16."""
+FACTORIALS = np.array([1.0, -1.0, 0.5])
+"""(-1)^j / j!"""
 FEW_CLASSES = 16
 """Up to so many classes plain loops beat BLAS, whose threads would wait for each other over tiny products."""
 SERIES_BYTES = 2**29
@@ -342,21 +346,14 @@ class StructuredExamples:
         num_classes = self.probabilities.shape[1]
         if 16.0 * TERMS * self.num_groups * num_classes**2 > SERIES_BYTES:
             return None
-        # Conjugate points give conjugate values.
-        nodes = RADIUS * np.exp(2j * np.pi * np.arange(TERMS // 2 + 1) / TERMS)
-        values = [self.sums(s, logs=False) for s in nodes.tolist()]
-        decay = RADIUS ** -np.arange(float(TERMS))
-
-        def coefficients(samples: list[Any]) -> Floats:
-            stacked = np.fft.hfft(np.array(samples), n=TERMS, axis=0) / TERMS
-            result: Floats = stacked * decay.reshape(-1, *[1] * (stacked.ndim - 1))
-            return result
-
-        matrices = coefficients([value.powers[0] for value in values])
+        values = [self.sums(s, logs=False) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        matrices = taylor.coefficients([value.powers[0] for value in values], RADIUS, TERMS)
         # d log_det / ds = tr K
         traces = np.einsum("tgkk->t", matrices)
         log_det = np.concatenate([[0.0], traces[:-1] / np.arange(1.0, TERMS)])
-        pulls, forms = (coefficients([getattr(value, name) for value in values]) for name in ("pull", "form"))
+        pulls, forms = (
+            taylor.coefficients([getattr(value, name) for value in values], RADIUS, TERMS) for name in ("pull", "form")
+        )
         return matrices, pulls, forms, log_det
 
     def at(self, s: complex | float, order: int = 1, logs: bool = True) -> ExampleSums:
@@ -364,15 +361,10 @@ class StructuredExamples:
         if abs(s) > RADIUS or self._series is None:
             return self.sums(s, order, logs)
         matrices, pulls, forms, log_dets = self._series
-        exponents = np.arange(TERMS)
-        power = np.asarray(s) ** exponents
+        rows = taylor.weights(s, TERMS, order)
+        power = rows[0]
         # d^j K / ds^j = (-1)^j j! (1/N) sum B^(j+1)
-        weights = [power]
-        if order > 1:
-            weights.append(np.concatenate([[0.0], -exponents[1:] * power[:-1]]))
-        if order > 2:
-            weights.append(np.concatenate([[0.0, 0.0], 0.5 * (exponents[2:] * (exponents[2:] - 1)) * power[:-2]]))
-        flat = np.array(weights) @ matrices.reshape(TERMS, -1)
-        powers = flat.reshape(len(weights), *matrices.shape[1:])
+        flat = (FACTORIALS[:order, None] * rows) @ matrices.reshape(TERMS, -1)
+        powers = flat.reshape(order, *matrices.shape[1:])
         pull = (power @ pulls.reshape(TERMS, -1)).reshape(pulls.shape[1:])
         return ExampleSums(tuple(powers), pull, power @ forms, power @ log_dets)
