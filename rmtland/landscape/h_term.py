@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from rmtland._arguments import require_memory
+from rmtland.ensembles.wigner import GaussianEnsemble
 from rmtland.landscape.structured import Floats
 
 
@@ -14,7 +13,6 @@ def draw_h_term(num_parameters: int, sigma_H: float, rng: np.random.Generator) -
     """A symmetric Gaussian matrix, off-diagonal variance sigma_H^2 / D and diagonal variance twice that, (D, D)."""
     size = num_parameters
     require_memory(f"the {size} x {size} H-term", 24.0 * size * size, "use model.theory(), or sigma_H = 0")
-    matrix = rng.standard_normal((size, size))
-    matrix += matrix.T.copy()
-    matrix *= sigma_H / math.sqrt(2 * size)
+    matrix: Floats = GaussianEnsemble(size).matrix(rng)
+    matrix *= sigma_H
     return matrix

@@ -146,13 +146,7 @@ def reduced_spectrum(
     by_examples = rows.shape[0] <= rows.shape[1]
     gram = rows @ rows.T if by_examples else rows.T @ rows
     start = rows @ slope if by_examples else slope
-    sums = None if num_top is None else (float(np.trace(gram)), float(np.linalg.norm(gram)))
-    if num_top is not None and 10 * num_top < gram.shape[0] and sums != (0.0, 0.0):
-        eigenvalues, squares = _top_measure(gram, start, num_top)
-    else:
-        eigenvalues, squares = spectral_measure(gram, start)
-        if num_top is not None:
-            eigenvalues, squares = eigenvalues[-num_top:], squares[-num_top:]
+    eigenvalues, squares, sums = _measure(gram, start, num_top)
     positive = eigenvalues > float(eigenvalues[-1]) * gram.shape[0] * float(np.finfo(np.float64).eps)
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
         squares = squares / np.where(positive, eigenvalues, 1.0)
@@ -177,13 +171,7 @@ def _with_h_term(
     start = np.zeros(hessian.shape[0])
     start[:width] = slope
     norm = float(np.linalg.norm(slope))
-    sums = None if num_top is None else (float(np.trace(hessian)), float(np.linalg.norm(hessian)))
-    if num_top is not None and 10 * num_top < hessian.shape[0]:
-        eigenvalues, squares = _top_measure(hessian, start, num_top)
-    else:
-        eigenvalues, squares = spectral_measure(hessian, start)
-        if num_top is not None:
-            eigenvalues, squares = eigenvalues[-num_top:], squares[-num_top:]
+    eigenvalues, squares, sums = _measure(hessian, start, num_top)
     powers = squares / norm**2 if norm > 0 else np.full(eigenvalues.size, math.nan)
     return LandscapeSpectrum(
         eigenvalues=eigenvalues,
@@ -194,6 +182,17 @@ def _with_h_term(
         num_classes=num_classes,
         sums=sums,
     )
+
+
+def _measure(matrix: Floats, vector: Floats, num_top: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:
+    """`spectral_measure`, of the top alone if asked for; then also trace and norm of the whole matrix."""
+    if num_top is None:
+        return *spectral_measure(matrix, vector), None
+    sums = float(np.trace(matrix)), float(np.linalg.norm(matrix))
+    if 10 * num_top < matrix.shape[0] and sums != (0.0, 0.0):
+        return *_top_measure(matrix, vector, num_top), sums
+    eigenvalues, squares = spectral_measure(matrix, vector)
+    return eigenvalues[-num_top:], squares[-num_top:], sums
 
 
 def _top_measure(gram: Floats, vector: Floats, count: int) -> tuple[Floats, Floats]:
