@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice
-from rmtland.ensembles._ensemble import Ensemble, dimension, dyson, normal_matrix, spike_array
+from rmtland.ensembles._checks import dimension, dyson, spike_array
+from rmtland.ensembles._ensemble import Ensemble, normal_matrix
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.tridiagonal import TRI
 from rmtland.laws.semicircle import Semicircle

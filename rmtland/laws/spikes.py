@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from functools import cached_property
 
@@ -11,83 +10,14 @@ import numpy.typing as npt
 
 from rmtland._arguments import choice, finite_array, real
 from rmtland.laws._law import Floats
-from rmtland.laws._values import Value
+from rmtland.laws._spikes import Bools, Spikes, edge_shift
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
 from rmtland.laws.semicircle import Semicircle
 from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
-from rmtland.laws.tracy_widom import TracyWidom
-
-Bools = npt.NDArray[np.bool_]
-
-
-def _shift(beta: int) -> float:
-    """What to add to a dimension so that the Tracy-Widom error at an edge falls to second order."""
-    return 0.5 - 1 / beta
-
-
-class _Spikes(Value, abc.ABC):
-    """What both spiked models share: one row of results per spike, in the order given."""
-
-    spikes: Floats
-    beta: int
-
-    @property
-    @abc.abstractmethod
-    def is_outlier(self) -> Bools:
-        """Whether each spike gives an eigenvalue off the bulk."""
-
-    @property
-    @abc.abstractmethod
-    def _dimension(self) -> tuple[str, float | None]:
-        """The argument that sets the size of fluctuations: its name and its value."""
-
-    @abc.abstractmethod
-    def _variances(self) -> Floats:
-        """Limit of dimension * variance of each outlier, as if its spike were simple; any number elsewhere."""
-
-    @abc.abstractmethod
-    def edge(self, side: str = "right") -> tuple[float, float]:
-        """Centre and scale of the Tracy-Widom fluctuations at an edge of the bulk."""
-
-    @abc.abstractmethod
-    def _sides(self) -> tuple[Bools, Bools]:
-        """Which spikes, if no outliers, stick to the left and to the right edge."""
-
-    def _size(self) -> float:
-        name, value = self._dimension
-        if value is None:
-            raise ValueError(f"`{name}` must be given for fluctuations; got None")
-        return value
-
-    @cached_property
-    def standard_deviations(self) -> Floats:
-        """Standard deviation of the eigenvalue of each spike, float64 of shape (k,).
-
-        For a simple outlier that of its Gaussian limit law. The m outliers of a spike given m times fluctuate like the
-        eigenvalues of an m x m Gaussian matrix around their location; each gets the root of their mean square distance
-        from it, sqrt(1 + (m - 1) beta / 2) times the simple value. For a spike at an edge: that of the edge's
-        Tracy-Widom law. Within the bulk (between bands of a general one): 0, as the eigenvalues there are rigid.
-
-        Raises
-        ------
-        ValueError
-            If the dimension was not given.
-        """
-        size = self._size()
-        _, group, count = np.unique(self.spikes, return_inverse=True, return_counts=True)
-        repeated = 1 + (count[group] - 1) * self.beta / 2
-        result: Floats = np.zeros(self.spikes.size)
-        outlier = self.is_outlier
-        result[outlier] = np.sqrt(repeated[outlier] * self._variances()[outlier] / size)
-        for side, here in zip(("left", "right"), self._sides(), strict=True):
-            if (here & ~outlier).any():
-                law = TracyWidom(self.beta, convention="matrix")
-                result[here & ~outlier] = self.edge(side)[1] * law.std()
-        return result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SpikedCovarianceLaw(_Spikes):
+class SpikedCovarianceLaw(Spikes):
     """Outliers of S = Sigma^(1/2) X X^T Sigma^(1/2) / n, X p x n standard, for Sigma with a few eigenvalues off a bulk.
 
     The bulk of Sigma is 1, or any population through `on_bulk`. A spike ell leaves the bulk of S iff |ell - 1| >
@@ -299,14 +229,14 @@ class SpikedCovarianceLaw(_Spikes):
                 float(self.general_bulk.edge_scales[where]) * shrink,
             )
         # A dimension below 1/2 is none; the limit serves there.
-        roots = [max(size + _shift(self.beta), 0.5) ** 0.5 for size in (n, self.ratio * n)]
+        roots = [max(size + edge_shift(self.beta), 0.5) ** 0.5 for size in (n, self.ratio * n)]
         spread = roots[0] + sign * roots[1]
         scale = abs(spread) * abs(1 / roots[1] + sign / roots[0]) ** (1 / 3)
         return spread**2 / n, scale / n
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SpikedWignerLaw(_Spikes):
+class SpikedWignerLaw(Spikes):
     """Outliers of W / sqrt(n) + sum_j theta_j v_j v_j^T, W symmetric with off-diagonal E |entry|^2 = sigma^2.
 
     A spike theta leaves the semicircle [-2 sigma, 2 sigma] iff |theta| > sigma, to the side of its sign.
@@ -431,5 +361,5 @@ class SpikedWignerLaw(_Spikes):
         """
         sign = 1 if choice("side", side, ("right", "left")) == "right" else -1
         n = self._size()
-        shifted = max(n + _shift(self.beta), 0.5)
+        shifted = max(n + edge_shift(self.beta), 0.5)
         return sign * 2 * self.sigma * (shifted / n) ** 0.5, self.sigma * shifted ** (-1 / 6) / n**0.5
