@@ -58,9 +58,9 @@ from .logits.scales import logit_scales as logit_scales
 from .spectra.operators import SymmetricOperator as SymmetricOperator
 from .spectra.outliers import count_outliers as count_outliers
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
-from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan
 from .sweeps.planning import plan_sweep as plan_sweep
 from .sweeps.reading import open_sweep as open_sweep
 from .sweeps.reading import summarize_sweep as summarize_sweep
 from .sweeps.reading import sweep_failures as sweep_failures
+from .sweeps.sweep import sweep as sweep

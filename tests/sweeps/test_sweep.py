@@ -146,13 +146,13 @@ def test_a_finished_sweep_runs_nothing(tmp_path):
 
 KILLS = """
 import os, signal, sys
-from rmtland.sweeps import engine, store
+from rmtland.sweeps import store, sweep
 import rmtland as rl
 from tests.sweeps.functions import noise
 
 flush = store.ChunkedArray.flush
 store.CHUNK_CELLS = 5
-engine.DIRTY_BYTES = 0  # a flush after each batch
+sweep.DIRTY_BYTES = 0  # a flush after each batch
 
 def killing(self):
     global left
