@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,25 @@ def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     if value not in options:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}; got {value!r}")
     return value
+
+
+def path(name: str, value: Any) -> Path:
+    """`value` as a path, whether or not something is there."""
+    try:
+        text = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a path; got {value!r}") from None
+    if not text or "\0" in text:
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    return Path(text)
+
+
+def real_path(name: str, value: Any) -> Path:
+    """`value` as an absolute path with its links followed; a link to nothing is refused."""
+    given = path(name, value)
+    if given.is_symlink() and not given.exists():
+        raise ValueError(f"`{name}` must not be a link to nothing; {given} is one")
+    return given.resolve()
 
 
 def generator(rng: Seed) -> np.random.Generator:

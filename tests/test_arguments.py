@@ -44,6 +44,15 @@ def test_choice():
         arguments.choice("beta", 3, (1, 2, 4))
 
 
+def test_paths(tmp_path):
+    assert arguments.path("out", b"a/b") == arguments.path("out", "a/b")
+    with pytest.raises(TypeError, match="`out` must be a path; got 3.0"):
+        arguments.path("out", 3.0)
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValueError, match="`out` must be a path; got"):
+            arguments.path("out", wrong)
+
+
 def test_children_do_not_depend_on_how_many_follow():
     few = [child.random() for child in arguments.spawn(7, 3)]
     many = [child.random() for child in arguments.spawn(7, 9)]

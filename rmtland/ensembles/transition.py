@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
+from rmtland._files import replace_text
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.wishart import SpikedCovariance
 from rmtland.laws.spikes import SpikedCovarianceLaw
@@ -111,13 +112,7 @@ class Transition:
             "beta": self.beta, "num_replicates": self.num_replicates, "threshold": self.threshold, "rows": self.rows(),
             "eigenvalues": self.eigenvalues.tolist(), "overlaps": self.overlaps.tolist(),
         }  # fmt: skip
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(json.dumps(data, indent=1) + "\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> Transition:

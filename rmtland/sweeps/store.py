@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import MemoryStore
 
+from rmtland._files import unused_name
 from rmtland.sweeps.grids import Grid
 from rmtland.sweeps.work import ERROR_BYTES, Batch, Schema, Variable
 
 MISSING, DONE, FAILED = 0, 1, 2
 FORMAT = 1
 CHUNK_CELLS, CHUNK_BYTES = 4096, 2**20
+ZARR_PARTIAL = re.compile(r"[^.]+\.[0-9a-f]{32}\.partial")
 DIRTY_BYTES = 2**26
 """Results that wait in memory for the next flush at most."""
 
@@ -136,20 +139,26 @@ class SweepStore:
             group = zarr.open_group(MemoryStore(), mode="w")
             _fill(group, grid, attributes, units)
             return cls(group, grid, path)
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         with writing(path):
-            _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
-            if path.is_dir():
-                path.rmdir()  # an empty folder of the user's
-            os.rename(partial, path)
+            partial = unused_name(path)
+            partial.mkdir()  # no other process's, and nothing that was there
+            try:
+                _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
+                if path.is_dir():
+                    path.rmdir()  # an empty folder of the user's
+                os.rename(partial, path)
+            except BaseException:
+                shutil.rmtree(partial)
+                raise
         return cls(zarr.open_group(path, mode="r+"), grid, path)
 
     @classmethod
     def open(cls, path: Path, grid: Grid) -> SweepStore:
         """A store that is there, for going on; its settings are compared by the caller."""
         for left in path.rglob("*.partial"):
-            left.unlink()  # a file that a kill left half written beside the one it was to replace
+            # A file that a kill left half written beside the one it was to replace: Zarr's names, nobody else's.
+            if ZARR_PARTIAL.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+                left.unlink()
         return cls(zarr.open_group(path, mode="r+"), grid, path)
 
     def set_schema(self, schema: Schema, units: dict[str, str], coords: dict[str, npt.NDArray[Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import integer
+from rmtland._arguments import integer, real_path
 from rmtland.sweeps import provenance
 from rmtland.sweeps.engines import Engine, make_engine
 from rmtland.sweeps.grids import Grid, check_axis, check_grid
@@ -97,6 +97,8 @@ def sweep(
         For parameters that the function does not take, empty axes, a store made with other settings, ...
     BlockingIOError
         Where another run holds the store.
+    FileExistsError
+        Where a file or a link that this package did not make has the name of the store's lock, `<store>.lock`.
     OSError
         Where the store cannot be written (a full disk). Nothing that was stored before is lost.
     ConnectionError
@@ -140,7 +142,7 @@ def sweep(
         kept = SweepStore.create(None, cells, attributes, told)
         _run(kept, task, told, axes, workers, scheduler, progress)
         return _finished(kept)
-    path = Path(store)
+    path = real_path("store", store)
     with StoreLock(path):
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             check_settings(path, cells, attributes, axes)

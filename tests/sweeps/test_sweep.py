@@ -262,12 +262,9 @@ def test_ctrl_c_keeps_what_was_done_and_ends_the_workers(tmp_path, running):
 def test_leftovers_of_a_kill_are_cleared(tmp_path):
     rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
     whole = store_bytes(tmp_path / "s")
-    (tmp_path / "s" / "x" / "c" / "0" / "0" / "0.abc.partial").write_bytes(b"half")
-    (tmp_path / "t.partial").mkdir()
-    (tmp_path / "t.partial" / "zarr.json").write_text("{")
+    (tmp_path / "s" / "x" / "c" / "0" / "0" / f"0.{'ab' * 16}.partial").write_bytes(b"half")
     rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
-    rl.sweep(noise, GRID, 2, 1, tmp_path / "t", workers=1)
-    assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "t") == whole
+    assert store_bytes(tmp_path / "s") == whole
 
 
 @pytest.mark.parametrize(
@@ -323,6 +320,55 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert rl.sweep(noise, GRID, 1, 1, tmp_path / "empty", workers=1).x.size == 6
 
 
+def test_what_lies_beside_and_within_a_store_is_left_alone(tmp_path):
+    mine = {"s.partial/thesis.txt": "chapter 1", "s.lock.txt": "2", "s/x/notes.partial": "3", "t.json.partial": "4"}
+    rl.sweep(noise, GRID, 1, 1, tmp_path / "s", workers=1)
+    for name, text in mine.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link.partial").symlink_to(tmp_path / "s.partial")
+    for store in ("s", "t", "link"):
+        rl.sweep(noise, GRID, 1, 1, tmp_path / store, workers=1)
+    assert {name: (tmp_path / name).read_text() for name in mine} == mine
+    made = {"s", "t", "link", "link.partial", "s.partial", "s.lock.txt", "t.json.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == made
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "link", "link to nothing", "folder", "pipe"])
+def test_a_lock_of_somebody_else_is_left_alone_and_named(tmp_path, kind):
+    lock, target = tmp_path / "s.lock", tmp_path / "thesis.txt"
+    target.write_text("chapter 1")
+    make = {
+        "text": lambda: lock.write_text("mine"),
+        "empty": lock.touch,
+        "link": lambda: lock.symlink_to(target),
+        "link to nothing": lambda: lock.symlink_to(tmp_path / "nothing"),
+        "folder": lock.mkdir,
+        "pipe": lambda: os.mkfifo(lock),
+    }
+    make[kind]()
+    before = os.lstat(lock)
+    with pytest.raises(FileExistsError, match=r"needs the name .*s\.lock for its lock, and something else has it"):
+        rl.sweep(noise, GRID, 1, 1, tmp_path / "s", workers=1)
+    after = os.lstat(lock)
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert target.read_text() == "chapter 1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.lock", "thesis.txt"]
+
+
+def test_a_store_behind_a_link_has_one_lock(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with StoreLock(tmp_path / "disk"), pytest.raises(BlockingIOError, match="one run at a time"):
+        rl.sweep(noise, GRID, 1, 1, tmp_path / "link", workers=1)
+    rl.sweep(noise, GRID, 1, 1, tmp_path / "link", workers=1)
+    assert (tmp_path / "link").is_symlink()
+    assert rl.open_sweep(tmp_path / "disk").x.size == 6
+    (tmp_path / "loose").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="`store` must not be a link to nothing; .*loose is one"):
+        rl.sweep(noise, GRID, 1, 1, tmp_path / "loose", workers=1)
+
+
 def test_one_holder_at_a_time(tmp_path):
     with (
         StoreLock(tmp_path / "s"),
@@ -332,6 +378,11 @@ def test_one_holder_at_a_time(tmp_path):
         pass
     with StoreLock(tmp_path / "s"):
         assert (tmp_path / "s.lock").exists()
+    assert not (tmp_path / "s.lock").exists()
+    with StoreLock(tmp_path / "s"):
+        left = (tmp_path / "s.lock").read_bytes()
+    (tmp_path / "s.lock").write_bytes(left)  # as after a kill
+    rl.sweep(noise, GRID, 1, 1, tmp_path / "s", workers=1)
     assert not (tmp_path / "s.lock").exists()
 
 
@@ -440,7 +491,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, writes):
         left -= 1
         if left < 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name("0.x.partial").write_bytes(b"half")
+            path.with_name(f"0.{left % 2**128:032x}.partial").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         return put(path, value, exclusive)
 

@@ -16,7 +16,7 @@ from validation.__main__ import main
 from validation.claims import discover
 from validation.figures import panels
 from validation.report import write_report
-from validation.results import KEYS, read, replace_file, run
+from validation.results import KEYS, read, run
 
 ROOT = Path(__file__).parents[2]
 CLAIM = "laws.random_energy_freezing"
@@ -175,20 +175,6 @@ def test_new_results_replace_old_ones_with_their_figures(tmp_path):
     run(made(lambda: Check("c", 1, 0, 2), plot=False), "a.b", "smoke", 0, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.b.json"]
     assert read(tmp_path)[0]["verdict"] == "fail"
-
-
-def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fill(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(path, fill)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"
 
 
 def test_interrupted_runs_keep_whole_results_only(tmp_path):
