@@ -44,6 +44,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "workers": (int | None, None, "Processes on this machine; by default one per processor."),
     "scheduler": (str | None, None, "Address of a dask scheduler, tcp://host:8786, to run on its workers instead."),
     "retry_failed": (bool, False, "Run cells again that failed."),
+    "repair": (bool, False, "Check every stored number, run cells again whose numbers are damaged or lost."),
     "dry_run": (bool, False, "Print cells, memory and an estimate from one timed cell; run nothing."),
     "plot": (Path | None, None, "Write a figure here once all is done."),
     "variable": (str | None, None, "The result to draw."),
@@ -140,7 +141,7 @@ def run(function: Callable[..., Any], given: dict[str, Any], drawn: str) -> None
             warnings.simplefilter("ignore", RuntimeWarning)  # failed cells are told below, and by the exit code
             dataset = rl.sweep(
                 function, axes, store=store, workers=given["workers"], scheduler=given["scheduler"],
-                retry_failed=given["retry_failed"], **common,
+                retry_failed=given["retry_failed"], repair=given["repair"], **common,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"rmtland: interrupted; what was done is in {store}, the same command goes on", file=sys.stderr)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-RESERVED = ("trial", "rng", "status", "statistic")
-"""Names that the results use themselves."""
+RESERVED = ("trial", "rng", "status", "statistic", "num_trials", "_error", "_byte")
+"""Names that the store and the results use themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +83,24 @@ def check_axis(name: str, values: Any) -> npt.NDArray[Any]:
     return array
 
 
+def check_coords(coords: Any, grid: Grid) -> dict[str, npt.NDArray[Any]]:
+    """Coordinates of results' own axes, once they have names of their own."""
+    coords = {} if coords is None else coords
+    if not isinstance(coords, Mapping):
+        raise TypeError(f"`coords` must be a mapping of axes to their coordinates; got {type(coords).__name__}")
+    for name in coords:
+        if not is_name(name) or name in grid.axes:
+            raise ValueError(
+                f"`coords` must have Python names other than {', '.join((*grid.axes, *RESERVED))}; got {name!r}"
+            )
+    return {name: check_axis(name, values) for name, values in coords.items()}
+
+
+def is_name(name: Any) -> bool:
+    """Whether a result or an axis may have this name."""
+    return isinstance(name, str) and name.isidentifier() and name not in RESERVED
+
+
 def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any) -> Grid:
     """The grid, once its names are known to be parameters of the function."""
     if not callable(function):
@@ -93,7 +111,7 @@ def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any)
     if not isinstance(fixed, Mapping):
         raise TypeError(f"`fixed` must be a mapping of parameter names to values; got {type(fixed).__name__}")
     for name in (*grid, *fixed):
-        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+        if not is_name(name) or keyword.iskeyword(name):
             raise ValueError(f"parameter names must be Python names other than {', '.join(RESERVED)}; got {name!r}")
     both = sorted(set(grid) & set(fixed))
     if both:

@@ -14,15 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from rmtland._arguments import integer, real_path
 from rmtland.sweeps import provenance
+from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.engines import Engine, make_engine
-from rmtland.sweeps.grids import Grid, check_axis, check_grid
+from rmtland.sweeps.grids import Grid, check_coords, check_grid
 from rmtland.sweeps.lock import StoreLock
 from rmtland.sweeps.progress import Report, reporter
 from rmtland.sweeps.reading import is_sweep, open_group, to_dataset
-from rmtland.sweeps.store import DIRTY_BYTES, DONE, FAILED, MISSING, SweepStore
+from rmtland.sweeps.store import (
+    DIRTY_BYTES,
+    DONE,
+    FAILED,
+    MISSING,
+    SweepStore,
+    read_coordinate,
+    read_json,
+    write_coordinate,
+    writing,
+)  # fmt: skip
 from rmtland.sweeps.work import Batch, Schema, Task, check_schema
 
 if TYPE_CHECKING:
@@ -46,6 +58,7 @@ def sweep(
     workers: int | None = None,
     scheduler: str | None = None,
     retry_failed: bool = False,
+    repair: bool = False,
     progress: bool | Callable[[int, int, int], None] | None = None,
 ) -> xr.Dataset:
     """Run a function over a grid of parameters, several trials at each point, resumably.
@@ -63,7 +76,7 @@ def sweep(
     grid : mapping of str to sequence
         Parameter names to their values: numbers or texts. They become dimensions of the result, in this order.
     trials : int
-        Independent repetitions at each point.
+        Independent repetitions at each point. A stored sweep may be gone on with, finished or not, with more of them.
     seed : int
         >= 0. Trial t at point i (C order of the grid) draws from SeedSequence(seed, spawn_key=(i, t)), whoever runs it.
     store : path, optional
@@ -73,7 +86,7 @@ def sweep(
     units : mapping, optional
         Name of an axis or a result to its unit.
     coords : mapping, optional
-        Name of a result's own axis to its coordinates.
+        Name of a result's own axis to its coordinates; no axis of the grid.
     workers : int, optional
         Processes on this machine (joblib's loky), by default one per processor; 1 runs everything in this process.
         Each has one BLAS, OpenMP and Numba thread.
@@ -82,6 +95,8 @@ def sweep(
         alone writes the store: workers need no common file system.
     retry_failed : bool
         Run cells again that raised in an earlier call.
+    repair : bool
+        Read every number of the store first, and run those cells again whose numbers are lost or damaged.
     progress : bool or callable, optional
         A bar on the terminal (by default where there is one), or a function of (done, failed, total).
 
@@ -100,7 +115,8 @@ def sweep(
     FileExistsError
         Where a file or a link that this package did not make has the name of the store's lock, `<store>.lock`.
     OSError
-        Where the store cannot be written (a full disk). Nothing that was stored before is lost.
+        Where the store cannot be written (a full disk): nothing that was stored before is lost. Where it is damaged (a
+        lost or changed file): the message names the cells, here or where their numbers are used.
     ConnectionError
         Where the scheduler cannot be reached, or is lost.
     RuntimeError
@@ -136,7 +152,7 @@ def sweep(
     cells = check_grid(function, grid, trials, fixed)
     task = Task(function, cells, seed)
     told = {str(name): str(unit) for name, unit in (units or {}).items()}
-    axes = {name: check_axis(name, values) for name, values in (coords or {}).items()}
+    axes = check_coords(coords, cells)
     attributes = settings(task)
     if store is None:
         kept = SweepStore.create(None, cells, attributes, told)
@@ -145,8 +161,8 @@ def sweep(
     path = real_path("store", store)
     with StoreLock(path):
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            check_settings(path, cells, attributes, axes)
-            kept = SweepStore.open(path, cells)
+            check_settings(path, cells, attributes, axes, told, repair)
+            kept = SweepStore.open(path, cells, repair)
             _note_versions(kept)
         else:
             kept = SweepStore.create(path, cells, attributes, told)
@@ -162,7 +178,7 @@ def settings(task: Task) -> dict[str, Any]:
     """Attributes of a store: what determines its numbers, and where they come from."""
     return {
         "function": provenance.qualified_name(task.function),
-        "source_sha256": provenance.source_hash(task.function),
+        "function_sha256": provenance.fingerprint(task.function),
         "seed": task.seed,
         "trials": task.grid.trials,
         "fixed": json.dumps(task.grid.fixed, sort_keys=True),
@@ -171,28 +187,51 @@ def settings(task: Task) -> dict[str, Any]:
     }
 
 
-def check_settings(path: Path, grid: Grid, attributes: dict[str, Any], coords: dict[str, npt.NDArray[Any]]) -> None:
-    """ValueError naming how the store at `path` differs from what is asked for."""
+def check_settings(
+    path: Path,
+    grid: Grid,
+    attributes: dict[str, Any],
+    coords: dict[str, npt.NDArray[Any]],
+    units: dict[str, str],
+    repair: bool,
+) -> None:
+    """ValueError naming how the store at `path` differs from what is asked for; damaged axes are repaired, if asked."""
     if not is_sweep(path):
         raise ValueError(f"`store` must be a new folder or a sweep's; {path} is something else")
     group = open_group(path)
     refused = f"the sweep at {path} was made with"
     elsewhere = "; name another store, or ask for the same"
-    for key in ("function", "seed", "trials", "fixed"):
+    for key in ("function", "seed", "fixed"):
         if group.attrs[key] != attributes[key]:
             raise ValueError(f"{refused} `{key}` {group.attrs[key]}, not {attributes[key]}{elsewhere}")
-    names = json.loads(str(group.attrs["axes"]))
+    trials: Any = group.attrs["trials"]
+    if trials > grid.trials:
+        raise ValueError(f"{refused} `trials` {trials}, not {grid.trials}; name another store, or ask for no fewer")
+    names = read_json(group, "axes")
     if names != list(grid.axes):
         raise ValueError(
             f"{refused} axes {', '.join(names) or 'none'}, not {', '.join(grid.axes) or 'none'}{elsewhere}"
         )
-    for name, axis in {**grid.axes, **{k: v for k, v in coords.items() if k in group}}.items():
-        stored = np.asarray(group[name])
-        same_kind = (stored.dtype.kind in "UT") == (axis.dtype.kind == "U")
+    own = read_json(group, "coords", "[]")
+    for name in coords:
+        if "variables" in group.attrs and name not in own:
+            raise ValueError(f"{refused} no coordinates `{name}`{elsewhere}")
+    for name, axis in {**grid.axes, **{k: v for k, v in coords.items() if k in own}}.items():
+        try:
+            stored = read_coordinate(group, name, path)
+        except DamageError:
+            if not repair:
+                raise
+            with writing(path):
+                write_coordinate(zarr.open_group(path, mode="r+", use_consolidated=False), name, axis, units)
+            continue
+        same_kind = (stored.dtype.kind == "U") == (axis.dtype.kind == "U")
         if not same_kind or stored.shape != axis.shape or not (stored == axis).all():
             raise ValueError(f"{refused} `{name}` {_short(stored)}, not {_short(axis)}{elsewhere}")
-    if group.attrs["source_sha256"] != attributes["source_sha256"]:
-        raise ValueError(f"{refused} another source text of {attributes['function']}{elsewhere}")
+    if group.attrs["function_sha256"] != attributes["function_sha256"]:
+        raise ValueError(
+            f"{refused} another source text of {attributes['function']}, or with other values bound to it{elsewhere}"
+        )
 
 
 def _short(values: npt.NDArray[Any]) -> str:
@@ -203,7 +242,7 @@ def _short(values: npt.NDArray[Any]) -> str:
 
 def _note_versions(store: SweepStore) -> None:
     """Versions that a later call goes on with, where they are others."""
-    known = [store.group.attrs["versions"], *json.loads(str(store.group.attrs.get("resumed_with", "[]")))]
+    known = [store.group.attrs["versions"], *read_json(store.group, "resumed_with", "[]")]
     now = provenance.versions()
     if now not in known:
         store.group.attrs["resumed_with"] = json.dumps([*known[1:], now])
@@ -354,6 +393,8 @@ class _Stream:
 
 def _finished(store: SweepStore) -> xr.Dataset:
     counts = store.counts()
+    if counts[MISSING] == 0:
+        store.consolidate()
     if counts[FAILED]:
         first = int(next(store.cells(FAILED))[0])
         told = f"({store.grid.describe(first)}) {store.error(first)}"
@@ -364,4 +405,4 @@ def _finished(store: SweepStore) -> xr.Dataset:
             RuntimeWarning,
             stacklevel=3,
         )
-    return to_dataset(store.group)
+    return to_dataset(store)

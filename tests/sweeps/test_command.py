@@ -50,6 +50,19 @@ def test_a_sweep_is_run_shown_and_drawn(tmp_path, run):
     assert "was made with `seed` 4, not 5" in refused.stderr
 
 
+def test_damage_is_told_and_repaired(tmp_path, run):
+    assert run(*WIGNER, "--store", "s").returncode == 0
+    before = rl.open_sweep(tmp_path / "s").load()
+    file = tmp_path / "s" / "overlap" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-1])
+    for arguments in (["sweep", "show", "s"], [*WIGNER, "--store", "s"]):
+        told = run(*arguments)
+        assert told.returncode == 2
+        assert "`overlap` of (spike=0.5, trial 0) to (spike=2.0, trial 2) cannot be read back" in told.stderr
+    assert run(*WIGNER, "--store", "s", "--repair").returncode == 0
+    assert rl.open_sweep(tmp_path / "s").load().equals(before)
+
+
 def test_cells_that_fail_set_the_exit_code(run):
     wrong = ["sweep", "spiked-wigner", "--spike=-1,2", "--n", "50", "--workers", "1", "--store", "s"]
     done = run(*wrong)

@@ -1,5 +1,7 @@
 import contextlib
 import errno
+import functools
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.lock import StoreLock
+from rmtland.sweeps.provenance import fingerprint
 from rmtland.sweeps.work import cell_generator
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
@@ -54,7 +57,7 @@ def test_attributes_say_where_the_numbers_come_from(tmp_path):
     assert result.attrs["function"] == "tests.sweeps.functions.noise"
     assert result.attrs["seed"] == 3
     assert result.attrs["fixed"] == '{"b": 2.0}'
-    assert len(result.attrs["source_sha256"]) == 64
+    assert len(result.attrs["function_sha256"]) == 64
     assert '"numpy": "' in result.attrs["versions"]
     assert result.a.attrs["units"] == "1/s"
     assert result.x.attrs["units"] == "m"
@@ -271,7 +274,7 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path):
     ("change", "message"),
     [
         ({"seed": 2}, "`seed` 1, not 2"),
-        ({"trials": 3}, "`trials` 2, not 3"),
+        ({"trials": 1}, "`trials` 2, not 1"),
         ({"function": held_noise}, r"`function` tests.sweeps.functions.noise, not tests.sweeps.functions.held_noise"),
         ({"grid": {"a": [1.0, 2.0, 3.0]}}, "axes a, b, not a"),
         ({"grid": {"a": [1.0, 2.0, 4.0], "b": [0, 1]}}, r"`a` \[1.0, 2.0, 3.0\] \(3 values\), not \[1.0, 2.0, 4.0\]"),
@@ -297,6 +300,69 @@ def test_another_source_text_is_refused(tmp_path, monkeypatch):
     noise_of_another_day.__qualname__, noise_of_another_day.__module__ = noise.__qualname__, noise.__module__
     with pytest.raises(ValueError, match="another source text of tests.sweeps.functions.noise"):
         rl.sweep(noise_of_another_day, GRID, 2, 1, tmp_path / "s", workers=1)
+
+
+class Scaled:
+    """A callable object."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, a):
+        return {"x": self.factor * a}
+
+
+def scaled(factor, offset=0.0):
+    def function(a):
+        return {"x": factor * a + offset}
+
+    return function
+
+
+def bound(a, table):
+    return {"x": a + table[500]}
+
+
+LARGE = np.zeros(1000)
+ALMOST = np.where(np.arange(1000) == 500, 1.0, 0.0)  # NumPy's text of both is the same
+TWO = [lambda a: {"x": a}, lambda a: {"x": -a}]  # fmt: skip
+OTHERS = {
+    "partial": lambda i: functools.partial(bound, table=(LARGE, ALMOST)[i]),
+    "object": lambda i: Scaled((1.0, 2.0)[i]),
+    "method": lambda i: Scaled((1.0, 2.0)[i]).__call__,
+    "lambdas on a line": lambda i: TWO[i],
+    "closure": lambda i: scaled((1.0, 2.0)[i]),
+    "closure of an array": lambda i: scaled((LARGE[:1], ALMOST[500:501])[i]),
+    "closure of a set": lambda i: scaled({"a": 1.0}.get, frozenset({(1, "b"), (2, f"c{i}")})),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_functions_that_hold_other_values_are_other_functions(kind):
+    one, same, other = (fingerprint(OTHERS[kind](i)) for i in (0, 0, 1))
+    assert one == same != other
+
+
+@pytest.mark.parametrize("kind", ["partial", "object", "lambdas on a line", "closure"])
+def test_another_function_does_not_pass_for_the_stored_one(tmp_path, kind):
+    first = rl.sweep(OTHERS[kind](0), {"a": [1.0, 2.0]}, store=tmp_path / "s", workers=1)
+    assert rl.sweep(OTHERS[kind](0), {"a": [1.0, 2.0]}, store=tmp_path / "s", workers=1).equals(first)
+    with pytest.raises(ValueError, match=r"another source text of .*, or with other values bound to it"):
+        rl.sweep(OTHERS[kind](1), {"a": [1.0, 2.0]}, store=tmp_path / "s", workers=1)
+
+
+HASHES = """
+import json
+from tests.sweeps import test_sweep as t
+print(json.dumps([t.fingerprint(make(i)) for make in t.OTHERS.values() for i in (0, 1)]))
+"""
+
+
+def test_a_function_is_itself_in_another_process(tmp_path):
+    """Texts are hashed with another salt there, objects lie elsewhere."""
+    runs = [subprocess.run([sys.executable, "-c", HASHES], cwd=ROOT, capture_output=True, check=True) for _ in "12"]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(set(json.loads(runs[0].stdout))) == 2 * len(OTHERS)
 
 
 def test_versions_that_go_on_with_a_store_are_noted(tmp_path, monkeypatch):
@@ -437,6 +503,8 @@ def test_results_that_are_no_numbers(value, message):
         (3.0, "the function must return a dict of numbers or arrays; got float"),
         ({"a b": 1}, "results must have Python names"),
         ({"trial": 1}, "results must have Python names other than trial"),
+        ({"_error": 1}, "results must have Python names other than trial.*, _error.*; got '_error'"),
+        ({"x": (("status",), [1.0])}, r"axes of `x` must have Python names other than trial, .*; got \('status',\)"),
     ],
 )
 def test_results_that_have_no_names(result, message):
@@ -451,6 +519,51 @@ def test_other_names_and_kinds_in_later_cells():
     with pytest.warns(RuntimeWarning, match="every cell must return x, as the first does; got y"):
         result = rl.sweep(changing, {"a": [1, 2, 3, 4]}, workers=1)
     np.testing.assert_array_equal(result.status[:, 0], [1, 2, 2, 1])
+
+
+@pytest.mark.parametrize("name", ["a", "status", "_error", "trial", "num_trials", "_byte", "statistic", 3, "k l"])
+def test_coordinates_keep_clear_of_what_is_there(tmp_path, name):
+    """The axis of the grid was relabelled, the mask of finished cells overwritten."""
+    with pytest.raises(ValueError, match=f"`coords` must have Python names other than a, trial, .*; got {name!r}"):
+        rl.sweep(noise, {"a": [1.0, 2.0, 3.0]}, 1, 1, tmp_path / "s", coords={name: [7, 8, 9]}, workers=1)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TypeError, match="`coords` must be a mapping of axes to their coordinates; got list"):
+        rl.sweep(noise, {"a": [1.0]}, coords=[name], workers=1)
+
+
+def test_coordinates_of_no_result(tmp_path):
+    with pytest.raises(ValueError, match=r"`coords` must name axes of the results \(k\); got l"):
+        rl.sweep(noise, {"a": [1.0, 2.0]}, 1, 1, tmp_path / "s", coords={"l": [7, 8, 9]}, workers=1)
+    rl.sweep(noise, {"a": [1.0, 2.0]}, 1, 1, tmp_path / "s", workers=1)
+    with pytest.raises(ValueError, match="was made with no coordinates `k`; name another store"):
+        rl.sweep(noise, {"a": [1.0, 2.0]}, 1, 1, tmp_path / "s", coords={"k": [7, 8, 9]}, workers=1)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+def test_errors_whose_text_is_no_text(tmp_path):
+    def function(a):
+        if a == 1:
+            raise ValueError("caf\udce9 \ud800")
+        if a == 2:
+            raise Unspeakable
+        if a == 3:
+            raise SystemExit(5)
+        if a == 4:
+            raise ValueError("é" * 1000)
+        return {"x": a}
+
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="4 of 5 cells failed"):
+            rl.sweep(function, {"a": [0, 1, 2, 3, 4]}, store=tmp_path / "s", workers=1)
+    first, second, third, fourth = rl.sweep_failures(tmp_path / "s")["error"]
+    assert first == r"ValueError: caf\udce9 \ud800"
+    assert second == "Unspeakable: (its text cannot be had: ZeroDivisionError)"
+    assert third == "SystemExit: 5"
+    assert fourth == "ValueError: " + "é" * 250
 
 
 @pytest.mark.parametrize(
