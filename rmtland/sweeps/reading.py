@@ -147,7 +147,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     Returns
     -------
     xarray.Dataset
-        The variables with `trial` replaced by `statistic`: "mean", "standard_error", "low", "high"; and `count`
+        The variables with `trial` replaced by `statistic`: "mean", "standard_error", "low", "high"; and `num_trials`
         (*grid), the number of trials done. NaN results count as absent. Of fewer than two, standard errors and
         intervals are NaN.
 
@@ -171,6 +171,9 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     resamples = integer("resamples", resamples, at_least=1)
     if "trial" not in dataset.dims:
         raise ValueError(f"`dataset` must have a dimension `trial`; got {', '.join(map(str, dataset.dims))}")
+    taken = sorted({"statistic", "num_trials"} & {*map(str, dataset.variables), *map(str, dataset.dims)})
+    if taken:
+        raise ValueError(f"`dataset` must leave the names statistic and num_trials to the summary; it has {taken[0]}")
     trials = dataset.sizes["trial"]
     # How often each trial is drawn; shared by all points, so memory and cost stay those of one matrix product.
     draws = generator(rng).multinomial(trials, np.full(trials, 1 / trials), size=resamples).astype(np.float64)
@@ -193,7 +196,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     coords = {name: c for name, c in dataset.coords.items() if "trial" not in c.dims}
     summary = xr.Dataset(summaries, coords={**coords, **labels}, attrs={**dataset.attrs, "level": level})
     if "status" in dataset.coords:
-        summary["count"] = (dataset["status"] == 1).sum("trial")
+        summary["num_trials"] = (dataset["status"] == 1).sum("trial")
     return summary
 
 

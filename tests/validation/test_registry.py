@@ -169,6 +169,16 @@ def test_report_shows_failures_tables_and_claims_that_broke(tmp_path):
     assert ">20</td>" in page
 
 
+def test_report_shows_rows_of_several_sizes(tmp_path):
+    """As of the claim on a grid of (sigma_z, SNR); a page of it could not be written."""
+    pairs = [[2.5, 10], [20, 0.25]]
+    tables = [Check("grid", estimate, 0.1, 1.0, detect=5.0, sizes=pairs) for estimate in ([1, 2], [[1, 2], [3, 4]])]
+    for number, table in enumerate(tables):
+        run(made(lambda table=table: table), f"a.grid_{number}", "smoke", 0, tmp_path)
+    page = write_report(read(tmp_path), tmp_path).read_text()
+    assert page.count(">2.5, 10</td>") == page.count(">20, 0.25</td>") == 2
+
+
 def test_new_results_replace_old_ones_with_their_figures(tmp_path):
     run(made(lambda: Check("c", 1, 0, 1)), "a.b", "smoke", 0, tmp_path)
     assert (tmp_path / "a.b.png").exists()
