@@ -104,15 +104,48 @@ def real_path(name: str, value: Any) -> Path:
 
 def generator(rng: Seed) -> np.random.Generator:
     """The Generator behind `rng`; called once at a public edge."""
+    if isinstance(rng, (bool, np.bool_)):
+        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}")
     try:
         return np.random.default_rng(rng)
     except TypeError:
         raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}") from None
+    except ValueError:
+        raise ValueError(f"`rng` must be >= 0, as all seeds; got {rng!r}") from None
+
+
+def seed_sequence(rng: Seed) -> Any:
+    """The SeedSequence whose children are the replicates' seeds: the one place where they come from.
+
+    An integer, or several, is the entropy; a SeedSequence is taken as it is, and its children move on, as NumPy's do.
+    From what has a state (Generator, BitGenerator, RandomState) 128 bits of its stream are drawn: the call moves it on,
+    and one whose state was restored gives the same again. (`Generator.spawn` knows nothing of the state.)
+    """
+    if isinstance(rng, np.random.bit_generator.ISpawnableSeedSequence):
+        return rng
+    made = generator(rng)
+    if isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)):
+        return np.random.SeedSequence(int.from_bytes(made.bytes(16), "little"))
+    return made.bit_generator.seed_seq
 
 
 def spawn(rng: Seed, count: int) -> list[np.random.Generator]:
-    """One child Generator per replicate: child i depends on the seed and i alone, not on `count`."""
-    return generator(rng).spawn(count)
+    """One child Generator per replicate: child i depends on the seed and i alone, not on `count`.
+
+    Children are those of `seed_sequence(rng)`, however `rng` is given; see there for what has a state.
+    """
+    return [np.random.default_rng(child) for child in seed_sequence(rng).spawn(count)]
+
+
+def told_seed(seeds: Any) -> str:
+    """What `seed_sequence` gave as a text from which it can be made again: an integer where one is enough."""
+    entropy = getattr(seeds, "entropy", None)
+    key, spawned = tuple(getattr(seeds, "spawn_key", ())), getattr(seeds, "n_children_spawned", 0)
+    if entropy is None:
+        return type(seeds).__name__
+    if not key and not spawned and getattr(seeds, "pool_size", 4) == 4:
+        return str(entropy)
+    return f"SeedSequence({entropy}, spawn_key={key}, n_children_spawned={spawned}, pool_size={seeds.pool_size})"
 
 
 def available_memory() -> int:

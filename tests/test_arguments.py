@@ -57,8 +57,45 @@ def test_children_do_not_depend_on_how_many_follow():
     few = [child.random() for child in arguments.spawn(7, 3)]
     many = [child.random() for child in arguments.spawn(7, 9)]
     assert few == many[:3]
-    with pytest.raises(TypeError, match="`rng` must be something"):
-        arguments.generator("seed")
+    assert few == [child.random() for child in np.random.default_rng(7).spawn(3)]
+
+
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState, np.random.PCG64, np.random.MT19937])
+def test_children_of_what_has_a_state_come_from_its_stream(make):
+    def firsts(rng):
+        return [child.random() for child in arguments.spawn(rng, 2)]
+
+    rng = make(5)
+    first = firsts(rng)
+    assert firsts(rng) != first
+    assert firsts(make(5)) == first
+    assert len({*first, *firsts(make(6)), *firsts(5)}) == 6
+    assert arguments.generator(make(5)).random() == arguments.generator(make(5)).random()
+
+
+def test_seeds_as_texts():
+    assert arguments.told_seed(arguments.seed_sequence(0)) == "0"
+    parent = np.random.SeedSequence(3, spawn_key=(1,))
+    parent.spawn(2)
+    told = arguments.told_seed(arguments.seed_sequence(parent))
+    again = eval(told, {"SeedSequence": np.random.SeedSequence})
+    assert again.spawn(1)[0].generate_state(2).tolist() == parent.spawn(1)[0].generate_state(2).tolist()
+    for rng in (None, np.random.default_rng(4), np.random.RandomState(4)):
+        seeds = arguments.seed_sequence(rng)
+        again = arguments.seed_sequence(int(arguments.told_seed(seeds)))
+        assert again.generate_state(2).tolist() == seeds.generate_state(2).tolist()
+
+
+@pytest.mark.parametrize(
+    "function", [arguments.generator, arguments.seed_sequence, lambda rng: arguments.spawn(rng, 1)]
+)
+def test_what_is_no_seed_is_named(function):
+    for wrong in ("seed", 3.5, True, [1.5], object()):
+        with pytest.raises(TypeError, match="`rng` must be something numpy.random.default_rng takes; got"):
+            function(wrong)
+    for wrong in (-3, [1, -2], np.int64(-1)):
+        with pytest.raises(ValueError, match="`rng` must be >= 0, as all seeds; got"):
+            function(wrong)
 
 
 def test_memory_error_says_how_much_and_what_instead():

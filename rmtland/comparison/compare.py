@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rmtland._arguments import Seed, choice, generator, integer
+from rmtland._arguments import Seed, choice, integer, seed_sequence, spawn, told_seed
 from rmtland.comparison.ladder import measure_stage
 from rmtland.comparison.result import GAP_RULES, REMEDIES, Comparison
 from rmtland.logits.gradients import LogitGradients
@@ -79,7 +79,9 @@ def compare(
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     sources = _sources(source_or_module, data)
-    children = generator(rng).spawn(len(sources))
+    seeds = seed_sequence(rng)
+    recorded_seed = told_seed(seeds)
+    children = spawn(seeds, len(sources))
     total = (3 + (2 + len(REMEDIES)) * num_draws) * len(sources)
     done = 0
     stages = {}
@@ -92,7 +94,7 @@ def compare(
                 progress(f"{name}: {what}", done, total)
 
         stages[name] = measure_stage(source, num_draws, outlier_method, child, step)
-    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": repr(rng), **(settings or {})}
+    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": recorded_seed, **(settings or {})}
     return Comparison(stages, recorded)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
+from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
 from rmtland._files import replace_text
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.wishart import SpikedCovariance
@@ -183,7 +183,7 @@ def bbp_transition(
     num_replicates = integer("num_replicates", num_replicates, at_least=2)
     choice("beta", beta, (1, 2, 4))
     num_samples = max(1, round(num_features / ratio))
-    source = generator(rng)
+    source = seed_sequence(rng)
     ratio = num_features / num_samples
     values, overlaps = [], []
     for spike in strengths:

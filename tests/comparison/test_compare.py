@@ -51,6 +51,22 @@ def test_every_rung_of_a_network(network, of_network):
         assert rung.mean("q_same_logit") == rl.clustering(source).same_logit
 
 
+def test_the_recorded_seed_gives_the_same_again():
+    """It was an address for a Generator, and None for none."""
+    draw = MODEL.sample(rng=5)
+    assert rl.compare(draw, num_draws=2, rng=1).settings["rng"] == "1"
+    generator = np.random.default_rng(3)
+    state = generator.bit_generator.state
+    first = rl.compare(draw, num_draws=2, rng=generator)
+    generator.bit_generator.state = state
+    for again in (generator, int(first.settings["rng"])):
+        other = rl.compare(draw, num_draws=2, rng=again)
+        assert other.settings == first.settings
+        assert other.table().equals(first.table())
+    fresh = rl.compare(draw, num_draws=2)
+    assert rl.compare(draw, num_draws=2, rng=int(fresh.settings["rng"])).table().equals(fresh.table())
+
+
 def test_the_mean_gradients_alone(network, of_network):
     source = rl.nets.NetworkLogitGradients(*network)
     scales, slope = rl.logit_scales(source), rl.gradient(source).numpy()
