@@ -149,15 +149,64 @@ def told_seed(seeds: Any) -> str:
 
 
 def available_memory() -> int:
-    """Bytes of memory this process may still take (physical memory where the system does not tell)."""
+    """Bytes of memory this process may still take: of the machine, or of its control groups where they allow less.
+
+    SLURM, Kubernetes and docker set such limits; who goes beyond is killed, whatever the machine has left.
+    """
+    return max(min([_machine_memory(), *_group_memory()]), 0)
+
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def _machine_memory() -> int:
+    """What the machine has left (its physical memory where the system does not tell)."""
     try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+        for line in (PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _group_memory() -> list[int]:
+    """What each control group above this process has left."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if "memory" in controllers.split(","):  # the first version of control groups
+            root, files = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+        elif not controllers:  # the second
+            root, files = CGROUPS, ("memory.max", "memory.current", "inactive_file ")
+        else:
+            continue
+        inside = root / group.strip("/")
+        # Within a container the group itself may be out of sight, and the root stands for it.
+        for folder in (inside, *inside.parents):
+            left += _left_in(folder, *files)
+            if folder == root:
+                break
+    return left
+
+
+def _left_in(folder: Path, limit_file: str, usage_file: str, cache: str) -> list[int]:
+    """Limit less use, without the cache of files that the system gives up first; nothing where there is no limit."""
+    try:
+        limit = (folder / limit_file).read_text().strip()
+        if limit == "max":
+            return []
+        used = int((folder / usage_file).read_text())
+        for line in (folder / "memory.stat").read_text().splitlines():
+            if line.startswith(cache):
+                used -= int(line.split()[1])
+        return [int(limit) - used]
+    except (OSError, ValueError):
+        return []
 
 
 def require_memory(what: str, num_bytes: float, instead: str) -> None:

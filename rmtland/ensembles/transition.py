@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
 from rmtland._files import replace_text
+from rmtland.ensembles._checks import dimension
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.wishart import SpikedCovariance
 from rmtland.laws.spikes import SpikedCovarianceLaw
@@ -179,9 +180,11 @@ def bbp_transition(
     strengths = finite_array("spikes", spikes, ndim=1)
     if not strengths.size:
         raise ValueError("`spikes` must hold at least one; got none")
-    num_features = integer("num_features", num_features, at_least=1)
+    num_features = dimension("num_features", num_features)
     num_replicates = integer("num_replicates", num_replicates, at_least=2)
     choice("beta", beta, (1, 2, 4))
+    if not num_features / ratio <= 2**53:
+        raise ValueError(f"`ratio` must be >= num_features / 2^53 = {num_features / 2**53:.3g}; got {ratio:g}")
     num_samples = max(1, round(num_features / ratio))
     source = seed_sequence(rng)
     ratio = num_features / num_samples

@@ -18,6 +18,10 @@ RESERVED = ("trial", "rng", "status", "statistic", "num_trials", "_error", "_byt
 """Names that the store and the results use themselves."""
 
 
+MOST_VALUES = 10**7
+"""Of an axis given as text: a slip of the finger is told, not computed."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """The axes of a sweep, the trials at each of their points, and parameters that stay fixed.
@@ -202,10 +206,14 @@ def parse_axis(text: str) -> npt.NDArray[Any]:
         raise wrong from None
     if len(parts) > 4 or (len(parts) == 4 and parts[3] not in ("log", "lin")) or count < 1:
         raise wrong
+    if count > MOST_VALUES:
+        raise ValueError(f"an axis must have at most {MOST_VALUES:,} values; got {text!r}")
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise ValueError(f"an axis must have finite ends; got {text!r}")
     if parts[3:] == ["log"]:
         if not (first > 0 and last > 0):
             raise ValueError(f"a logarithmic axis must have ends > 0; got {text!r}")
         return np.geomspace(first, last, count)
     values = np.linspace(first, last, count)
     whole = ":".join(parts[:2]).replace(":", "").lstrip("-").isdigit() and (values == np.round(values)).all()
-    return values.astype(np.int64) if whole else values
+    return values.astype(np.int64) if whole and abs(values).max() < 2**53 else values

@@ -19,7 +19,7 @@ import zarr
 from rmtland._arguments import integer, real_path
 from rmtland.sweeps import provenance
 from rmtland.sweeps.arrays import DamageError
-from rmtland.sweeps.engines import Engine, make_engine
+from rmtland.sweeps.engines import Engine, make_engine, undisturbed
 from rmtland.sweeps.grids import Grid, check_coords, check_grid
 from rmtland.sweeps.lock import StoreLock
 from rmtland.sweeps.progress import Report, reporter
@@ -271,7 +271,8 @@ def _run(
             run.work()
         finally:
             # Ctrl-C, a lost scheduler: what has come is kept. After a failed write this fails again, and says why.
-            store.flush()
+            with undisturbed():
+                store.flush()
 
 
 class _Run:
