@@ -19,9 +19,9 @@ from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
 
 if TYPE_CHECKING:
-    from rmtland.landscape.band import TheoryBand
-    from rmtland.landscape.population import PopulationTheory
-    from rmtland.landscape.theory import LandscapeTheory
+    from rmtland.landscape.theory.band import TheoryBand
+    from rmtland.landscape.theory.given import LandscapeTheory
+    from rmtland.landscape.theory.population import PopulationTheory
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class LandscapeModel:
         ValueError
             Where all its lengths are zero.
         """
-        from rmtland.landscape.theory import LandscapeTheory
+        from rmtland.landscape.theory.given import LandscapeTheory
 
         return LandscapeTheory.of(self, rng, cross_terms)
 
@@ -246,7 +246,7 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        from rmtland.landscape.band import TheoryBand
+        from rmtland.landscape.theory.band import TheoryBand
 
         return TheoryBand.of(self, size, rng, cross_terms)
 
@@ -275,7 +275,7 @@ class LandscapeModel:
         ValueError
             For `GivenLogits`, which are no law to take expectations over.
         """
-        from rmtland.landscape.population import PopulationTheory
+        from rmtland.landscape.theory.population import PopulationTheory
 
         return PopulationTheory.of(self, rng, cross_terms, sample_size)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape import mean_part
-from rmtland.landscape.mean_part import SpikesApart, spikes_apart
-from rmtland.landscape.solver import Solver
+from rmtland.landscape.theory import spikes as mean_part
+from rmtland.landscape.theory.solver import Solver
+from rmtland.landscape.theory.spikes import SpikesApart, spikes_apart
 from tests.landscape.dense_theory import dense_t, examples
 
 

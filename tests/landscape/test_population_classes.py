@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.equivalent import DeterministicEquivalent
-from rmtland.landscape.population import PopulationEquivalent
-from rmtland.landscape.population_classes import label_sums
-from rmtland.landscape.structured import StructuredExamples
+from rmtland.landscape.theory.equivalent import DeterministicEquivalent
+from rmtland.landscape.theory.examples import StructuredExamples
+from rmtland.landscape.theory.population import PopulationEquivalent
+from rmtland.landscape.theory.population_classes import label_sums
 from tests import oracles
 from tests.statistical import assert_mean
 

@@ -3,11 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtland.landscape.bulk import bulk_atoms, residual_edge
-from rmtland.landscape.equivalent import DeterministicEquivalent
 from rmtland.landscape.kernels import softmax
-from rmtland.landscape.population import scalar_sums
-from rmtland.landscape.structured import (
+from rmtland.landscape.theory.bulk import bulk_atoms, residual_edge
+from rmtland.landscape.theory.equivalent import DeterministicEquivalent
+from rmtland.landscape.theory.examples import (
     StructuredExamples,
     count_negative,
     curvature_eigenvalues,
@@ -15,6 +14,7 @@ from rmtland.landscape.structured import (
     largest_eigenvalue,
     power_traces,
 )
+from rmtland.landscape.theory.population import scalar_sums
 from tests.landscape.dense_theory import curvatures, dense_t, examples
 
 POINTS = [0.3 + 0.2j, -0.4, 0.0, 3j - 4, 2.5, -1.0 + 1e-3j]
@@ -70,11 +70,11 @@ def test_the_frozen_form_keeps_its_digits():
 def test_blocks_and_the_series(monkeypatch):
     logits, labels = examples(40, 3, 2.0, 0)
     whole = StructuredExamples(softmax(logits), labels).sums(0.2 + 0.1j, 3)
-    monkeypatch.setattr("rmtland.landscape.structured.BLOCK", 21)
-    monkeypatch.setattr("rmtland.landscape.structured.FEW_CLASSES", 0)
+    monkeypatch.setattr("rmtland.landscape.theory.examples.BLOCK", 21)
+    monkeypatch.setattr("rmtland.landscape.theory.examples.FEW_CLASSES", 0)
     parts = StructuredExamples(softmax(logits), labels)
     np.testing.assert_allclose(parts.sums(0.2 + 0.1j, 3).powers, whole.powers, rtol=1e-13, atol=1e-16)
-    monkeypatch.setattr("rmtland.landscape.structured.SERIES_BYTES", 0)
+    monkeypatch.setattr("rmtland.landscape.theory.examples.SERIES_BYTES", 0)
     assert parts._series is None
     np.testing.assert_array_equal(parts.at(0.2 + 0.1j).powers[0], parts.sums(0.2 + 0.1j).powers[0])
 

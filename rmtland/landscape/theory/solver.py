@@ -17,9 +17,9 @@ from functools import cached_property
 import numpy as np
 from scipy.optimize import brentq
 
-from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.structured import Floats
-from rmtland.landscape.surrogate import Surrogate, surrogate_of
+from rmtland.landscape.theory.equivalent import Equation
+from rmtland.landscape.theory.examples import Floats
+from rmtland.landscape.theory.surrogate import Surrogate, surrogate_of
 from rmtland.laws._law import Complexes
 
 LARGE = 2e7

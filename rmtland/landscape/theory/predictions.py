@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real
-from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.fluctuations import outlier_deviations, power_deviation, ratio_deviation
-from rmtland.landscape.mean_part import spikes_apart
-from rmtland.landscape.solver import Solver
-from rmtland.landscape.structured import Array, Floats
+from rmtland.landscape.theory.equivalent import Equation
+from rmtland.landscape.theory.examples import Array, Floats
+from rmtland.landscape.theory.fluctuations import outlier_deviations, power_deviation, ratio_deviation
+from rmtland.landscape.theory.solver import Solver
+from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.laws._law import Complexes
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rmtland.landscape import taylor
-from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.solver import CIRCLE_POINTS, Solver, panels
-from rmtland.landscape.structured import Array, Floats
+from rmtland.landscape.theory import taylor
+from rmtland.landscape.theory.equivalent import Equation
+from rmtland.landscape.theory.examples import Array, Floats
+from rmtland.landscape.theory.solver import CIRCLE_POINTS, Solver, panels
 
 TERMS = 32
 

@@ -11,13 +11,13 @@ import numpy as np
 from scipy.optimize import brentq
 
 from rmtland._arguments import Seed, generator, require_memory
-from rmtland.landscape.bulk import residual_edge
-from rmtland.landscape.equivalent import DeterministicEquivalent
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import LogitLaw
-from rmtland.landscape.predictions import Theory
-from rmtland.landscape.structured import Floats, StructuredExamples, largest_eigenvalue, power_traces
+from rmtland.landscape.theory.bulk import residual_edge
+from rmtland.landscape.theory.equivalent import DeterministicEquivalent
+from rmtland.landscape.theory.examples import Floats, StructuredExamples, largest_eigenvalue, power_traces
+from rmtland.landscape.theory.predictions import Theory
 
 
 class Model(Protocol):

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import brentq
 
-from rmtland.landscape.structured import Floats
+from rmtland.landscape.theory.examples import Floats
 from rmtland.laws import silverstein_kernels as kernels
 from rmtland.laws._law import Complexes
 from rmtland.laws.silverstein_equation import SilversteinEquation

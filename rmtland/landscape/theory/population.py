@@ -12,16 +12,16 @@ import numpy.typing as npt
 from numba import njit
 
 from rmtland._arguments import Seed, generator, integer
-from rmtland.landscape import taylor
-from rmtland.landscape.bulk import bulk_atoms, residual_edge
-from rmtland.landscape.equivalent import Equation, Evaluation
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import GivenLogits
-from rmtland.landscape.population_classes import ClassSums
-from rmtland.landscape.population_classes import level as level_of
-from rmtland.landscape.predictions import Theory
-from rmtland.landscape.structured import RADIUS, TERMS, Floats, count_negative
-from rmtland.landscape.theory import Model, checked_lengths
+from rmtland.landscape.theory import taylor
+from rmtland.landscape.theory.bulk import bulk_atoms, residual_edge
+from rmtland.landscape.theory.equivalent import Equation, Evaluation
+from rmtland.landscape.theory.examples import RADIUS, TERMS, Floats, count_negative
+from rmtland.landscape.theory.given import Model, checked_lengths
+from rmtland.landscape.theory.population_classes import ClassSums
+from rmtland.landscape.theory.population_classes import level as level_of
+from rmtland.landscape.theory.predictions import Theory
 
 ENTRIES = 200_000
 """Probabilities in the sample of the logit law, unless told."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
-from rmtland.landscape.structured import Floats, curvature_eigenvalues, largest_eigenvalue, power_traces
+from rmtland.landscape.theory.examples import Floats, curvature_eigenvalues, largest_eigenvalue, power_traces
 
 SAMPLE = 5e6
 """n C^2 of the examples whose eigenvalues `bulk_atoms` computes."""

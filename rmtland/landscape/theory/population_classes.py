@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rmtland.landscape import taylor
-from rmtland.landscape.structured import RADIUS, TERMS, Floats
+from rmtland.landscape.theory import taylor
+from rmtland.landscape.theory.examples import RADIUS, TERMS, Floats
 
 
 @njit(cache=True, error_model="numpy")

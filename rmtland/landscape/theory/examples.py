@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from rmtland.landscape import taylor
+from rmtland.landscape.theory import taylor
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]

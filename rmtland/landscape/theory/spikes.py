@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from rmtland.landscape import taylor
-from rmtland.landscape.equivalent import DeterministicEquivalent, Equation, Evaluation
-from rmtland.landscape.structured import Floats
+from rmtland.landscape.theory import taylor
+from rmtland.landscape.theory.equivalent import DeterministicEquivalent, Equation, Evaluation
+from rmtland.landscape.theory.examples import Floats
 
 CHEAP = 5e6
 """N C^3 below which the plain equation is fast enough."""

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, integer, spawn
-from rmtland.landscape.structured import Floats
-from rmtland.landscape.theory import LandscapeTheory, Model
+from rmtland.landscape.theory.examples import Floats
+from rmtland.landscape.theory.given import LandscapeTheory, Model
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from rmtland.landscape.bulk import bulk_atoms
-from rmtland.landscape.structured import Array, ExampleSums, Floats, StructuredExamples, count_negative
+from rmtland.landscape.theory.bulk import bulk_atoms
+from rmtland.landscape.theory.examples import Array, ExampleSums, Floats, StructuredExamples, count_negative
 
 
 def _trace(one: Array, other: Array) -> Any:
