@@ -1,34 +1,27 @@
-"""Sums over examples of resolvents of A_mu, without any (NC) x (NC) matrix: what the theory of the model is made of.
+"""Examples as the levels see them: averages over N examples of what belongs to one s = m residual_length^2 / N.
 
-With d = 1 + s p, q = p / d and S = sum_k q_k of one example, R = (1 + s A)^(-1) has (Sherman-Morrison, twice)
+With B = A (1 + s A)^(-1) the levels that stand on the residuals see K_y(s), the sum of B over the examples of class y
+(of all, if nothing asks for classes) divided by N, with its derivatives in s, and what p - y becomes, h_y = (1/N) sum R
+(p - y). `GivenExamples` sums over the examples there are; `ExchangeableExamples` takes expectations over a logit law,
+where the same matrices are one or two numbers.
 
-    log det(1 + s A) = sum_k log d_k + log S,    B = R A = diag(q) - q q^T / S,    R (p - y) = (q / S - e_y) / d_y,
-
-and the powers of B, which are its derivatives in s (dB/ds = -B^2), stay sums of few outer products: with
-m = sum_k q_k^2 / S and n = sum_k q_k^3 / S, off the diagonal
-
-    (B^2)_kl = -q_k q_l (q_k + q_l - m) / S,
-    (B^3)_kl = -q_k q_l (f_k + f_l + q_k q_l) / S,    f = q^2 - m q + (m^2 - n) / 2.
-
-The q of the most probable class may be huge (d passes 0 between s = -2 and -1, where A has no eigenvalue) and would
-cancel, so its row is added apart, from formulas without it. B 1 = 0, so each diagonal entry is minus the rest
-of its row: nothing cancels at frozen examples. One evaluation is O(N C^2), in matrix products.
+All C x C matrices have the vector 1 in their null space and are given on what is orthogonal to it, C - 1 dimensions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from numba import njit
 
-from rmtland.landscape.theory import taylor
-
-Floats = npt.NDArray[np.float64]
-Array = npt.NDArray[Any]
+from rmtland.landscape.kernels import softmax
+from rmtland.landscape.theory import sums, taylor
+from rmtland.landscape.theory.sums import Array, Floats, Labels
+from rmtland.laws.subordination import Jet
 
 BLOCK = 1 << 16
 """Entries (examples times classes) of one block: its buffers stay in the cache."""
@@ -36,248 +29,258 @@ RADIUS = 0.8
 """Within this |s| a power series does: its nearest singularity is s = -1 / eigenvalue(A), beyond -2."""
 TERMS = 40
 """Terms of the series: (RADIUS / 2)^TERMS is 1e-16."""
-FACTORIALS = np.array([1.0, -1.0, 0.5])
-"""(-1)^j / j!"""
 FEW_CLASSES = 16
 """Up to so many classes plain loops beat BLAS, whose threads would wait for each other over tiny products."""
 SERIES_BYTES = 2**29
 """Memory its coefficients may take; where they would take more, every evaluation sums over the examples."""
+FROZEN = 1e-30
+"""Where no example has more than this off its most probable class, probabilities are kept in a smaller unit."""
+FACTORIALS = np.array([1.0, -1.0, 2.0])
+"""d^j B / ds^j = (-1)^j j! B^(j+1)."""
+SAMPLE = 5e6
+"""n C^2 of the examples whose eigenvalues `curvatures` computes."""
+BINS = 300
+DECADES = 14.0
+"""Its bins and the range they cover; smaller eigenvalues count with the smallest."""
 
 
-@njit(cache=True, error_model="numpy")
-def example_terms(
-    p: Floats, labels: npt.NDArray[np.int64], s: Any, left: Array, right: Array, powers: Array, pull: Array, logs: bool
-) -> tuple[Any, Any]:
-    """Rows [q, q (q - m/2), q f, q^2] and [q / S, q^2 / S] of each example, 0 at its most probable class.
+def probabilities_in_units(logits: Floats, rescale: bool = True) -> tuple[Floats, float]:
+    """Softmax of (N, C) logits, and the unit it is in: 1, but for frozen logits such that squares do not underflow.
 
-    powers: (j, C, C), j = 1, 2 or 3, gets what that class has with the others in B^1..B^j; left: (n, j C), or (n, 4 C)
-    with j = 3; right: (n, C), or (n, 2 C) with j = 3. Adds R (p - y) of the examples to `pull` (C,); returns the sums
-    of log det(1 + s A), a complex number (0 unless `logs`; at real s without its branch), and of (p - y)^T R (p - y).
+    Without `rescale`, as where an H-term sets the scale, always 1.
+
+    Raises
+    ------
+    ValueError
+        Where the probabilities are 0 and 1 to 300 digits.
     """
-    num_examples, num_classes = p.shape
-    order = powers.shape[0]
-    log_det = 0j
-    form = 0.0 * s
-    for mu in range(num_examples):
-        top = np.argmax(p[mu])
-        s1 = 0.0 * s
-        s2 = 0.0 * s
-        s3 = 0.0 * s
-        for k in range(num_classes):
-            d = 1.0 + s * p[mu, k]
-            if logs:
-                # Both d and S keep to one half plane each, so that the principal branch is the continuous one.
-                log_det += np.log(d + 0j)
-            q = p[mu, k] / d
-            left[mu, k] = q
-            if k != top:
-                s1 += q
-                s2 += q * q
-                s3 += q * q * q
-        a = left[mu, top]
-        left[mu, top] = 0.0
-        inverse = 1.0 / (a + s1)
-        if logs:
-            log_det += np.log(a + s1 + 0j)
-        share = a * inverse
-        m = share * a + s2 * inverse
-        short = share * s1 - s2 * inverse  # a - m
-        half = share * inverse * (2.0 * a * s2 - s3) - share * share * a * s1 + (s2 * s2 - s3 * s1) * inverse * inverse
-        rest = share * share * (s1 * s1 + s2) - share * inverse * (s2 * s1 + s3)
-        rest += (s2 * s2 - s3 * s1) * inverse * inverse
-        half *= 0.5
-        y = labels[mu]
-        at_label = 1.0 / (1.0 + s * p[mu, y])
-        wrong = 0.0
-        others = 0.0 * s
-        for k in range(num_classes):
-            q = left[mu, k]
-            z = q * inverse
-            right[mu, k] = z
-            if order > 1:
-                left[mu, num_classes + k] = q * (q - 0.5 * m)
-            if order > 2:
-                square = q * q
-                left[mu, 2 * num_classes + k] = q * (square - m * q + half)
-                left[mu, 3 * num_classes + k] = square
-                right[mu, num_classes + k] = square * inverse
-            if k != top:
-                own = -q * share
-                powers[0, k, top] += own
-                if order > 1:
-                    powers[1, k, top] += own * (q + short)
-                if order > 2:
-                    powers[2, k, top] += own * (q * (q + short) + rest)
-            if k != y:
-                w = z if k != top else share
-                wrong += p[mu, k]
-                others += w
-                form += w * p[mu, k] * at_label
-                pull[k] += w * at_label
-        # sum_(k != y) q_k (1 - p_y + p_k) / (S d_y) and -sum_(k != y) q_k / (S d_y): all terms of one sign.
-        form += wrong * others * at_label
-        pull[y] -= others * at_label
-    return log_det, form
+    logits = np.ascontiguousarray(logits, dtype=np.float64)
+    probabilities = softmax(logits)
+    off = np.sort(probabilities, axis=1)[:, :-1].sum(axis=1).max()
+    if not off > 1e-300:
+        raise ValueError("`logits` must leave some curvature; got probabilities that are 0 and 1 in every example")
+    if off > FROZEN or not rescale:
+        return probabilities, 1.0
+    # So that no eigenvalue of A, at most twice what is off the top, is above 1/2.
+    unit = 4 * float(off)
+    return np.exp(logits - logits.max(axis=1, keepdims=True) - math.log(unit)), unit
 
 
-@njit(cache=True, error_model="numpy")
-def add_products(left: Array, right: Array, powers: Array) -> None:
-    """Subtract the outer products of the rows of `example_terms` from the upper triangles of `powers`, (j, C, C)."""
-    order, c = powers.shape[0], powers.shape[1]
-    for mu in range(left.shape[0]):
-        for k in range(c):
-            for other in range(k + 1, c):
-                z = right[mu, other]
-                powers[0, k, other] -= left[mu, k] * z
-                if order > 1:
-                    mine = right[mu, k]
-                    powers[1, k, other] -= left[mu, c + k] * z + left[mu, c + other] * mine
-                    if order > 2:
-                        powers[2, k, other] -= left[mu, 2 * c + k] * z + left[mu, 2 * c + other] * mine
-                        powers[2, k, other] -= left[mu, 3 * c + k] * right[mu, c + other]
+class Scalars(NamedTuple):
+    """Means over the examples of tr B, tr B^2, tr B^3, log det(1 + s A), (p - y)^T R (p - y) and |R (p - y)|^2."""
 
-
-@njit(cache=True, error_model="numpy")
-def count_negative(p: Floats, s: float) -> int:
-    """Number of negative eigenvalues of 1 + s A over all examples, s < 0: of eigenvalues of A above -1/s.
-
-    1 + s A = diag(d) + |s| p p^T; a positive rank-one term lifts one negative d_k above 0 iff S < 0.
-    """
-    negative = 0
-    for mu in range(p.shape[0]):
-        total = 0.0
-        for k in range(p.shape[1]):
-            d = 1.0 + s * p[mu, k]
-            negative += d < 0
-            total += p[mu, k] / d
-        negative -= total < 0
-    return negative
-
-
-@njit(cache=True, error_model="numpy")
-def largest_eigenvalue(p: Floats) -> float:
-    """The largest eigenvalue of all A_mu, by bisection at the few examples that raise it."""
-    best = 0.0
-    for mu in range(p.shape[0]):
-        row = p[mu : mu + 1]
-        if best > 0.0 and count_negative(row, -1.0 / (best * (1 + 1e-12))) == 0:
-            continue
-        # It is at least the second probability (interlacing) and at most the trace and 1/2.
-        top = np.argmax(p[mu])
-        second = others = 0.0
-        for k in range(p.shape[1]):
-            if k != top:
-                second = max(second, p[mu, k])
-                others += p[mu, k]
-        if second == 0.0:
-            continue
-        low, high = max(best, second * (1 - 1e-15)), min(0.5 * (1 + 1e-15), 2.0 * others)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            if count_negative(row, -1.0 / middle) > 0:
-                low = middle
-            else:
-                high = middle
-        best = max(best, high)
-    return best
-
-
-@njit(cache=True, error_model="numpy")
-def curvature_eigenvalues(p: Floats) -> Floats:
-    """The C - 1 eigenvalues of each A_mu that are not zero by structure, (n, C - 1), to 1e-12 of the largest.
-
-    They are the roots of sum_k p_k / (x - p_k), one between neighbouring probabilities.
-    """
-    num_examples, num_classes = p.shape
-    values = np.empty((num_examples, num_classes - 1))
-    for mu in range(num_examples):
-        ordered = np.sort(p[mu])
-        for j in range(num_classes - 1):
-            low, high = ordered[j], ordered[j + 1]
-            while high - low > 1e-12 * ordered[-1] and high - low > 1e-6 * high:
-                x = 0.5 * (low + high)
-                total = 0.0
-                for k in range(num_classes):
-                    total += ordered[k] / (x - ordered[k])
-                if total > 0.0:
-                    low = x
-                else:
-                    high = x
-            values[mu, j] = 0.5 * (low + high)
-    return values
-
-
-@njit(cache=True, error_model="numpy")
-def power_traces(p: Floats, s: Any) -> tuple[Any, Any]:
-    """Sums of tr B and tr B^2 over the examples, without cancellation.
-
-    With a = q of the most probable class and sigma_j the sum of q^j over the others, tr B = (2 a sigma_1 + sigma_1^2 -
-    sigma_2) / S, and likewise for tr B^2: a may be large (d near 0) or all there is (a frozen example).
-    """
-    first = second = 0.0 * s
-    for mu in range(p.shape[0]):
-        top = np.argmax(p[mu])
-        a = p[mu, top] / (1.0 + s * p[mu, top])
-        s1 = s2 = s3 = 0.0 * s
-        for k in range(p.shape[1]):
-            if k != top:
-                q = p[mu, k] / (1.0 + s * p[mu, k])
-                s1 += q
-                s2 += q * q
-                s3 += q * q * q
-        inverse = 1.0 / (a + s1)
-        share = a * inverse
-        first += 2.0 * share * s1 + (s1 * s1 - s2) * inverse
-        second += share * share * (s1 * s1 + 3.0 * s2) + 2.0 * share * inverse * (s1 * s2 - s3)
-        second += inverse * inverse * (s2 * s1 * s1 - 2.0 * s3 * s1 + s2 * s2)
-    return first, second
-
-
-def _laplacian(off_diagonal: Array) -> Array:
-    """The symmetric matrices (..., C, C) with these off-diagonal entries and rows of sum zero."""
-    index = np.arange(off_diagonal.shape[-1])
-    off_diagonal[..., index, index] = 0
-    off_diagonal[..., index, index] = -off_diagonal.sum(axis=-1)
-    return off_diagonal
+    traces: Any
+    log_det: Any
+    quadratic: Any
+    square: Any
 
 
 @dataclass(frozen=True, eq=False)
-class ExampleSums:
-    """Means over all N examples of what belongs to one s, in groups g of examples.
+class Seen(ABC):
+    """What a level sees of the levels below it, at one m.
 
     Attributes
     ----------
-    powers : tuple of ndarray (groups, C, C)
-        (1/N) sum_mu B^j, j = 1, 2, 3, as many as were asked for; K is the first.
-    pull : ndarray (groups, C)
-        (1/N) sum_mu R (p - y).
-    form : complex or float
-        (1/N) sum_mu (p - y)^T R (p - y), over all groups.
-    log_det : complex
-        (1/N) sum_mu log det(1 + s A), over all groups.
+    curvature : Jet of ndarray (g, b, b)
+        Matrices K_y, so many `copies` (g,) of each.
+    errors : ndarray
+        h_y, of given examples (g, b); second moments of it, of exchangeable ones (2, g): with its mean, and its spread.
     """
 
-    powers: tuple[Array, ...]
-    pull: Array
-    form: Any
-    log_det: Any
+    curvature: Jet
+    copies: Floats
+    errors: Any
+
+    @abstractmethod
+    def over_classes(self) -> Seen:
+        """Summed over the classes."""
+
+    @abstractmethod
+    def scaled(self, factor: Any) -> Seen:
+        """Between lengths: F^T K F and F^T h for a factor of `Examples.factor`, or a number."""
+
+    @abstractmethod
+    def quadratic(self, inverse: Array) -> Any:
+        """Sum of h^T M^(-1) h."""
+
+    @abstractmethod
+    def through(self, inverse: Jet, length: float) -> Seen:
+        """What a level of this length, already scaled by it, passes on: K F and F h with its F = M^(-1)."""
 
 
 @dataclass(frozen=True, eq=False)
-class StructuredExamples:
-    """Probabilities and labels of N examples, and the sums over them as functions of s.
+class SeenByClass(Seen):
+    """Matrices and vectors of given examples."""
+
+    def over_classes(self) -> Seen:
+        """The sum."""
+        summed = self.curvature.map(lambda k: k.sum(axis=0, keepdims=True))
+        return SeenByClass(summed, np.ones(1), self.errors.sum(axis=0, keepdims=True))
+
+    def scaled(self, factor: Any) -> Seen:
+        """Numbers, or matrices (b, q)."""
+        if np.ndim(factor) == 0:
+            return replace(self, curvature=self.curvature.map(lambda k: factor**2 * k), errors=factor * self.errors)
+        return replace(self, curvature=self.curvature.map(lambda k: factor.T @ k @ factor), errors=self.errors @ factor)
+
+    def quadratic(self, inverse: Array) -> Any:
+        """Of vectors."""
+        return np.einsum("gi,gij,gj->", self.errors, inverse, self.errors)
+
+    def through(self, inverse: Jet, length: float) -> Seen:
+        """Products of matrices."""
+        passed = (self.curvature @ inverse).map(lambda k: k / length**2)
+        return SeenByClass(passed, self.copies, (inverse[0] @ self.errors[:, :, None])[:, :, 0] / length)
+
+
+@dataclass(frozen=True, eq=False)
+class SeenInExpectation(Seen):
+    """Numbers per direction, as exchangeable classes have them: matrices of 1 x 1, in `directions` = C - 1
+    dimensions.
+    """
+
+    directions: int
+
+    def over_classes(self) -> Seen:
+        """A multiple of 1 in all C - 1 directions: h_y has a mean that drops out of the sum."""
+        share = self.copies / self.directions
+        summed = self.curvature.map(lambda k: np.tensordot(share, k, 1)[None])
+        spread = share @ self.errors[1]
+        copies = np.array([float(self.directions)])
+        return replace(self, curvature=summed, copies=copies, errors=np.array([[spread], [spread]]))
+
+    def scaled(self, factor: Any) -> Seen:
+        """Numbers, or one for each of the directions (q,)."""
+        if np.ndim(factor) == 0:
+            return replace(self, curvature=self.curvature.map(lambda k: factor**2 * k), errors=factor**2 * self.errors)
+        stretched = self.curvature.map(lambda k: factor[:, None, None] ** 2 * k)
+        return replace(self, curvature=stretched, copies=np.ones(factor.size), errors=self.errors * factor**2)
+
+    def quadratic(self, inverse: Array) -> Any:
+        """Of second moments."""
+        return np.sum(self.copies * self.errors[0] * inverse[:, 0, 0])
+
+    def through(self, inverse: Jet, length: float) -> Seen:
+        """Products of numbers."""
+        passed = (self.curvature @ inverse).map(lambda k: k / length**2)
+        return replace(self, curvature=passed, errors=self.errors * inverse[0][:, 0, 0] ** 2 / length**2)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(ABC):
+    """Probabilities and labels, and averages over them as functions of s.
 
     Parameters
     ----------
-    probabilities : ndarray (N, C)
-    labels : ndarray (N,)
+    probabilities : ndarray (n, C)
+        In units of `unit`.
+    labels : ndarray (n,)
+    num_examples : float
+        N; the n examples stand for so many.
     by_class : bool
-        Sums for each class of labels apart (groups = C) rather than for all examples (groups = 1).
+        Whether a level asks for sums over the examples of each class apart.
+    unit : float
+        Of probabilities and curvatures; s is in units of 1 / unit.
     """
 
     probabilities: Floats = field(repr=False)
-    labels: npt.NDArray[np.int64] = field(repr=False)
+    labels: Labels = field(repr=False)
+    num_examples: float
     by_class: bool = False
+    unit: float = 1.0
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """Entries of the matrix products of one evaluation."""
+
+    @abstractmethod
+    def factor(self, lengths: Floats) -> Any:
+        """F with F F^T = diag(lengths^2) on zero-sum vectors, for `Seen.scaled`."""
+
+    def seen(self, s: complex | float, order: int) -> Seen:
+        """K_y with so many derivatives in s, and h_y."""
+        if s == 0:
+            return replace(self._seen_at_zero, curvature=Jet(self._seen_at_zero.curvature[: order + 1]))
+        return self._seen(s, order)
+
+    @cached_property
+    def _seen_at_zero(self) -> Seen:
+        return self._seen(0.0, 2)
+
+    @abstractmethod
+    def _seen(self, s: complex | float, order: int) -> Seen: ...
+
+    def scalars(self, s: complex | float, logs: bool = False) -> Scalars:
+        """What needs no matrix; by a power series where |s| allows, but exactly at 0."""
+        if s == 0:
+            return self.at_zero
+        if abs(s) > RADIUS:
+            return self._scalars(s, logs)
+        log_det, *others = self._scalar_series.T
+        rows = taylor.weights(s, TERMS)
+        traces = (rows @ others[0]) / FACTORIALS
+        return Scalars(traces, rows[0] @ log_det, rows[0] @ others[1], rows[0] @ others[2])
+
+    def _scalars(self, s: complex | float, logs: bool) -> Scalars:
+        first, second, third, log_det, quadratic, square = sums.scalar_sums(self.probabilities, self.labels, s, logs)
+        n = self.probabilities.shape[0]
+        if logs and self.unit != 1:
+            log_det += n * math.log(self.unit)
+        return Scalars(np.array([first, second, third]) / n, log_det / n, quadratic / n, square / n / self.unit)
+
+    @cached_property
+    def _scalar_series(self) -> Floats:
+        """Taylor coefficients in s of log det, tr B and the two forms of p - y, (TERMS, 4)."""
+        values = [self._scalars(s, False) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        columns = [[v.traces[0], v.quadratic, v.square] for v in values]
+        series = taylor.coefficients(columns, RADIUS, TERMS)
+        # d log_det / ds = tr B
+        log_det = np.append(0.0, series[:-1, 0] / np.arange(1.0, TERMS))
+        return np.column_stack([log_det, series])
+
+    @cached_property
+    def at_zero(self) -> Scalars:
+        """At s = 0."""
+        return self._scalars(0.0, False)
+
+    def count_above(self, s: float) -> float:
+        """Number of eigenvalues of all A_mu above -1/s, s < 0."""
+        share = self.num_examples / self.probabilities.shape[0]
+        return float(sums.count_negative(self.probabilities, s)) * share if s < 0 else 0.0
+
+    @cached_property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues of all A_mu, N (C - 1) as long as no probability underflows."""
+        positive = np.maximum(np.sum(self.probabilities > 0, axis=1) - 1, 0)
+        return self.num_examples * float(np.mean(positive))
+
+    @cached_property
+    def curvatures(self) -> tuple[Floats, Floats]:
+        """Eigenvalues of the A_mu, binned by size, and their numbers, which add up to those of N examples.
+
+        Of every so manieth example only, where there are many.
+        """
+        p = self.probabilities
+        part = np.ascontiguousarray(p[:: max(1, math.ceil(p.size * p.shape[1] / SAMPLE))])
+        values = sums.curvature_eigenvalues(part).ravel()
+        top = float(values.max())
+        if not top > 0:
+            return np.empty(0), np.empty(0)
+        bins = np.floor(np.log10(np.maximum(values, top * 10**-DECADES) / top) * (-BINS / DECADES)).astype(np.int64)
+        count = np.bincount(bins)
+        total = np.bincount(bins, weights=values)
+        return total[count > 0] / count[count > 0], count[count > 0] * (self.num_examples / part.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class GivenExamples(Examples):
+    """The examples that there are, N = n."""
 
     def __post_init__(self) -> None:
         if self.by_class:
@@ -286,15 +289,28 @@ class StructuredExamples:
             object.__setattr__(self, "probabilities", np.ascontiguousarray(self.probabilities[order]))
 
     @property
-    def num_groups(self) -> int:
-        """C, or 1."""
-        return int(self.probabilities.shape[1]) if self.by_class else 1
+    def cost(self) -> float:
+        """N C^2."""
+        return float(self.probabilities.size) * self.num_classes
+
+    def factor(self, lengths: Floats) -> Any:
+        """A number for equal lengths, else (C - 1, q), q the rank."""
+        if np.ptp(lengths) == 0:
+            return float(lengths[0])
+        c = lengths.size
+        shift = 1 / math.sqrt(c)
+        v = np.append(1 + shift, np.full(c - 1, shift))
+        basis = (np.eye(c) - np.outer(v, v) / (1 + shift))[:, 1:]
+        _, values, rotation = np.linalg.svd(lengths[:, None] * basis, full_matrices=False)
+        some = values > 1e-12 * values[0]
+        return rotation[some].T * values[some]
 
     def _blocks(self) -> list[tuple[int, slice]]:
         """Groups and the slices of examples that they are summed in."""
         num_examples, num_classes = self.probabilities.shape
-        classes = np.searchsorted(self.labels, np.arange(num_classes + 1)).tolist()
-        ends = classes if self.by_class else [0, num_examples]
+        ends = [0, num_examples]
+        if self.by_class:
+            ends = np.searchsorted(self.labels, np.arange(num_classes + 1)).tolist()
         size = max(BLOCK // num_classes, num_classes, 1)
         return [
             (g, slice(i, min(i + size, ends[g + 1])))
@@ -302,69 +318,135 @@ class StructuredExamples:
             for i in range(ends[g], ends[g + 1], size)
         ]
 
-    def sums(self, s: complex | float, order: int = 1, logs: bool = True) -> ExampleSums:
-        """Sum over the examples, `order` powers of B; without `logs`, log_det is 0.
+    def matrices(self, s: complex | float, order: int) -> tuple[Array, Array]:
+        """Means over all N of B, ..., B^order, in groups (order, g, C, C), and of R (p - y), (g, C).
 
-        Real s give real sums (log_det apart), four times faster.
+        Real s give real sums, four times faster.
         """
-        num_examples, num_classes = self.probabilities.shape
+        c = self.num_classes
         dtype = np.result_type(type(s), np.float64)
         blocks = self._blocks()
-        width = max((part.stop - part.start for _, part in blocks), default=0)
-        c = num_classes
+        width = max(part.stop - part.start for _, part in blocks)
         left = np.empty((width, (4 if order > 2 else order) * c), dtype)
         right = np.empty((width, (2 if order > 2 else 1) * c), dtype)
-        powers = np.zeros((order, self.num_groups, c, c), dtype)
+        powers = np.zeros((order, c if self.by_class else 1, c, c), dtype)
         apart = np.zeros_like(powers)
-        pull = np.zeros((self.num_groups, c), dtype)
-        log_det, form = 0j, 0.0 * s
+        errors = np.zeros(powers.shape[1:3], dtype)
         for group, part in blocks:
             n = part.stop - part.start
             p, labels = self.probabilities[part], self.labels[part]
-            terms = example_terms(p, labels, s, left[:n], right[:n], apart[:, group], pull[group], logs)
-            log_det, form = log_det + terms[0], form + terms[1]
+            sums.example_rows(p, labels, s, left[:n], right[:n], apart[:, group], errors[group])
             if c <= FEW_CLASSES:
-                add_products(left[:n], right[:n], apart[:, group])
+                sums.add_products(left[:n], right[:n], apart[:, group])
                 continue
-            products = (left[:n, : order * c].T @ right[:n, :c]).reshape(order, c, c)
-            powers[:, group] -= products
+            powers[:, group] -= (left[:n, : order * c].T @ right[:n, :c]).reshape(order, c, c)
             if order > 2:
                 # Half of it: the transpose is added below.
                 powers[2, group] -= 0.5 * (left[:n, 3 * c :].T @ right[:n, c:])
         powers[1:] += np.swapaxes(powers[1:], -1, -2).copy()
         powers += apart + np.swapaxes(apart, -1, -2)
-        powers = _laplacian(powers)
-        powers /= num_examples
-        return ExampleSums(tuple(powers), pull / num_examples, form / num_examples, log_det / num_examples)
+        index = np.arange(c)
+        powers[..., index, index] = 0
+        powers[..., index, index] = -powers.sum(axis=-1)
+        return powers / self.num_examples, errors / (self.num_examples * math.sqrt(self.unit))
 
     @cached_property
-    def _series(self) -> tuple[Floats, Floats, Floats, Floats] | None:
-        """Taylor coefficients in s of K (TERMS, groups, C, C), the pull, the form and log det; None where too large.
-
-        By the trapezoidal rule on the circle |s| = RADIUS, exact to rounding for coefficients of this decay.
-        """
-        num_classes = self.probabilities.shape[1]
-        if 16.0 * TERMS * self.num_groups * num_classes**2 > SERIES_BYTES:
+    def _series(self) -> tuple[Floats, Floats] | None:
+        """Taylor coefficients in s of K (TERMS, g, b, b) and h (TERMS, g, b); None where they would take too much."""
+        if 16.0 * TERMS * (self.num_classes if self.by_class else 1) * self.num_classes**2 > SERIES_BYTES:
             return None
-        values = [self.sums(s, logs=False) for s in taylor.circle(RADIUS, TERMS).tolist()]
-        matrices = taylor.coefficients([value.powers[0] for value in values], RADIUS, TERMS)
-        # d log_det / ds = tr K
-        traces = np.einsum("tgkk->t", matrices)
-        log_det = np.concatenate([[0.0], traces[:-1] / np.arange(1.0, TERMS)])
-        pulls, forms = (
-            taylor.coefficients([getattr(value, name) for value in values], RADIUS, TERMS) for name in ("pull", "form")
-        )
-        return matrices, pulls, forms, log_det
+        values = [self.matrices(s, 1) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        matrices = taylor.coefficients([zero_sum_matrices(k[0]) for k, _ in values], RADIUS, TERMS)
+        return matrices, taylor.coefficients([zero_sum_vectors(h) for _, h in values], RADIUS, TERMS)
 
-    def at(self, s: complex | float, order: int = 1, logs: bool = True) -> ExampleSums:
-        """The same as `sums`, by the power series where |s| allows."""
-        if abs(s) > RADIUS or self._series is None:
-            return self.sums(s, order, logs)
-        matrices, pulls, forms, log_dets = self._series
-        rows = taylor.weights(s, TERMS, order)
-        power = rows[0]
-        # d^j K / ds^j = (-1)^j j! (1/N) sum B^(j+1)
-        flat = (FACTORIALS[:order, None] * rows) @ matrices.reshape(TERMS, -1)
-        powers = flat.reshape(order, *matrices.shape[1:])
-        pull = (power @ pulls.reshape(TERMS, -1)).reshape(pulls.shape[1:])
-        return ExampleSums(tuple(powers), pull, power @ forms, power @ log_dets)
+    def _seen(self, s: complex | float, order: int) -> Seen:
+        """By the power series where |s| allows, but exactly at 0."""
+        if s == 0 or abs(s) > RADIUS or self._series is None:
+            powers, errors = self.matrices(s, order + 1)
+            found = Jet(factor * zero_sum_matrices(k) for factor, k in zip(FACTORIALS, powers, strict=False))
+            return SeenByClass(found, np.ones(len(errors)), zero_sum_vectors(errors))
+        matrices, vectors = self._series
+        rows = taylor.weights(s, TERMS, order + 1)
+        found = Jet((rows @ matrices.reshape(TERMS, -1)).reshape(-1, *matrices.shape[1:]))
+        return SeenByClass(found, np.ones(vectors.shape[1]), np.tensordot(rows[0], vectors, 1))
+
+
+def zero_sum_matrices(matrices: Array) -> Array:
+    """Matrices (..., C, C) with 1 in their null space in an orthonormal basis of the rest, by one Householder
+    reflection.
+
+    It takes 1 to the first axis, which is left out.
+    """
+    shift = 1 / math.sqrt(matrices.shape[-1])
+    scale = shift / (1 + shift)
+    row, corner = scale * matrices[..., 0, 1:], scale**2 * matrices[..., 0, 0]
+    reduced: Array = matrices[..., 1:, 1:] - row[..., None, :] - row[..., :, None] + corner[..., None, None]
+    return reduced
+
+
+def zero_sum_vectors(vectors: Array) -> Array:
+    """Zero-sum vectors (..., C) in the same basis."""
+    shift = 1 / math.sqrt(vectors.shape[-1])
+    reduced: Array = vectors[..., 1:] - shift / (1 + shift) * vectors[..., :1]
+    return reduced
+
+
+@dataclass(frozen=True, eq=False)
+class ExchangeableExamples(Examples):
+    """A sample of a logit law, for expectations over it.
+
+    K = E B is a multiple of 1. K_y keeps its form under permutations of the other classes: own on the projection of
+    e_y, other on the C - 2 directions orthogonal to that, two numbers.
+    """
+
+    @property
+    def cost(self) -> float:
+        """Entries of the sample."""
+        return float(self.probabilities.size)
+
+    def factor(self, lengths: Floats) -> Any:
+        """A number for equal lengths, else the roots of the eigenvalues (C - 1,)."""
+        if np.ptp(lengths) == 0:
+            return float(lengths[0])
+        centred = lengths[:, None] * (np.eye(lengths.size) - 1 / lengths.size)
+        return np.linalg.svd(centred, compute_uv=False)[:-1][::-1]
+
+    def _seen(self, s: complex | float, order: int) -> Seen:
+        """Means over the sample."""
+        scalars = self.scalars(s)
+        n, c = self.num_examples, self.num_classes
+        traces = FACTORIALS[: order + 1] * scalars.traces[: order + 1] / (c - 1)
+        if not self.by_class:
+            spread = scalars.square / (n * (c - 1))
+            moments = np.array([[spread], [spread]])
+            return SeenInExpectation(Jet(traces.reshape(-1, 1, 1, 1)), np.array([c - 1.0]), moments, c - 1)
+        entries, mean, square = self._at_label(s)
+        # The unit vector along e_y - 1/C has the entry sqrt(1 - 1/C) at y, and a zero-sum vector x the product x_y /
+        # that.
+        own = FACTORIALS[: order + 1] * entries[: order + 1] / (c - 1)
+        other = ((c - 1) / c * traces - own) / max(c - 2, 1)
+        copies = np.array([float(c), c * (c - 2.0)])
+        mean, square = mean / math.sqrt(1 - 1 / c), square / (1 - 1 / c)
+        rest = (scalars.square - square) / n / max(copies[1], 1.0)
+        spread = square / n / c
+        moments = np.array([[mean**2 / c * (1 - 1 / n) / c + spread, rest], [spread, rest]])
+        return SeenInExpectation(Jet(np.stack([own, other], axis=1)[:, :, None, None]), copies, moments, c - 1)
+
+    def _at_label(self, s: complex | float) -> tuple[Array, Any, Any]:
+        """Means of (B^j)_yy, and of x_y and x_y^2, x = R (p - y)."""
+        if s == 0 or abs(s) > RADIUS:
+            return self._label_sums(s)
+        rows = taylor.weights(s, TERMS)
+        entry, mean, square = self._label_series.T
+        return (rows @ entry) / FACTORIALS, rows[0] @ mean, rows[0] @ square
+
+    def _label_sums(self, s: complex | float) -> tuple[Array, Any, Any]:
+        *entries, mean, square = sums.label_sums(self.probabilities, self.labels, s)
+        n = self.probabilities.shape[0]
+        return np.array(entries) / n, mean / n / math.sqrt(self.unit), square / n / self.unit
+
+    @cached_property
+    def _label_series(self) -> Floats:
+        """Taylor coefficients in s of B_yy, x_y and x_y^2, (TERMS, 3)."""
+        values = [self._label_sums(s) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        return taylor.coefficients([[b[0], x, xx] for b, x, xx in values], RADIUS, TERMS)

@@ -1,9 +1,9 @@
 """The equation near the outliers with every spike apart: many classes at the price of a sum over them.
 
-The mean part's log det(1 + m Lambda K Lambda) is zero at m = -1/u_j, the u_j being the eigenvalues of D T that it
-brings: those where an eigenvalue of Lambda K(-weight / u) Lambda is u. So
+The means' log det(1 + m F^T K F) is zero at m = -1/u_j, the u_j being the eigenvalues of D T that they bring: those
+where an eigenvalue of F^T K(-weight / u) F is u. So
 
-    Psi'(m) = sum_j u_j / (1 + m u_j) + a power series in m,
+    Psi'(m) = sum_j u_j / (1 + m u_j) + a power series in s = m weight,
 
 whose nearest singularities are the eigenvalues of the A_mu, |s| >= 2. A few evaluations on a circle give the power
 series, and say by their negative Fourier coefficients whether a spike is missing.
@@ -19,8 +19,10 @@ import numpy as np
 from scipy.linalg import eigh
 
 from rmtland.landscape.theory import taylor
-from rmtland.landscape.theory.equivalent import DeterministicEquivalent, Equation, Evaluation
-from rmtland.landscape.theory.examples import Floats
+from rmtland.landscape.theory.examples import GivenExamples, zero_sum_matrices
+from rmtland.landscape.theory.levels import Means, Residuals
+from rmtland.landscape.theory.sums import Floats
+from rmtland.laws.subordination import Atoms, Evaluation, Jet, Level, Part, Point, Subordination
 
 CHEAP = 5e6
 """N C^3 below which the plain equation is fast enough."""
@@ -41,120 +43,145 @@ PADDING = 20
 
 
 @dataclass(frozen=True, eq=False)
-class SpikesApart(Equation):
-    """An equation that sums over spikes where |s| <= `radius`, and elsewhere asks the one it was made of.
+class PowerSeries(Level):
+    """Psi' = a power series in s = m weight.
 
     Parameters
     ----------
-    whole : DeterministicEquivalent
-    spikes : ndarray (k,)
-        Eigenvalues u_j of D T.
     series : ndarray (terms,)
-        Taylor coefficients in s of the rest of Psi'.
-    radius : float
+    weight : float
+    atoms : tuple of ndarray
+        Rough eigenvalues that it stands for, and how often each occurs.
     """
 
-    whole: DeterministicEquivalent
-    spikes: Floats
     series: Floats
+    weight: float
+    atoms: tuple[Floats, Floats]
+
+    @property
+    def cost(self) -> float:  # type: ignore[override]
+        """Terms of the sum."""
+        return float(self.series.size)
+
+    def at(self, point: Point) -> Part:
+        """The sum; nothing is known of the gradient."""
+        exponents = np.arange(self.series.size)
+        power = np.asarray(point.m * self.weight) ** exponents
+        value = complex(point.m * (power @ (self.series / (exponents + 1)))) if point.logs else math.nan
+        second = self.weight * (power[:-1] @ (exponents[1:] * self.series[1:]))
+        return Part(Jet([value, power @ self.series, second][: point.order + 1]), math.nan)
+
+    def rough_atoms(self) -> tuple[Floats, Floats]:
+        """As given."""
+        return self.atoms
+
+
+@dataclass(frozen=True, eq=False)
+class SpikesApart(Subordination):
+    """Levels that sum over spikes where |s| <= `radius`; elsewhere, and for counts, the equation they were made of.
+
+    Parameters
+    ----------
+    whole : Subordination
+    weight, radius : float
+    """
+
+    whole: Subordination
+    weight: float
     radius: float
 
     @property
-    def num_parameters(self) -> float:  # type: ignore[override]
-        """D."""
-        return self.whole.num_parameters
+    def spikes(self) -> Floats:
+        """Eigenvalues of D T."""
+        level = self.levels[0]
+        assert isinstance(level, Atoms)
+        return level.t
 
-    @property
-    def sigma_H(self) -> float:  # type: ignore[override]
-        """Of the H-term."""
-        return self.whole.sigma_H
-
-    def evaluate_gauss_newton(
-        self, m: complex | float, order: int = 2, logs: bool = False, form: bool = False
-    ) -> Evaluation:
-        """By the spikes, unless the gradient's form is asked for."""
-        weight = self.whole.weight
-        s = m * weight
-        if form or abs(s) > self.radius:
-            return self.whole.evaluate_gauss_newton(m, order, logs, form)
-        level = 1 + m * self.spikes
-        share = self.spikes / level
-        exponents = np.arange(self.series.size)
-        power = np.asarray(s) ** exponents
-        value = complex(np.sum(np.log(level + 0j)) + m * (power @ (self.series / (exponents + 1)))) if logs else 0j
-        slope = np.sum(share) + power @ self.series
-        curvature = weight * (power[:-1] @ (exponents[1:] * self.series[1:])) - np.sum(share * share)
-        return Evaluation(value, slope, curvature, math.nan)
+    def evaluate(self, m: complex | float, order: int = 1, logs: bool = False) -> Evaluation:
+        """By the spikes where that is known to hold."""
+        if abs(m) * self.weight <= self.radius:
+            return super().evaluate(m, order, logs)
+        return self.whole.evaluate(m, order, logs)
 
     def atoms_above(self, u: float) -> float:
         """As the equation it was made of."""
         return self.whole.atoms_above(u)
 
-    def atoms(self) -> tuple[Floats, Floats, Floats]:
-        """The same, with spikes that are exact."""
-        values, weights, spikes = self.whole.atoms()
-        exact = np.sort(spikes)
-        exact[exact.size - self.spikes.size :] = self.spikes
-        return values, weights, exact
-
     @property
-    def rank_of_t(self) -> float:
-        """Number of nonzero eigenvalues of T."""
-        return self.whole.rank_of_t
-
-    @property
-    def cost(self) -> float:
-        """Terms of the sums."""
-        return float(self.spikes.size + self.series.size)
+    def rank(self) -> float:
+        """As the equation it was made of."""
+        return self.whole.rank
 
 
-def spikes_apart(whole: Equation) -> Equation:
+def spikes_apart(whole: Subordination) -> Subordination:
     """The equation with its spikes apart where that pays and proves itself; else the equation as it is."""
-    if not isinstance(whole, DeterministicEquivalent) or whole.class_length > 0:
+    means = next((level for level in whole.levels if isinstance(level, Means)), None)
+    if means is None or not isinstance(means.below, Residuals) or not means.below.length > 0:
         return whole
-    if whole.cost * whole.num_classes < CHEAP:
+    residuals, examples = means.below, means.below.examples
+    if not isinstance(examples, GivenExamples) or whole.cost * examples.num_classes < CHEAP:
         return whole
-    if not (whole.weight > 0 and whole.cross_terms and whole.mean_lengths.any()):
-        return whole
-    rough = whole.atoms()[2]
-    lowest = float(rough[rough > 1e-12 * rough[-1]][0])
-    most = MEMORY / (16.0 * whole.num_classes**2)
+    weight = residuals.weight
+    rough = np.sort(means.rough_atoms()[0])
+    most = MEMORY / (16.0 * examples.num_classes**2)
     if most < 4:
         return whole
-    radius = min(1.3 * whole.weight / lowest, LARGEST, 2 * PRECISION ** (1 / (most - 2)))
+    lowest = float(rough[rough > 1e-12 * rough[-1]][0])
+    radius = min(1.3 * weight / lowest, LARGEST, 2 * PRECISION ** (1 / (most - 2)))
     terms = math.ceil(math.log(PRECISION) / math.log(radius / 2)) + 1
-    size = 2 * math.ceil(terms / 2) + 4
-    nodes = taylor.circle(radius, size)
-    sums = np.array([whole.examples.sums(s, logs=False).powers[0][0] for s in nodes.tolist()])
+    matrices, own = _taylor(examples, means.factor, radius, terms)
+    found = _series(matrices, weight, radius, rough.size)
+    if found is None:
+        return whole
+    spikes, series, radius = found
+    series[:terms] += residuals.length**2 * own
+    values, weights = residuals.rough_atoms()
+    rest = rough[: rough.size - spikes.size]
+    atoms = np.append(values, rest), np.append(weights, np.ones(rest.size))
+    others = tuple(level for level in whole.levels if level not in (means, residuals))
+    levels = (Atoms(spikes, np.ones(spikes.size)), PowerSeries(series, weight, atoms), *others)
+    return SpikesApart(levels, whole.num_parameters, whole, weight, radius)
+
+
+def _taylor(examples: GivenExamples, factor: Any, radius: float, terms: int) -> tuple[Floats, Floats]:
+    """Coefficients in s of F^T K F (terms, b, b) and of tr K (terms,)."""
+    size = _circle_size(terms)
+    sums = np.array([zero_sum_matrices(examples.matrices(s, 1)[0][0, 0]) for s in taylor.circle(radius, size).tolist()])
     matrices = taylor.coefficients(sums, radius, size, keep=terms)
-    del sums
-    own = whole.residual_length**2 * np.einsum("tkk->t", matrices)
-    matrices *= whole.mean_lengths[:, None] * whole.mean_lengths
-    spikes, vectors = _spikes(matrices, whole.weight, radius)
-    # What the spikes leave of the mean part's slope has a power series, and no negative powers if all are right. Other
-    # spikes than these are beyond, at a larger |s|, and ask for a smaller circle and more terms.
-    rest_terms = terms
-    if spikes.size < rough.size:
+    own = np.einsum("tkk->t", matrices)
+    return (factor**2 * matrices if np.ndim(factor) == 0 else factor.T @ matrices @ factor), own
+
+
+def _circle_size(terms: int) -> int:
+    return 2 * math.ceil(terms / 2) + 4
+
+
+def _series(matrices: Floats, weight: float, radius: float, count: int) -> tuple[Floats, Floats, float] | None:
+    """Spikes, the power series of what they leave of the means' slope and its radius; None if they prove nothing.
+
+    The rest has no negative powers if all spikes are right. Others than these are beyond, at a larger |s|, and ask
+    for a smaller circle and more terms.
+    """
+    terms = len(matrices)
+    spikes, vectors = _spikes(matrices, weight, radius)
+    if spikes.size < count:
         radius *= SHARE
-        rest_terms = max(terms, math.ceil(math.log(PRECISION) / math.log(SHARE)))
-        size = 2 * math.ceil(rest_terms / 2) + 4
-        nodes = taylor.circle(radius, size)
-    slopes = np.array([_slope(matrices, s, whole.weight) for s in nodes.tolist()])
+        terms = max(terms, math.ceil(math.log(PRECISION) / math.log(SHARE)))
+    size = _circle_size(terms)
+    nodes = taylor.circle(radius, size)
+    slopes = np.array([_slope(matrices, s, weight) for s in nodes.tolist()])
     for attempt in range(ATTEMPTS):
-        rest = slopes - np.sum(spikes / (1 + nodes[:, None] / whole.weight * spikes), axis=1)
+        rest = slopes - np.sum(spikes / (1 + nodes[:, None] / weight * spikes), axis=1)
         coefficients = np.fft.hfft(rest, n=size) / size
         if np.all(np.abs(coefficients[-3:]) < WRONG * np.sum(spikes)):
-            break
-        if attempt == ATTEMPTS - 1:
-            return whole
-        spikes, vectors = _polished(matrices, whole.weight, spikes, vectors)
-    series = coefficients[:rest_terms] * radius ** -np.arange(float(rest_terms))
-    series[:terms] += own
-    return SpikesApart(whole, spikes, series, radius)
+            return spikes, coefficients[:terms] * radius ** -np.arange(float(terms)), radius
+        if attempt < ATTEMPTS - 1:
+            spikes, vectors = _polished(matrices, weight, spikes, vectors)
+    return None
 
 
 def _matrix(matrices: Floats, s: complex | float) -> Any:
-    """Lambda K(s) Lambda of its Taylor coefficients."""
+    """F^T K(s) F of its Taylor coefficients."""
     return np.tensordot(np.asarray(s) ** np.arange(len(matrices)), matrices, 1)
 
 
@@ -164,14 +191,14 @@ def _derivative(matrices: Floats, s: complex | float) -> Any:
 
 
 def _slope(matrices: Floats, s: complex, weight: float) -> Any:
-    """Derivative of log det(1 + m Lambda K Lambda) in m = s / weight."""
+    """Derivative of log det(1 + m F^T K F) in m = s / weight."""
     matrix = _matrix(matrices, s)
     change = matrix + s * _derivative(matrices, s)
     return np.sum(np.linalg.inv(np.eye(len(matrix)) + s / weight * matrix) * change)
 
 
 def _spikes(matrices: Floats, weight: float, radius: float) -> tuple[Floats, Floats]:
-    """The u with an eigenvalue u of Lambda K(-weight / u) Lambda, weight / u <= radius, ascending, and eigenvectors.
+    """The u with an eigenvalue u of F^T K(-weight / u) F, weight / u <= radius, ascending, and eigenvectors.
 
     As u grows every sorted eigenvalue falls, so that each meets u once. They are followed in the space of a group's
     eigenvectors, and of some neighbours', at the s of its middle.
@@ -181,8 +208,8 @@ def _spikes(matrices: Floats, weight: float, radius: float) -> tuple[Floats, Flo
     rows: list[Floats] = []
     s = -radius
     u = float(eigh(_matrix(matrices, 0.0), eigvals_only=True, subset_by_index=[size - 1, size - 1])[0])
-    for high in range(size - 1, 0, -GROUP):
-        low = max(high - GROUP + 1, 1)
+    for high in range(size - 1, -1, -GROUP):
+        low = max(high - GROUP + 1, 0)
         first, last = max(low - PADDING, 0), min(high + PADDING, size - 1)
         for _ in range(10):
             before, s = s, -min(weight / u, radius)
