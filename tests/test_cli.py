@@ -275,7 +275,7 @@ def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from rmtland.cli import app
-    from rmtland.landscape import figure_sweeps as figures
+    from rmtland.landscape.paper import sweeps as figures
 
     sweep, phase = figures.sweep_figure, figures.phase_figure
     monkeypatch.setattr(figures, "sweep_figure", lambda *a, **k: sweep(*a, sigma_z=[0.5, 5.0], **k))

@@ -6,7 +6,7 @@ import numpy as np
 
 from rmtland._arguments import require_memory
 from rmtland.ensembles.wigner import GaussianEnsemble
-from rmtland.landscape.structured import Floats
+from rmtland.landscape.theory.sums import Floats
 
 
 def draw_h_term(num_parameters: int, sigma_H: float, rng: np.random.Generator) -> Floats:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, integer, spawn
-from rmtland.landscape.structured import Floats
-from rmtland.landscape.theory import LandscapeTheory, Model
+from rmtland.landscape.theory.given import LandscapeTheory, Model, theory_of
+from rmtland.landscape.theory.sums import Floats
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,6 @@ class TheoryBand:
     """
 
     theories: tuple[LandscapeTheory, ...] = field(repr=False)
-
-    @classmethod
-    def of(cls, model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
-        """The band of a model."""
-        count = integer("size", size, at_least=2)
-        return cls(tuple(LandscapeTheory.of(model, child, cross_terms) for child in spawn(rng, count)))
 
     def over(self, prediction: Callable[[LandscapeTheory], npt.ArrayLike]) -> Spread:
         """Mean and standard deviation of any function of a theory.
@@ -122,3 +116,9 @@ class TheoryBand:
         between = self.over(prediction)
         both: Floats = np.sqrt(np.square(between.standard_deviation) + np.mean(within**2, axis=0))
         return Spread(between.mean, both[()])
+
+
+def band_of(model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+    """The band of a model; see `LandscapeModel.theory_band`."""
+    count = integer("size", size, at_least=2)
+    return TheoryBand(tuple(theory_of(model, child, cross_terms) for child in spawn(rng, count)))

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer
-from rmtland.landscape.figures import Floats, Statement, grid_or, pinned_logits
 from rmtland.landscape.model import LandscapeModel
+from rmtland.landscape.paper.spectrum import Floats, Statement, grid_or, pinned_logits
 
 
 @dataclass(frozen=True, eq=False)

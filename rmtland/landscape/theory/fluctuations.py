@@ -9,22 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from rmtland.landscape import taylor
-from rmtland.landscape.equivalent import Equation
-from rmtland.landscape.solver import CIRCLE_POINTS, Solver, panels
-from rmtland.landscape.structured import Array, Floats
+from rmtland.landscape.theory import taylor
+from rmtland.landscape.theory.sums import Array, Floats
+from rmtland.laws.solver import CIRCLE_POINTS, Solver, panels
+from rmtland.laws.subordination import Subordination
 
 TERMS = 32
 
 
-def power_traces_of(equation: Equation) -> Floats:
+def power_traces_of(equation: Subordination) -> Floats:
     """Traces of D T, its square, cube and fourth power: the Taylor coefficients of Psi', by the trapezoidal rule."""
-    values, _, spikes = equation.atoms()
-    top = 1.05 * max(float(np.max(values, initial=0.0)), float(np.max(spikes, initial=0.0)))
-    while equation.atoms_above(top) > 0:
-        top *= 1.3
-    radius = 0.5 / top
-    slopes = [equation.evaluate(m).slope for m in taylor.circle(radius, TERMS).tolist()]
+    own = Subordination(tuple(level for level in equation.levels if level.variance == 0), equation.num_parameters)
+    radius = 0.5 / Solver(own).reach[0]
+    slopes = [own.evaluate(m).psi.first for m in taylor.circle(radius, TERMS).tolist()]
     signs = np.array([1.0, -1.0, 1.0, -1.0])
     traces: Floats = signs * taylor.coefficients(slopes, radius, TERMS, keep=4)
     return traces
@@ -43,13 +40,12 @@ def covariance_of_powers(traces: Floats, d: float) -> tuple[float, float, float]
     return first, mixed, second
 
 
-def ratio_deviation(equation: Equation, dimension: float) -> float:
+def ratio_deviation(equation: Subordination, dimension: float) -> float:
     """Standard deviation of tr G / |G|_F in `dimension` parameters, to first order (delta method)."""
     d = float(dimension)
     traces = power_traces_of(equation)
-    # The H-term's variance per off-diagonal entry, in units of D T: it is part of the second coefficient.
-    own = equation.num_parameters * equation.sigma_H**2
-    traces[1] -= own
+    # The H-term's variance per off-diagonal entry, in units of D T.
+    own = equation.num_parameters * equation.variance
     t1, t2 = traces[0], traces[1]
     trace, square = d * t1, d * t1**2 + d * (d + 1) * t2
     first, mixed, second = covariance_of_powers(traces, d)
@@ -111,7 +107,8 @@ def power_deviation(solver: Solver, u: complex) -> float:
 
     E_j = (1 + m_j D T_j)^(-1), to first order in 1/D (Bai and Silverstein 2004, theorem 1.1, with a T for each of the
     two). Both derivatives of it, m_j moving with e at fixed z_j, integrated over two paths around the eigenvalues, are
-    the variance of the power above; all traces and forms are divided differences of Psi' and of the gradient's form.
+    the variance of the power above; all traces and quadratic forms are divided differences of Psi' and of the
+    gradient's.
     """
     equation = solver.equation
     d = equation.num_parameters
@@ -120,29 +117,31 @@ def power_deviation(solver: Solver, u: complex) -> float:
     if u.imag > 0:
         # The number of directions is given, not the level: each eigenvalue more or less brings its power.
         m = -1 / u
-        rate = float((m * equation.evaluate(m, 1, form=True).form).imag / (d * m.imag))
+        rate = float((m * equation.evaluate(m, 0).quadratic).imag / (d * m.imag))
     first, second = first.at_given_count(rate), second.at_given_count(rate)
-    square = equation.gradient_square
-    share = float((first.integral(first.m * first.form) / square).real)
-    of_both = first.integral(2 / d * (first.move * (first.form - first.double) / first.m + first.m * first.form**2))
+    square = equation.vector_square
+    share = float((first.integral(first.m * first.quadratic) / square).real)
+    of_both = first.integral(
+        2 / d * (first.move * (first.quadratic - first.double) / first.m + first.m * first.quadratic**2)
+    )
     variance = second.integral(first.integral(_covariance(first, second, d)))
     total = variance - 2 * share * of_both + share**2 * 2 / d * square**2
     return math.sqrt(max(float(total.real), 0.0)) / square
 
 
-def _paths(solver: Solver, u: complex, form: bool) -> tuple[_Path, _Path]:
+def _paths(solver: Solver, u: complex, with_vector: bool) -> tuple[_Path, _Path]:
     """Two paths around the eigenvalues above z(u) that meet at z(u) and its conjugate only, if there."""
     centre, radius = solver.circle(u)
     points = 2 * solver.circle_points(centre, radius)
     if u.imag == 0 and points <= 2 * CIRCLE_POINTS:
         # Every other point is one path, the points between the other.
         angles = (np.arange(points // 2) + 0.5) * (2 * math.pi / points)
-        whole = _Path.around(solver.equation, centre, radius, angles, 2 * math.pi / points, form)
+        whole = _Path.around(solver.equation, centre, radius, angles, 2 * math.pi / points, with_vector)
         return whole.every_other(0), whole.every_other(1)
     wider = solver.circle(u, 1.5)
     return (
-        _Path.around(solver.equation, centre, radius, *panels(u, centre, radius, 8), form),
-        _Path.around(solver.equation, *wider, *panels(u, *wider, 8), form),
+        _Path.around(solver.equation, centre, radius, *panels(u, centre, radius, 8), with_vector),
+        _Path.around(solver.equation, *wider, *panels(u, *wider, 8), with_vector),
     )
 
 
@@ -150,7 +149,7 @@ def _paths(solver: Solver, u: complex, form: bool) -> tuple[_Path, _Path]:
 class _Path:
     """Points of a path around the top eigenvalues that is its own mirror image, and what the equation has there.
 
-    With alpha = sqrt(D) a: `slope` = tr D T E, `square` = tr (D T E)^2, `form` = alpha^T E alpha and `double` =
+    With alpha = sqrt(D) a: `slope` = tr D T E, `square` = tr (D T E)^2, `quadratic` = alpha^T E alpha and `double` =
     alpha^T E^2 alpha; `move` is dm/de at fixed z, `drift` dm/dz; `steps` = dz.
     """
 
@@ -158,31 +157,33 @@ class _Path:
     steps: Array
     slope: Array
     square: Array
-    form: Array
+    quadratic: Array
     double: Array
     move: Array
     drift: Array
 
     @classmethod
-    def around(cls, equation: Equation, centre: float, radius: float, angles: Array, weights: Any, form: bool) -> _Path:
-        """At these angles and their opposites; without `form` what belongs to the gradient is NaN."""
+    def around(
+        cls, equation: Subordination, centre: float, radius: float, angles: Array, weights: Any, with_vector: bool
+    ) -> _Path:
+        """At these angles and their opposites; without `with_vector` what belongs to the gradient is NaN."""
         turn: Array = np.exp(1j * angles)
         m = -1 / (centre + radius * turn)
         rows = []
         for at in m.tolist():
-            there = equation.evaluate(at, 3, form=form)
+            found = equation.evaluate(at, 2)
             change = math.nan
-            if form:
+            if with_vector:
                 # The poles are on the axis.
                 step = 3e-4 * at.imag
-                ahead, behind = (equation.evaluate(at + h, 1, form=True).form for h in (step, -step))
+                ahead, behind = (equation.evaluate(at + h, 0).quadratic for h in (step, -step))
                 change = (ahead - behind) / (2 * step)
-            rows.append((there.slope, -there.curvature, there.form, there.form + at * change))
-        slope, square, shape, double = np.array(rows).T
+            rows.append((found.psi.first, -found.psi.second, found.quadratic, found.quadratic + at * change))
+        slope, square, quadratic, double = np.array(rows).T
         rate = 1 / m**2 - square / equation.num_parameters
         steps: Array = rate * m**2 * (1j * radius) * turn * weights
         move = -double / equation.num_parameters / rate
-        upper: list[Array] = [m, slope, square, shape, double, move, 1 / rate]
+        upper: list[Array] = [m, slope, square, quadratic, double, move, 1 / rate]
         both = [np.concatenate([x, np.conj(x[::-1])]) for x in upper]
         return cls(both[0], np.concatenate([steps, -np.conj(steps[::-1])]), *both[1:])
 
@@ -212,15 +213,15 @@ def _covariance(first: _Path, second: _Path, d: float) -> Array:
         right = (m * both - n * two[None, :]) / (m - n)
         return left, right, (m * left - n * right) / (m - n)
 
-    form = (m * first.form[:, None] - n * second.form[None, :]) / (m - n)
-    form_left, form_right, form_all = differences(first.double, second.double, form)
+    quadratic = (m * first.quadratic[:, None] - n * second.quadratic[None, :]) / (m - n)
+    quadratic_left, quadratic_right, quadratic_all = differences(first.double, second.double, quadratic)
     trace = -(first.slope[:, None] - second.slope[None, :]) / (m - n)
     # tr (D T)^2 E_1^2 and the like.
     trace_left, trace_right, trace_all = differences(first.square, second.square, trace)
-    left = move * n * trace_left + m * (first.double[:, None] - form_left)
-    right = other_move * m * trace_right + n * (second.double[None, :] - form_right)
-    mixed = move * other_move * trace_all + m * n * form**2
-    mixed += move * n / m * (form_right - form_all) + other_move * m / n * (form_left - form_all)
+    left = move * n * trace_left + m * (first.double[:, None] - quadratic_left)
+    right = other_move * m * trace_right + n * (second.double[None, :] - quadratic_right)
+    mixed = move * other_move * trace_all + m * n * quadratic**2
+    mixed += move * n / m * (quadratic_right - quadratic_all) + other_move * m / n * (quadratic_left - quadratic_all)
     rest = d - m * n * trace
     covariance: Array = 2 * (mixed / rest + left * right / rest**2)
     return covariance

@@ -1,4 +1,8 @@
-"""The generalised Marchenko-Pastur equation for given atoms, in the units of its kernels."""
+"""x = u + sum_i c_i t_i + sum_i c_i t_i^2 / (u - t_i) + sigma^2 / u for given atoms t_i, in the units of its kernels.
+
+The compiled backend of the general solver: c_i = w_i / D, sigma the scale of a Wigner matrix beside the atoms, which is
+one more pole, at 0, of residue sigma^2.
+"""
 
 from __future__ import annotations
 
@@ -19,37 +23,45 @@ _WINDOW = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SilversteinEquation:
+class PlainAtoms:
     """x = map(u) of `silverstein_kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
 
     Parameters
     ----------
     t : ndarray of float64, shape (k,)
-        Distinct, ascending, positive, the last one 1.
+        Distinct, ascending, positive; with a Wigner matrix after a 0 that stands for it.
     weights : ndarray of float64, shape (k,)
-        Multiplicities w > 0.
+        Multiplicities w > 0; 0 for the Wigner matrix.
     dimension : float
         D.
     scale : float
-        The unit of t.
+        The unit of t: the largest, or sigma where that is larger.
+    variance : float
+        sigma^2 in that unit.
     """
 
     t: Floats
     weights: Floats
     dimension: float
     scale: float
+    variance: float = 0.0
 
     @classmethod
-    def of(cls, eigenvalues: Floats, multiplicities: Floats | None, dimension: float) -> SilversteinEquation:
+    def of(
+        cls, eigenvalues: Floats, multiplicities: Floats | None, dimension: float, variance: float = 0.0
+    ) -> PlainAtoms:
         """Group equal eigenvalues and drop those without weight."""
         weights = np.ones_like(eigenvalues) if multiplicities is None else multiplicities
-        scale = float(eigenvalues[weights > 0].max())
+        scale = max(float(np.max(eigenvalues[weights > 0], initial=0.0)), float(np.sqrt(variance)))
         keep = (eigenvalues > _SMALLEST * scale) & (weights > 1e-100 * dimension)
         order = np.argsort(eigenvalues[keep])
         values, weights = eigenvalues[keep][order], weights[keep][order]
         # Neighbours that differ by rounding only would be poles with nothing representable between them.
-        first = np.concatenate([[True], np.diff(values) > 4 * _EPS * values[1:]])
-        return cls(values[first] / scale, np.add.reduceat(weights, np.flatnonzero(first)), dimension, scale)
+        first = np.diff(values, prepend=-1.0) > 4 * _EPS * values
+        t, grouped = values[first] / scale, np.add.reduceat(weights, np.flatnonzero(first))
+        if variance > 0:
+            t, grouped = np.append(0.0, t), np.append(0.0, grouped)
+        return cls(t, grouped, dimension, scale, variance / scale**2)
 
     @cached_property
     def b(self) -> Floats:
@@ -58,8 +70,11 @@ class SilversteinEquation:
 
     @cached_property
     def a(self) -> Floats:
-        """Weights c t^2 of the kernels."""
-        return self.b * self.t
+        """Residues of the poles: c t^2, and sigma^2."""
+        residues: Floats = self.b * self.t
+        if self.variance > 0:
+            residues[0] = self.variance
+        return residues
 
     @cached_property
     def num_vectors(self) -> float:
@@ -68,27 +83,30 @@ class SilversteinEquation:
 
     @property
     def deficit(self) -> float:
-        """1 - N / D; exactly 0 at the hard edge."""
-        return (self.dimension - self.num_vectors) / self.dimension
+        """1 - N / D; exactly 0 at the hard edge, which a Wigner matrix softens."""
+        return 1.0 if self.variance > 0 else (self.dimension - self.num_vectors) / self.dimension
 
     @cached_property
     def rank(self) -> float:
-        """Number of nonzero eigenvalues, min(N, D)."""
-        return min(self.num_vectors, self.dimension)
+        """Number of nonzero eigenvalues: min(N, D), or D with a Wigner matrix."""
+        return self.dimension if self.variance > 0 else min(self.num_vectors, self.dimension)
 
     @cached_property
     def ends(self) -> tuple[float, float]:
         """Re u of the outermost edges."""
-        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.num_vectors == self.dimension)
+        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.deficit == 0)
         return float(low), float(high)
 
     @cached_property
     def range(self) -> tuple[float, float]:
         """The outermost edges."""
-        low, high = (
-            max(float(kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0]), 0.0) for u in self.ends
-        )
-        return low, high
+        low, high = (kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0] for u in self.ends)
+        return max(float(low), self._least), float(high)
+
+    @property
+    def _least(self) -> float:
+        """What no eigenvalue is below."""
+        return -np.inf if self.variance > 0 else 0.0
 
     @cached_property
     def crossings(self) -> Floats:
@@ -101,7 +119,7 @@ class SilversteinEquation:
         """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
         u = self.crossings.ravel()
         value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a, self.deficit)
-        return np.maximum(value, 0.0).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
+        return np.maximum(value, self._least).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
 
     def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
         """Whether x is strictly between the outermost edges."""
@@ -132,7 +150,7 @@ class SilversteinEquation:
         inside = self.inside(x)
         above = np.where(x >= self.range[1], 0.0, self.rank)
         below = self.rank - above
-        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension)
+        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
         above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
         return above, below
 
@@ -145,8 +163,9 @@ class SilversteinEquation:
             here = np.flatnonzero((from_above == side) & (levels > 0))
             here = here[np.argsort(levels[here], kind="stable")]
             x[here] = silverstein_counts.quantiles(
-                levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension
-            )
+                levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension,
+                self.rank,
+            )  # fmt: skip
         if self.deficit == 0:
             # Near a hard edge the count goes like sqrt(x), on a scale of u that the search by Re u cannot resolve.
             spread = np.sum(self.b / self.t**2)
@@ -158,6 +177,16 @@ class SilversteinEquation:
                     y = y * (goal / self.counts(y)[1]) ** 2
                 x[near] = y
         return np.clip(x, low, high)
+
+    def evaluate(self, u: complex) -> tuple[complex, complex]:
+        """map(u) and map'(u); not finite at a pole."""
+        with np.errstate(all="ignore"):
+            value = u * (1 + np.sum(self.b / (u - self.t))) + np.divide(self.variance, u)
+            return complex(value), complex(1 - np.sum(self.a / (u - self.t) ** 2))
+
+    def atoms_above(self, u: float) -> float:
+        """Number of atoms above u; of eigenvalues above map(u) if u is outside the support, not 0."""
+        return self.rank if u < 0 else float(self.weights[self.t > u].sum())
 
     def companion(self, u: Complexes) -> Complexes:
         """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""
