@@ -36,6 +36,7 @@ class OutlierCount(int):
     method: str
 
     def __new__(cls, count: int, threshold: float, method: str) -> OutlierCount:
+        """The count, the line it was counted with, and the rule."""
         self = super().__new__(cls, count)
         self.threshold, self.method = float(threshold), method
         return self
@@ -64,8 +65,8 @@ def count_outliers(
         `eigenvalues`, `residuals` and `converged` are read.
     method : {"gap", "ratio", "elbow", "edge"}
         With eigenvalues sorted downwards, x_1 >= x_2 >= ..., and 1 <= k <= `max_outliers`: "gap", the k of the largest
-        difference x_k - x_{k+1}; "ratio", that of the largest x_k / x_{k+1} among the positive ones; "elbow", the x that
-        come before the elbow which Kneedle finds in the scree plot; "edge", how many exceed the edge that a law gives.
+        difference x_k - x_{k+1}; "ratio", that of the largest x_k / x_{k+1} among the positive ones; "elbow", those
+        before the elbow which Kneedle finds in the scree plot; "edge", how many exceed the edge that a law gives.
     max_outliers : int, optional
         Where to stop looking, n - 1 at most; by default half of the eigenvalues ("elbow": 1000 at most). Spectra that
         fall to rounding level have their largest ratios down there, so state what you would still call a few. Not used
@@ -102,8 +103,8 @@ def count_outliers(
 
     References
     ----------
-    Sagun et al. (2017), Empirical analysis of the Hessian, table 1 (gap, ratio, elbow). Satopaa et al. (2011), Finding a
-    "kneedle" in a haystack, through the package kneed. Johnstone (2001), theorem 1.1 (edge).
+    Sagun et al. (2017), Empirical analysis of the Hessian, table 1 (gap, ratio, elbow). Satopaa et al. (2011), Finding
+    a "kneedle" in a haystack, through the package kneed. Johnstone (2001), theorem 1.1 (edge).
 
     Examples
     --------
@@ -137,7 +138,6 @@ def count_outliers(
         looked_at = min(limit, values.size - 1) + 1
         threshold = RULES[method](values[:looked_at])
     _require_certain(values[:looked_at], errors[:looked_at], converged[:looked_at], threshold)
-    # Not a comparison with the threshold: between neighbours a rounding apart it is one of them.
     return OutlierCount(int(np.count_nonzero(values[:looked_at] > threshold)), threshold, method)
 
 

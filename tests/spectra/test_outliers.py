@@ -136,18 +136,18 @@ def test_ghosts_are_refused():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: rl.count_outliers([1.0, 2.0], "eye"), ValueError, "`method` must be one of 'gap', 'ratio', 'elbow', 'ed"),
+        (lambda: rl.count_outliers([1.0, 2.0], "eye"), ValueError, "`method` must be one of 'gap', 'ratio', 'el"),
         (lambda: rl.count_outliers([1.0]), ValueError, "`eigenvalues` must hold at least 2 to have a gap; got 1"),
         (lambda: rl.count_outliers([1.0, -1.0, -2.0], "ratio"), ValueError, "must hold at least 2 positive ones"),
         (lambda: rl.count_outliers([1.0, 2.0], "edge"), ValueError, "`edge` must be given"),
-        (lambda: rl.count_outliers([1.0, 2.0], edge=1.0), ValueError, '`alpha` must be left out with method="gap"; got'),
+        (lambda: rl.count_outliers([1.0, 2.0], edge=1.0), ValueError, '`alpha` must be left out with method="gap"'),
         (lambda: rl.count_outliers([1.0, np.nan]), ValueError, "`eigenvalues` must be finite"),
         (lambda: rl.count_outliers([1.0, 2.0], max_outliers=0), ValueError, "`max_outliers` must be >= 1; got 0"),
         (lambda: rl.count_outliers([1.0, 2.0], residuals=[0.1]), ValueError, "`residuals` must be 2 numbers >= 0; got"),
         (lambda: rl.count_outliers([1.0, 2.0], residuals=[0.1, -1]), ValueError, "`residuals` must be 2 numbers >= 0"),
         (lambda: rl.count_outliers([1.0], "edge", edge=1, alpha=0.1), ValueError, "`law` must be given with `alpha`"),
-        (lambda: rl.count_outliers([1.0], "edge", edge=1, law=3), TypeError, "`law` must have ppf, such as .*; got int"),
-        (lambda: rl.count_outliers([1.0], "edge", edge=1, law=rl.TracyWidom(1)), ValueError, "`scale` must be given with"),
+        (lambda: rl.count_outliers([1.0], "edge", edge=1, law=3), TypeError, "`law` must have ppf, .*; got int"),
+        (lambda: rl.count_outliers([1.0], "edge", edge=1, law=rl.TracyWidom(1)), ValueError, "`scale` must be given"),
         (
             lambda: rl.count_outliers([1.0], "edge", edge=1, scale=1, law=rl.TracyWidom(1), alpha=1),
             ValueError,
