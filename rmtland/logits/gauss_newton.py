@@ -10,8 +10,16 @@ import numpy.typing as npt
 
 from rmtland._arguments import integer, require_memory
 from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import checked_chunks, first_chunk, require_finite, sum_over_chunks
+from rmtland.logits.accumulate import (
+    SharedChunk,
+    SumAccumulator,
+    accumulate_one,
+    checked_chunks,
+    first_chunk,
+    sum_over_chunks,
+)
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
+from rmtland.logits.rows import require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
@@ -70,6 +78,20 @@ class GaussNewtonSpectrum:
         return float(self.powers[max(self.powers.size - count, 0) :].sum())
 
 
+@dataclass(frozen=True)
+class GradientAccumulator(SumAccumulator[Array]):
+    """`gradient` as an accumulator, for `measure`."""
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """The chunk's share, (D,)."""
+        return (chunk.vjp(like(chunk.logits, chunk.slopes)[:, :, None])[:, 0],)
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Array:
+        """The gradient; ValueError where it is not finite."""
+        require_finite(sums[0])
+        return sums[0]
+
+
 def gradient(source: LogitGradients) -> Array:
     """Gradient of the mean loss in the parameters, (1/N) sum_mu J_mu^T dl/dz.
 
@@ -100,14 +122,7 @@ def gradient(source: LogitGradients) -> Array:
     >>> rl.gradient(source)
     array([0., 0., 0.])
     """
-
-    def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
-        slopes = source.loss.gradient(double(chunk.logits), chunk.labels) / source.num_examples
-        return (chunk.vjp(like(chunk.logits, slopes)[:, :, None])[:, 0],)
-
-    (total,) = sum_over_chunks(source, terms)
-    require_finite(total)
-    return total
+    return accumulate_one(source, GradientAccumulator())
 
 
 def gauss_newton(source: LogitGradients) -> SymmetricOperator:
