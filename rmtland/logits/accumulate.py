@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, all_finite, namespace, to_numpy, zeros
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland._arrays import Array, all_finite, double, namespace, to_numpy, zeros
+from rmtland.logits.gradients import (
+    LogitGradients,
+    LogitGradientsChunk,
+    PrototypedSource,
+    TargetedChunk,
+    dense_blocks,
+    targets_of,
+)
+from rmtland.logits.losses import LossAt
 
 NO_CHUNK = "`source` must yield at least one chunk; got none"
 
@@ -40,7 +48,7 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
     """
     seen, last = 0, None
     for chunk in source.chunks():
-        source.loss.check(chunk.logits, chunk.labels)
+        source.loss.check(chunk.logits, targets_of(chunk))
         if chunk.logits.shape[1] != source.num_classes:
             raise ValueError(
                 f"`source` has num_classes = {source.num_classes} but a chunk's logits have shape "
@@ -57,8 +65,31 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
         raise RuntimeError(f"`source` has num_examples = {source.num_examples} but its chunks hold {total}")
 
 
+def checked_blocks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
+    """The examples of one pass in pieces whose `dense()` fits into memory, checked like `checked_chunks`."""
+    for chunk in checked_chunks(source):
+        yield from dense_blocks(chunk)
+
+
+def loss_at(source: LogitGradients, chunk: LogitGradientsChunk, *, in_double: bool = True) -> LossAt:
+    """The source's loss at a chunk's examples: their logits, targets and weights put in.
+
+    Every statistic that needs dl/dz or A_mu takes it from here, so that example weights and soft targets enter each.
+    """
+    outputs = double(chunk.logits) if in_double else chunk.logits
+    weights = chunk.weights if isinstance(chunk, TargetedChunk) else None
+    return LossAt(source.loss, outputs, targets_of(chunk), weights)
+
+
+def prototype(source: LogitGradients) -> Array:
+    """An empty array of the library, dtype and device that the source's products are computed in."""
+    if isinstance(source, PrototypedSource):
+        return source.prototype[:0]
+    return first_chunk(source).dense(slice(0, 1))[:0, ...]
+
+
 def sum_over_chunks(
-    source: LogitGradients, terms: Callable[[LogitGradientsChunk], tuple[Array, ...]]
+    source: LogitGradients, terms: Callable[[LogitGradientsChunk], tuple[Array, ...]], *, dense: bool = False
 ) -> tuple[Array, ...]:
     """Each of the arrays that `terms` returns for a chunk, summed over all examples of all ranks.
 
@@ -68,6 +99,8 @@ def sum_over_chunks(
         The examples.
     terms : callable
         Takes a chunk of any size, returns a tuple of arrays whose shapes do not depend on that size.
+    dense : bool
+        Whether `terms` calls `dense()`: chunks then come in pieces that hold it.
 
     Returns
     -------
@@ -75,7 +108,7 @@ def sum_over_chunks(
         In the dtypes that `terms` returns; each reduced over ranks once.
     """
     totals: tuple[Array, ...] | None = None
-    for chunk in checked_chunks(source):
+    for chunk in checked_blocks(source) if dense else checked_chunks(source):
         parts = terms(chunk)
         totals = parts if totals is None else tuple(t + p for t, p in zip(totals, parts, strict=True))
     assert totals is not None

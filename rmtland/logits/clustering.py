@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, require_memory
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import checked_chunks, require_finite
+from rmtland.logits.accumulate import checked_blocks, require_finite
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import one_hot
 
@@ -213,7 +213,7 @@ def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]
     num_classes, num_parameters = source.num_classes, source.num_parameters
     unit_sums: Array = None
     first = 0
-    for chunk in checked_chunks(source):
+    for chunk in checked_blocks(source):
         gradients, labels = chunk.dense(), to_numpy(chunk.labels)
         xp = namespace(gradients)
         n = int(gradients.shape[0])

@@ -131,7 +131,7 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
             xp.sum(xp.var(double(chunk.logits), axis=1, correction=1), axis=0, keepdims=True),
         )
 
-    sums, squares, class_sizes, variances = sum_over_chunks(source, terms)
+    sums, squares, class_sizes, variances = sum_over_chunks(source, terms, dense=True)
     require_finite(squares)
     xp = namespace(sums)
     sizes = to_numpy(class_sizes)
