@@ -10,8 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
-from rmtland.logits.losses import one_hot
+from rmtland.logits.gradients import (
+    LogitGradients,
+    LogitGradientsChunk,
+    PrototypedSource,
+    TargetedChunk,
+    dense_blocks,
+    targets_of,
+)
+from rmtland.logits.losses import LossAt, one_hot
 from rmtland.logits.rows import DenseRows, Rows, RowsChunk, require_finite, rows_of
 
 NO_CHUNK = "`source` must yield at least one chunk; got none"
@@ -55,10 +62,25 @@ class SharedChunk:
         """(n,)."""
         return self.chunk.labels
 
+    @property
+    def targets(self) -> Array:
+        """What the loss takes, (n, ...)."""
+        return targets_of(self.chunk)
+
+    @property
+    def weights(self) -> Array | None:
+        """Example weights, (n,), or None."""
+        return self.chunk.weights if isinstance(self.chunk, TargetedChunk) else None
+
     @cached_property
     def logits(self) -> Array:
         """(n, C)."""
         return self.chunk.logits
+
+    @cached_property
+    def loss(self) -> LossAt:
+        """The source's loss at these examples, in float64."""
+        return loss_at(self.source, self)
 
     def jvp(self, tangents: Array) -> Array:
         """J V, (n, C, k)."""
@@ -80,7 +102,7 @@ class SharedChunk:
     @cached_property
     def slopes(self) -> Array:
         """dl/dz / N, (n, C), float64: these cotangents give the gradient of the mean loss."""
-        return self.source.loss.gradient(double(self.logits), self.labels) / self.source.num_examples
+        return self.loss.gradient() / self.source.num_examples
 
     @cached_property
     def own(self) -> Array:
@@ -135,7 +157,7 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
     """
     seen, last = 0, None
     for chunk in source.chunks():
-        source.loss.check(chunk.logits, chunk.labels)
+        source.loss.check(chunk.logits, targets_of(chunk))
         if chunk.logits.shape[1] != source.num_classes:
             raise ValueError(
                 f"`source` has num_classes = {source.num_classes} but a chunk's logits have shape "
@@ -157,7 +179,30 @@ def parts_of(chunk: Any) -> Iterator[LogitGradientsChunk]:
     if isinstance(chunk, RowsChunk):
         yield from chunk.parts()
     else:
-        yield chunk
+        yield from dense_blocks(chunk)
+
+
+def checked_blocks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
+    """The examples of one pass in pieces whose `dense()` fits into memory, checked like `checked_chunks`."""
+    for chunk in checked_chunks(source):
+        yield from dense_blocks(chunk)
+
+
+def loss_at(source: LogitGradients, chunk: LogitGradientsChunk, *, in_double: bool = True) -> LossAt:
+    """The source's loss at a chunk's examples: their logits, targets and weights put in.
+
+    Every statistic that needs dl/dz or A_mu takes it from here, so that example weights and soft targets enter each.
+    """
+    outputs = double(chunk.logits) if in_double else chunk.logits
+    weights = chunk.weights if isinstance(chunk, TargetedChunk) else None
+    return LossAt(source.loss, outputs, targets_of(chunk), weights)
+
+
+def prototype(source: LogitGradients) -> Array:
+    """An empty array of the library, dtype and device that the source's products are computed in."""
+    if isinstance(source, PrototypedSource):
+        return source.prototype[:0]
+    return first_chunk(source).dense(slice(0, 1))[:0, ...]
 
 
 def accumulate(source: LogitGradients, statistics: Mapping[Any, Accumulator[Any]]) -> dict[Any, Any]:

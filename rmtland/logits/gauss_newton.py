@@ -14,8 +14,10 @@ from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
     accumulate_one,
-    checked_chunks,
+    checked_blocks,
     first_chunk,
+    loss_at,
+    prototype,
     sum_over_chunks,
 )
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
@@ -152,12 +154,12 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
 
     def multiply(block: Array) -> Array:
         def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
-            curved = source.loss.hessian_product(chunk.logits, chunk.jvp(block))
+            curved = loss_at(source, chunk, in_double=False).hessian_product(chunk.jvp(block))
             return (chunk.vjp(curved / source.num_examples),)
 
         return sum_over_chunks(source, terms)[0]
 
-    return SymmetricOperator(multiply, source.num_parameters, first_chunk(source).dense(slice(0, 1)))
+    return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 
 
 def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
@@ -216,22 +218,21 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
 
 def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> tuple[Array, Array]:
     """L_mu^T J_mu / sqrt(N) of a chunk, (n rank, d), and its share of the gradient, (d,), both float64."""
-    logits = double(chunk.logits)
+    loss = loss_at(source, chunk)
+    slopes = loss.gradient() / source.num_examples
     if isinstance(chunk, WeightedChunk) and parameters == slice(None):
-        slopes = source.loss.gradient(logits, chunk.labels) / source.num_examples
         return chunk.weighted_rows(source.num_examples), chunk.vjp(slopes[:, :, None])[:, 0]
     gradients = double(chunk.dense(parameters))
     width = gradients.shape[2]
-    factor = source.loss.hessian_factor(logits) / math.sqrt(source.num_examples)
+    factor = loss.hessian_factor() / math.sqrt(source.num_examples)
     rows = namespace(factor).matrix_transpose(factor) @ gradients
-    slopes = source.loss.gradient(logits, chunk.labels) / source.num_examples
     return rows.reshape(-1, width), slopes.reshape(-1) @ gradients.reshape(-1, width)
 
 
 def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
     matrix: Array = None
     slope: Array = None
-    for chunk in checked_chunks(source):
+    for chunk in checked_blocks(source):
         rows, part = _rows_and_slope(source, chunk, slice(None))
         square = rows.T @ rows
         matrix = square if matrix is None else matrix.__iadd__(square)
@@ -264,7 +265,7 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
         parts: list[Array] = []
         passed: list[npt.NDArray[np.float64]] = []
         slope: Array = None
-        for chunk in checked_chunks(source):
+        for chunk in checked_blocks(source):
             rows, part = _rows_and_slope(source, chunk, block)
             parts.append(rows)
             passed.append(np.column_stack([to_numpy(chunk.logits), to_numpy(chunk.labels)]))

@@ -37,6 +37,49 @@ class Loss(Protocol):
         """The predicted label of each example, (n,)."""
 
 
+@dataclass(frozen=True, eq=False)
+class LossAt:
+    """A loss with outputs (n, C), targets and example weights put in; everything per example, nothing averaged.
+
+    Attributes
+    ----------
+    loss : Loss
+    outputs : array (n, C)
+    targets : array (n, ...)
+        As the loss takes them.
+    weights : array (n,), optional
+        What each example's loss is multiplied by; 1 where left out.
+    """
+
+    loss: Loss
+    outputs: Array
+    targets: Array
+    weights: Array | None = None
+
+    def _weighted(self, values: Array, power: float = 1.0) -> Array:
+        if self.weights is None:
+            return values
+        xp = namespace(values)
+        factor = xp.astype(self.weights, values.dtype) ** power
+        return values * xp.reshape(factor, (-1,) + (1,) * (values.ndim - 1))
+
+    def value(self) -> Array:
+        """Loss of each example, (n,)."""
+        return self._weighted(self.loss.value(self.outputs, self.targets))
+
+    def gradient(self) -> Array:
+        """Derivative in the outputs, (n, C)."""
+        return self._weighted(self.loss.gradient(self.outputs, self.targets))
+
+    def hessian_product(self, tangents: Array) -> Array:
+        """A_mu applied to tangents (n, C, k), (n, C, k)."""
+        return self._weighted(self.loss.hessian_product(self.outputs, tangents))
+
+    def hessian_factor(self) -> Array:
+        """L of shape (n, C, r) with L L^T = A_mu."""
+        return self._weighted(self.loss.hessian_factor(self.outputs), 0.5)
+
+
 def one_hot(labels: Array, num_classes: int, dtype: Any) -> Array:
     """Labels (n,) as rows of the identity, (n, C)."""
     xp = namespace(labels)

@@ -53,7 +53,7 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
         p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
         right = loss.predictions(logits) == chunk.labels
         per_example = (
-            loss.value(logits, chunk.labels),
+            chunk.loss.value(),
             xp.astype(right, xp.float64),
             -xp.sum(p * log_p, axis=1),
             xp.max(p, axis=1),

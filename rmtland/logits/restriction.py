@@ -8,7 +8,7 @@ from typing import Any
 from rmtland._arguments import choice
 from rmtland._arrays import Array, zeros
 from rmtland.logits.accumulate import SharedChunk, parts_of
-from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.gradients import LogitGradients, dense_blocks
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
 
@@ -24,6 +24,11 @@ class RestrictedChunk(SharedChunk):
     def slopes(self) -> Array:
         """dl/dz / N, (n, C): they do not depend on the parameters looked at."""
         return self.whole.slopes
+
+    def blocks(self) -> Iterator[RestrictedChunk]:
+        """Pieces whose `dense()` fits into memory."""
+        for block in dense_blocks(self.whole.chunk):
+            yield RestrictedChunk(SharedChunk(block, self.whole.source), self.source)  # type: ignore[arg-type]
 
     def jvp(self, tangents: Array) -> Array:
         """J V, (n, C, k), the other parameters at rest."""

@@ -38,8 +38,17 @@ class Budget:
 class NetworkChunk:
     """n examples of a network; linearised products are kept while the budget lasts, else made anew when asked for."""
 
-    def __init__(self, network: Snapshot, inputs: Tensor, labels: Tensor, bytes_per_example: int, keep: Budget) -> None:
+    def __init__(
+        self,
+        network: Snapshot,
+        inputs: Tensor,
+        labels: Tensor,
+        bytes_per_example: int,
+        keep: Budget,
+        chunk_size: int = 1,
+    ) -> None:
         self.network = network
+        self._bytes_per_example, self._chunk_size = bytes_per_example, chunk_size
         self.bytes = bytes_per_example * int(inputs.shape[0])
         self.labels = labels.to(network.vector.device)
         self._inputs = inputs
@@ -51,6 +60,18 @@ class NetworkChunk:
         """(n, ...) on the network's device; real numbers in its dtype, integers, being indices, as they are."""
         vector = self.network.vector
         return self._inputs.to(vector.device, vector.dtype if self._inputs.is_floating_point() else self._inputs.dtype)
+
+    def blocks(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for `dense()`."""
+        for part in example_slices(int(self.labels.shape[0]), self._chunk_size):
+            yield NetworkChunk(
+                self.network,
+                self._inputs[part],
+                self.labels[part],
+                self._bytes_per_example,
+                Budget(0),
+                self._chunk_size,
+            )
 
     def product(self, name: str, make: Callable[[], Product], cost: int) -> Product:
         """The linear map called `name`, made at first use; `cost` is its memory in forward passes."""
@@ -182,7 +203,10 @@ class NetworkLogitGradients:
         loss: Loss | None = None,
         chunk_size: int | None = None,
         memory_budget: int = MEMORY_BUDGET,
+        *,
+        batch_size: int | None = None,
     ) -> None:
+        self._batch_size = None if batch_size is None else integer("batch_size", batch_size, at_least=1)
         self.loss: Loss = CrossEntropy() if loss is None else loss
         self.network = Snapshot(module)
         if chunk_size is not None:
@@ -228,11 +252,21 @@ class NetworkLogitGradients:
         if self._chunk_size is None:
             dense = self._num_classes * self.num_parameters * self.network.vector.element_size()
             self._chunk_size = default_chunk_size(2**62, dense)
+        if self._batch_size is None:
+            self._batch_size = max(1, self._budget.left // (16 * self._bytes_per_example))
 
     def _cut(self, inputs: Tensor, labels: Tensor, keep: Budget) -> Iterator[NetworkChunk]:
         assert self._chunk_size is not None
-        for part in example_slices(int(inputs.shape[0]), self._chunk_size):
-            yield NetworkChunk(self.network, inputs[part], labels[part], self._bytes_per_example, keep)
+        assert self._batch_size is not None
+        for part in example_slices(int(inputs.shape[0]), self._batch_size):
+            yield NetworkChunk(
+                self.network, inputs[part], labels[part], self._bytes_per_example, keep, self._chunk_size
+            )
+
+    @property
+    def prototype(self) -> Tensor:
+        """Of the dtype and on the device that products are computed in."""
+        return self.network.vector[:0]
 
     @property
     def num_examples(self) -> int:

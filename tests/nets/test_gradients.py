@@ -17,7 +17,7 @@ def joined(source):
 def test_every_view_of_the_logit_gradients_against_one_backward_pass_per_output(name):
     module, inputs = build(name)
     expected, outputs = jacobian(module, inputs)
-    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=4)
+    source = NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
     num_parameters = source.num_parameters
     assert (source.num_examples, source.num_classes, num_parameters) == expected.shape
     chunks = list(source.chunks())
@@ -74,7 +74,7 @@ def test_the_module_is_left_as_found():
     module[5].eval()  # a mode of its own
     module[0].weight.grad = torch.ones_like(module[0].weight)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=5)
+    source = NetworkLogitGradients(module, inputs, LABELS, batch_size=5)
     rl.clustering(source)
     rl.gauss_newton(source) @ torch.ones(source.num_parameters, dtype=torch.float64)
     rl.nets.hessian(source) @ torch.ones(source.num_parameters, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_a_loader_of_unequal_batches_is_the_same_data(memory_budget, shuffle):
 
 def test_the_budget_is_kept():
     module, inputs = build("mlp")
-    source = NetworkLogitGradients(module, inputs, LABELS, chunk_size=1, memory_budget=2000)
+    source = NetworkLogitGradients(module, inputs, LABELS, batch_size=1, memory_budget=2000)
     rl.gauss_newton(source) @ np.ones(source.num_parameters)
     kept = [len(chunk._products) for chunk in source.chunks()]
     assert 0 < sum(kept) < 2 * N
@@ -135,7 +135,7 @@ def test_the_budget_is_kept():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_statistics_agree_with_the_dense_arrays_of_the_same_network(dtype):
     module, inputs = build("relu", dtype)
-    source = NetworkLogitGradients(module, inputs.double(), LABELS.numpy(), chunk_size=3)
+    source = NetworkLogitGradients(module, inputs.double(), LABELS.numpy(), batch_size=3)
     gradients, logits = jacobian(module, inputs)
     dense = rl.DenseLogitGradients(logits.double().numpy(), LABELS.numpy(), gradients.double().numpy())
     tolerance = 1e-4 if dtype == torch.float32 else 1e-10

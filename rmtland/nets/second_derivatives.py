@@ -21,7 +21,7 @@ def hessian(
     labels: Any = None,
     *,
     loss: Loss | None = None,
-    chunk_size: int | None = None,
+    batch_size: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> SymmetricOperator:
     """Hessian of the mean loss in the trainable parameters.
@@ -30,7 +30,7 @@ def hessian(
     ----------
     module : torch.nn.Module or NetworkLogitGradients
         The network; or a source made of it, in which case the other arguments are left out.
-    inputs, labels, loss, chunk_size, memory_budget
+    inputs, labels, loss, batch_size, memory_budget
         As for `NetworkLogitGradients`; (module, loader) too.
 
     Returns
@@ -56,7 +56,7 @@ def hessian(
     >>> rl.nets.hessian(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense().shape
     (6, 6)
     """
-    source = _source(module, inputs, labels, loss, chunk_size, memory_budget)
+    source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
     def mean_loss(chunk: NetworkChunk) -> Callable[[Tensor], Tensor]:
         def value(outputs: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def logit_curvature(
     labels: Any = None,
     *,
     loss: Loss | None = None,
-    chunk_size: int | None = None,
+    batch_size: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> SymmetricOperator:
     """The logit-curvature term (H-term) of the Hessian, (1/N) sum_mu sum_k dl/dz_k d2z_k/dW2, with dl/dz held fixed.
@@ -83,7 +83,7 @@ def logit_curvature(
 
     Parameters
     ----------
-    module, inputs, labels, loss, chunk_size, memory_budget
+    module, inputs, labels, loss, batch_size, memory_budget
         As for `hessian`.
 
     Returns
@@ -103,7 +103,7 @@ def logit_curvature(
     >>> float(abs(rl.nets.logit_curvature(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense()).max())
     0.0
     """
-    source = _source(module, inputs, labels, loss, chunk_size, memory_budget)
+    source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
     def fixed_slopes(chunk: NetworkChunk) -> Callable[[Tensor], Tensor]:
         slopes = source.loss.gradient(chunk.logits, chunk.labels) / source.num_examples
@@ -113,7 +113,7 @@ def logit_curvature(
 
 
 def _source(
-    module: Any, inputs: Any, labels: Any, loss: Loss | None, chunk_size: int | None, memory_budget: int
+    module: Any, inputs: Any, labels: Any, loss: Loss | None, batch_size: int | None, memory_budget: int
 ) -> NetworkLogitGradients:
     if isinstance(module, NetworkLogitGradients):
         if inputs is not None or labels is not None or loss is not None:
@@ -123,7 +123,7 @@ def _source(
         return module
     if inputs is None:
         raise TypeError("`inputs` must be given with a module; got None")
-    return NetworkLogitGradients(module, inputs, labels, loss, chunk_size, memory_budget)
+    return NetworkLogitGradients(module, inputs, labels, loss, batch_size=batch_size, memory_budget=memory_budget)
 
 
 def _second_derivative(
