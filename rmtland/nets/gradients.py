@@ -13,6 +13,7 @@ from torch.func import jacrev, vjp, vmap
 from rmtland._arguments import integer
 from rmtland.logits.gradients import default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy, Loss
+from rmtland.nets.layer_rows import LayeredPart, LayerRows, Layers
 from rmtland.nets.snapshot import Snapshot, pullback
 
 MEMORY_BUDGET = 2**30
@@ -72,6 +73,27 @@ class NetworkChunk:
                 Budget(0),
                 self._chunk_size,
             )
+
+    def parts(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for `rows` of all logits side by side."""
+        size = Layers.of(self.network, self.inputs).part_size
+        for part in example_slices(int(self.labels.shape[0]), size):
+            yield NetworkChunk(
+                self.network,
+                self._inputs[part],
+                self.labels[part],
+                self._bytes_per_example,
+                Budget(0),
+                self._chunk_size,
+            )
+
+    @cached_property
+    def _layered(self) -> LayeredPart:
+        return LayeredPart(Layers.of(self.network, self.inputs), self.inputs, self.dense)
+
+    def rows(self, cotangents: Tensor) -> LayerRows:
+        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+        return self._layered.rows(cotangents)
 
     def product(self, name: str, make: Callable[[], Product], cost: int) -> Product:
         """The linear map called `name`, made at first use; `cost` is its memory in forward passes."""

@@ -50,6 +50,7 @@ class Snapshot:
         stops = list(accumulate(p.numel() for p in trainable.values()))
         self.groups = {n: slice(b - p.numel(), b) for (n, p), b in zip(trainable.items(), stops, strict=True)}
         self.vector = torch.cat([p.reshape(-1) for p in trainable.values()])
+        self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (D,) as named tensors."""
