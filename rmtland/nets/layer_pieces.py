@@ -20,6 +20,11 @@ def _squares(rows: Tensor, dim: int) -> Tensor:
     return lengths**2
 
 
+def _by_position(values: Tensor) -> Tensor:
+    """(n, g, a, P) as a matrix for each group, (g, n P, a)."""
+    return values.permute(1, 0, 3, 2).reshape(values.shape[1], -1, values.shape[2])
+
+
 class FormedPiece:
     """Gradients written out, (n, d): biases, normalisation layers, and whatever has no shorter form."""
 
@@ -73,7 +78,9 @@ class MatrixPiece:
     def squares(self) -> Tensor:
         """Squared lengths (n,), float64."""
         if self.num_positions == 1:
-            return (_squares(self.inputs[..., 0], 2) * _squares(self.signals[..., 0], 2)).sum(dim=1)
+            if "squares" not in self._overlaps:
+                self._overlaps["squares"] = _squares(self.inputs[..., 0], 2)
+            return (self._overlaps["squares"] * _squares(self.signals[..., 0], 2)).sum(dim=1)
         at_hand = "_written" in self.__dict__ or self.num_positions >= self.inputs.shape[2]
         if at_hand and self._written is not None:
             return self._written.squares()
@@ -93,8 +100,7 @@ class MatrixPiece:
         for row, column in zip(out, weights.to(self.signals.dtype).T, strict=True):
             some = column.nonzero()[:, 0]
             piece, scale = (self, column) if 2 * len(some) > len(column) else (self.chosen(some), column[some])
-            signals = (piece.signals * scale[:, None, None, None]).permute(1, 2, 0, 3).reshape(g, b, -1)
-            row[...] = signals @ piece.inputs.permute(1, 0, 3, 2).reshape(g, -1, a)
+            row[...] = _by_position(piece.signals * scale[:, None, None, None]).mT @ _by_position(piece.inputs)
         return out.reshape(len(out), -1)
 
     def products(self, vectors: Tensor) -> Tensor:
@@ -103,8 +109,9 @@ class MatrixPiece:
             return self._written.products(vectors)
         g, b, a = self.signals.shape[1], self.signals.shape[2], self.inputs.shape[2]
         matrices = vectors.to(self.signals.dtype).reshape(-1, g, b, a)
-        columns = [((matrix @ self.inputs) * self.signals).sum(dim=(1, 2, 3)) for matrix in matrices]
-        return torch.stack(columns, dim=1)
+        inputs, signals = _by_position(self.inputs), _by_position(self.signals)
+        columns = [(inputs @ matrix.mT * signals).sum(dim=2) for matrix in matrices]  # (g, n P) each
+        return torch.stack(columns).reshape(len(matrices), g, -1, self.num_positions).sum(dim=(1, 3)).T
 
     def formed(self) -> Tensor:
         """(n, d)."""
