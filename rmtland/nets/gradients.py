@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.func import jacrev, vjp, vmap
 from rmtland._arguments import integer
 from rmtland.logits.gradients import default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy, Loss
+from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.layer_rows import LayeredPart, LayerRows, Layers
 from rmtland.nets.snapshot import Snapshot, pullback
 
@@ -317,6 +318,13 @@ class NetworkLogitGradients:
             return
         for inputs, labels in self._batches:
             yield from self._cut(torch.as_tensor(inputs), torch.as_tensor(labels), Budget(0))
+
+    def matrices(
+        self, columns: Columns, vector: Tensor, groups: Sequence[Sequence[str]], outer: Sequence[bool]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
+        chunk = next(iter(self.chunks()))
+        return layer_matrices(self, Layers.of(self.network, chunk.inputs), columns, vector, groups, outer)
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""

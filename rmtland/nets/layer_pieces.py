@@ -60,8 +60,11 @@ class MatrixPiece:
     g are those of grouped convolutions; d = g b a.
     """
 
-    def __init__(self, inputs: Tensor, signals: Tensor, overlaps: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, inputs: Tensor, signals: Tensor, overlaps: dict[str, Tensor] | None = None, shared: bool = True
+    ) -> None:
         self.inputs, self.signals = inputs, signals
+        self.shared = shared  # whether the inputs are the same whatever is propagated back
         self._overlaps = {} if overlaps is None else overlaps
 
     @property
@@ -119,7 +122,7 @@ class MatrixPiece:
 
     def chosen(self, examples: Tensor) -> MatrixPiece:
         """Some examples' gradients."""
-        return MatrixPiece(self.inputs[examples], self.signals[examples])
+        return MatrixPiece(self.inputs[examples], self.signals[examples], shared=self.shared)
 
 
 class EmbeddingPiece:
@@ -158,7 +161,7 @@ class EmbeddingPiece:
     def as_matrix(self) -> MatrixPiece:
         """The same with the entries written as rows of the identity: b = V, a = e."""
         hot = torch.nn.functional.one_hot(self.indices, self.num_entries).to(self.signals.dtype)
-        return MatrixPiece(self.signals[:, None], hot.mT[:, None])
+        return MatrixPiece(self.signals[:, None], hot.mT[:, None], shared=False)
 
 
 Piece = FormedPiece | MatrixPiece | EmbeddingPiece
@@ -176,5 +179,28 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     pieces = [piece.as_matrix() if isinstance(piece, EmbeddingPiece) else piece for piece in pieces]
     matrices = [piece for piece in pieces if isinstance(piece, MatrixPiece)]
     if len(matrices) == len(pieces) and len({(*m.inputs.shape[:3], m.signals.shape[2]) for m in matrices}) == 1:
-        return MatrixPiece(torch.cat([m.inputs for m in matrices], 3), torch.cat([m.signals for m in matrices], 3))
+        inputs, signals = (torch.cat([getattr(m, name) for m in matrices], 3) for name in ("inputs", "signals"))
+        return MatrixPiece(inputs, signals, shared=all(m.shared for m in matrices))
     return FormedPiece(torch.stack([piece.formed() for piece in pieces]).sum(dim=0))
+
+
+def stored_numbers(piece: Piece) -> tuple[int, int]:
+    """Numbers per example and per row that a tensor's store holds."""
+    if isinstance(piece, FormedPiece):
+        return 0, piece.gradients[0].numel()
+    if isinstance(piece, EmbeddingPiece):
+        return piece.indices[0].numel(), piece.signals[0].numel()
+    size, signals, inputs = written_numbers(piece), piece.signals[0].numel(), piece.inputs[0].numel()
+    if better_written(piece):
+        return 0, size
+    return (inputs, signals) if piece.shared else (0, inputs + signals)
+
+
+def written_numbers(piece: MatrixPiece) -> int:
+    """Numbers in one example's gradient, d."""
+    return piece.signals.shape[1] * piece.signals.shape[2] * piece.inputs.shape[2]
+
+
+def better_written(piece: MatrixPiece) -> bool:
+    """Whether a gradient written out takes no more numbers than the signals it comes from."""
+    return piece.num_positions > 1 and written_numbers(piece) <= piece.signals[0].numel()

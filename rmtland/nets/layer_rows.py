@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined
+from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
 from rmtland.nets.layers import Recording, record
 from rmtland.nets.snapshot import Snapshot
 
@@ -109,10 +109,17 @@ class Layers:
         per_logit += sum(network.parameters[n].numel() for n in self.rest)
         shared = sum(_numbers(p)[0] for p in found.values())
         itemsize = network.vector.element_size()
+        self._stored = {n: stored_numbers(p) for n, p in found.items()}
+        self._stored |= {n: (0, network.parameters[n].numel()) for n in self.rest}
         all_logits = itemsize * (shared + cotangents.shape[1] * per_logit) * PROBED / len(few) + 1
         self.keep = all_logits <= SIDE_BY_SIDE_BYTES
         one_logit = itemsize * (shared + 2 * per_logit) + 1
         self.part_size = max(1, int(SIDE_BY_SIDE_BYTES / (all_logits if self.keep else one_logit)))
+
+    def stored_bytes(self, name: str, num_directions: int) -> int:
+        """Memory for one example's inputs and signals of a tensor."""
+        shared, per_row = self._stored.get(name, (0, 0))
+        return self.network.vector.element_size() * (shared + num_directions * per_row)
 
     @classmethod
     def of(cls, network: Snapshot, inputs: Any) -> Layers:
