@@ -333,10 +333,10 @@ def _from_rows(gram: Array, seen: Array, norm: float, num_parameters: int) -> Ga
 
 def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Eigenvalues, and the vector's components along the eigenvectors up to their signs."""
-    if is_torch(matrix):  # where it lies, on a GPU if it does
+    if is_torch(matrix) and matrix.device.type != "cpu":  # where it lies
         eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
         return to_numpy(eigenvalues), to_numpy(vectors.T @ vector)
-    values, squares = spectral_measure(matrix, vector)
+    values, squares = spectral_measure(to_numpy(matrix), to_numpy(vector))
     return values, np.sqrt(squares)
 
 
