@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 CACHE_BYTES = 2**23
 """Side by side on a CPU only while intermediate results of all rows stay about this small: larger ones are read from
@@ -34,16 +36,23 @@ class Backward:
     def __init__(self, values: Sequence[Tensor], points: Sequence[Tensor], bytes_per_row: int) -> None:
         self.points = tuple(points)
         self._varying = [i for i, value in enumerate(values) if value.requires_grad]
-        self._values = [values[i] for i in self._varying]
+        # Edges of the graph in place of the values: a slope in D parameters is not kept for each graph.
+        self._values = [_edge(values[i]) for i in self._varying]
         limit = CACHE_BYTES if self.points[0].device.type == "cpu" else DEVICE_BYTES
         self._width = max(1, limit // max(bytes_per_row, 1))
 
     def __call__(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """Rows (k, *value.shape) of each value to (k, *point.shape) of each point."""
         count = rows[0].shape[0]
-        outputs = [point.new_empty((count, *point.shape)) for point in self.points]
+        totals = [point.new_zeros((count, *point.shape)) for point in self.points]
+        self.add_to(totals, rows)
+        return totals
+
+    def add_to(self, totals: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
+        """The same added to `totals`, (k, *point.shape) for each point."""
+        count = rows[0].shape[0]
         if not self._values:  # constant in the points: a linear network's slopes, for one
-            return [output.zero_() for output in outputs]
+            return
         cotangents = [rows[i] for i in self._varying]
         start = 0
         while start < count:
@@ -52,10 +61,9 @@ class Backward:
             if several is None:
                 width = 1
                 several = tuple(r[None] for r in self._pass([c[start] for c in cotangents], batched=False))
-            for output, result in zip(outputs, several, strict=True):
-                output[start : start + width] = result
+            for total, result in zip(totals, several, strict=True):
+                total[start : start + width] += result
             start += width
-        return outputs
 
     def _pass(self, cotangents: list[Tensor], *, batched: bool) -> tuple[Tensor, ...]:
         return torch.autograd.grad(
@@ -72,6 +80,10 @@ class Backward:
         except (RuntimeError, NotImplementedError):
             self._width = 1  # an operation without a batching rule, a fused recurrent cell for one
             return None
+
+
+def _edge(value: Tensor) -> Any:
+    return value if value.is_leaf else get_gradient_edge(value)
 
 
 class quiet_fallbacks(warnings.catch_warnings):

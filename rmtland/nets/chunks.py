@@ -182,7 +182,9 @@ class NetworkChunk:
         """J^T U for cotangents (n, C, k), (D, k)."""
         with torch.inference_mode(False):
             rows = cotangents.movedim(-1, 0).to(self.network.vector.dtype).contiguous()
-            return self.network.join(self.pullback()([rows]))
+            total, parts = self.network.zeros(rows.shape[0])
+            self.pullback().add_to(parts, [rows])
+        return total
 
     def blocks(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for `dense()`."""
@@ -298,8 +300,10 @@ def measure_graphs(plan: Plan, batch: Batch) -> GraphBytes:
 def _graph_bytes(plan: Plan, batch: Batch) -> dict[str, int]:
     """Bytes of all storages that graphs save, those of parameters and buffers not counted."""
     network = plan.network
-    chunk = NetworkChunk(plan, batch)
-    own = {t.untyped_storage().data_ptr() for t in (network.vector, *network.constants.values())}
+    chunk = NetworkChunk(plan, batch.copied())
+    # Inputs are data, unless each pass makes a copy of them in another dtype or on another device.
+    given = torch.utils._pytree.tree_leaves(chunk._batch.inputs)
+    own = {t.untyped_storage().data_ptr() for t in (network.vector, *network.constants.values(), *given)}
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -308,17 +312,13 @@ def _graph_bytes(plan: Plan, batch: Batch) -> dict[str, int]:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
-    def total(*extra: Tensor) -> int:
-        return sum(saved.values()) + sum(t.numel() * t.element_size() for t in extra)
-
     with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = chunk.recorded()
-        forward = total(outputs)
         with torch.enable_grad():
-            dummy = torch.zeros_like(outputs, requires_grad=True)
-            pushed = chunk._slopes(outputs, dummy)
-            jvp = total(outputs, *pushed) - forward
-            slopes = chunk._slopes(outputs, loss_slope(chunk, 1)(outputs))
-            second = total(outputs, *pushed, *slopes) - jvp - forward
+            forward = sum(saved.values()) + outputs.numel() * outputs.element_size()
+            chunk._slopes(outputs, torch.zeros_like(outputs, requires_grad=True))
+            jvp = sum(saved.values()) - forward
+            chunk._slopes(outputs, loss_slope(chunk, 1)(outputs))
+            second = sum(saved.values()) - jvp - forward
     # What both share was counted with the first; a second derivative keeps at least as much as it.
     return {"forward": forward, "jvp": jvp, "second": max(second, jvp)}

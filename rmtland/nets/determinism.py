@@ -23,8 +23,11 @@ def complain(message: str, action: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def check_network(network: Snapshot, batch: Batch, action: str) -> None:
-    """Compare two passes over a few inputs, and each of two inputs alone with itself among the others."""
+def check_network(network: Snapshot, batch: Batch, action: str) -> bool:
+    """Compare two passes over a few inputs, and each of two inputs alone with itself among the others.
+
+    Returns whether all agree; where they do not, raises or warns.
+    """
     inputs = network.placed(batch.inputs)
     before = [leaf.clone() for leaf in tree_leaves(inputs)]
     with torch.inference_mode(False), torch.no_grad():
@@ -39,7 +42,7 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> None:
                 f"{_difference(together, again):.3g} (dropout or noise that evaluation mode does not turn off?)",
                 action,
             )
-            return
+            return False
         for index in {0, batch.num_inputs - 1} if batch.num_inputs > 1 else set():
             alone = network.outputs(network.parameters, cut(inputs, slice(index, index + 1)))
             if not _same(together[index : index + 1], alone):
@@ -49,7 +52,8 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> None:
                     "statistics, or outputs that depend on other examples?)",
                     action,
                 )
-                return
+                return False
+    return True
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

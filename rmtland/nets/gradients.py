@@ -171,7 +171,8 @@ class NetworkLogitGradients:
         """Number of outputs, what a batch may hold, whether the network can be trusted."""
         inputs = self.network.placed(few.inputs)
         self.network.find_written_buffers(inputs)
-        determinism.check_network(self.network, few, self._nondeterminism)
+        # Whether logits depend on their own input alone, the same in every pass.
+        self.independent = determinism.check_network(self.network, few, self._nondeterminism)
         with torch.inference_mode(False), torch.no_grad():
             outputs = self.network.outputs(self.network.parameters, inputs)
         self._reading = Reading(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rmtland._arguments import require_memory
+from rmtland._arrays import to_numpy
 from rmtland.logits.accumulate import checked_chunks, loss_at
 from rmtland.logits.losses import Loss
 from rmtland.nets.budget import MEMORY_BUDGET
 from rmtland.nets.chunks import NetworkChunk, Slope, loss_slope
+from rmtland.nets.dense_second_derivatives import dense_second_derivative
 from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.spectra.operators import SymmetricOperator
 
@@ -130,12 +136,43 @@ def _second_derivative(
     """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
 
     def multiply(block: Tensor) -> Tensor:
-        total = torch.zeros_like(block)
+        total, parts = source.network.zeros(block.shape[1])
         tangents = source.network.split(block)
         chunk: Any
         for chunk in checked_chunks(source):
             with torch.inference_mode(False):
-                total += source.network.join(chunk.second_derivative(name, slope(chunk))(tangents))
+                chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
         return source.reduce(total)
 
-    return SymmetricOperator(multiply, source.num_parameters, source.prototype)
+    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)
+
+
+@dataclass(frozen=True)
+class _SecondDerivative(SymmetricOperator):
+    """An operator that knows its matrix by a shorter way than column by column."""
+
+    source: NetworkLogitGradients
+    slope: Callable[[NetworkChunk], Slope]
+
+    def to_dense(self, block_size: int | None = None) -> npt.NDArray[np.float64]:
+        """The matrix (D, D) as a float64 NumPy array, symmetrised against rounding.
+
+        Parameters
+        ----------
+        block_size : int, optional
+            Columns at a time, by products. By default linear layers are summed over examples in one matrix product
+            for each pair of them, and only other parameters are multiplied column by column.
+
+        Raises
+        ------
+        MemoryError
+            Where it does not fit; the products, or `to_scipy` with an iterative solver, do without it.
+        """
+        if block_size is not None:
+            return super().to_dense(block_size)
+        require_memory(
+            f"the dense {self.dimension} x {self.dimension} matrix",
+            32.0 * self.dimension**2,
+            "use products or to_scipy()",
+        )
+        return to_numpy(dense_second_derivative(self.source, self.slope, self.multiply)).astype(np.float64, copy=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -113,10 +113,13 @@ class Snapshot:
         rows = block.T.to(self.vector.dtype).contiguous()
         return [rows[:, g].reshape(rows.shape[0], *self.shapes[n]) for n, g in self.groups.items()]
 
-    def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors (k, *shape) as columns (D, k); half precision in float32, which sums over batches need."""
-        rows = torch.cat([t.reshape(t.shape[0], -1) for t in tensors], dim=1)
-        return single(rows).T
+    def zeros(self, count: int) -> tuple[Tensor, list[Tensor]]:
+        """Columns (D, k) of zeros and a view (k, *shape) of each parameter's part: what products are summed in.
+
+        In float32 at least: no sum over batches survives half precision.
+        """
+        rows = single(self.vector[:0]).new_zeros((count, self.vector.shape[0]))
+        return rows.T, [rows[:, g].view(count, *self.shapes[n]) for n, g in self.groups.items()]
 
     def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
         """Forward pass in evaluation mode, (n, C) or (n, T, C); one output per example may come as (n,)."""
