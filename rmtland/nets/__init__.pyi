@@ -3,7 +3,7 @@ from .architectures import mlp as mlp
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
 from .gradients import NetworkLogitGradients as NetworkLogitGradients
-from .hessian import hessian as hessian
-from .hessian import logit_curvature as logit_curvature
+from .second_derivatives import hessian as hessian
+from .second_derivatives import logit_curvature as logit_curvature
 from .training import train as train
 from .training import training_stages as training_stages

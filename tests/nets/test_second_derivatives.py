@@ -9,7 +9,7 @@ from tests.nets.networks import LABELS, NAMES, build, flat, full_hessian
 @pytest.mark.parametrize("name", NAMES)
 def test_hessian_is_gauss_newton_plus_logit_curvature(name):
     module, inputs = build(name)
-    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, chunk_size=4)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
     hessian = rl.nets.hessian(source).to_dense()
     expected = full_hessian(module, inputs, LABELS).numpy()
     if len(expected) == source.num_parameters:  # else rows of unused parameters are missing from the oracle
@@ -29,7 +29,7 @@ def test_the_reversed_sign_of_the_paper_is_told_apart():
 
 def test_blocks_vectors_and_libraries_agree():
     module, inputs = build("mlp")
-    operator = rl.nets.hessian(module, inputs, LABELS, chunk_size=5)
+    operator = rl.nets.hessian(module, inputs, LABELS, batch_size=5)
     matrix = operator.to_dense()
     block = np.random.default_rng(0).normal(size=(operator.shape[0], 4))
     np.testing.assert_allclose(operator @ block, matrix @ block, atol=1e-12)
