@@ -64,8 +64,16 @@ from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
 from .spectra.operators import SymmetricOperator as SymmetricOperator
+from .spectra.outliers import OutlierCount as OutlierCount
 from .spectra.outliers import count_outliers as count_outliers
+from .spectra.tails import PowerLawFit as PowerLawFit
+from .spectra.tails import PowerLawLine as PowerLawLine
+from .spectra.tails import fit_power_law as fit_power_law
+from .spectra.tails import power_law_line as power_law_line
+from .spectra.traces import diagonal_estimate as diagonal_estimate
+from .spectra.traces import frobenius_estimate as frobenius_estimate
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
+from .spectra.traces import trace_estimate as trace_estimate
 from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan
 from .sweeps.planning import plan_sweep as plan_sweep

@@ -156,3 +156,8 @@ class SymmetricOperator:
             self.shape, matvec=lambda v: self @ np.asarray(v).reshape(-1), matmat=lambda v: self @ np.asarray(v),
             rmatvec=lambda v: self @ np.asarray(v).reshape(-1), dtype=dtype,
         )  # fmt: skip
+
+
+def as_operator(x: Any) -> SymmetricOperator:
+    """`x` itself where it is an operator, else the operator of a matrix."""
+    return x if isinstance(x, SymmetricOperator) else SymmetricOperator.from_matrix(x)
