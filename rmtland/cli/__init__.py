@@ -16,8 +16,8 @@ import typer
 from rmtland._version import __version__
 from rmtland.cli.bbp import bbp
 from rmtland.cli.compare import compare as compare
-from rmtland.cli.compare import parse_widths as parse_widths
 from rmtland.cli.landscape import app as landscape_app
+from rmtland.cli.networks import parse_widths as parse_widths
 from rmtland.cli.output import TERMINATED
 from rmtland.cli.output import OutputFolder as OutputFolder
 from rmtland.cli.sweep import app as sweep_app
