@@ -343,12 +343,15 @@ class LandscapeModel:
         TypeError
             For a gradient law other than `ClusteredGradients`.
         MemoryError
-            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not.
+            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not and `num_top` is
+            not given.
 
         Notes
         -----
-        With an H-term the D eigenvalues are those of the whole Hessian, negative ones too, and D does set the cost: a
-        symmetric D x D matrix is drawn and solved, O(D^3).
+        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3).
+        `num_top` of them need only the leading rows of a band matrix of the width w of G's range, a few w rows for
+        outliers and of order w (D / w)^(1/3) at the edge of the bulk; trace and norm are then those of these rows and
+        a draw of what the others add.
 
         Up to a rotation of the parameters, G and the gradient depend on the standard normal rows behind c and E only
         through their inner products. The Bartlett factor of these N (C - 1) + C rows stands in for them, so the cost is
