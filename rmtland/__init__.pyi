@@ -72,6 +72,7 @@ from .spectra.operators import CountingOperator as CountingOperator
 from .spectra.operators import SymmetricOperator as SymmetricOperator
 from .spectra.operators import as_operator as as_operator
 from .spectra.outliers import count_outliers as count_outliers
+from .spectra.subspace import subspace_iteration as subspace_iteration
 from .spectra.tails import PowerLawFit as PowerLawFit
 from .spectra.tails import PowerLawLine as PowerLawLine
 from .spectra.tails import fit_power_law as fit_power_law
@@ -86,4 +87,3 @@ from .sweeps.reading import open_sweep as open_sweep
 from .sweeps.reading import summarize_sweep as summarize_sweep
 from .sweeps.reading import sweep_failures as sweep_failures
 from .sweeps.sweep import sweep as sweep
-from .spectra.subspace import subspace_iteration as subspace_iteration
