@@ -15,6 +15,7 @@ from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes
+from rmtland.nets.layer_rows import Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
 
@@ -188,7 +189,14 @@ class NetworkChunk:
 
     def blocks(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for `dense()`."""
-        size, num_examples = self.plan.chunk_size, int(self.labels.shape[0])
+        return self._in_pieces(self.plan.chunk_size)
+
+    def parts(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for the `rows` of all logits side by side."""
+        return self._in_pieces(self.layers().part_size)
+
+    def _in_pieces(self, size: int) -> Iterator[NetworkChunk]:
+        num_examples = int(self.labels.shape[0])
         if num_examples <= size:
             yield self
             return
@@ -203,6 +211,26 @@ class NetworkChunk:
             count = int(some.labels.shape[0])
             for rows in example_slices(count, max(size, 1)):
                 yield some if count <= size else NetworkChunk(self.plan, self._batch.cut(part), rows)
+
+    def _examples(self) -> Examples:
+        """An input for each example: of tokens their whole sequences, over and over."""
+        if self._selected is None:
+            return Examples(self.inputs)
+        length = int(self._batch.targets.shape[1]) if self.plan.reading.tokens else 1
+        places = self._selected // length
+        inputs = torch.utils._pytree.tree_map(lambda leaf: leaf[places], self.inputs)
+        return Examples(inputs, self._selected % length if self.plan.reading.tokens else None)
+
+    def layers(self) -> Layers:
+        """What the network's layers account for, found once."""
+        return Layers.of(self.network, self._examples)
+
+    def rows(self, cotangents: Tensor) -> LayerRows:
+        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+        if "layers" not in self._made:  # until `release`
+            self._made["layers"] = LayeredPart(self.layers(), self._examples(), self.dense)
+        part: LayeredPart = self._made["layers"]
+        return part.rows(cotangents)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:
         """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from rmtland.nets.batches import (
 )
 from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, Budget, GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
+from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.snapshot import Forward, Snapshot
 from rmtland.nets.torch_losses import translated
 
@@ -269,6 +270,13 @@ class NetworkLogitGradients:
                 "loader that augments, drops or repeats some",
                 self._nondeterminism,
             )
+
+    def matrices(
+        self, columns: Columns, vector: Tensor, groups: Sequence[Sequence[str]], outer: Sequence[bool]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
+        layers = next(iter(self.chunks())).layers()
+        return layer_matrices(self, layers, columns, vector, groups, outer)
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""
