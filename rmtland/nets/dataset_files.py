@@ -49,7 +49,7 @@ def canonical_name(name: str) -> str:
 def read_npz(path: Path) -> Arrays:
     """The four arrays of an .npz file; nothing is unpickled."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             arrays = {key: file[key] for key in ARRAYS if key in file}
     except UNREADABLE as error:
         raise ValueError(f"`data` must be an .npz file of arrays; could not read {path}: {error}") from None
