@@ -95,7 +95,7 @@ def integer(
     if (at_least is not None and number < at_least) or (at_most is not None and number > at_most):
         bounds = [f">= {at_least}"] * (at_least is not None) + [f"<= {at_most}"] * (at_most is not None)
         raise ValueError(f"`{name}` must be {' and '.join(bounds)}; got {shown(number)}")
-    if abs(number) > LARGEST and not unbounded:
+    if at_most is None and abs(number) > LARGEST and not unbounded:
         raise ValueError(f"`{name}` must be at most 2^63 - 1 in size; got {shown(number)}")
     return number
 
@@ -299,8 +299,6 @@ def _left_in(folder: Path, limit_file: str, usage_file: str, cache: str) -> list
 
 def require_memory(what: str, num_bytes: float, instead: str) -> None:
     """MemoryError naming the need and the alternative where `num_bytes` do not fit."""
-    if num_bytes < 2**20:  # to ask the system takes a while
-        return
     free = available_memory()
     if num_bytes > 0.9 * free:
         raise MemoryError(

@@ -111,6 +111,7 @@ def test_integers_are_bounded_unless_told():
         with pytest.raises(ValueError, match=r"`n` must be at most 2\^63 - 1 in size; got .{1,80}$"):
             arguments.integer("n", wrong)
         assert arguments.integer("seed", wrong, unbounded=True) == wrong
+    assert arguments.integer("n", 10**30, at_most=10**100) == 10**30
     for wrong in (np.array(True), torch.tensor(True), np.array([1]), [1]):
         with pytest.raises(TypeError, match="`n` must be an integer; got"):
             arguments.integer("n", wrong)
