@@ -19,6 +19,21 @@ Seed = Any
 """Anything `numpy.random.default_rng` takes: None, an int, a SeedSequence, a BitGenerator, a Generator."""
 
 
+LARGEST = 2**63 - 1
+"""Of an integer, unless told: sizes and counts beyond it fit no index, no file and no machine."""
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """`value` for an error message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else object.__repr__(value)
+    except Exception:
+        text = object.__repr__(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def real(
     name: str,
     value: Any,
@@ -28,13 +43,18 @@ def real(
     below: float | None = None,
     at_most: float | None = None,
 ) -> float:
-    """`value` as a finite float within the stated open (above, below) or closed (at_least, at_most) bounds."""
-    if isinstance(value, (bool, np.bool_, str, bytes)):
-        raise TypeError(f"`{name}` must be a real number; got {value!r}")
+    """`value` as a finite float within the stated open (above, below) or closed (at_least, at_most) bounds.
+
+    Texts, booleans, complex numbers, dates, masked values and arrays with dimensions are refused: see `finite_array`.
+    """
     try:
+        if not _is_real(value):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must be a real number; got {value!r}") from None
+    except OverflowError:
+        number = math.inf
+    except Exception:
+        raise TypeError(f"`{name}` must be a real number; got {shown(value)}") from None
     bounds = [
         (above, ">", operator.gt),
         (at_least, ">=", operator.ge),
@@ -44,30 +64,62 @@ def real(
     stated = " and ".join(f"{symbol} {bound:g}" for bound, symbol, _ in bounds if bound is not None)
     holds = math.isfinite(number) and all(test(number, bound) for bound, _, test in bounds if bound is not None)
     if not holds:
-        raise ValueError(f"`{name}` must be {stated or 'finite'}; got {value!r}")
+        raise ValueError(f"`{name}` must be {stated or 'finite'}; got {shown(value)}")
     return number
 
 
-def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
-    """`value` as an int within closed bounds; floats are refused even when whole."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be an integer; got {value!r}")
+def _is_real(value: Any) -> bool:
+    """Whether a scalar is a real number before float() makes one of a text, a date or half a complex number."""
+    if isinstance(value, (float, int)):
+        return not isinstance(value, bool)
+    if isinstance(value, complex) or value is np.ma.masked or not hasattr(value, "__float__"):
+        return False
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")  # torch's dtypes have no kind
+    told = str(getattr(value, "dtype", ""))
+    return kind in "iufO" and "complex" not in told and "bool" not in told and len(getattr(value, "shape", ())) == 0
+
+
+def integer(
+    name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None, unbounded: bool = False
+) -> int:
+    """`value` as an int within closed bounds; floats are refused even when whole.
+
+    Above it is bounded by `LARGEST` where no bound is told, unless it is `unbounded`, as seeds are.
+    """
     try:
+        if isinstance(value, (bool, np.bool_)) or "bool" in str(getattr(value, "dtype", "")):
+            raise TypeError
         number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer; got {value!r}") from None
+    except Exception:
+        raise TypeError(f"`{name}` must be an integer; got {shown(value)}") from None
     if (at_least is not None and number < at_least) or (at_most is not None and number > at_most):
         bounds = [f">= {at_least}"] * (at_least is not None) + [f"<= {at_most}"] * (at_most is not None)
-        raise ValueError(f"`{name}` must be {' and '.join(bounds)}; got {number}")
+        raise ValueError(f"`{name}` must be {' and '.join(bounds)}; got {shown(number)}")
+    if at_most is None and abs(number) > LARGEST and not unbounded:
+        raise ValueError(f"`{name}` must be at most 2^63 - 1 in size; got {shown(number)}")
     return number
 
 
 def finite_array(name: str, value: Any, *, ndim: int | None = None, dtype: Any = np.float64) -> npt.NDArray[Any]:
-    """`value` as a NumPy array of `dtype` and `ndim` dimensions without NaN or infinity."""
+    """`value` as a NumPy array of `dtype` and `ndim` dimensions without NaN or infinity.
+
+    Only real numbers are: complex ones, booleans, texts and dates are a TypeError, whatever NumPy would make of them,
+    and so are masked entries, which NumPy would uncover.
+    """
     try:
-        array = np.asarray(value, dtype=dtype)
-    except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must be an array of real numbers; got {type(value).__name__}") from None
+        array = unmasked(name, value)
+        if array.dtype.kind == "O" and not all(map(_is_real, array.flat)):
+            raise TypeError
+        if array.size and array.dtype.kind not in "iufO":
+            raise TypeError
+        with np.errstate(over="ignore"):  # what is too large for `dtype` is infinite there
+            array = array.astype(dtype, copy=False)
+    except MaskedError as error:
+        raise ValueError(str(error)) from None
+    except OverflowError:
+        raise ValueError(f"`{name}` must be finite; got {shown(value)}") from None
+    except Exception:
+        raise TypeError(f"`{name}` must be an array of real numbers; got {_kind(value)}") from None
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"`{name}` must have {ndim} dimension{'s' * (ndim != 1)}; got shape {array.shape}")
     if not np.isfinite(array).all():
@@ -76,11 +128,46 @@ def finite_array(name: str, value: Any, *, ndim: int | None = None, dtype: Any =
     return array
 
 
+class MaskedError(ValueError):
+    """Entries are masked."""
+
+
+def unmasked(name: str, value: Any) -> npt.NDArray[Any]:
+    """`value` as an array of whatever kind; ValueError where entries are masked."""
+    if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
+        if masked:
+            raise MaskedError(f"`{name}` must have no masked entries; got {masked} of {value.size}: fill or drop them")
+        return np.asarray(value.data)
+    return np.asarray(value)
+
+
+def _kind(value: Any) -> str:
+    """Type of a value, and what its entries are where it is an array of them."""
+    kind = type(value).__name__
+    try:
+        dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    except Exception:
+        return kind
+    return kind if str(dtype) in ("object", kind) else f"{kind} of {dtype}"
+
+
 def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     """`value` if it is one of `options`."""
-    if value not in options:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}; got {value!r}")
+    try:
+        known = bool(value in options)
+    except Exception:  # an array is compared entry by entry
+        known = False
+    if not known:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}; got {shown(value)}")
     return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False; got {shown(value)}")
+    return bool(value)
 
 
 def path(name: str, value: Any) -> Path:
@@ -88,9 +175,9 @@ def path(name: str, value: Any) -> Path:
     try:
         text = os.fsdecode(value)
     except TypeError:
-        raise TypeError(f"`{name}` must be a path; got {value!r}") from None
+        raise TypeError(f"`{name}` must be a path; got {shown(value)}") from None
     if not text or "\0" in text:
-        raise ValueError(f"`{name}` must be a path; got {value!r}")
+        raise ValueError(f"`{name}` must be a path; got {shown(value)}")
     return Path(text)
 
 
@@ -105,13 +192,13 @@ def real_path(name: str, value: Any) -> Path:
 def generator(rng: Seed) -> np.random.Generator:
     """The Generator behind `rng`; called once at a public edge."""
     if isinstance(rng, (bool, np.bool_)):
-        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}")
+        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {shown(rng)}")
     try:
         return np.random.default_rng(rng)
     except TypeError:
-        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}") from None
+        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {shown(rng)}") from None
     except ValueError:
-        raise ValueError(f"`rng` must be >= 0, as all seeds; got {rng!r}") from None
+        raise ValueError(f"`rng` must be >= 0, as all seeds; got {shown(rng)}") from None
 
 
 def seed_sequence(rng: Seed) -> Any:
@@ -134,6 +221,7 @@ def spawn(rng: Seed, count: int) -> list[np.random.Generator]:
 
     Children are those of `seed_sequence(rng)`, however `rng` is given; see there for what has a state.
     """
+    require_memory(f"{count} random streams", 1500.0 * count, "take fewer draws")
     return [np.random.default_rng(child) for child in seed_sequence(rng).spawn(count)]
 
 

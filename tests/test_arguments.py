@@ -1,7 +1,15 @@
+import re
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from rmtland import _arguments as arguments
+from rmtland._arguments import shown
+
+torch = pytest.importorskip("torch")
 
 
 def test_real_states_range_and_value():
@@ -36,12 +44,87 @@ def test_finite_array():
         arguments.finite_array("x", [1, 2], ndim=2)
     with pytest.raises(TypeError, match="`x` must be an array of real numbers; got str"):
         arguments.finite_array("x", "abc")
+    for right in ([], range(3), [Fraction(1, 2), 3], [Decimal("0.5")], np.ma.array([1.0], mask=[False]), 5):
+        assert arguments.finite_array("x", right).dtype == np.float64
+    array = np.arange(3.0)
+    assert np.shares_memory(arguments.finite_array("x", array), array)
+    with pytest.raises(ValueError, match="`x` must be finite; got 1 NaN or infinite of 2"):
+        arguments.finite_array("x", [1, 1e300], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1 + 2j], np.array([1j]), np.array([1 + 0j]), [True, False], np.array([True]), ["1", "2"], [b"1"],
+        np.array(["2026-01-01"], dtype="datetime64[D]"), np.array([3], dtype="timedelta64[s]"), [1.0, "2"], [1, None],
+        np.array([1, True], dtype=object), np.array([1, 1j], dtype=object), [[1], [2, 3]], {"a": 1}, object(),
+        np.array([(1, 2.0)], dtype="i4,f8"), [datetime(2026, 1, 1)],
+    ],
+    ids=shown,
+)  # fmt: skip
+def test_what_is_no_array_of_real_numbers(wrong):
+    """NumPy makes numbers of most of them: half of the complex ones, 1 of True, 1 of "1", days since 1970."""
+    with pytest.raises(TypeError, match="`x` must be an array of real numbers; got"):
+        arguments.finite_array("x", wrong)
+
+
+def test_the_kind_of_array_is_told():
+    for wrong, told in ((np.array([1j]), "ndarray of complex128"), (["1"], "list of <U1"), (object(), "object")):
+        with pytest.raises(TypeError, match=re.escape(f"got {told}") + "$"):
+            arguments.finite_array("x", wrong)
+
+
+def test_masks_are_not_lost():
+    with pytest.raises(ValueError, match="`x` must have no masked entries; got 1 of 3: fill or drop them"):
+        arguments.finite_array("x", np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]))
+
+
+@pytest.mark.parametrize("value", [10**400, [10**400], -(10**5000), [1, 10**5000]], ids=shown)
+def test_integers_beyond_float64(value):
+    function = arguments.finite_array if isinstance(value, list) else arguments.real
+    with pytest.raises(ValueError, match="`x` must be finite; got .{1,80}$"):
+        function("x", value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        1j, np.complex128(1 + 0j), np.datetime64("2026-01-01"), np.timedelta64(3, "s"), np.array([1.0]), b"1",
+        np.bool_(1), np.ma.masked, np.array(True), datetime(2026, 1, 1), {}, np.array("1"),
+        torch.tensor(True), torch.tensor([1.0]),
+        torch.tensor(1j),
+    ],
+    ids=shown,
+)  # fmt: skip
+def test_what_is_no_real_number(wrong):
+    with pytest.raises(TypeError, match="`x` must be a real number; got"):
+        arguments.real("x", wrong)
+
+
+def test_what_is_a_real_number():
+    for right in (Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.array(0.5), torch.tensor(0.5)):
+        assert arguments.real("x", right) == 0.5
+
+
+def test_integers_are_bounded_unless_told():
+    for wrong in (2**63, -(2**63), 10**400, 10**5000):
+        with pytest.raises(ValueError, match=r"`n` must be at most 2\^63 - 1 in size; got .{1,80}$"):
+            arguments.integer("n", wrong)
+        assert arguments.integer("seed", wrong, unbounded=True) == wrong
+    assert arguments.integer("n", 10**30, at_most=10**100) == 10**30
+    for wrong in (np.array(True), torch.tensor(True), np.array([1]), [1]):
+        with pytest.raises(TypeError, match="`n` must be an integer; got"):
+            arguments.integer("n", wrong)
+    assert arguments.integer("n", torch.tensor(3)) == arguments.integer("n", np.array(3)) == 3
 
 
 def test_choice():
     assert arguments.choice("beta", 2, (1, 2, 4)) == 2
     with pytest.raises(ValueError, match="`beta` must be one of 1, 2, 4; got 3"):
         arguments.choice("beta", 3, (1, 2, 4))
+    for wrong in (np.array([1, 2]), [1], None):
+        with pytest.raises(ValueError, match="`beta` must be one of 1, 2, 4; got"):
+            arguments.choice("beta", wrong, (1, 2, 4))
 
 
 def test_paths(tmp_path):
@@ -117,6 +200,11 @@ def machine(folder, monkeypatch, cgroup, files):
 
 GIB = 2**30
 STAT = f"anon 5\ninactive_file {GIB}\nactive_file 7\n"
+
+
+def test_more_streams_than_memory():
+    with pytest.raises(MemoryError, match=r"1000000000000 random streams needs .* GiB are free; take fewer draws"):
+        arguments.spawn(0, 10**12)
 
 
 def test_memory_of_the_second_control_groups(tmp_path, monkeypatch):

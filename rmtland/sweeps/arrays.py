@@ -48,6 +48,7 @@ class ChunkedArray:
         self.counts = tuple(-(-n // c) for n, c in zip(self.grid_shape, self.chunk, strict=True))
         self.buffers: dict[int, npt.NDArray[Any]] = {}
         self.dirty: set[int] = set()
+        self.stored: set[int] = set()  # in memory; on disk there is a file for each
 
     def region(self, number: int) -> tuple[slice, ...]:
         """Where a chunk lies."""
@@ -61,6 +62,8 @@ class ChunkedArray:
         """A chunk as the store has it, or as it waits to be written."""
         if number in self.buffers:
             return self.buffers[number]
+        if not self.exists(number):
+            return self._fresh(number)
         try:
             return np.array(self.array[self.region(number)])
         except (OSError, MemoryError):
@@ -83,7 +86,9 @@ class ChunkedArray:
         """Whether a chunk has ever been stored."""
         where = tuple(map(int, np.unravel_index(number, self.counts)))
         rest = (0,) * (self.array.ndim - len(where))
-        return self.path is None or (self.path / self.array.path / self._key((*where, *rest))).exists()
+        if self.path is None:
+            return number in self.stored
+        return (self.path / self.array.path / self._key((*where, *rest))).exists()
 
     def _key(self, where: tuple[int, ...]) -> str:
         return self.array.metadata.encode_chunk_key(where)
@@ -105,9 +110,12 @@ class ChunkedArray:
 
     def reset(self, number: int) -> None:
         """Have a chunk of a damaged file start afresh."""
-        shape = tuple(r.stop - r.start for r in self.region(number)) + self.array.shape[len(self.grid_shape) :]
-        self.buffers[number] = np.full(shape, self.array.fill_value, dtype=self.array.dtype)
+        self.buffers[number] = self._fresh(number)
         self.dirty.add(number)
+
+    def _fresh(self, number: int) -> npt.NDArray[Any]:
+        shape = tuple(r.stop - r.start for r in self.region(number)) + self.array.shape[len(self.grid_shape) :]
+        return np.full(shape, self.array.fill_value, dtype=self.array.dtype)
 
     def touched(self, key: tuple[Any, ...]) -> list[int]:
         """Numbers of the chunks that an outer selection of cells reads."""
@@ -140,6 +148,8 @@ class ChunkedArray:
         """Write the chunks that have changed; forget those that have not since the last time."""
         for number in sorted(self.dirty):
             self.array[self.region(number)] = self.buffers[number]
+            if self.path is None:
+                self.stored.add(number)
         self.buffers = {number: self.buffers[number] for number in self.dirty}
         self.dirty = set()
 

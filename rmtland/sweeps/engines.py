@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import require_memory, shown
 from rmtland.sweeps.work import (
     THREAD_VARIABLES,
     Batch,
@@ -31,6 +32,8 @@ from rmtland.sweeps.work import (
 )  # fmt: skip
 
 CONNECT_SECONDS = 10.0
+WORKER_BYTES = 1e8
+"""What a worker takes before it does anything."""
 ATTEMPTS = 3
 """How often a batch is tried whose worker dies."""
 
@@ -312,7 +315,7 @@ def check_address(address: str) -> None:
     except (AttributeError, ValueError):
         known = False
     if not known:
-        raise ValueError(f"`scheduler` must be an address like tcp://host:8786; got {address!r}")
+        raise ValueError(f"`scheduler` must be an address like tcp://host:8786; got {shown(address)}")
 
 
 def ask_scheduler(address: str) -> None:
@@ -348,7 +351,7 @@ def ask_scheduler(address: str) -> None:
 
 
 @contextlib.contextmanager
-def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+def make_engine(task: Task, workers: int | None, scheduler: str | None, missing: int) -> Iterator[Engine]:
     """The engine that was asked for, with its end taken care of."""
     if scheduler is not None:
         cluster = DaskEngine(task, scheduler)
@@ -360,7 +363,7 @@ def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Itera
             cluster.close(broken)
         return
     count = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    count = count or os.cpu_count() or 1
+    count = min(count or os.cpu_count() or 1, missing)
     if count == 1:
         import numba
         from threadpoolctl import threadpool_limits
@@ -374,6 +377,7 @@ def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Itera
         finally:
             numba.set_num_threads(threads)
         return
+    require_memory(f"starting {count} processes", WORKER_BYTES * count, "ask for fewer `workers`")
     pool = LocalEngine(task, count)
     broken = True
     try:

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import MaskedError, shown, unmasked
+
 RESERVED = ("trial", "rng", "status", "statistic", "num_trials", "_error", "_byte")
 """Names that the store and the results use themselves."""
 
 
+MOST_CELLS = 2**40
+"""Of a sweep: a century at a thousand cells a second."""
 MOST_VALUES = 10**7
 """Of an axis given as text: a slip of the finger is told, not computed."""
 
@@ -72,18 +76,23 @@ class Grid:
 def check_axis(name: str, values: Any) -> npt.NDArray[Any]:
     """One axis as a 1-d array of float64, int64, bool or str."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-        raise TypeError(f"axis `{name}` must be a sequence of values; got {values!r}")
-    array = np.asarray(values)
+        raise TypeError(f"axis `{name}` must be a sequence of values; got {shown(values)}")
+    try:
+        array = unmasked(name, values)
+    except MaskedError:
+        raise
+    except ValueError:
+        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {shown(values)}") from None
     if array.ndim != 1 or array.dtype.kind not in "biufU":
-        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {values!r}")
+        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {shown(values)}")
     if array.size == 0:
         raise ValueError(f"axis `{name}` must have at least one value; got none")
     if array.dtype.kind in "iuf":
         array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
         if not np.isfinite(array).all():
-            raise ValueError(f"axis `{name}` must be finite; got {values!r}")
+            raise ValueError(f"axis `{name}` must be finite; got {shown(values)}")
     if np.unique(array).size < array.size:
-        raise ValueError(f"axis `{name}` must not repeat a value; got {values!r}")
+        raise ValueError(f"axis `{name}` must not repeat a value; got {shown(values)}")
     return array
 
 
@@ -95,7 +104,7 @@ def check_coords(coords: Any, grid: Grid) -> dict[str, npt.NDArray[Any]]:
     for name in coords:
         if not is_name(name) or name in grid.axes:
             raise ValueError(
-                f"`coords` must have Python names other than {', '.join((*grid.axes, *RESERVED))}; got {name!r}"
+                f"`coords` must have Python names other than {', '.join((*grid.axes, *RESERVED))}; got {shown(name)}"
             )
     return {name: check_axis(name, values) for name, values in coords.items()}
 
@@ -108,7 +117,7 @@ def is_name(name: Any) -> bool:
 def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any) -> Grid:
     """The grid, once its names are known to be parameters of the function."""
     if not callable(function):
-        raise TypeError(f"`function` must be callable; got {function!r}")
+        raise TypeError(f"`function` must be callable; got {shown(function)}")
     if not isinstance(grid, Mapping):
         raise TypeError(f"`grid` must be a mapping of parameter names to values; got {type(grid).__name__}")
     fixed = {} if fixed is None else fixed
@@ -116,17 +125,22 @@ def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any)
         raise TypeError(f"`fixed` must be a mapping of parameter names to values; got {type(fixed).__name__}")
     for name in (*grid, *fixed):
         if not is_name(name) or keyword.iskeyword(name):
-            raise ValueError(f"parameter names must be Python names other than {', '.join(RESERVED)}; got {name!r}")
+            raise ValueError(
+                f"parameter names must be Python names other than {', '.join(RESERVED)}; got {shown(name)}"
+            )
     both = sorted(set(grid) & set(fixed))
     if both:
         raise ValueError(f"a parameter must be in `grid` or in `fixed`; got {', '.join(both)} in both")
     try:
         json.dumps(dict(fixed), allow_nan=False)
     except (TypeError, ValueError):
-        raise TypeError(f"`fixed` must hold numbers, texts, None or lists of them; got {fixed!r}") from None
+        raise TypeError(f"`fixed` must hold numbers, texts, None or lists of them; got {shown(fixed)}") from None
     axes = {name: check_axis(name, values) for name, values in grid.items()}
     _check_signature(function, (*grid, *fixed), trials)
-    return Grid(axes, trials, dict(fixed))
+    cells = Grid(axes, trials, dict(fixed))
+    if cells.size > MOST_CELLS:
+        raise ValueError(f"`grid` and `trials` must make at most 2^40 cells; got {shown(cells.size)}")
+    return cells
 
 
 def takes_rng(function: Callable[..., Any]) -> bool:
@@ -138,7 +152,7 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
-        raise TypeError(f"`function` must have a signature to check the grid against; got {function!r}") from None
+        raise TypeError(f"`function` must have a signature to check the grid against; got {shown(function)}") from None
 
 
 def _accepts(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from rmtland._arguments import Seed, generator, integer, real, real_path
+from rmtland._arguments import Seed, generator, integer, real, real_path, require_memory
 from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.grids import Grid
 from rmtland.sweeps.store import FAILED, FORMAT, SweepStore, read_coordinate, read_json
@@ -169,12 +169,15 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
 
     level = real("level", level, above=0, below=1)
     resamples = integer("resamples", resamples, at_least=1)
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(f"`dataset` must be an xarray.Dataset; got {type(dataset).__name__}")
     if "trial" not in dataset.dims:
         raise ValueError(f"`dataset` must have a dimension `trial`; got {', '.join(map(str, dataset.dims))}")
     taken = sorted({"statistic", "num_trials"} & {*map(str, dataset.variables), *map(str, dataset.dims)})
     if taken:
         raise ValueError(f"`dataset` must leave the names statistic and num_trials to the summary; it has {taken[0]}")
     trials = dataset.sizes["trial"]
+    require_memory(f"{resamples} resamples of {trials} trials", 16.0 * resamples * trials, "take fewer `resamples`")
     # How often each trial is drawn; shared by all points, so memory and cost stay those of one matrix product.
     draws = generator(rng).multinomial(trials, np.full(trials, 1 / trials), size=resamples).astype(np.float64)
     summaries = {}

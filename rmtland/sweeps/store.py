@@ -20,6 +20,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
+from rmtland._arguments import require_memory
 from rmtland._files import unused_name
 from rmtland.sweeps.arrays import CODECS, ChunkedArray, DamageError, chunk_shape
 from rmtland.sweeps.grids import Grid
@@ -139,6 +140,11 @@ class SweepStore:
     def make_variables(self) -> None:
         """Make the arrays of results that are not there."""
         units = read_json(self.group, "units", "{}")
+        if self.path is None:
+            each = sum(math.prod(v.shape) * v.dtype.itemsize for v in self.schema.values())
+            require_memory(
+                f"results of {self.grid.size} cells", float(each) * self.grid.size, "name a `store` for them"
+            )
         for name in self.schema:
             if name not in self.variables:
                 self._create(name, units)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from rmtland._arguments import integer, real_path
+from rmtland._arguments import flag, integer, real_path, shown
 from rmtland.sweeps import provenance
 from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.engines import Engine, make_engine, undisturbed
@@ -146,12 +146,16 @@ def sweep(
     array([1.7, 1.9, 2. ])
     """
     trials = integer("trials", trials, at_least=1)
-    seed = integer("seed", seed, at_least=0)
+    seed = integer("seed", seed, at_least=0, unbounded=True)
     if workers is not None:
         workers = integer("workers", workers, at_least=1)
     cells = check_grid(function, grid, trials, fixed)
     task = Task(function, cells, seed)
-    told = {str(name): str(unit) for name, unit in (units or {}).items()}
+    told = _check_units(units)
+    flag("retry_failed", retry_failed)
+    flag("repair", repair)
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise TypeError(f"`progress` must be None, True, False or a function of three counts; got {shown(progress)}")
     axes = check_coords(coords, cells)
     attributes = settings(task)
     if store is None:
@@ -172,6 +176,15 @@ def sweep(
             kept.flush()
         _run(kept, task, told, axes, workers, scheduler, progress)
         return _finished(kept)
+
+
+def _check_units(units: Any) -> dict[str, str]:
+    if units is not None and not isinstance(units, Mapping):
+        raise TypeError(f"`units` must be a mapping of names to units; got {type(units).__name__}")
+    for name, unit in (units or {}).items():
+        if not isinstance(name, str) or not isinstance(unit, str):
+            raise TypeError(f"`units` must be a mapping of names to units; got {shown(unit)} for {shown(name)}")
+    return dict(units or {})
 
 
 def settings(task: Task) -> dict[str, Any]:
@@ -264,7 +277,7 @@ def _run(
         workers = 1
     with (
         reporter(progress, counts[DONE], counts[FAILED], task.grid.size) as report,
-        make_engine(task, workers, scheduler) as engine,
+        make_engine(task, workers, scheduler, counts[MISSING]) as engine,
     ):
         run = _Run(store, engine, units, coords, counts[MISSING], report)
         try:

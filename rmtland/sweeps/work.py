@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import MaskedError, unmasked
 from rmtland.sweeps.grids import RESERVED, Grid, is_name, takes_rng
 
 ERROR_BYTES = 512
@@ -160,7 +161,9 @@ def checked_result(result: Any) -> dict[str, tuple[Variable, npt.NDArray[Any]]]:
         elif hasattr(value, "dims") and hasattr(value, "values"):
             dims, value = tuple(value.dims), value.values
         try:
-            array = np.asarray(value)
+            array = unmasked(name, value)
+        except MaskedError as error:
+            raise ValueError(f"result {error}") from None
         except ValueError:
             raise TypeError(f"result `{name}` must be a number or an array; got a ragged sequence") from None
         if array.dtype.kind not in "biufc":

@@ -89,6 +89,10 @@ def test_axes_of_results_stay():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         rl.summarize_sweep(dataset([[1.0, 2.0]]), **arguments)
+    with pytest.raises(MemoryError, match="1000000000000 resamples of 2 trials needs .*take fewer `resamples` instead"):
+        rl.summarize_sweep(dataset([[1.0, 2.0]]), resamples=10**12)
+    with pytest.raises(TypeError, match="`dataset` must be an xarray.Dataset; got list"):
+        rl.summarize_sweep([1.0])
     for name in ("num_trials", "statistic"):
         with pytest.raises(ValueError, match=f"leave the names statistic and num_trials to the summary; it has {name}"):
             rl.summarize_sweep(dataset([[1.0, 2.0]]).rename(x=name))

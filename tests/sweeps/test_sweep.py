@@ -489,6 +489,8 @@ def test_ragged_results_are_failures_of_their_cells(tmp_path, workers):
         (None, "TypeError: result `x` must be numeric; got None"),
         ([[1], [2, 3]], "TypeError: result `x` must be a number or an array; got a ragged sequence"),
         (2**60, r"ValueError: result `x` must be within 2\^53"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), "ValueError: result `x` must have no masked entries; got 1 of 2"),
+        (np.datetime64("2026-01-01"), "TypeError: result `x` must be numeric"),
         ((("k", "l"), [1.0]), "ValueError: result `x` must have an axis for each of"),
     ],
 )
@@ -640,6 +642,32 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, writes):
         ({"seed": -1}, ValueError, "`seed` must be >= 0; got -1"),
         ({"seed": None}, TypeError, "`seed` must be an integer; got None"),
         ({"workers": 0}, ValueError, "`workers` must be >= 1; got 0"),
+        (
+            {"workers": 10**9, "trials": 10**7},
+            MemoryError,
+            "starting 20000000 processes needs .*ask for fewer `workers`",
+        ),
+        ({"trials": 2**40}, ValueError, r"`grid` and `trials` must make at most 2\^40 cells; got 2199023255552"),
+        ({"trials": 10**400}, ValueError, r"`trials` must be at most 2\^63 - 1 in size; got 1000"),
+        ({"grid": {"a": np.ma.array([1, 2], mask=[0, 1])}}, ValueError, "`a` must have no masked entries; got 1 of 2"),
+        ({"grid": {"a": [[1], [1, 2]]}}, TypeError, "axis `a` must be a 1-d sequence of numbers or of texts"),
+        (
+            {"grid": {"a": [10**400]}},
+            TypeError,
+            "axis `a` must be a 1-d sequence of numbers or of texts; got .*[.]{3}$",
+        ),
+        ({"grid": {"a": np.array(["2026"], "M8[Y]")}}, TypeError, "axis `a` must be a 1-d sequence of numbers"),
+        ({"store": 3.0}, TypeError, "`store` must be a path; got 3.0"),
+        ({"units": [1]}, TypeError, "`units` must be a mapping of names to units; got list"),
+        ({"units": {"a": 3}}, TypeError, "`units` must be a mapping of names to units; got 3 for 'a'"),
+        ({"scheduler": 3.0}, ValueError, "`scheduler` must be an address like tcp://host:8786; got 3.0"),
+        (
+            {"progress": "yes"},
+            TypeError,
+            "`progress` must be None, True, False or a function of three counts; got 'yes'",
+        ),
+        ({"retry_failed": "no"}, TypeError, "`retry_failed` must be True or False; got 'no'"),
+        ({"repair": 1}, TypeError, "`repair` must be True or False; got 1"),
         ({"function": 3}, TypeError, "`function` must be callable; got 3"),
         ({"function": deterministic, "trials": 2}, ValueError, "`trials` must be 1 for a function without `rng`"),
     ],
@@ -648,13 +676,30 @@ def test_bad_input_is_named_before_anything_is_made(tmp_path, arguments, error, 
     call = {"function": noise, "grid": {"a": [1.0, 2.0]}, "store": tmp_path / "s", **arguments}
     with pytest.raises(error, match=message):
         rl.sweep(**call)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("status/c")) == []  # nothing that was computed
+    if error is not MemoryError and "scheduler" not in arguments:
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_functions_that_cannot_travel():
     held = threading.Lock()
     with pytest.raises(TypeError, match="`function` must be picklable to reach the workers"):
         rl.sweep(lambda a: {"x": held.locked()}, {"a": [1, 2]}, workers=2)
+
+
+def test_results_that_fit_no_memory_want_a_store(tmp_path):
+    with pytest.raises(
+        MemoryError, match="results of 10000 cells needs .*GiB are free; name a `store` for them instead"
+    ):
+        rl.sweep(lambda rng: {"x": np.zeros(10**7)}, {}, 10**4, workers=1)
+
+
+def test_no_more_processes_than_cells(monkeypatch):
+    counts = []
+    monkeypatch.setattr("rmtland.sweeps.engines.LocalEngine", lambda task, count: counts.append(count) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rl.sweep(noise, {"a": [1.0, 2.0]}, workers=10**9)
+    assert counts == [2]
 
 
 def test_progress_reaches_a_function():
