@@ -158,7 +158,8 @@ class Solver:
             high *= 2
         while at(low) < 0:
             low *= 2
-        r = float(brentq(at, low, high, xtol=1e-13 * self.reach[0], rtol=1e-14, maxiter=1000))
+        # What is sought may be smaller than the reach by any factor.
+        r = float(brentq(at, low, high, xtol=1e-60 * self.reach[0], rtol=1e-14, maxiter=1000))
         return complex(r, self.height(r))
 
     def _search(self, x: float) -> complex:

@@ -76,11 +76,10 @@ class Jet(tuple[Any, ...]):
         """f^(-1) for matrices; not finite where f is singular."""
         inverse = inverted(self[0])
         terms = [inverse]
-        if len(self) > 1:
-            step = inverse @ self[1]
-            terms.append(-step @ inverse)
-        if len(self) > 2:
-            terms.append(2 * step @ step @ inverse - inverse @ self[2] @ inverse)
+        for j in range(1, len(self)):
+            # sum_i (j over i) f^(i) g^(j - i) = 0 of f g = 1
+            rest = sum(math.comb(j, i) * (self[i] @ terms[j - i]) for i in range(1, j + 1))
+            terms.append(-inverse @ rest)
         return Jet(terms)
 
 
@@ -106,12 +105,17 @@ def log_det(matrices: Jet, inverse: Array, copies: Floats, logs: bool) -> Jet:
         upper = eigenvalues.real + 1j * np.maximum(np.imag(eigenvalues), 0.0)
         terms = [complex(copies @ np.log(upper).sum(axis=-1))]
     if len(matrices) > 1:
-        terms.append(copies @ np.einsum("gij,gji->g", inverse, matrices[1]))
+        terms.append(copies @ _traces(inverse, matrices[1]))
     if len(matrices) > 2:
         step = inverse @ matrices[1]
-        bend = np.einsum("gij,gji->g", inverse, matrices[2]) - np.einsum("gij,gji->g", step, step)
-        terms.append(copies @ bend)
+        terms.append(copies @ (_traces(inverse, matrices[2]) - _traces(step, step)))
     return Jet(terms)
+
+
+def _traces(one: Array, other: Array) -> Array:
+    """Of products of matrices, (g,)."""
+    traces: Array = np.sum(one * np.swapaxes(other, -1, -2), axis=(-1, -2))
+    return traces
 
 
 @dataclass(frozen=True, eq=False)

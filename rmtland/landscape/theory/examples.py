@@ -114,6 +114,8 @@ class SeenByClass(Seen):
 
     def over_classes(self) -> Seen:
         """The sum."""
+        if len(self.copies) == 1:
+            return self
         summed = self.curvature.map(lambda k: k.sum(axis=0, keepdims=True))
         return SeenByClass(summed, np.ones(1), self.errors.sum(axis=0, keepdims=True))
 
@@ -125,7 +127,7 @@ class SeenByClass(Seen):
 
     def quadratic(self, inverse: Array) -> Any:
         """Of vectors."""
-        return np.einsum("gi,gij,gj->", self.errors, inverse, self.errors)
+        return np.sum(self.errors * (inverse @ self.errors[:, :, None])[:, :, 0])
 
     def through(self, inverse: Jet, length: float) -> Seen:
         """Products of matrices."""
@@ -351,24 +353,27 @@ class GivenExamples(Examples):
         return powers / self.num_examples, errors / (self.num_examples * math.sqrt(self.unit))
 
     @cached_property
-    def _series(self) -> tuple[Floats, Floats] | None:
-        """Taylor coefficients in s of K (TERMS, g, b, b) and h (TERMS, g, b); None where they would take too much."""
+    def _series(self) -> Floats | None:
+        """Taylor coefficients in s of K and h, (TERMS, g, b, b + 1); None where they would take too much."""
         if 16.0 * TERMS * (self.num_classes if self.by_class else 1) * self.num_classes**2 > SERIES_BYTES:
             return None
-        values = [self.matrices(s, 1) for s in taylor.circle(RADIUS, TERMS).tolist()]
-        matrices = taylor.coefficients([zero_sum_matrices(k[0]) for k, _ in values], RADIUS, TERMS)
-        return matrices, taylor.coefficients([zero_sum_vectors(h) for _, h in values], RADIUS, TERMS)
+        values = [self._reduced(s, 1) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        return taylor.coefficients([np.append(k[0], h[:, :, None], axis=2) for k, h in values], RADIUS, TERMS)
+
+    def _reduced(self, s: complex | float, order: int) -> tuple[Array, Array]:
+        powers, errors = self.matrices(s, order)
+        return zero_sum_matrices(powers), zero_sum_vectors(errors)
 
     def _seen(self, s: complex | float, order: int) -> Seen:
         """By the power series where |s| allows, but exactly at 0."""
         if s == 0 or abs(s) > RADIUS or self._series is None:
-            powers, errors = self.matrices(s, order + 1)
-            found = Jet(factor * zero_sum_matrices(k) for factor, k in zip(FACTORIALS, powers, strict=False))
-            return SeenByClass(found, np.ones(len(errors)), zero_sum_vectors(errors))
-        matrices, vectors = self._series
-        rows = taylor.weights(s, TERMS, order + 1)
-        found = Jet((rows @ matrices.reshape(TERMS, -1)).reshape(-1, *matrices.shape[1:]))
-        return SeenByClass(found, np.ones(vectors.shape[1]), np.tensordot(rows[0], vectors, 1))
+            powers, errors = self._reduced(s, order + 1)
+            found = [factor * k for factor, k in zip(FACTORIALS, powers, strict=False)]
+        else:
+            rows = taylor.weights(s, TERMS, order + 1)
+            sums = (rows @ self._series.reshape(TERMS, -1)).reshape(-1, *self._series.shape[1:])
+            found, errors = list(sums[..., :-1]), sums[0, ..., -1]
+        return SeenByClass(Jet(found), np.ones(len(errors)), errors)
 
 
 def zero_sum_matrices(matrices: Array) -> Array:

@@ -29,7 +29,7 @@ import numpy as np
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.theory.examples import Examples, Seen
 from rmtland.landscape.theory.sums import Floats
-from rmtland.laws.subordination import NOTHING, Jet, Level, Part, Point, log_det
+from rmtland.laws.subordination import NOTHING, Jet, Level, Part, Point, inverted, log_det
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +123,9 @@ class Standing(Level):
         """Determinants and inverses of its pivots 1 + m K."""
         seen = self.sees(point)
         pivot = self._pivot(seen, point.m)
-        inverse = pivot.inverse()
-        psi = log_det(pivot, inverse[0], seen.copies, point.logs)
-        return Part(psi, seen.quadratic(inverse[0]), lambda: self.passes(seen, inverse))
+        inverse = inverted(pivot[0])
+        psi = log_det(pivot, inverse, seen.copies, point.logs)
+        return Part(psi, seen.quadratic(inverse), lambda: self.passes(seen, pivot.inverse()))
 
     def passes(self, seen: Seen, inverse: Jet) -> Seen:
         """What levels that stand on it see."""

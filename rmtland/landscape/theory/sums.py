@@ -152,7 +152,7 @@ def largest_eigenvalue(p: Floats) -> float:
 
 @njit(cache=True, error_model="numpy")
 def curvature_eigenvalues(p: Floats) -> Floats:
-    """The C - 1 eigenvalues of each A_mu that are not zero by structure, (n, C - 1), to 1e-12 of the largest.
+    """The C - 1 eigenvalues of each A_mu that are not zero by structure, (n, C - 1), to 1e-12.
 
     They are the roots of sum_k p_k / (x - p_k), one between neighbouring probabilities.
     """
@@ -162,7 +162,7 @@ def curvature_eigenvalues(p: Floats) -> Floats:
         ordered = np.sort(p[mu])
         for j in range(num_classes - 1):
             low, high = ordered[j], ordered[j + 1]
-            while high - low > 1e-12 * ordered[-1] and high - low > 1e-6 * high:
+            while high - low > 1e-12 and high - low > 1e-6 * high:
                 x = 0.5 * (low + high)
                 total = 0.0
                 for k in range(num_classes):
