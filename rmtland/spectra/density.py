@@ -98,7 +98,7 @@ class SpectralDensity:
         given = self._quadratures()
         mapped = [finite_array("function(nodes)", function(x)) for x in (given.nodes, given.outliers)]
         inside = mapped[0][given.weights > 0]
-        ends = widened((float(inside.min()), float(inside.max())), MARGIN)
+        ends = widened((float(inside.min()), float(inside.max())), MARGIN, float(np.abs(mapped[1]).max(initial=0.0)))
         scale = 0.5 * (ends[1] - ends[0]) / (0.5 * (self.bounds[1] - self.bounds[0]))
         moved = Quadratures(mapped[0], given.weights, np.sort(mapped[1]), ends, given.num_steps, self.dimension, 0)
         return _smoothed(moved, ends, self.width * scale, integer("num_points", num_points, at_least=2), None, self)
@@ -211,7 +211,7 @@ def relative_width(num_steps: int, kappa: float) -> float:
 
 def _containing(bounds: tuple[float, float] | None, found: Quadratures, margin: float) -> tuple[float, float]:
     if bounds is None:
-        return widened(found.bounds, margin)
+        return widened(found.bounds, margin, float(np.abs(found.outliers).max(initial=0.0)))
     low, high = found.nodes.min(), found.nodes.max()
     if not (bounds[0] <= low and high <= bounds[1]):
         raise ValueError(
@@ -226,9 +226,10 @@ def _smoothed(
 ) -> SpectralDensity:
     """Gaussians in the place of nodes; `before` is the density that this one is a transform of."""
     if grid is None:
-        low, high = min(ends[0], found.nodes.min() - 4 * width), max(ends[1], found.nodes.max() + 4 * width)
-        # Of outliers too, at which an even grid may have no point.
-        near = (found.outliers[:, None] + width * np.linspace(-5, 5, 41)).ravel()
+        low, high = min(ends[0], found.nodes.min() - 8 * width), max(ends[1], found.nodes.max() + 8 * width)
+        # Around outliers too, as far as a Gaussian reaches: an even grid may have no point there, and what is not 0 at
+        # the ends would be spread over the gap by whoever integrates.
+        near = (found.outliers[:, None] + width * np.linspace(-8, 8, 65)).ravel()
         grid = np.unique(np.concatenate([np.linspace(low, high, num_points), near]))
     samples = found.samples(lambda x: gaussians(grid, x, width))
     density, error = mean_and_error(samples)

@@ -116,7 +116,7 @@ def log_spectral_density(
     if logs.max() - logs.min() < 1e-6:  # a single magnitude: show it in a decade
         ends = float(logs.min()) - 0.5 * math.log(10), float(logs.max()) + 0.5 * math.log(10)
     width = 0.5 * (ends[1] - ends[0]) * relative_width(found.num_steps, kappa)
-    grid = np.linspace(min(ends[0], logs.min() - 4 * width), max(ends[1], logs.max() + 4 * width), points)
+    grid = np.linspace(min(ends[0], logs.min() - 8 * width), max(ends[1], logs.max() + 8 * width), points)
 
     def part(keep: Any) -> tuple[Floats, Floats]:
         return mean_and_error(

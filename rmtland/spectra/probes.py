@@ -200,9 +200,11 @@ class Run:
         for _ in range(2 if self._basis is not None else 0):
             images = images - self._basis @ (self._basis.T @ images)
         new, triangle = xp.linalg.qr(images)
-        # A product within the space so far leaves rounding errors, which are no direction.
+        # A product within the space so far leaves rounding errors, which are no direction. Columns of `new` in their
+        # place are arbitrary and hold parts of later products: the singular vectors know which directions are real.
+        turn, sizes, _ = xp.linalg.svd(triangle)
         floor = 100 * float(xp.finfo(images.dtype).eps) * self._largest
-        new = new[:, xp.abs(xp.linalg.diagonal(triangle)) > floor]
+        new = new @ turn[:, sizes > floor]
         if new.shape[1] == 0:
             return
         if self._basis is not None:
@@ -244,8 +246,8 @@ def exchange(run: Run, spend: int) -> tuple[float, float, float]:
     probes = probes / like(probes, np.sqrt(squares(probes, 1.0) / size))
     images = run.products(probes) / run.unit
     basis, triangle = xp.linalg.qr(images)
-    diagonal = np.abs(np.diag(to_numpy(triangle)))
-    if diagonal.min() <= 100 * float(xp.finfo(images.dtype).eps) * diagonal.max():
+    sizes = to_numpy(xp.linalg.svdvals(triangle))
+    if sizes[-1] <= 100 * float(xp.finfo(images.dtype).eps) * sizes[0]:
         # The products of some span those of all: there is nothing to test, but the space may be used as it is.
         held = run.num_kept
         run.take_out(images * run.unit)

@@ -65,7 +65,9 @@ def mean_and_error(samples: Floats) -> tuple[Floats, Floats]:
     count = samples.shape[0]
     if count == 1:
         return samples[0], np.full(samples.shape[1:], math.nan)
-    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(count)
+    # In units of the largest: a density of eigenvalues near 1e-200 has no square.
+    unit = float(np.abs(samples).max(initial=0.0)) or 1.0
+    return samples.mean(axis=0), (samples / unit).std(axis=0, ddof=1) * (unit / math.sqrt(count))
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Complement:
             vector = vector - self.vectors @ (self.vectors.T @ vector)
         return vector
 
+    def nothing_left(self, start: Array) -> bool:
+        """Whether products are rounding errors of what was taken out, which have no spectrum and no symmetry."""
+        if self.eigenvalues.size == 0:
+            return False
+        floor = 100 * _vectors.epsilon(start) * float(np.abs(self.eigenvalues).max())
+        return _vectors.norm(_vectors.product(self.operator, start)) <= floor * _vectors.norm(start)
+
 
 def quadratures(
     operator: SymmetricOperator,
@@ -143,14 +152,17 @@ def quadratures(
     return Quadratures(nodes, weights, complement.eigenvalues, (low, high), steps, operator.dimension, spent)
 
 
-def widened(bounds: tuple[float, float], margin: float) -> tuple[float, float]:
-    """Bounds with a margin, a share of their distance, on both sides; never of no length."""
+def widened(bounds: tuple[float, float], margin: float, scale: float = 0.0) -> tuple[float, float]:
+    """Bounds with a margin, a share of their distance, on both sides; never of no length.
+
+    `scale` is the size of what was taken out: what is left may be its rounding errors.
+    """
     low, high = bounds
     room = margin * (high - low)
     largest = max(abs(low), abs(high))
-    # Of a multiple of the identity there is one point, known up to rounding.
-    if high - low <= 1e-6 * largest or largest == 0:
-        room = 1e-3 * largest if largest > 0 else 1.0
+    # A multiple of the identity is one point, known up to rounding.
+    if high - low <= 1e-6 * largest or largest <= 1e-14 * scale:
+        room = max(1e-3 * largest, 1e-6 * scale) or 1.0
     return low - room, high + room
 
 

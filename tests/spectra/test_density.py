@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 import rmtland as rl
@@ -166,6 +168,43 @@ def test_multiples_of_the_identity_are_one_peak(value, method):
     assert found.grid[0] < value < found.grid[-1]
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_space_that_holds_all_leaves_zeros(dtype):
+    # What is left are rounding errors of the five, which are not even symmetric.
+    low = rotated([0.0] * 195 + [5.0, 6.0, 7.0, -8.0, 9.0]).astype(dtype)
+    for reorthogonalize in (True, False):
+        found = rl.spectral_density(low, num_probes=3, deflate=5, reorthogonalize=reorthogonalize, rng=0)
+        np.testing.assert_allclose(found.outliers, [-8, 5, 6, 7, 9], rtol=1e-5)
+        assert found.count(2.0)[0] == pytest.approx(196, abs=1e-3)
+        assert integral(found) == pytest.approx(1, abs=1e-3)
+        assert found.expectation(np.square)[0] == pytest.approx(255 / 200, rel=1e-5)
+
+
+def spectra():
+    """Spectra that are degenerate, clustered, indefinite, of any scale."""
+    one = st.one_of(st.sampled_from([0.0, 1.0, 1.0 + 1e-9, -3.0]), st.floats(-10, 10, allow_subnormal=False))
+    return st.tuples(st.lists(one, min_size=1, max_size=12), st.sampled_from([1e-12, 1.0, 1e12])).map(
+        lambda pair: np.array(pair[0]) * pair[1]
+    )
+
+
+@given(spectra(), st.booleans(), st.integers(0, 3))
+def test_any_spectrum_is_within_the_grid_and_counted_once(eigenvalues, reorthogonalize, deflate):
+    size, largest = eigenvalues.size, np.abs(eigenvalues).max()
+    deflate = min(deflate, size - 1)
+    found = rl.spectral_density(
+        rotated(eigenvalues), num_probes=3, num_steps=13, deflate=deflate, reorthogonalize=reorthogonalize, rng=0
+    )
+    np.testing.assert_allclose(found.weights.sum(axis=1) * size, size - deflate, rtol=1e-9)
+    assert found.outliers.size == deflate
+    assert integral(found) == pytest.approx(1, abs=0.02)
+    # All steps: every node is an eigenvalue, up to a rounding of the largest.
+    nodes = np.concatenate([found.nodes[found.weights > 1e-6], found.outliers])
+    assert np.abs(nodes[:, None] - eigenvalues).min(axis=1).max() <= 1e-5 * largest
+    assert found.grid[0] <= nodes.min() <= nodes.max() <= found.grid[-1]
+    assert found.cdf(found.grid[-1]) == pytest.approx(1, abs=1e-3)
+
+
 def test_rank_deficient_operators():
     low = rotated([0.0] * 90 + [1.0] * 5 + [-2.0] * 5)
     found = rl.spectral_density(low, num_probes=200, num_steps=50, rng=0)
@@ -203,7 +242,7 @@ def test_transforms_carry_the_weights_and_no_slope():
     assert square.expectation(np.sqrt)[0] == pytest.approx(found.expectation(np.abs)[0])
     oracle = smoothed(EIGENVALUES**2, square.grid, square.width)
     assert np.trapezoid(np.abs(square.density - oracle), square.grid) < 0.15
-    assert found.transform(np.square, num_points=50).grid.size < 100
+    assert found.transform(np.square, num_points=50).grid.size < 50 + 66
     with pytest.raises(ValueError, match=r"`function\(nodes\)` must be finite"):
         found.transform(lambda x: np.where(x < 0, np.nan, x))
 

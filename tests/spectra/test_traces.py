@@ -240,6 +240,25 @@ def test_an_operator_with_a_graph_leaves_none():
     assert rl.trace_estimate(operator, rng=0).estimate == pytest.approx(300, rel=1e-5)
 
 
+def test_inner_products_add_up_over_blocks_of_rows():
+    a, b = np.random.default_rng(0).normal(size=(2, 9000, 300)).astype(np.float32)
+    assert 2**22 // 600 < 9000  # two blocks
+    np.testing.assert_allclose(probes.inner(a, b), a.astype(float).T @ b.astype(float), rtol=1e-9, atol=1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, -2.0, 5.0, 5.0 + 1e-9]), min_size=30, max_size=40),
+    st.sampled_from(traces.METHODS[::2]),
+)
+def test_few_distinct_eigenvalues_are_summed_exactly_once_their_range_is_found(eigenvalues, method):
+    # At most 12 nonzero ones, fewer than a third of the products.
+    values = np.zeros(200)
+    values[: len(eigenvalues[:12])] = eigenvalues[:12]
+    found = rl.trace_estimate(np.diag(values), method=method, num_products=60, rng=0)
+    assert found.estimate == pytest.approx(values.sum(), abs=1e-8)
+    assert found.standard_error < 1e-8
+
+
 def test_diagonal_entries_with_their_errors():
     exact = np.diag(MATRIX)
     deviation = np.sqrt(np.sum(MATRIX**2, axis=1) - exact**2)

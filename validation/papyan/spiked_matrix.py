@@ -43,7 +43,7 @@ def judge(data, theory):
             Check(
                 f"{name}: Wasserstein distance of {TOGETHER} probes from the dense spectrum", groups[:, 0].mean(),
                 difference.std(ddof=1) / len(groups) ** 0.5, groups[:, 1].mean(), bias=errors[kept][0][-1],
-                detect=0.3 * groups[:, 1].mean(),
+                detect=0.5 * groups[:, 1].mean(),
                 note="against that of the probes' exact measures; they differ by the quadrature's own distance at most",
             )
         )  # fmt: skip
