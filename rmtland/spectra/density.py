@@ -142,7 +142,7 @@ def spectral_density(
         "kpm": the kernel polynomial method with Jackson's kernel, for comparison; it takes two moments per product.
     deflate : int or eigenpairs
         That many eigenpairs of largest magnitude are computed and taken out first, or those given: a range that
-        outliers no longer set resolves the bulk.
+        outliers no longer set resolves the bulk. What is left below the residuals of these pairs counts as zero.
     reorthogonalize : bool, optional
         By default where the vectors take no more than 256 MiB. Without, three vectors are in memory, and eigenvalues
         show up several times as ghosts that share their weight: densities and sums do not see them.

@@ -22,6 +22,9 @@ Floats = npt.NDArray[np.float64]
 BASIS_BYTES = 2**28
 """Lanczos vectors are kept and reorthogonalised, unless told otherwise, where they take no more than this."""
 
+DEFLATION_TOLERANCE = 1e-10
+"""Relative residual of the eigenpairs taken out, or the rounding of the operator's dtype: they are taken as exact."""
+
 NORMALIZATION_STEPS, MARGIN = 32, 0.05
 """M0 and tau of Papyan's algorithm 4."""
 
@@ -77,6 +80,7 @@ class Complement:
     operator: SymmetricOperator
     eigenvalues: Floats
     vectors: Any  # (D, k) or None
+    residual: float  # Frobenius norm of A V - V X, below which nothing is known of what is left
     num_products: int
 
     @classmethod
@@ -85,8 +89,8 @@ class Complement:
         if not hasattr(deflated, "eigenvectors"):
             count = integer("deflate", deflated, at_least=0, at_most=operator.dimension - 1)
             if count == 0:
-                return cls(operator, np.empty(0), None, 0)
-            deflated = top_eigenpairs(operator, count, which="magnitude", rng=rng)
+                return cls(operator, np.empty(0), None, 0.0, 0)
+            deflated = top_eigenpairs(operator, count, which="magnitude", tolerance=DEFLATION_TOLERANCE, rng=rng)
         failed = np.count_nonzero(~np.asarray(deflated.converged, dtype=bool))
         if failed:
             raise ValueError(
@@ -94,7 +98,8 @@ class Complement:
             )
         values = np.asarray(to_numpy(deflated.eigenvalues), dtype=np.float64)
         vectors = like(_vectors.working_prototype(operator), deflated.eigenvectors)
-        return cls(deflate(operator, deflated), np.sort(values), vectors, int(deflated.num_products))
+        residual = float(np.linalg.norm(to_numpy(deflated.residuals)))
+        return cls(deflate(operator, deflated), np.sort(values), vectors, residual, int(deflated.num_products))
 
     @property
     def share(self) -> float:
@@ -109,10 +114,10 @@ class Complement:
         return vector
 
     def nothing_left(self, start: Array) -> bool:
-        """Whether products are rounding errors of what was taken out, which have no spectrum and no symmetry."""
+        """Whether products are errors of what was taken out, which have no spectrum and no symmetry."""
         if self.eigenvalues.size == 0:
             return False
-        floor = 100 * _vectors.epsilon(start) * float(np.abs(self.eigenvalues).max())
+        floor = 100 * _vectors.epsilon(start) * float(np.abs(self.eigenvalues).max()) + 2 * self.residual
         return _vectors.norm(_vectors.product(self.operator, start)) <= floor * _vectors.norm(start)
 
 
@@ -134,10 +139,15 @@ def quadratures(
     nodes, weights = np.zeros((num_probes, steps)), np.zeros((num_probes, steps))
     low, high, spent = math.inf, -math.inf, complement.num_products
     for i, child in enumerate(spawn(source, num_probes)):
+        start = complement.start(child)
+        if complement.nothing_left(start):
+            weights[i, 0], spent = complement.share, spent + 1
+            low, high = min(low, 0.0), max(high, 0.0)
+            continue
         run = lanczos(
             complement.operator,
             steps,
-            start=complement.start(child),
+            start=start,
             rng=child,
             reorthogonalize=reorthogonalize,
             progress=progress,

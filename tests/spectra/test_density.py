@@ -188,13 +188,11 @@ def spectra():
     )
 
 
-@given(spectra(), st.booleans(), st.integers(0, 3))
-def test_any_spectrum_is_within_the_grid_and_counted_once(eigenvalues, reorthogonalize, deflate):
+@given(spectra(), st.integers(0, 3))
+def test_any_spectrum_is_within_the_grid_and_counted_once(eigenvalues, deflate):
     size, largest = eigenvalues.size, np.abs(eigenvalues).max()
     deflate = min(deflate, size - 1)
-    found = rl.spectral_density(
-        rotated(eigenvalues), num_probes=3, num_steps=13, deflate=deflate, reorthogonalize=reorthogonalize, rng=0
-    )
+    found = rl.spectral_density(rotated(eigenvalues), num_probes=3, num_steps=13, deflate=deflate, rng=0)
     np.testing.assert_allclose(found.weights.sum(axis=1) * size, size - deflate, rtol=1e-9)
     assert found.outliers.size == deflate
     assert integral(found) == pytest.approx(1, abs=0.02)
@@ -319,7 +317,7 @@ def test_a_large_operator():
         ({"kappa": 1.0}, ValueError, "`kappa` must be > 1; got 1.0"),
         ({"margin": -0.1}, ValueError, "`margin` must be >= 0; got -0.1"),
         ({"bounds": (1, 1)}, ValueError, r"`bounds\[1\]` must be > 1; got 1"),
-        ({"bounds": (0, 20)}, ValueError, "`bounds` must contain the spectrum; got 0 to 20 and Ritz values from -0.9"),
+        ({"bounds": (0, 20)}, ValueError, "`bounds` must contain the spectrum; got 0 to 20 and Ritz values from -"),
         ({"grid": [0.0, 0.0]}, ValueError, "`grid` must be ascending; got 2 points that are not"),
         ({"grid": []}, ValueError, "`grid` must be ascending; got 0"),
         ({"grid": [np.nan]}, ValueError, "`grid` must be finite"),
@@ -336,7 +334,9 @@ def test_bad_arguments(options, error, message):
 
 def test_eigenpairs_that_did_not_converge_are_not_taken_out():
     pairs = rl.top_eigenpairs(MATRIX, 3, rng=0)
-    failed = type("Pairs", (), {**{n: getattr(pairs, n) for n in ("eigenvalues", "eigenvectors", "num_products")}})()
+    failed = type(
+        "Pairs", (), {**{n: getattr(pairs, n) for n in ("eigenvalues", "eigenvectors", "residuals", "num_products")}}
+    )()
     failed.converged = np.array([True, False, False])
     with pytest.raises(ValueError, match="`deflate` must be eigenpairs that converge; got 2 of 3 that did not"):
         rl.spectral_density(MATRIX, deflate=failed)
