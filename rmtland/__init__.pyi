@@ -63,14 +63,19 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .spectra.density import SpectralDensity as SpectralDensity
+from .spectra.density import spectral_density as spectral_density
 from .spectra.eigenpairs import Eigenpairs as Eigenpairs
 from .spectra.eigenpairs import deflate as deflate
 from .spectra.eigenpairs import top_eigenpairs as top_eigenpairs
 from .spectra.lanczos import LanczosResult as LanczosResult
 from .spectra.lanczos import lanczos as lanczos
+from .spectra.log_density import LogSpectralDensity as LogSpectralDensity
+from .spectra.log_density import log_spectral_density as log_spectral_density
 from .spectra.operators import CountingOperator as CountingOperator
 from .spectra.operators import SymmetricOperator as SymmetricOperator
 from .spectra.operators import as_operator as as_operator
+from .spectra.outliers import OutlierCount as OutlierCount
 from .spectra.outliers import count_outliers as count_outliers
 from .spectra.subspace import subspace_iteration as subspace_iteration
 from .spectra.tails import PowerLawFit as PowerLawFit
@@ -81,6 +86,7 @@ from .spectra.traces import diagonal_estimate as diagonal_estimate
 from .spectra.traces import frobenius_estimate as frobenius_estimate
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
 from .spectra.traces import trace_estimate as trace_estimate
+from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan
 from .sweeps.planning import plan_sweep as plan_sweep
 from .sweeps.reading import open_sweep as open_sweep

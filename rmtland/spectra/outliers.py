@@ -93,8 +93,8 @@ def count_outliers(
     ------
     ValueError
         For fewer than two eigenvalues, NaN, an unknown method, "edge" without an edge; for Ritz values that did not
-        converge, or whose residual reaches across the threshold; for Lanczos without reorthogonalisation, which shows
-        an eigenvalue several times.
+        converge, or whose residual reaches across the threshold; for a `lanczos` result without its basis, as
+        eigenvalues show up several times without reorthogonalisation.
 
     Notes
     -----
@@ -143,12 +143,12 @@ def count_outliers(
 
 def _resolved(eigenvalues: Any, residuals: Any) -> tuple[Floats, Floats, Bools]:
     """Eigenvalues downwards with their residuals and whether they converged."""
-    if getattr(eigenvalues, "reorthogonalize", True) is False:
-        raise ValueError(
-            "`eigenvalues` must be resolved; got a Lanczos run without reorthogonalisation, which repeats eigenvalues"
-        )
     given = eigenvalues
     if hasattr(given, "ritz_values"):  # of a Lanczos run
+        if given.basis is None:
+            raise ValueError(
+                "`eigenvalues` must be resolved; got a Lanczos run without its basis, which may repeat eigenvalues"
+            )
         eigenvalues = given.ritz_values
         residuals = given.ritz_residuals if residuals is None else residuals
     elif hasattr(given, "eigenvalues"):
@@ -230,8 +230,8 @@ def _elbow(values: Floats) -> float:
 
 
 def _between(above: float, below: float, middle: float) -> float:
-    """`middle`, unless rounding put it on `above`, which must stay above it."""
-    return middle if middle < above else below
+    """`middle`, unless rounding put it on `above` or under `below`."""
+    return middle if below <= middle < above else below
 
 
 RULES: dict[str, Callable[[Floats], float]] = {"gap": _largest_gap, "ratio": _largest_ratio, "elbow": _elbow}

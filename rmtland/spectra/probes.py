@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland._arrays import Array, all_finite, double, is_torch, like, namespace, to_numpy
+from rmtland.spectra import _vectors
 from rmtland.spectra.operators import SymmetricOperator
 
 Floats = npt.NDArray[np.float64]
@@ -31,21 +32,23 @@ def block_width(dimension: int) -> int:
 
 
 def rademacher(operator: SymmetricOperator, width: int, rng: np.random.Generator) -> Array:
-    """Vectors (D, width) of independent signs, in the operator's library, dtype and device."""
+    """Vectors (D, width) of independent signs, in the operator's library, dtype (at least float32) and device."""
     signs = rng.integers(0, 2, (operator.dimension, width), dtype=np.int8)
-    return like(operator.prototype, 2 * signs - 1)
+    return like(_vectors.working_prototype(operator), 2 * signs - 1)
 
 
 def gaussian(operator: SymmetricOperator, width: int, rng: np.random.Generator) -> Array:
-    """Vectors (D, width) of standard normal entries, in the operator's library, dtype and device."""
-    return like(operator.prototype, rng.standard_normal((operator.dimension, width), dtype=np.float32))
+    """Vectors (D, width) of standard normal entries, in the operator's library, dtype (at least float32) and device."""
+    return like(
+        _vectors.working_prototype(operator), rng.standard_normal((operator.dimension, width), dtype=np.float32)
+    )
 
 
 def products(operator: SymmetricOperator, vectors: Array) -> Array:
     """The operator's products with vectors (D, k), refused where it is not finite."""
-    result = operator @ vectors
+    result = _vectors.product(operator, vectors)
     if not all_finite(result):
-        raise FloatingPointError("the operator's products must be finite; got NaN or infinite entries")
+        raise ValueError("`operator` must give finite products; got NaN or infinite entries")
     return result
 
 
@@ -197,9 +200,11 @@ class Run:
         for _ in range(2 if self._basis is not None else 0):
             images = images - self._basis @ (self._basis.T @ images)
         new, triangle = xp.linalg.qr(images)
-        # A product within the space so far leaves rounding errors, which are no direction.
+        # A product within the space so far leaves rounding errors, which are no direction. Columns of `new` in their
+        # place are arbitrary and hold parts of later products: the singular vectors know which directions are real.
+        turn, sizes, _ = xp.linalg.svd(triangle)
         floor = 100 * float(xp.finfo(images.dtype).eps) * self._largest
-        new = new[:, xp.abs(xp.linalg.diagonal(triangle)) > floor]
+        new = new @ turn[:, sizes > floor]
         if new.shape[1] == 0:
             return
         if self._basis is not None:
@@ -241,8 +246,8 @@ def exchange(run: Run, spend: int) -> tuple[float, float, float]:
     probes = probes / like(probes, np.sqrt(squares(probes, 1.0) / size))
     images = run.products(probes) / run.unit
     basis, triangle = xp.linalg.qr(images)
-    diagonal = np.abs(np.diag(to_numpy(triangle)))
-    if diagonal.min() <= 100 * float(xp.finfo(images.dtype).eps) * diagonal.max():
+    sizes = to_numpy(xp.linalg.svdvals(triangle))
+    if sizes[-1] <= 100 * float(xp.finfo(images.dtype).eps) * sizes[0]:
         # The products of some span those of all: there is nothing to test, but the space may be used as it is.
         held = run.num_kept
         run.take_out(images * run.unit)

@@ -164,9 +164,7 @@ def trace_estimate(
     Raises
     ------
     ValueError
-        For an unknown method, fewer than 6 products, a tolerance that is not positive.
-    FloatingPointError
-        Where products are not finite.
+        For an unknown method, fewer than 6 products, a tolerance that is not positive, products that are not finite.
     MemoryError
         Where the vectors that `method` keeps do not fit; "hutchinson" keeps none.
 
@@ -231,7 +229,7 @@ def frobenius_estimate(
 
     Raises
     ------
-    ValueError, FloatingPointError, MemoryError
+    ValueError, MemoryError
         As in `trace_estimate`.
 
     Notes
@@ -285,9 +283,7 @@ def diagonal_estimate(operator: Any, *, num_products: int = NUM_PRODUCTS, rng: S
     Raises
     ------
     ValueError
-        For fewer than 2 products.
-    FloatingPointError
-        Where products are not finite.
+        For fewer than 2 products, and products that are not finite.
 
     References
     ----------
@@ -346,9 +342,7 @@ def goldilocks_ratio(
     Raises
     ------
     ValueError
-        For eigenvalues that are not a finite (k,) array, fewer than 6 products.
-    FloatingPointError
-        Where products of an estimate are not finite.
+        For eigenvalues that are not a finite (k,) array, fewer than 6 products, products that are not finite.
 
     Notes
     -----

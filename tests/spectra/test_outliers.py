@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtland as rl
+from rmtland.spectra.lanczos import lanczos
 
 
 def test_rules_on_a_clear_gap():
@@ -108,8 +109,6 @@ def test_results_of_solvers_are_read_and_unconverged_ones_refused():
     values, residuals = [9.0, 8.0, 1.0, 0.9, 0.8], [1e-9, 1e-9, 0.1, 0.2, 0.3]
     result = SimpleNamespace(eigenvalues=torch.tensor(values), residuals=residuals, converged=[True] * 5)
     assert rl.count_outliers(result) == 2
-    lanczos = SimpleNamespace(ritz_values=np.array(values), ritz_residuals=np.array(residuals))
-    assert rl.count_outliers(lanczos, "edge", edge=4.0) == 2
     result.converged = [True, True, True, False, False]
     assert rl.count_outliers(result, max_outliers=2) == 2  # those that did not converge were not looked at
     with pytest.raises(ValueError, match="`eigenvalues` must have converged; got 1 of 4 that did not"):
@@ -127,10 +126,18 @@ def test_a_residual_across_the_threshold_is_refused():
         rl.count_outliers(values, residuals=[0.1, 0.1, 3.6, 0.1])
 
 
-def test_ghosts_are_refused():
-    run = SimpleNamespace(ritz_values=np.ones(3), ritz_residuals=np.zeros(3), reorthogonalize=False)
-    with pytest.raises(ValueError, match="`eigenvalues` must be resolved; got a Lanczos run without"):
-        rl.count_outliers(run)
+def test_lanczos_runs_are_read_and_ghosts_refused():
+    eigenvalues = np.append(np.linspace(0, 1, 300), [4.0, 5.0, 6.0])
+    run = lanczos(np.diag(eigenvalues), 40, rng=0)
+    count = rl.count_outliers(run, "edge", edge=2.0)
+    assert count == 3
+    # Many a Ritz value within the bulk did not converge, and may well lie on either side of a line drawn there.
+    with pytest.raises(ValueError, match="whose residual reaches across the threshold 0.5"):
+        rl.count_outliers(run, "edge", edge=0.5)
+    ghosts = lanczos(np.diag(eigenvalues), 120, rng=0, reorthogonalize=False)
+    assert rl.count_outliers(ghosts.ritz_values, "edge", edge=2.0) > 3
+    with pytest.raises(ValueError, match="`eigenvalues` must be resolved; got a Lanczos run without its basis"):
+        rl.count_outliers(ghosts, "edge", edge=2.0)
 
 
 @pytest.mark.parametrize(

@@ -216,12 +216,47 @@ def test_seeds_and_blocks(method, monkeypatch):
 
 
 def test_a_large_operator_by_default():
-    size = 10**6
+    size = 2 * 10**5
     diagonal = np.ones(size, dtype=np.float32)
     diagonal[:10] = 3e4
     found = rl.trace_estimate(SymmetricOperator(lambda v: diagonal[:, None] * v, size, diagonal), rng=0)
     assert found.num_products == 120
     assert found.estimate == pytest.approx(size + 3e5 - 10, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", traces.METHODS)
+def test_half_precision_is_summed_in_more(method):
+    matrix = torch.diag(torch.cat([torch.full((5,), 300.0), torch.ones(495)])).to(torch.bfloat16)
+    operator = SymmetricOperator(lambda v: matrix @ v, 500, matrix)
+    found = rl.trace_estimate(operator, method=method, num_products=90, rng=0)
+    assert found.estimate == pytest.approx(5 * float(matrix[0, 0]) + 495, rel=0.02)
+    assert found.estimate > 1900
+
+
+def test_an_operator_with_a_graph_leaves_none():
+    weights = torch.ones(300, requires_grad=True)
+    operator = SymmetricOperator(lambda v: weights[:, None] * v, 300, weights)
+    assert not rl.diagonal_estimate(operator, num_products=10, rng=0).estimate.requires_grad
+    assert rl.trace_estimate(operator, rng=0).estimate == pytest.approx(300, rel=1e-5)
+
+
+def test_inner_products_add_up_over_blocks_of_rows():
+    a, b = np.random.default_rng(0).normal(size=(2, 9000, 300)).astype(np.float32)
+    assert 2**22 // 600 < 9000  # two blocks
+    np.testing.assert_allclose(probes.inner(a, b), a.astype(float).T @ b.astype(float), rtol=1e-9, atol=1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, -2.0, 5.0, 5.0 + 1e-9]), min_size=30, max_size=40),
+    st.sampled_from(traces.METHODS[::2]),
+)
+def test_few_distinct_eigenvalues_are_summed_exactly_once_their_range_is_found(eigenvalues, method):
+    # At most 12 nonzero ones, fewer than a third of the products.
+    values = np.zeros(200)
+    values[: len(eigenvalues[:12])] = eigenvalues[:12]
+    found = rl.trace_estimate(np.diag(values), method=method, num_products=60, rng=0)
+    assert found.estimate == pytest.approx(values.sum(), abs=1e-8)
+    assert found.standard_error < 1e-8
 
 
 def test_diagonal_entries_with_their_errors():
@@ -294,7 +329,7 @@ def test_bad_arguments(call, error, message):
 @pytest.mark.parametrize("estimate", [rl.trace_estimate, rl.frobenius_estimate, rl.diagonal_estimate])
 def test_products_that_are_not_finite_are_refused(estimate):
     operator = SymmetricOperator(lambda v: v * np.nan, 500, np.zeros(1))
-    with pytest.raises(FloatingPointError, match="the operator's products must be finite; got NaN or infinite"):
+    with pytest.raises(ValueError, match="`operator` must give finite products; got NaN or infinite entries"):
         estimate(operator)
 
 
