@@ -86,7 +86,6 @@ from .spectra.traces import diagonal_estimate as diagonal_estimate
 from .spectra.traces import frobenius_estimate as frobenius_estimate
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
 from .spectra.traces import trace_estimate as trace_estimate
-from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan
 from .sweeps.planning import plan_sweep as plan_sweep
 from .sweeps.reading import open_sweep as open_sweep
