@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, namespace
+from rmtland._arrays import Array, double, namespace, to_numpy
 from rmtland.spectra import _vectors
 from rmtland.spectra.operators import SymmetricOperator
 
@@ -83,15 +83,12 @@ class RestartedLanczos:
         """The basis and the next vector."""
         return self.all_rows[self.locked :]
 
-    def begin(self, start: Array | None) -> bool:
-        """Set the first vector: the start, or a fresh one; False where nothing is left but what is locked."""
-        if self.capacity == 0:
-            return False
+    def begin(self, start: Array | None) -> None:
+        """Set the first vector: the start, or a random one orthogonal to what is locked."""
         if start is None:
             _vectors.fresh_row(self.all_rows, self.locked, self.rng)
         else:
             self.rows[0][:] = start
-        return True
 
     @property
     def residual(self) -> float:
@@ -106,9 +103,9 @@ class RestartedLanczos:
         after_restart = self.border == j and j > 0
         coupling = float(self.projected[j - 1, j]) if j and not after_restart else 0.0
         alpha = _vectors.subtract(out, product, coupling, self.rows[j - 1] if coupling else q, q)
-        length = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
-        if not (math.isfinite(alpha) and math.isfinite(length)):
+        if not math.isfinite(alpha):
             raise _vectors.not_finite(self.budget.done)
+        length = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
         borders = float(np.linalg.norm(self.projected[:j, j]))
         self.scale = max(self.scale, abs(alpha) + borders, 0.0 if after_restart else length)
         correction, beta = self._orthogonalize(out, j, length, after_restart)
@@ -144,7 +141,7 @@ class RestartedLanczos:
 
     def _require_coupled(self, coefficients: Array, j: int) -> None:
         """After a restart the product must hold the kept Ritz vectors as they held it."""
-        found = np.array([float(c) for c in coefficients])
+        found = to_numpy(double(coefficients))
         worst = int(np.argmax(np.abs(found - self.projected[:j, j])))
         if abs(found[worst] - self.projected[worst, j]) > self.asymmetry * self.scale:
             raise _vectors.not_symmetric(float(found[worst]), float(self.projected[worst, j]))

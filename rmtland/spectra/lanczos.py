@@ -282,9 +282,9 @@ class Recurrence:
         product = _vectors.product(self.operator, q)
         probe = _vectors.dot(before, product) if coupling > 0 and j <= PROBED_STEPS else coupling
         alpha = _vectors.subtract(out, product, coupling, before, q)
-        beta = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
-        if not (math.isfinite(alpha) and math.isfinite(beta)):
+        if not math.isfinite(alpha):
             raise _vectors.not_finite(j + 1)
+        beta = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
         self.scale = max(self.scale, abs(alpha) + coupling, beta)
         # Of a near breakdown the vectors are known too badly to compare.
         if coupling > math.sqrt(self.epsilon) * self.scale:
@@ -293,7 +293,8 @@ class Recurrence:
             correction, beta = self._orthogonalize(out, j + 1, beta)
             alpha += correction
         elif beta < math.sqrt(self.epsilon) * self.scale:
-            beta = self._orthogonalize_locally(out, q, before if coupling > 0 else None)
+            # Rounding dominates near a breakdown; without a basis `out` has taken the place of the vector before q.
+            beta = _vectors.norm(out, _vectors.subtract(out, out, _vectors.dot(q, out), q, out))
         self.alpha.append(alpha)
         self._close(out, beta)
 
@@ -309,13 +310,6 @@ class Recurrence:
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
                 return correction, left
             length = left
-
-    def _orthogonalize_locally(self, w: Array, q: Array, before: Array | None) -> float:
-        """Near a breakdown rounding dominates: subtract the neighbours again; the length left."""
-        for neighbour in (q, before):
-            if neighbour is not None:
-                _vectors.subtract(w, w, _vectors.dot(neighbour, w), neighbour, w)
-        return _vectors.norm(w)
 
     def _require_symmetric(self, one_way: float, other_way: float) -> None:
         if abs(one_way - other_way) > self.asymmetry * self.scale:
