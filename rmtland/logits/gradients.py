@@ -44,6 +44,52 @@ class WeightedChunk(Protocol):
 
 
 @runtime_checkable
+class BlockedChunk(Protocol):
+    """A chunk that can be cut small enough for `dense`. An offer, not a duty.
+
+    Products want as many examples as memory holds, dense logit gradients as few: C D numbers for each.
+    """
+
+    def blocks(self) -> Iterator[LogitGradientsChunk]:
+        """The same examples in the same order, in pieces whose `dense()` fits into memory."""
+
+
+@runtime_checkable
+class TargetedChunk(Protocol):
+    """A chunk whose loss compares with more than its labels, or weighs its examples. An offer, not a duty."""
+
+    @property
+    def targets(self) -> Array:
+        """What the loss takes in place of `labels`: these themselves, or (n, C) soft, several or real ones."""
+
+    @property
+    def weights(self) -> Array | None:
+        """(n,) the weight of each example's loss, of mean 1 over the source; None where all are 1."""
+
+
+@runtime_checkable
+class PrototypedSource(Protocol):
+    """A source that says what its products are computed in. An offer, not a duty."""
+
+    @property
+    def prototype(self) -> Array:
+        """Any array of the library, dtype and device of products."""
+
+
+def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
+    """The chunk in pieces whose `dense()` fits into memory; the chunk itself where it offers none."""
+    if isinstance(chunk, BlockedChunk):
+        yield from chunk.blocks()
+    else:
+        yield chunk
+
+
+def targets_of(chunk: LogitGradientsChunk) -> Array:
+    """What the loss takes: the chunk's targets where it has any, else its labels."""
+    return chunk.targets if isinstance(chunk, TargetedChunk) else chunk.labels
+
+
+@runtime_checkable
 class LogitGradients(Protocol):
     """A source of logits, labels and logit gradients dz/dW, chunk by chunk.
 
@@ -101,6 +147,10 @@ class DenseChunk:
     def dense(self, parameters: slice = slice(None)) -> Array:
         """A view of J, (n, C, d)."""
         return self.gradients[:, :, parameters]
+
+    def blocks(self) -> Iterator[DenseChunk]:
+        """The chunk itself: its logit gradients are in memory."""
+        yield self
 
 
 def example_slices(num_examples: int, chunk_size: int) -> Iterator[slice]:
@@ -199,6 +249,11 @@ class DenseLogitGradients:
     def num_parameters(self) -> int:
         """D."""
         return int(self.gradients.shape[2])
+
+    @property
+    def prototype(self) -> Array:
+        """Of the dtype that products are computed in, that of `gradients` or float32."""
+        return at_least_single(self.gradients[:0, ...])
 
     def chunks(self) -> Iterator[DenseChunk]:
         """Consecutive slices of `chunk_size` examples."""

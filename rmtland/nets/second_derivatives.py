@@ -1,0 +1,191 @@
+"""The Hessian of a network's loss and its logit-curvature term, as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rmtland._arguments import require_memory
+from rmtland._arrays import to_numpy
+from rmtland.logits.accumulate import checked_chunks, loss_at
+from rmtland.logits.losses import Loss
+from rmtland.nets.budget import MEMORY_BUDGET
+from rmtland.nets.chunks import NetworkChunk, Slope, loss_slope
+from rmtland.nets.dense_second_derivatives import dense_second_derivative
+from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.spectra.operators import SymmetricOperator
+
+
+def hessian(
+    module: torch.nn.Module | NetworkLogitGradients,
+    inputs: Any = None,
+    labels: Any = None,
+    *,
+    loss: Loss | torch.nn.Module | None = None,
+    batch_size: int | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> SymmetricOperator:
+    """Hessian of the mean loss in the trainable parameters.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or NetworkLogitGradients
+        The network; or a source made of it, in which case the other arguments are left out.
+    inputs, labels, loss, batch_size, memory_budget
+        As for `NetworkLogitGradients`; (module, loader) too.
+
+    Returns
+    -------
+    SymmetricOperator
+        D x D, in the dtype and on the device of the parameters; columns of a block are multiplied side by side
+        under vmap. `.to_dense()` gives the exact matrix of a small network.
+
+    Notes
+    -----
+    The gradient's computation is recorded once per chunk and kept within `memory_budget`; each product is one backward
+    pass through it.
+
+    References
+    ----------
+    Pearlmutter (1994), Fast exact multiplication by the Hessian.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import rmtland as rl
+    >>> network = torch.nn.Linear(2, 2)
+    >>> rl.nets.hessian(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense().shape
+    (6, 6)
+    """
+    source = _source(module, inputs, labels, loss, batch_size, memory_budget)
+    return _second_derivative("hessian", source, lambda chunk: loss_slope(chunk, source.num_examples))
+
+
+def logit_curvature(
+    module: torch.nn.Module | NetworkLogitGradients,
+    inputs: Any = None,
+    labels: Any = None,
+    *,
+    loss: Loss | torch.nn.Module | None = None,
+    batch_size: int | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> SymmetricOperator:
+    """The logit-curvature term (H-term) of the Hessian, (1/N) sum_mu sum_k dl/dz_k d2z_k/dW2, with dl/dz held fixed.
+
+    Hess = G + H-term. Computed from the curvature of the logits, not as a difference.
+
+    Parameters
+    ----------
+    module, inputs, labels, loss, batch_size, memory_budget
+        As for `hessian`.
+
+    Returns
+    -------
+    SymmetricOperator
+        D x D.
+
+    References
+    ----------
+    Fort and Ganguli (2019), eq. (9), with dl/dz = p - y (their eq. (6) has the sign reversed).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import rmtland as rl
+    >>> network = torch.nn.Linear(2, 2)  # logits linear in the parameters have no curvature
+    >>> float(abs(rl.nets.logit_curvature(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense()).max())
+    0.0
+    """
+    source = _source(module, inputs, labels, loss, batch_size, memory_budget)
+
+    def fixed(chunk: NetworkChunk) -> Slope:
+        slopes = loss_at(source, chunk).gradient() / source.num_examples
+        return lambda outputs: slopes.to(outputs.dtype)
+
+    return _second_derivative("logit_curvature", source, fixed)
+
+
+def _source(
+    module: Any,
+    inputs: Any,
+    labels: Any,
+    loss: Loss | torch.nn.Module | None,
+    batch_size: int | None,
+    memory_budget: int,
+) -> NetworkLogitGradients:
+    if isinstance(module, NetworkLogitGradients):
+        if inputs is not None or labels is not None or loss is not None:
+            raise TypeError(
+                "`inputs`, `labels` and `loss` come with the source; give either it or the module and its data"
+            )
+        return module
+    if inputs is None:
+        raise TypeError("`inputs` must be given with a module; got None")
+    return NetworkLogitGradients(module, inputs, labels, loss, batch_size=batch_size, memory_budget=memory_budget)
+
+
+def _second_derivative(
+    name: str, source: NetworkLogitGradients, slope: Callable[[NetworkChunk], Slope]
+) -> SymmetricOperator:
+    """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
+
+    def multiply(block: Tensor) -> Tensor:
+        total, parts = source.network.zeros(block.shape[1])
+        tangents = source.network.split(block)
+        chunk: Any
+        for chunk in checked_chunks(source):
+            with torch.inference_mode(False):
+                chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
+        return source.reduce(total)
+
+    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)
+
+
+@dataclass(frozen=True)
+class _SecondDerivative(SymmetricOperator):
+    """An operator that knows its matrix by a shorter way than column by column."""
+
+    source: NetworkLogitGradients
+    slope: Callable[[NetworkChunk], Slope]
+
+    def to_dense(self, block_size: int | None = None) -> npt.NDArray[np.float64]:
+        """The matrix (D, D) as a float64 NumPy array, symmetrised against rounding.
+
+        Parameters
+        ----------
+        block_size : int, optional
+            Columns at a time, by products. By default linear layers are summed over examples in one matrix product
+            for each pair of them, and only other parameters are multiplied column by column.
+
+        Raises
+        ------
+        MemoryError
+            Where it does not fit; the products, or `to_scipy` with an iterative solver, do without it.
+        """
+        if block_size is not None:
+            return super().to_dense(block_size)
+        require_memory(
+            f"the dense {self.dimension} x {self.dimension} matrix",
+            32.0 * self.dimension**2,
+            "use products or to_scipy()",
+        )
+        probe = self.prototype.new_ones((self.dimension, 1))
+        probe[1::2] = -0.5
+        expected = self.multiply(probe)
+        try:
+            matrix = dense_second_derivative(self.source, self.slope, self.multiply)
+            error, size = (matrix @ probe - expected).abs().max(), matrix.abs().sum(dim=1).max()
+            right = bool(error <= 1e3 * torch.finfo(matrix.dtype).eps * size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            right = False
+        if not right:  # a forward pass that runs layers again in the backward pass (gradient checkpointing), for one
+            return super().to_dense()
+        return to_numpy(matrix).astype(np.float64, copy=False)

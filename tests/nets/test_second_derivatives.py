@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+from tests.nets.networks import LABELS, NAMES, build, flat, full_hessian
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hessian_is_gauss_newton_plus_logit_curvature(name):
+    module, inputs = build(name)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+    hessian = rl.nets.hessian(source).to_dense()
+    expected = full_hessian(module, inputs, LABELS).numpy()
+    if len(expected) == source.num_parameters:  # else rows of unused parameters are missing from the oracle
+        np.testing.assert_allclose(hessian, expected, atol=1e-12)
+    curvature = rl.nets.logit_curvature(source).to_dense()
+    np.testing.assert_allclose(rl.gauss_newton(source).to_dense() + curvature, hessian, atol=1e-12)
+    assert np.abs(curvature).max() > 1e-3
+
+
+def test_the_reversed_sign_of_the_paper_is_told_apart():
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    hessian, curvature = rl.nets.hessian(source).to_dense(), rl.nets.logit_curvature(source).to_dense()
+    wrong = rl.gauss_newton(source).to_dense() - curvature  # dL/dz = y - p of Fort and Ganguli eq. (6)
+    assert np.abs(wrong - hessian).max() > 0.1 * np.abs(hessian).max()
+
+
+def test_blocks_vectors_and_libraries_agree():
+    module, inputs = build("mlp")
+    operator = rl.nets.hessian(module, inputs, LABELS, batch_size=5)
+    matrix = operator.to_dense()
+    block = np.random.default_rng(0).normal(size=(operator.shape[0], 4))
+    np.testing.assert_allclose(operator @ block, matrix @ block, atol=1e-12)
+    np.testing.assert_allclose(operator @ block[:, 0], matrix @ block[:, 0], atol=1e-12)
+    np.testing.assert_allclose(operator.to_scipy() @ block, matrix @ block, atol=1e-12)
+    assert isinstance(operator @ torch.ones(operator.shape[0], dtype=torch.float64), torch.Tensor)
+    assert operator.dtype == torch.float64
+    assert operator.device == torch.device("cpu")
+
+
+def test_losses_other_than_cross_entropy():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    x, y = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0, 1, 0, 0])
+    for loss, values in (
+        (rl.Logistic(), lambda z: torch.nn.functional.binary_cross_entropy_with_logits(z, y.double())),
+        (rl.SquaredError(), lambda z: (z - y).square().mean() / 2),
+    ):
+        source = rl.nets.NetworkLogitGradients(module, x, y, loss=loss)
+        parameters = list(module.parameters())
+        gradient = torch.cat([
+            g.reshape(-1) for g in torch.autograd.grad(values(module(x)[:, 0]), parameters, create_graph=True)
+        ])  # fmt: skip
+        rows = [
+            flat(torch.autograd.grad(g, parameters, retain_graph=True, allow_unused=True), parameters) for g in gradient
+        ]
+        expected = torch.stack(rows).numpy()
+        np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), expected, atol=1e-12)
+        split = rl.gauss_newton(source).to_dense() + rl.nets.logit_curvature(source).to_dense()
+        np.testing.assert_allclose(split, expected, atol=1e-12)
+
+
+def test_a_source_comes_with_its_data():
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    with pytest.raises(TypeError, match="`inputs`, `labels` and `loss` come with the source"):
+        rl.nets.hessian(source, inputs, LABELS)
+    with pytest.raises(TypeError, match="`inputs` must be given with a module; got None"):
+        rl.nets.logit_curvature(module)
