@@ -108,8 +108,8 @@ class RestartedLanczos:
         length = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
         borders = float(np.linalg.norm(self.projected[:j, j]))
         self.scale = max(self.scale, abs(alpha) + borders, 0.0 if after_restart else length)
-        correction, beta = self._orthogonalize(out, j, length, after_restart)
-        self.projected[j, j] = alpha + correction
+        beta = self._orthogonalize(out, j, length, after_restart)
+        self.projected[j, j] = alpha
         self.scale = max(self.scale, beta)
         self.size = j + 1
         full = self.locked + self.size == self.operator.dimension
@@ -119,18 +119,17 @@ class RestartedLanczos:
         elif not full:
             _vectors.fresh_row(self.all_rows, self.locked + self.size, self.rng)
 
-    def _orthogonalize(self, w: Array, j: int, length: float, after_restart: bool) -> tuple[float, float]:
-        rows, correction, first = self.all_rows[: self.locked + j + 1], 0.0, True
+    def _orthogonalize(self, w: Array, j: int, length: float, after_restart: bool) -> float:
+        rows, first = self.all_rows[: self.locked + j + 1], True
         while True:
             coefficients = _vectors.orthogonalize(w, rows)
-            correction += float(coefficients[-1])
             left = _vectors.norm(w)
             if not after_restart or not first:
                 self._require_symmetric(coefficients[self.locked : -2])
             elif j:
                 self._require_coupled(coefficients[self.locked : -1], j)
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
-                return correction, left
+                return left
             length, first = left, False
 
     def _require_symmetric(self, coefficients: Array) -> None:

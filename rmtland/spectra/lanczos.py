@@ -290,25 +290,26 @@ class Recurrence:
         if coupling > math.sqrt(self.epsilon) * self.scale:
             self._require_symmetric(probe, coupling)
         if self.full:
-            correction, beta = self._orthogonalize(out, j + 1, beta)
-            alpha += correction
+            beta = self._orthogonalize(out, j + 1, beta)
         elif beta < math.sqrt(self.epsilon) * self.scale:
             # Rounding dominates near a breakdown; without a basis `out` has taken the place of the vector before q.
             beta = _vectors.norm(out, _vectors.subtract(out, out, _vectors.dot(q, out), q, out))
         self.alpha.append(alpha)
         self._close(out, beta)
 
-    def _orthogonalize(self, w: Array, count: int, length: float) -> tuple[float, float]:
-        """Subtract the projection on all rows; what that adds to alpha, and the length left."""
-        rows, correction = self.rows[:count], 0.0
+    def _orthogonalize(self, w: Array, count: int, length: float) -> float:
+        """Subtract the projection on all rows; the length left.
+
+        The coefficients are rounding, of sums in the vectors' own dtype: T is better without them.
+        """
+        rows = self.rows[:count]
         while True:
             coefficients = _vectors.orthogonalize(w, rows)
-            correction += float(coefficients[-1])
             left = _vectors.norm(w)
-            if count > 2 and left > 0:
+            if count > 2:
                 self._require_symmetric(float(namespace(w).max(namespace(w).abs(coefficients[:-2]))), 0.0)
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
-                return correction, left
+                return left
             length = left
 
     def _require_symmetric(self, one_way: float, other_way: float) -> None:

@@ -145,11 +145,12 @@ def test_a_network_frozen_to_1e_minus_170_is_no_breakdown():
     np.testing.assert_allclose(tiny.beta * 1e170, ordinary.beta, rtol=1e-12)
 
 
-def test_coefficients_of_float32_vectors_are_summed_in_float64():
+@pytest.mark.parametrize("reorthogonalize", [True, False])
+def test_coefficients_of_float32_vectors_are_summed_in_float64(reorthogonalize):
     # A diagonal of ones and halves and a constant start: alpha is their mean, which a float32 sum of 10^6 terms misses.
     diagonal = np.tile(np.array([1.0, 0.5], dtype=np.float32), 500_000)
     operator = rl.SymmetricOperator(lambda v: diagonal[:, None] * v, diagonal.size, diagonal)
-    result = rl.lanczos(operator, 2, start=np.ones(diagonal.size), reorthogonalize=False)
+    result = rl.lanczos(operator, 2, start=np.ones(diagonal.size), reorthogonalize=reorthogonalize)
     np.testing.assert_allclose(result.alpha, 0.75, rtol=1e-7)
     np.testing.assert_allclose(result.beta[0], 0.25, rtol=1e-7)
 

@@ -94,6 +94,18 @@ def test_without_a_seed_the_files_own_is_taken(tmp_path):
     np.testing.assert_array_equal(resumed.alpha, rl.lanczos(MATRIX, 8, start=np.ones(60)).alpha)
 
 
+@pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox"])
+def test_any_random_bits_are_resumed(tmp_path, bits):
+    matrix = of_spectrum([2.0] * 3 + [0.0] * 27)  # draws a vector after each breakdown
+
+    def rng():
+        return np.random.Generator(getattr(np.random, bits)(5))
+
+    path = tmp_path / "run.npz"
+    rl.lanczos(matrix, 3, rng=rng(), checkpoint=path)
+    assert_same_bits(rl.lanczos(matrix, 9, rng=rng(), checkpoint=path), rl.lanczos(matrix, 9, rng=rng()))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
