@@ -229,9 +229,9 @@ def parse_statistics(text: str | None) -> tuple[str, ...]:
 
 
 SHOWN = {
-    "loss": "loss", "accuracy": "accuracy", "logit_variance": "logit var", "q_same_logit_same_class": "q_SLSC",
-    "hessian": "top Hess", "gauss_newton": "top G", "gauss_newton_gradient_power": "power",
-    "gauss_newton_goldilocks_ratio": "Tr/||G||",
+    "loss": "loss", "accuracy": "acc", "logit_variance": "var z", "q_same_logit_same_class": "q_SLSC",
+    "hessian": "Hess 1", "gauss_newton": "G 1", "gauss_newton_gradient_power": "power",
+    "gauss_newton_goldilocks_ratio": "Tr/|G|",
 }  # fmt: skip
 """Numbers of a record that are printed, and what they are called in 80 columns."""
 
@@ -245,7 +245,9 @@ def print_record(record: xr.Dataset, console: Console) -> None:
         elif f"{name}_eigenvalues" in record:
             columns[title] = record[f"{name}_eigenvalues"].sel(rank=1)
     named = "checkpoint" in record.coords
-    table = Table("checkpoint" if named else "step", "split", *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("checkpoint" if named else "step", "split", *columns):
+        table.add_column(title, no_wrap=title != "checkpoint", overflow="fold")
     for place, step in enumerate(record["step"].to_numpy()):
         for split in record["split"].to_numpy():
             numbers = [f"{float(values.isel(step=place).sel(split=split)):.3g}" for values in columns.values()]
