@@ -71,7 +71,7 @@ def test_compare_writes_table_json_and_figures(images):
         (["--data", "none.npz"], "cifar100 or an .npz file; found none at none.npz"),
         (["--data-folder", "nowhere"], "`folder` must be a folder that exists; got nowhere"),
         (["--network", "cnnx"], "`network` must be one of 'mlp', 'cnn', 'lenet'"),
-        (["--network", "cnn"], "`hidden` must be left out for --network cnn; got '4'"),
+        (["--network", "cnn"], "`hidden` must be left out for cnn; got '4'"),
         (["--clusters", "3"], "`clusters` must be left out for --data images.npz; got 3"),
         (["--covariance", "2"], "`covariance` must be left out for --data images.npz; got 2.0"),
         (["--per-class", "21"], "`per_class` must be <= 20, the examples of class 0; got 21"),

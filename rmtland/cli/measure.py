@@ -24,7 +24,7 @@ from rmtland.cli.networks import (
     check_training,
     load_data,
 )
-from rmtland.cli.train import Statistics, choose_probes, parse_statistics, print_record
+from rmtland.cli.train import Statistics, parse_statistics, print_record
 
 
 def measure(
@@ -54,7 +54,7 @@ def measure(
     """Measure a network at one or more checkpoints, in the order they are named."""
     if (module is None) == (network is None):
         raise ValueError(f"`module` or `network` must be given, not both; got {module!r} and {network!r}")
-    widths = check_training(network or "module", hidden, width, 1.0, 1)
+    widths = check_training(network, hidden, width, 1.0, 1)
     integer("examples", examples, at_least=2)
     integer("seed", seed, at_least=0)
     for path in checkpoints:
@@ -62,7 +62,7 @@ def measure(
             raise FileNotFoundError(f"`checkpoints` must be files; found none at {path}")
     build = None if module is None else import_builder(module)
     from rmtland.nets import measure_checkpoints
-    from rmtland.nets.training import network_and_data
+    from rmtland.nets.training import choose_probes, network_and_data
 
     # The precision of a network of ours is the one it trains in; another's inputs are cast to its own.
     dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network or "cnn", seed)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,10 +35,9 @@ from rmtland.cli.networks import (
 )
 
 if TYPE_CHECKING:
-    import torch
     import xarray as xr
 
-    from rmtland.nets import Dataset, Training
+    from rmtland.nets import Training
 
 INTERRUPTED = 130
 
@@ -87,7 +85,7 @@ def train(
     }  # fmt: skip
     check_folder(out, settings)
     from rmtland.nets import Training
-    from rmtland.nets.training import network_and_data
+    from rmtland.nets.training import choose_probes, network_and_data
 
     dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
     module, dataset = network_and_data(dataset, network, hidden=widths, width=width, seed=seed)
@@ -118,13 +116,12 @@ def run(
     console: Console,
 ) -> bool:
     """Train to the end, a checkpoint after each epoch; True where Ctrl-C stopped it, with a checkpoint there too."""
-    import torch
-
     from rmtland.nets import TrainingRecord
+    from rmtland.nets.training import load_checkpoint, save_checkpoint
 
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
-        training.load_state_dict(torch.load(checkpoint, weights_only=True))
+        load_checkpoint(training, checkpoint)
         console.print(f"going on after step {training.step} of {training.num_steps}", highlight=False)
     each, last = training.steps_per_epoch, training.num_steps
     chosen = range(0, last + 1, every) if every is not None else [0, *(2**i for i in range(last.bit_length()))]
@@ -144,7 +141,7 @@ def run(
             record.step(step)
             progress.update(task, completed=step)
             if step % each == 0 or stop:
-                save(training, checkpoint)
+                save_checkpoint(training, checkpoint)
             if stop and step < last:
                 return True
     return False
@@ -165,19 +162,6 @@ def stopping() -> Iterator[list[int]]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def save(training: Training, path: Path) -> None:
-    """A checkpoint in place of the last, in one step."""
-    import torch
-
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".checkpoint-", delete=False) as file:
-        try:
-            torch.save(training.state_dict(), file)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
 
 
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
@@ -204,21 +188,6 @@ def prepare_folder(out: Path, settings: dict[str, Any]) -> None:
         waiting = out / ".settings.json"
         waiting.write_text(json.dumps(settings, indent=1) + "\n")
         os.replace(waiting, path)
-
-
-def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, Any]:
-    """Examples of the training and, where there is one, the test set, as tensors."""
-    import torch
-
-    from rmtland.nets.training import choose_examples
-
-    integer("examples", examples, at_least=2, at_most=len(dataset.x_train))
-    probes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
-        if len(x) >= 2:
-            chosen = choose_examples(len(x), examples, seed)
-            probes[split] = torch.as_tensor(x[chosen]), torch.as_tensor(y[chosen])
-    return probes
 
 
 def parse_statistics(text: str | None) -> tuple[str, ...]:
