@@ -17,10 +17,12 @@ from rmtland._version import __version__
 from rmtland.cli.bbp import bbp
 from rmtland.cli.compare import compare as compare
 from rmtland.cli.landscape import app as landscape_app
+from rmtland.cli.measure import measure
 from rmtland.cli.networks import parse_widths as parse_widths
 from rmtland.cli.output import TERMINATED
 from rmtland.cli.output import OutputFolder as OutputFolder
 from rmtland.cli.sweep import app as sweep_app
+from rmtland.cli.train import train
 
 app = typer.Typer(
     help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -48,6 +50,8 @@ def version(
 
 
 app.command()(compare)
+app.command()(train)
+app.command()(measure)
 app.command()(bbp)
 app.add_typer(landscape_app, name="landscape")
 app.add_typer(sweep_app, name="sweep")

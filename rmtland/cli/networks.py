@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmtland._arguments import choice, integer, real
+from rmtland.nets.architectures.names import NETWORKS
 
 if TYPE_CHECKING:
     from rmtland.nets import Dataset
@@ -38,13 +39,17 @@ LearningRate = Annotated[float, typer.Option(help="Of SGD with momentum 0.9.")]
 BatchSize = Annotated[int, typer.Option(help="Examples in a step of training.")]
 
 
-def check_training(network: str, hidden: str | None, width: float, learning_rate: float, batch_size: int) -> list[int]:
-    """The hidden widths; wrong settings are told before torch is imported."""
+def check_training(
+    network: str | None, hidden: str | None, width: float, learning_rate: float, batch_size: int
+) -> list[int]:
+    """The hidden widths; wrong settings are told before torch is imported. A network of None is the user's own."""
+    if network is not None:
+        choice("network", network, NETWORKS)
     real("width", width, above=0)
     real("learning_rate", learning_rate, above=0)
     integer("batch_size", batch_size, at_least=1)
     if hidden is not None and network != "mlp":
-        raise ValueError(f"`hidden` must be left out for --network {network}; got {hidden!r}")
+        raise ValueError(f"`hidden` must be left out for {network or 'a network of your own'}; got {hidden!r}")
     return parse_widths("16,16" if hidden is None else hidden)
 
 
@@ -71,9 +76,7 @@ def load_data(
 ) -> Dataset:
     """The data set that the options name, in the precision that the network trains in."""
     from rmtland.nets import gaussian_clusters, load_dataset
-    from rmtland.nets.architectures.choose import NETWORKS
 
-    choice("network", network, NETWORKS)
     if data != "clusters":
         for name, given in (("clusters", clusters), ("covariance", covariance)):
             if given is not None:

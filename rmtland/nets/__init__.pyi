@@ -13,6 +13,9 @@ from .datasets import Dataset as Dataset
 from .datasets import gaussian_clusters as gaussian_clusters
 from .datasets import load_dataset as load_dataset
 from .gradients import NetworkLogitGradients as NetworkLogitGradients
+from .record import TrainingRecord as TrainingRecord
+from .record import measure_checkpoints as measure_checkpoints
+from .record_store import open_record as open_record
 from .second_derivatives import hessian as hessian
 from .second_derivatives import logit_curvature as logit_curvature
 from .training import Training as Training

@@ -302,9 +302,12 @@ class _LossSlope(torch.autograd.Function):
 
 def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
     """The loss's derivative in the outputs over N, as a differentiable function of them."""
+    # Not the chunk itself: the recorded graph holds `at`, and the chunk the graph, a circle through C++ that Python's
+    # garbage collector does not see: no Hessian's memory would ever come back.
+    loss, targets, weights = chunk.plan.reading.loss, chunk.targets, chunk.weights
 
     def at(outputs: Tensor) -> LossAt:
-        return LossAt(chunk.plan.reading.loss, outputs, chunk.targets, chunk.weights)
+        return LossAt(loss, outputs, targets, weights)
 
     def slope(outputs: Tensor) -> Tensor:
         slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]

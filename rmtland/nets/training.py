@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -321,3 +324,30 @@ def training_stages(
 def choose_examples(available: int, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Numbers of `count` of `available` examples, chosen at random, ascending."""
     return np.sort(np.random.default_rng(seed).permutation(available)[:count])
+
+
+def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Examples of the training and, where there is one, the test set, chosen at random."""
+    integer("examples", examples, at_least=2, at_most=len(dataset.x_train))
+    probes = {}
+    for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
+        if len(x) >= 2:
+            chosen = choose_examples(len(x), examples, seed)
+            probes[split] = torch.as_tensor(x[chosen]), torch.as_tensor(y[chosen])
+    return probes
+
+
+def save_checkpoint(training: Training, path: Path) -> None:
+    """The state of a training in place of the file's last, in one step."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".checkpoint-", delete=False) as file:
+        try:
+            torch.save(training.state_dict(), file)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def load_checkpoint(training: Training, path: Path) -> None:
+    """Go on from what `save_checkpoint` wrote; nothing in the file is run."""
+    training.load_state_dict(torch.load(path, weights_only=True))

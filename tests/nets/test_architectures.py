@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import rmtland as rl
-from rmtland.nets.architectures.choose import IMAGE_NETWORKS, NETWORKS
+from rmtland.nets.architectures.choose import IMAGE_NETWORKS
+from rmtland.nets.architectures.names import NETWORKS
 from tests.nets.networks import jacobian
 
 
@@ -168,6 +169,10 @@ def test_networks_by_name(name):
     else:
         twin = IMAGE_NETWORKS[name](4, channels=1, image_size=8, width=0.5, seed=3)
         torch.testing.assert_close(network(x), twin.eval()(x), rtol=0, atol=0)
+
+
+def test_every_name_has_a_network():
+    assert set(NETWORKS) == {"mlp", *IMAGE_NETWORKS}
 
 
 def test_networks_that_cannot_be_built():

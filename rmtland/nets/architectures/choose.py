@@ -12,6 +12,7 @@ import torch
 from rmtland._arguments import choice, integer, real, require_memory
 from rmtland.nets.architectures.attention import transformer
 from rmtland.nets.architectures.convolutional import alexnet, cnn, lenet, vgg11
+from rmtland.nets.architectures.names import NETWORKS
 from rmtland.nets.architectures.perceptrons import mlp
 from rmtland.nets.architectures.residual import densenet40, resnet18, resnet20
 
@@ -25,7 +26,6 @@ IMAGE_NETWORKS: Mapping[str, Callable[..., torch.nn.Module]] = {
     "densenet40": densenet40,
     "transformer": transformer,
 }
-NETWORKS = ("mlp", *IMAGE_NETWORKS)
 
 
 def build_network(
