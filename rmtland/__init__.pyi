@@ -63,6 +63,8 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
+from .logits.traces import gauss_newton_trace as gauss_newton_trace
 from .spectra.operators import SymmetricOperator as SymmetricOperator
 from .spectra.outliers import count_outliers as count_outliers
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
