@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,29 +83,130 @@ def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     return value
 
 
+def path(name: str, value: Any) -> Path:
+    """`value` as a path, whether or not something is there."""
+    try:
+        text = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a path; got {value!r}") from None
+    if not text or "\0" in text:
+        raise ValueError(f"`{name}` must be a path; got {value!r}")
+    return Path(text)
+
+
+def real_path(name: str, value: Any) -> Path:
+    """`value` as an absolute path with its links followed; a link to nothing is refused."""
+    given = path(name, value)
+    if given.is_symlink() and not given.exists():
+        raise ValueError(f"`{name}` must not be a link to nothing; {given} is one")
+    return given.resolve()
+
+
 def generator(rng: Seed) -> np.random.Generator:
     """The Generator behind `rng`; called once at a public edge."""
+    if isinstance(rng, (bool, np.bool_)):
+        raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}")
     try:
         return np.random.default_rng(rng)
     except TypeError:
         raise TypeError(f"`rng` must be something numpy.random.default_rng takes; got {rng!r}") from None
+    except ValueError:
+        raise ValueError(f"`rng` must be >= 0, as all seeds; got {rng!r}") from None
+
+
+def seed_sequence(rng: Seed) -> Any:
+    """The SeedSequence whose children are the replicates' seeds: the one place where they come from.
+
+    An integer, or several, is the entropy; a SeedSequence is taken as it is, and its children move on, as NumPy's do.
+    From what has a state (Generator, BitGenerator, RandomState) 128 bits of its stream are drawn: the call moves it on,
+    and one whose state was restored gives the same again. (`Generator.spawn` knows nothing of the state.)
+    """
+    if isinstance(rng, np.random.bit_generator.ISpawnableSeedSequence):
+        return rng
+    made = generator(rng)
+    if isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)):
+        return np.random.SeedSequence(int.from_bytes(made.bytes(16), "little"))
+    return made.bit_generator.seed_seq
 
 
 def spawn(rng: Seed, count: int) -> list[np.random.Generator]:
-    """One child Generator per replicate: child i depends on the seed and i alone, not on `count`."""
-    return generator(rng).spawn(count)
+    """One child Generator per replicate: child i depends on the seed and i alone, not on `count`.
+
+    Children are those of `seed_sequence(rng)`, however `rng` is given; see there for what has a state.
+    """
+    return [np.random.default_rng(child) for child in seed_sequence(rng).spawn(count)]
+
+
+def told_seed(seeds: Any) -> str:
+    """What `seed_sequence` gave as a text from which it can be made again: an integer where one is enough."""
+    entropy = getattr(seeds, "entropy", None)
+    key, spawned = tuple(getattr(seeds, "spawn_key", ())), getattr(seeds, "n_children_spawned", 0)
+    if entropy is None:
+        return type(seeds).__name__
+    if not key and not spawned and getattr(seeds, "pool_size", 4) == 4:
+        return str(entropy)
+    return f"SeedSequence({entropy}, spawn_key={key}, n_children_spawned={spawned}, pool_size={seeds.pool_size})"
 
 
 def available_memory() -> int:
-    """Bytes of memory this process may still take (physical memory where the system does not tell)."""
+    """Bytes of memory this process may still take: of the machine, or of its control groups where they allow less.
+
+    SLURM, Kubernetes and docker set such limits; who goes beyond is killed, whatever the machine has left.
+    """
+    return max(min([_machine_memory(), *_group_memory()]), 0)
+
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def _machine_memory() -> int:
+    """What the machine has left (its physical memory where the system does not tell)."""
     try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+        for line in (PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _group_memory() -> list[int]:
+    """What each control group above this process has left."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if "memory" in controllers.split(","):  # the first version of control groups
+            root, files = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+        elif not controllers:  # the second
+            root, files = CGROUPS, ("memory.max", "memory.current", "inactive_file ")
+        else:
+            continue
+        inside = root / group.strip("/")
+        # Within a container the group itself may be out of sight, and the root stands for it.
+        for folder in (inside, *inside.parents):
+            left += _left_in(folder, *files)
+            if folder == root:
+                break
+    return left
+
+
+def _left_in(folder: Path, limit_file: str, usage_file: str, cache: str) -> list[int]:
+    """Limit less use, without the cache of files that the system gives up first; nothing where there is no limit."""
+    try:
+        limit = (folder / limit_file).read_text().strip()
+        if limit == "max":
+            return []
+        used = int((folder / usage_file).read_text())
+        for line in (folder / "memory.stat").read_text().splitlines():
+            if line.startswith(cache):
+                used -= int(line.split()[1])
+        return [int(limit) - used]
+    except (OSError, ValueError):
+        return []
 
 
 def require_memory(what: str, num_bytes: float, instead: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, finite_array, generator, integer, real
+from rmtland._arguments import Seed, finite_array, generator, integer, real, seed_sequence
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.population import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -225,14 +225,15 @@ def test_against(
     count = len(sets)
     default = max(199, 2 * count)
     size = default if num_calibration is None else integer("num_calibration", num_calibration, at_least=count + 8)
-    source = generator(rng)
+    seeds = seed_sequence(rng)
+    source = generator(seeds)
 
     zero = 1e-12 * np.abs(sets).max()
     num_nonzero = int((np.abs(sets) > zero).sum(axis=1).max())
     factor = 1.0
     if ensemble is None:
         ensemble, factor = matching_ensemble(law, num_nonzero)
-    draws = factor * ensemble.eigenvalues(size, rng=source, threads=threads)
+    draws = factor * ensemble.eigenvalues(size, rng=seeds, threads=threads)
     bulk = getattr(law, "bulk", law)
     low, high = (float(edge) for edge in np.ravel(bulk.support)[[0, -1]])
 

@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-RESERVED = ("trial", "rng", "status", "statistic")
-"""Names that the results use themselves."""
+RESERVED = ("trial", "rng", "status", "statistic", "num_trials", "_error", "_byte")
+"""Names that the store and the results use themselves."""
+
+
+MOST_VALUES = 10**7
+"""Of an axis given as text: a slip of the finger is told, not computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,24 @@ def check_axis(name: str, values: Any) -> npt.NDArray[Any]:
     return array
 
 
+def check_coords(coords: Any, grid: Grid) -> dict[str, npt.NDArray[Any]]:
+    """Coordinates of results' own axes, once they have names of their own."""
+    coords = {} if coords is None else coords
+    if not isinstance(coords, Mapping):
+        raise TypeError(f"`coords` must be a mapping of axes to their coordinates; got {type(coords).__name__}")
+    for name in coords:
+        if not is_name(name) or name in grid.axes:
+            raise ValueError(
+                f"`coords` must have Python names other than {', '.join((*grid.axes, *RESERVED))}; got {name!r}"
+            )
+    return {name: check_axis(name, values) for name, values in coords.items()}
+
+
+def is_name(name: Any) -> bool:
+    """Whether a result or an axis may have this name."""
+    return isinstance(name, str) and name.isidentifier() and name not in RESERVED
+
+
 def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any) -> Grid:
     """The grid, once its names are known to be parameters of the function."""
     if not callable(function):
@@ -93,7 +115,7 @@ def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any)
     if not isinstance(fixed, Mapping):
         raise TypeError(f"`fixed` must be a mapping of parameter names to values; got {type(fixed).__name__}")
     for name in (*grid, *fixed):
-        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+        if not is_name(name) or keyword.iskeyword(name):
             raise ValueError(f"parameter names must be Python names other than {', '.join(RESERVED)}; got {name!r}")
     both = sorted(set(grid) & set(fixed))
     if both:
@@ -184,10 +206,14 @@ def parse_axis(text: str) -> npt.NDArray[Any]:
         raise wrong from None
     if len(parts) > 4 or (len(parts) == 4 and parts[3] not in ("log", "lin")) or count < 1:
         raise wrong
+    if count > MOST_VALUES:
+        raise ValueError(f"an axis must have at most {MOST_VALUES:,} values; got {text!r}")
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise ValueError(f"an axis must have finite ends; got {text!r}")
     if parts[3:] == ["log"]:
         if not (first > 0 and last > 0):
             raise ValueError(f"a logarithmic axis must have ends > 0; got {text!r}")
         return np.geomspace(first, last, count)
     values = np.linspace(first, last, count)
     whole = ":".join(parts[:2]).replace(":", "").lstrip("-").isdigit() and (values == np.round(values)).all()
-    return values.astype(np.int64) if whole else values
+    return values.astype(np.int64) if whole and abs(values).max() < 2**53 else values
