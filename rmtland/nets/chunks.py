@@ -14,8 +14,8 @@ from rmtland.logits.gradients import example_slices
 from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
-from rmtland.nets.budget import Budget, GraphBytes
-from rmtland.nets.layer_rows import Examples, LayeredPart, LayerRows, Layers
+from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
+from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
 
@@ -36,6 +36,8 @@ class Plan:
     chunk_size : int
         Examples whose dense logit gradients fit into memory.
     keep : Budget
+    rows_bytes : int
+        Memory for the rows of all logits of a part of a chunk, side by side.
     """
 
     network: Snapshot
@@ -43,6 +45,7 @@ class Plan:
     graph_bytes: GraphBytes
     chunk_size: int
     keep: Budget
+    rows_bytes: int = SIDE_BY_SIDE_BYTES
 
 
 class NetworkChunk:
@@ -61,6 +64,7 @@ class NetworkChunk:
         self.targets, self.labels, self.weights, self._selected = read
         self._made: dict[str, Any] = {}
         self._within_budget: set[str] = set()
+        self._recorded = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs cannot be pickled; they are recorded anew where they are needed.
@@ -71,6 +75,7 @@ class NetworkChunk:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:
             self._made[name] = made = make()
+            self._recorded = True
             if self.plan.keep.take(num_bytes(made), graph=graph):
                 self._within_budget.add(name)
         return self._made[name]
@@ -78,6 +83,9 @@ class NetworkChunk:
     def release(self) -> None:
         """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
         self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
+        if self._recorded:
+            self._recorded = False
+            give_back_freed_pages()
 
     @property
     def num_inputs(self) -> int:
@@ -183,6 +191,7 @@ class NetworkChunk:
         """J^T U for cotangents (n, C, k), (D, k)."""
         with torch.inference_mode(False):
             rows = cotangents.movedim(-1, 0).to(self.network.vector.dtype).contiguous()
+            rows = rows.clone() if rows.is_inference() else rows
             total, parts = self.network.zeros(rows.shape[0])
             self.pullback().add_to(parts, [rows])
         return total
@@ -223,7 +232,7 @@ class NetworkChunk:
 
     def layers(self) -> Layers:
         """What the network's layers account for, found once."""
-        return Layers.of(self.network, self._examples)
+        return Layers.of(self.network, self._examples, self.plan.rows_bytes)
 
     def rows(self, cotangents: Tensor) -> LayerRows:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""

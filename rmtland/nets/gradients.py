@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from rmtland.nets.batches import (
     checked_class_weights,
     checked_ignore_index,
 )
-from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, Budget, GraphBytes
+from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.snapshot import Forward, Snapshot
@@ -60,7 +61,7 @@ class NetworkLogitGradients:
         forward and gradient computations. What does not fit is read, or recorded, anew in each pass.
     batch_size : int, optional
         Inputs that products handle at a time; by default as many as fill a quarter of the memory budget with the
-        activations of a second derivative. Batches of a loader larger than this are cut.
+        activations of a second derivative, 16 MiB at least. Batches of a loader larger than this are cut.
     weights : tensor or array (N,), optional
         Of the examples' losses, >= 0; the loss is their weighted mean. With a loader `unpack` returns them.
     class_weights : tensor or array (C,), optional
@@ -190,7 +191,7 @@ class NetworkLogitGradients:
         if some.labels.shape[0]:
             self.loss.check(some.logits, some.targets)
         sizes = measure_graphs(plan, few)
-        share = self._budget.limit // BATCH_SHARE
+        share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:
             # Dense logit gradients come with the activations of all outputs, and are copied once.
             dense = self._num_classes * (self.num_parameters * max(self.network.vector.element_size(), 4))
@@ -198,7 +199,7 @@ class NetworkLogitGradients:
             self._chunk_size = max(1, min(CHUNK_BYTES // max(dense, 1), share // max(2 * dense + active, 1)))
         if self._batch_size is None:
             self._batch_size = sizes.batch(share)
-        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget)
+        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget, share)
 
     def _settle_weights(self, total: float) -> None:
         """Divide weights by their mean, so that sums of the loss over N are its weighted mean."""
@@ -209,14 +210,14 @@ class NetworkLogitGradients:
             raise ValueError("`weights` must not all be zero; got weights of sum 0")
         self._reading = self._reading.divided_by(total / self._num_examples)
         plan = self._plan
-        self._plan = Plan(plan.network, self._reading, plan.graph_bytes, plan.chunk_size, plan.keep)
+        self._plan = replace(plan, reading=self._reading)
         if self._chunks is not None:
             self._chunks = [chunk.under(self._plan) for chunk in self._chunks]
 
     def _plan_of(self, keeps: bool) -> Plan:
         assert self._plan is not None
         plan = self._plan
-        return plan if keeps else Plan(plan.network, plan.reading, plan.graph_bytes, plan.chunk_size, Budget(0))
+        return plan if keeps else replace(plan, keep=Budget(0))
 
     def _cut(self, batch: Batch, plan: Plan) -> Iterator[NetworkChunk]:
         assert self._batch_size is not None

@@ -136,11 +136,11 @@ def _second_derivative(
     """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
 
     def multiply(block: Tensor) -> Tensor:
-        total, parts = source.network.zeros(block.shape[1])
-        tangents = source.network.split(block)
         chunk: Any
-        for chunk in checked_chunks(source):
-            with torch.inference_mode(False):
+        with torch.inference_mode(False):
+            total, parts = source.network.zeros(block.shape[1])
+            tangents = source.network.split(block)
+            for chunk in checked_chunks(source):
                 chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
         return source.reduce(total)
 
