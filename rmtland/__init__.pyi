@@ -66,10 +66,10 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
-from .spectra.density import SpectralDensity as SpectralDensity
-from .spectra.density import spectral_density as spectral_density
 from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
 from .logits.traces import gauss_newton_trace as gauss_newton_trace
+from .spectra.density import SpectralDensity as SpectralDensity
+from .spectra.density import spectral_density as spectral_density
 from .spectra.eigenpairs import Eigenpairs as Eigenpairs
 from .spectra.eigenpairs import deflate as deflate
 from .spectra.eigenpairs import top_eigenpairs as top_eigenpairs
