@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
+from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.quadrature import MARGIN, NORMALIZATION_STEPS, Quadratures, chebyshev, mean_and_error, widened
 from rmtland.spectra.quadrature import quadratures as lanczos_quadratures
@@ -253,13 +253,13 @@ def _kernel_polynomial(
 ) -> SpectralDensity:  # fmt: skip
     if not isinstance(deflate, int) or deflate != 0:
         raise ValueError(f'`deflate` must be 0 with method="kpm"; got {deflate!r}')
-    source = generator(rng)
+    of_bounds, of_moments = seed_sequence(rng).spawn(2)
     spent = num_probes * num_steps
     if bounds is None:
-        first = lanczos_quadratures(operator, 1, NORMALIZATION_STEPS, 0, False, source.spawn(1)[0])
+        first = lanczos_quadratures(operator, 1, NORMALIZATION_STEPS, 0, False, of_bounds)
         bounds = widened(first.bounds, margin)
         spent += first.num_products
-    moments = chebyshev(operator, num_probes, num_steps, bounds, source)
+    moments = chebyshev(operator, num_probes, num_steps, bounds, of_moments)
     count = moments.shape[1]
     k = np.arange(count)
     turn = math.pi / (count + 1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator, integer, spawn
+from rmtland._arguments import Seed, integer, spawn
 from rmtland._arrays import Array, all_finite, like, to_numpy
 from rmtland.spectra import _vectors
 from rmtland.spectra.eigenpairs import deflate, top_eigenpairs
@@ -131,14 +131,14 @@ def quadratures(
     progress: bool = False,
 ) -> Quadratures:
     """Lanczos from `num_probes` random vectors; probe i depends on the seed and i alone."""
-    source = generator(rng)
-    complement = Complement.of(operator, deflated, source.spawn(1)[0])
+    of_complement, *probes = spawn(rng, 1 + num_probes)
+    complement = Complement.of(operator, deflated, of_complement)
     steps = min(num_steps, operator.dimension - complement.eigenvalues.size)
     if reorthogonalize is None:
         reorthogonalize = steps * operator.dimension * operator.prototype.dtype.itemsize <= BASIS_BYTES
     nodes, weights = np.zeros((num_probes, steps)), np.zeros((num_probes, steps))
     low, high, spent = math.inf, -math.inf, complement.num_products
-    for i, child in enumerate(spawn(source, num_probes)):
+    for i, child in enumerate(probes):
         start = complement.start(child)
         if complement.nothing_left(start):
             weights[i, 0], spent = complement.share, spent + 1
