@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, require_memory
-from rmtland._arrays import Array, double, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import checked_blocks, require_finite
+from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland.logits.accumulate import NO_CHUNK, SharedChunk, accumulate_one
 from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.jackknife import Jackknife
 from rmtland.logits.losses import one_hot
+from rmtland.logits.pairs import PairSums, row_mean
 
 GROUP_BYTES = 2**25
-"""Memory for the running sums of all bootstrap groups together; fewer, larger groups where D is large."""
-BLOCK_BYTES = 2**22
-"""Memory for the unit vectors that are summed at a time: what a cache holds."""
-MIN_GROUPS, MAX_GROUPS = 8, 256
+"""Memory for the running sums of all bootstrap groups together, where the number of groups is left open."""
+MIN_GROUPS, MAX_GROUPS = 32, 256
+"""Errors from g groups are known to 1/sqrt(2 g); where fewer than MIN_GROUPS fit, a second pass takes every example."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Clustering:
     same_logit_same_class, same_logit, different_logits : float
         q_SLSC, q_SL and q_DL of Fort and Ganguli (2019), eqs. (11) to (13); NaN where no pair exists.
     same_logit_same_class_error, same_logit_error, different_logits_error : float
-        Bootstrap standard errors over examples; NaN without a bootstrap.
+        Standard errors over examples, by bootstrap or jackknife; NaN where none were asked for.
     num_zero_gradients : int
         Logit gradients of length zero: they have no direction and are left out of all averages.
     classes_left_out : tuple of int
         Classes that q_SLSC does not average over, having fewer than two examples (or fewer than two directions).
     num_groups : int
-        Groups of examples that the bootstrap resampled; num_examples where each is its own group.
+        Groups of examples that the errors compare; num_examples where each is its own group, as in the jackknife.
     """
 
     same_logit_same_class: float
@@ -52,49 +53,84 @@ class Clustering:
 
 
 @dataclass(frozen=True)
-class _GroupSums:
-    """Quadratic forms in the weights of the groups, from which every q-value follows.
+class ClusteringAccumulator:
+    """`clustering` as an accumulator, for `measure`."""
 
-    With w_g copies of group g, sums over pairs of different examples are w^T gram w minus the pairs of an example
-    with itself, w^2 . self.
-    """
+    num_bootstrap: int = 1000
+    rng: Seed = 0
+    num_groups: int | None = None
+    by_example: ClassVar[bool] = True
 
-    same_logit: npt.NDArray[Any]  # (C, g, g) inner products of the groups' sums of unit vectors
-    same_class: npt.NDArray[Any]  # (C, g, g) the same over the examples of class k for logit k
-    all_logits: npt.NDArray[Any]  # (g, g) of the sums over logits
-    counts: npt.NDArray[Any]  # (C, g) directions of logit k
-    class_counts: npt.NDArray[Any]  # (C, g) directions of logit k at examples of class k
-    within: npt.NDArray[Any]  # (g,) cosines of different logits at one example, summed over ordered pairs
-    within_pairs: npt.NDArray[Any]  # (g,) how many such pairs
+    def __post_init__(self) -> None:
+        if integer("num_bootstrap", self.num_bootstrap, at_least=0) == 1:
+            raise ValueError("`num_bootstrap` must be 0 or >= 2; got 1")
+        if self.num_groups is not None:
+            integer("num_groups", self.num_groups, at_least=2)
 
-    def same(self, weights: npt.NDArray[Any], of_class: bool) -> npt.NDArray[Any]:
-        """Mean cosine per logit (B, C) at group weights (B, g); NaN where there is no pair."""
-        gram, counts = (self.same_class, self.class_counts) if of_class else (self.same_logit, self.counts)
-        itself = weights**2 @ counts.T
-        # Logit by logit: all at once would take B C g numbers, gigabytes at C = 1000.
-        total = np.stack([((weights @ of_logit) * weights).sum(axis=1) for of_logit in gram], axis=1) - itself
-        return _mean(total, (weights @ counts.T) ** 2 - itself)
+    def start(self, source: LogitGradients) -> _Sums:
+        """No sums yet; ValueError for fewer than two examples, MemoryError where the sums will not fit."""
+        generator(self.rng)
+        if source.num_examples < 2:
+            raise ValueError(f"`source` must have at least 2 examples to compare; got {source.num_examples}")
+        num_groups = 1
+        if self.num_bootstrap:
+            num_groups = _default_groups(source) if self.num_groups is None else self.num_groups
+            num_groups = min(num_groups, source.num_examples)
+        require_memory(
+            f"the clustering of {source.num_classes} logit gradients in {source.num_parameters} parameters",
+            8.0 * 2 * source.num_classes * num_groups * source.num_parameters,
+            "use num_groups=None, num_bootstrap=0 or a source of fewer parameters",
+        )
+        return _Sums.empty(source.num_examples, num_groups)
 
-    def different(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Mean cosine over pairs of different logits at different examples (B,)."""
-        cross = self.all_logits - self.same_logit.sum(axis=0)
-        counts = weights @ self.counts.T
-        pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1) - weights**2 @ self.within_pairs
-        return _mean(((weights @ cross) * weights).sum(axis=1) - weights**2 @ self.within, pairs)
+    def add(self, state: _Sums, chunk: SharedChunk) -> _Sums:
+        """The sums of unit vectors with those of a chunk."""
+        state.add(chunk)
+        return state
+
+    def merge(self, first: _Sums, second: _Sums) -> _Sums:
+        """Sums over the examples of both, group by group."""
+        return first.merged(second)
+
+    def finish(self, state: _Sums, source: LogitGradients) -> Clustering:
+        """The q-values and their errors; the jackknife, where groups would not fit, passes over the source again."""
+        state.reduce(source)
+        pairs = state.pair_sums()
+        num_groups = pairs.within.shape[0]
+        jackknife = self.num_bootstrap > 0 and state.num_groups == 1
+        resampled: npt.NDArray[Any] = np.ones((0, num_groups))
+        if not jackknife:
+            equal = np.full(num_groups, 1 / num_groups)
+            resampled = generator(self.rng).multinomial(num_groups, equal, size=self.num_bootstrap)
+        weights = np.concatenate([np.ones((1, num_groups)), resampled])
+        of_class = pairs.same(weights, of_class=True)
+        values = np.stack([row_mean(of_class), row_mean(pairs.same(weights, of_class=False)), pairs.different(weights)])
+        if jackknife:
+            errors = accumulate_one(source, Jackknife(state.units[:, :, 0, :], pairs, values[:, 0]))
+        else:
+            # Resampling g groups understates the variance by (g - 1)/g; a single group says nothing of it.
+            factor = math.sqrt(num_groups / (num_groups - 1)) if num_groups > 1 else math.nan
+            errors = [factor * _deviation(row[1:]) for row in values]
+        if source.num_classes == 1:
+            values[[0, 2]], errors[0], errors[2] = np.nan, math.nan, math.nan
+            of_class = np.zeros_like(of_class)
+        same_class, same_logit, different = (float(value) for value in values[:, 0])
+        return Clustering(
+            same_class,
+            same_logit,
+            different,
+            errors[0],
+            errors[1],
+            errors[2],
+            num_zero_gradients=round(source.num_examples * source.num_classes - pairs.counts.sum()),
+            classes_left_out=tuple(int(k) for k in np.flatnonzero(np.isnan(of_class[0]))),
+            num_groups=source.num_examples if jackknife else num_groups,
+        )
 
 
-def _mean(total: npt.NDArray[Any], pairs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    some = pairs > 0.5
-    return np.where(some, total / np.where(some, pairs, 1), np.nan)
-
-
-def _row_mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Mean over the entries of each row that are not NaN."""
-    some = ~np.isnan(values)
-    return _mean(np.where(some, values, 0).sum(axis=1), some.sum(axis=1))
-
-
-def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed = 0) -> Clustering:
+def clustering(
+    source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed = 0, num_groups: int | None = None
+) -> Clustering:
     """The clustering q-values of any source of logit gradients.
 
     Parameters
@@ -102,9 +138,13 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     source : LogitGradients
         A draw, a network, arrays. Labels are classes 0..C-1; with C = 1 only `same_logit` is defined.
     num_bootstrap : int
-        Resamples behind the standard errors, at least 2; 0 for none, which needs the least memory.
+        Resamples behind the standard errors, at least 2; 0 for no errors.
     rng : seed
         Seed of the resampling only; the q-values do not depend on it.
+    num_groups : int, optional
+        Groups of examples for the bootstrap, at least 2: their running sums take 2 C D numbers each. By default as many
+        as 32 MiB hold, up to 256 or N; where these would be fewer than 32, the errors come from the jackknife instead,
+        in a second pass over the source and with the memory of a single group.
 
     Returns
     -------
@@ -115,18 +155,20 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     ValueError
         For fewer than two examples, which have no pair, NaN or infinite logit gradients.
     MemoryError
-        Where the running sums, 2 C D numbers for each of at least eight groups (one without bootstrap), do not fit.
+        Where the running sums of all groups do not fit.
 
     Notes
     -----
-    One pass, O(N C D) operations and O(C D) memory: with unit vectors u, sum_{mu != nu} u^mu.u^nu = |sum u|^2 - N, and
-    for different logits |sum_k u_k|^2 - C is taken off per example. Never all pairs, never all logit gradients at once.
-    Pairs of different logits are pooled over (k, l), which for nonzero gradients is the average (13). Lengths are
-    relative to each gradient's largest entry where their squares would underflow or overflow.
+    O(N C D) operations and O(C D) memory: with unit vectors u, sum_{mu != nu} u^mu.u^nu = |sum u|^2 - N, and
+    for different logits |sum_k u_k|^2 - C is taken off per example. Never all pairs, never all logit gradients at once:
+    networks give lengths and sums layer by layer. Pairs of different logits are pooled over (k, l), which for nonzero
+    gradients is the average (13).
 
-    Standard errors: examples are dealt into groups whose sums are kept (as many groups as 32 MiB hold, each example its
-    own group if they all fit, never below eight) and the groups are resampled with replacement; pairs of copies of
-    one example are left out. With g groups the standard error itself is known to about 1/sqrt(2 g).
+    Standard errors over examples. Bootstrap: examples are dealt to groups at random (always the same way, in the order
+    in which they come), the groups are resampled with replacement, and pairs of copies of one example are left out.
+    With g groups the error itself is known to about 1/sqrt(2 g). Jackknife: u . sum u of every example, from a second
+    pass, gives the q-values without it exactly; ((N - 1)/N) sum (q_without - mean)^2 is the squared error (Efron 1982),
+    known to about 1/sqrt(2 N). A source that yields other examples in its second pass gets other errors.
 
     References
     ----------
@@ -140,33 +182,15 @@ def clustering(source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed =
     >>> abs(q.same_logit - model.snr / (1 + model.snr)) < 0.05
     True
     """
-    if integer("num_bootstrap", num_bootstrap, at_least=0) == 1:
-        raise ValueError("`num_bootstrap` must be 0 or >= 2; got 1")
-    if source.num_examples < 2:
-        raise ValueError(f"`source` must have at least 2 examples to compare; got {source.num_examples}")
-    sums, num_zero = _group_sums(source, grouped=num_bootstrap > 0)
-    num_groups = sums.within.shape[0]
-    resampled = generator(rng).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_bootstrap)
-    weights = np.concatenate([np.ones((1, num_groups)), resampled])
-    of_class = sums.same(weights, of_class=True)
-    values = np.stack([_row_mean(of_class), _row_mean(sums.same(weights, of_class=False)), sums.different(weights)])
-    if source.num_classes == 1:
-        values[[0, 2]] = np.nan
-        of_class = np.zeros_like(of_class)
-    # Resampling g groups understates the variance by (g - 1)/g; a single group says nothing of it.
-    factor = math.sqrt(num_groups / (num_groups - 1)) if num_groups > 1 else math.nan
-    errors = [factor * _deviation(row[1:]) for row in values]
-    return Clustering(
-        same_logit_same_class=float(values[0, 0]),
-        same_logit=float(values[1, 0]),
-        different_logits=float(values[2, 0]),
-        same_logit_same_class_error=errors[0],
-        same_logit_error=errors[1],
-        different_logits_error=errors[2],
-        num_zero_gradients=num_zero,
-        classes_left_out=tuple(int(k) for k in np.flatnonzero(np.isnan(of_class[0]))),
-        num_groups=num_groups,
-    )
+    return accumulate_one(source, ClusteringAccumulator(num_bootstrap, rng, num_groups))
+
+
+def _default_groups(source: LogitGradients) -> int:
+    """As many groups as their memory allows; 1, for the jackknife, where that leaves too few."""
+    by_sums = GROUP_BYTES // (2 * source.num_classes * source.num_parameters * 8)
+    by_grams = max(MIN_GROUPS, math.isqrt(GROUP_BYTES // (16 * source.num_classes)))
+    num_groups = min(by_sums, by_grams, MAX_GROUPS, source.num_examples)
+    return num_groups if num_groups >= min(MIN_GROUPS, source.num_examples) else 1
 
 
 def _deviation(values: npt.NDArray[Any]) -> float:
@@ -174,103 +198,79 @@ def _deviation(values: npt.NDArray[Any]) -> float:
     return float(values.std(ddof=1)) if values.size > 1 else float("nan")
 
 
-def _num_groups(source: LogitGradients, itemsize: int) -> int:
-    by_sums = GROUP_BYTES // (2 * source.num_classes * source.num_parameters * itemsize)
-    by_grams = math.isqrt(GROUP_BYTES // (16 * source.num_classes))
-    return min(source.num_examples, int(np.clip(min(by_sums, by_grams), MIN_GROUPS, MAX_GROUPS)))
+@dataclass
+class _Sums:
+    """Running sums of unit vectors by group, and the scalars that go with them."""
 
+    groups: npt.NDArray[Any]  # (N,) the group of the i-th example that comes
+    num_groups: int
+    seen: int
+    units: Array  # (2, C, g, D) over all examples, and over those of the logit's own class; in the dtype of the rows
+    scalars: Array  # (g, 2 C + 3) float64: counts, counts of own class, within, within_pairs, examples
 
-def _squares(gradients: Array) -> Array:
-    """Squared lengths (n, C) of logit gradients (n, C, D)."""
-    xp = namespace(gradients)
-    total = zeros(gradients, gradients.shape[:2])
-    # BLAS splits a dot product of more than 10,000 entries between threads, and the threads wait for each other.
-    for start in range(0, gradients.shape[2], 8192):
-        block = gradients[:, :, start : start + 8192]
-        total = total + xp.vecdot(block, block)
-    return total
+    @classmethod
+    def empty(cls, num_examples: int, num_groups: int) -> _Sums:
+        # At random, or the groups of a sorted file would be all of one kind; in turn, or they would differ in size.
+        # Where each example is its own group there is nothing to deal.
+        order = np.arange(num_examples)
+        if 1 < num_groups < num_examples:
+            order = np.random.default_rng(0).permutation(num_examples)
+        return cls((order % num_groups).astype(np.min_scalar_type(num_groups)), num_groups, 0, None, None)
 
+    def add(self, chunk: SharedChunk) -> None:
+        lengths, own = chunk.lengths, chunk.own
+        n, num_classes = lengths.shape
+        xp = namespace(lengths)
+        has_direction = xp.astype(lengths > 0, xp.float64)
+        inverse = has_direction / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
+        dealt = xp.asarray(np.take(self.groups, range(self.seen, self.seen + n), mode="wrap"), device=lengths.device)
+        self.seen += n
+        deal = one_hot(dealt, self.num_groups, xp.float64)
+        for k in range(num_classes):
+            rows = chunk.logit_rows(k)
+            for kind, of_kind in enumerate((inverse[:, k], inverse[:, k] * own[:, k])):
+                part = rows.sums(of_kind[:, None] * deal)
+                if self.units is None:
+                    self.units = zeros(part, (2, num_classes, *part.shape))
+                    self.scalars = zeros(lengths, (self.num_groups, 2 * num_classes + 3))
+                self.units[kind, k, ...] += part
+        per_example = xp.sum(has_direction, axis=1)
+        across = chunk.rows(like(chunk.logits, inverse)).lengths() ** 2
+        scalars = [across - per_example, per_example * (per_example - 1), xp.ones_like(per_example)]
+        columns = xp.concat([has_direction, has_direction * own, xp.stack(scalars, axis=1)], axis=1)
+        self.scalars += deal.T @ columns
 
-def _unit_vectors(gradients: Array) -> tuple[Array, Array]:
-    """Logit gradients (n, C, D) divided by their lengths, zero ones staying zero, and which are not zero (n, C)."""
-    xp = namespace(gradients)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = _squares(gradients)
-    limits = xp.finfo(gradients.dtype)
-    safe = float(limits.smallest_normal) / float(limits.eps) ** 2
-    if not bool(xp.all((squares > safe) & (squares <= limits.max))):
-        # Zero, or so small or large that the squares underflow or overflow: measured by the largest entry instead.
-        largest = xp.maximum(xp.max(gradients, axis=2), -xp.min(gradients, axis=2))
-        require_finite(largest)
-        gradients = gradients / xp.where(largest > 0, largest, xp.ones_like(largest))[:, :, None]
-        squares = _squares(gradients)
-    inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
-    return gradients * inverse[:, :, None], squares > 0
+    def merged(self, other: _Sums) -> _Sums:
+        if self.units is None or other.units is None:
+            return other if self.units is None else self
+        self.units += other.units
+        self.scalars += other.scalars
+        self.seen += other.seen
+        return self
 
+    def reduce(self, source: LogitGradients) -> None:
+        """Sums over all ranks in place of those of this one."""
+        if self.units is None:
+            raise RuntimeError(NO_CHUNK)
+        self.units, self.scalars = source.reduce(self.units), source.reduce(self.scalars)
 
-def _group_sums(source: LogitGradients, grouped: bool) -> tuple[_GroupSums, int]:
-    """One pass over the source: group sums of unit vectors, then their Gram matrices in float64."""
-    num_classes, num_parameters = source.num_classes, source.num_parameters
-    unit_sums: Array = None
-    first = 0
-    for chunk in checked_blocks(source):
-        gradients, labels = chunk.dense(), to_numpy(chunk.labels)
-        xp = namespace(gradients)
-        n = int(gradients.shape[0])
-        if unit_sums is None:
-            itemsize = gradients.dtype.itemsize
-            num_groups = _num_groups(source, itemsize) if grouped else 1
-            require_memory(
-                f"the clustering of {num_classes} logit gradients in {num_parameters} parameters",
-                2.0 * num_classes * num_groups * num_parameters * itemsize,
-                "use num_bootstrap=0 (a single group), or a source of fewer parameters,",
-            )
-            # Per group and logit, over all examples and (second) those of the logit's own class. In the source's dtype:
-            # 1e-7 of a mean of unit vectors is far below its sampling error; Gram matrices are taken in float64.
-            unit_sums = zeros(gradients, (num_groups, 2, num_classes, num_parameters))
-            scalars = zeros(gradients, (num_groups, 2 * num_classes + 3), xp.float64)
-        own = xp.zeros_like(gradients[:, :, 0])
-        if num_classes > 1:
-            own = one_hot(chunk.labels, num_classes, gradients.dtype)
-        # Dealt out in turn, so that examples sorted by class do not end up in groups of one class; few examples at a
-        # time, which stay in the cache. Element by element: products as thin as these would wait for BLAS threads.
-        few = num_groups * max(1, BLOCK_BYTES // (num_classes * num_parameters * itemsize))
-        for start in (begin + offset for offset in range(min(n, num_groups)) for begin in range(0, n - offset, few)):
-            group, part = (first + start) % num_groups, slice(start, start + few, num_groups)
-            units, some = _unit_vectors(gradients[part, ...])  # (m, C, D), (m, C)
-            unit_sums[group, 0, ...] += xp.sum(units, axis=0)
-            for example, label in enumerate(labels[part] if num_classes > 1 else ()):
-                unit_sums[group, 1, int(label), :] += units[example, int(label), :]
-            across = xp.sum(units, axis=1)
-            has_direction = xp.astype(some, gradients.dtype)
-            per_example = xp.sum(has_direction, axis=1)
-            scalars[group, :] += xp.concat(
-                [
-                    xp.sum(double(has_direction), axis=0),
-                    xp.sum(double(own[part, :] * has_direction), axis=0),
-                    xp.sum(double(xp.sum(across * across, axis=1) - per_example), axis=0, keepdims=True),
-                    xp.sum(double(per_example * (per_example - 1)), axis=0, keepdims=True),
-                    xp.sum(xp.ones_like(double(per_example)), axis=0, keepdims=True),
-                ]
-            )
-        first += n
-    unit_sums, scalars = source.reduce(unit_sums), to_numpy(source.reduce(scalars))
-    scalars = scalars.T
-    filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
-    grams = np.empty((2, num_classes, num_groups, num_groups))
-    total = zeros(unit_sums, (num_groups, num_parameters), namespace(unit_sums).float64)
-    for k in range(num_classes):
-        every, of_class = double(unit_sums[:, 0, k, :]), double(unit_sums[:, 1, k, :])
-        grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)
-        total = total + every
-    counts = scalars[:num_classes]
-    sums = _GroupSums(
-        same_logit=grams[0][:, filled][:, :, filled],
-        same_class=grams[1][:, filled][:, :, filled],
-        all_logits=to_numpy(total @ total.T)[filled][:, filled],
-        counts=counts[:, filled],
-        class_counts=scalars[num_classes : 2 * num_classes, filled],
-        within=scalars[-3, filled],
-        within_pairs=scalars[-2, filled],
-    )
-    return sums, round(source.num_examples * num_classes - counts.sum())
+    def pair_sums(self) -> PairSums:
+        """Gram matrices of the groups' sums, in float64."""
+        scalars = to_numpy(self.scalars).T
+        num_classes, num_groups = self.units.shape[1], self.num_groups
+        filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
+        grams = np.empty((2, num_classes, num_groups, num_groups))
+        total = zeros(self.units, tuple(self.units.shape[2:]), namespace(self.units).float64)
+        for k in range(num_classes):
+            every, of_class = double(self.units[0, k, ...]), double(self.units[1, k, ...])
+            grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)
+            total += every
+        return PairSums(
+            same_logit=grams[0][:, filled][:, :, filled],
+            same_class=grams[1][:, filled][:, :, filled],
+            all_logits=to_numpy(total @ total.T)[filled][:, filled],
+            counts=scalars[:num_classes, filled],
+            class_counts=scalars[num_classes : 2 * num_classes, filled],
+            within=scalars[-3, filled],
+            within_pairs=scalars[-2, filled],
+        )

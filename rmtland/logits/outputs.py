@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rmtland._arrays import Array, double, namespace, to_numpy
-from rmtland.logits.accumulate import sum_over_chunks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 
 
@@ -33,6 +33,37 @@ class OutputStatistics:
     entropy: float
     max_probability: float
     participation: float
+
+
+@dataclass(frozen=True)
+class OutputAccumulator(SumAccumulator[OutputStatistics]):
+    """`output_statistics` as an accumulator, for `measure`."""
+
+    def start(self, source: LogitGradients) -> None:
+        """Nothing yet; ValueError for a loss without softmax."""
+        if not isinstance(source.loss, CrossEntropy):
+            raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {source.loss!r}")
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Sums over the chunk of the five quantities, (5,)."""
+        loss = chunk.source.loss
+        assert isinstance(loss, CrossEntropy)
+        logits = double(chunk.logits)
+        xp = namespace(logits)
+        p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
+        right = loss.predictions(logits) == chunk.labels
+        per_example = (
+            chunk.loss.value(),
+            xp.astype(right, xp.float64),
+            -xp.sum(p * log_p, axis=1),
+            xp.max(p, axis=1),
+            xp.sum(p * p, axis=1),
+        )
+        return (xp.stack([xp.sum(values, axis=0) for values in per_example]),)
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> OutputStatistics:
+        """Means over all examples."""
+        return OutputStatistics(*(float(total) / source.num_examples for total in to_numpy(sums[0])))
 
 
 def output_statistics(source: LogitGradients) -> OutputStatistics:
@@ -64,23 +95,4 @@ def output_statistics(source: LogitGradients) -> OutputStatistics:
     >>> rl.output_statistics(source).max_probability
     0.25
     """
-    loss = source.loss
-    if not isinstance(loss, CrossEntropy):
-        raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {loss!r}")
-
-    def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
-        logits = double(chunk.logits)
-        xp = namespace(logits)
-        p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
-        right = loss.predictions(logits) == chunk.labels
-        per_example = (
-            loss.value(logits, chunk.labels),
-            xp.astype(right, xp.float64),
-            -xp.sum(p * log_p, axis=1),
-            xp.max(p, axis=1),
-            xp.sum(p * p, axis=1),
-        )
-        return (xp.stack([xp.sum(values, axis=0) for values in per_example]),)
-
-    (sums,) = sum_over_chunks(source, terms)
-    return OutputStatistics(*(float(total) / source.num_examples for total in to_numpy(sums)))
+    return accumulate_one(source, OutputAccumulator())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, double, namespace, to_numpy
-from rmtland.logits.accumulate import require_finite, sum_over_chunks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
-from rmtland.logits.losses import one_hot
+from rmtland._arrays import Array, double, namespace, to_numpy, zeros
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.gradients import LogitGradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,86 @@ class LogitScales:
         if self.sigma_E > 0:
             return (self.sigma_c / self.sigma_E) ** 2
         return math.inf if self.sigma_c > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class LogitScalesAccumulator(SumAccumulator[LogitScales]):
+    """`logit_scales` as an accumulator, for `measure`."""
+
+    class_means: bool = False
+    by_example: ClassVar[bool] = True
+
+    def start(self, source: LogitGradients) -> None:
+        """Nothing yet; ValueError for C < 2 or N < 2."""
+        if source.num_classes < 2:
+            raise ValueError(
+                f"`source` must have C >= 2 outputs to tell means from residuals; got C = {source.num_classes}"
+            )
+        if source.num_examples < 2:
+            raise ValueError(f"`source` must have at least 2 examples; got {source.num_examples}")
+
+    def add(self, state: tuple[Array, ...] | None, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Sums of logit gradients and of their squares: over the logit's own class, and over all examples."""
+        own, squares = chunk.own, chunk.lengths**2
+        xp = namespace(own)
+        if state is None:
+            num_classes, num_parameters = chunk.source.num_classes, chunk.source.num_parameters
+            shapes = ((num_classes, 2, num_parameters), (num_classes, 2), (num_classes,), (1,))
+            state = tuple(zeros(own, shape) for shape in shapes)
+        sums, square_sums, class_sizes, variances = state
+        every = xp.ones_like(own[:, :1])
+        for k in range(own.shape[1]):
+            # In float64: residuals are a small difference of large sums where the SNR is high.
+            sums[k, 0, :] += double(chunk.logit_rows(k).sums(own[:, k : k + 1])[0, :])
+            sums[k, 1, :] += double(chunk.logit_rows(k).sums(every)[0, :])
+        square_sums += xp.stack([xp.sum(squares, axis=0), xp.sum(own * squares, axis=0)], axis=1)
+        class_sizes += xp.sum(own, axis=0)
+        variances += xp.sum(xp.var(double(chunk.logits), axis=1, correction=1), axis=0, keepdims=True)
+        return state
+
+    def conclude(self, sums_of_terms: tuple[Array, ...], source: LogitGradients) -> LogitScales:
+        """The scales from the sums of `terms`."""
+        sums, squares, class_sizes, variances = sums_of_terms
+        num_examples, num_parameters = source.num_examples, source.num_parameters
+        xp = namespace(sums)
+        sizes = to_numpy(class_sizes)
+        present = sizes > 0
+        averaged = np.where(present, sizes, num_examples)
+        divisor = xp.asarray(averaged, device=sums.device)
+        mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :])
+        mean_gradients /= divisor[:, None]
+        lengths = _inner(mean_gradients, mean_gradients)
+        overall = to_numpy(squares)
+        if self.class_means:
+            spread = _inner(sums[:, 1, :], sums[:, 1, :]) / num_examples**2
+            variance_c, variance_d, variance_E = _variances_by_class(
+                overall[:, 1], lengths, spread, sizes, num_examples, num_parameters
+            )
+        else:
+            overlaps = _inner(mean_gradients, sums[:, 1, :])
+            residual = float(np.sum(overall[:, 0] - 2 * overlaps + num_examples * lengths))
+            variance_E = max(residual, 0.0) / (
+                num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged))
+            )
+            variance_c, variance_d = float(np.mean(lengths / num_parameters - variance_E / averaged)), 0.0
+        for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
+            if variance < 0:
+                warnings.warn(
+                    f"sigma_{name}^2 came out as {variance:.3g}, below zero within its error: no {what} gradient "
+                    f"stands out of the residuals; sigma_{name} is reported as 0",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return LogitScales(
+            sigma_z=math.sqrt(float(to_numpy(variances)[0]) / num_examples),
+            sigma_c=math.sqrt(max(variance_c, 0.0)),
+            sigma_E=math.sqrt(variance_E),
+            sigma_c_clipped=variance_c < 0,
+            mean_gradients=mean_gradients,
+            absent_classes=tuple(int(k) for k in np.flatnonzero(~present)),
+            sigma_d=math.sqrt(max(variance_d, 0.0)),
+            sigma_d_clipped=variance_d < 0,
+        )
 
 
 def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitScales:
@@ -106,69 +186,13 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     >>> abs(rl.logit_scales(model.sample(rng=0)).snr / 2.0 - 1) < 0.2
     True
     """
-    num_examples, num_classes, num_parameters = source.num_examples, source.num_classes, source.num_parameters
-    if num_classes < 2:
-        raise ValueError(f"`source` must have C >= 2 outputs to tell means from residuals; got C = {num_classes}")
-    if num_examples < 2:
-        raise ValueError(f"`source` must have at least 2 examples; got {num_examples}")
+    return accumulate_one(source, LogitScalesAccumulator(class_means))
 
-    def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
-        gradients = chunk.dense()
-        xp = namespace(gradients)
-        own = one_hot(chunk.labels, num_classes, xp.float64)
-        every = xp.ones_like(own)
-        rows, squares = [], []
-        for k in range(num_classes):
-            # Class by class in float64: residuals are a small difference of large sums where the SNR is high.
-            of_class = double(gradients[:, k, :])
-            rows.append(xp.stack([own[:, k], every[:, k]]) @ of_class)
-            lengths = xp.vecdot(of_class, of_class)
-            squares.append(xp.stack([xp.sum(lengths), xp.sum(own[:, k] * lengths)]))
-        return (
-            xp.stack(rows),  # (C, 2, D): sums over the class, over all
-            xp.stack(squares),  # (C, 2): over all examples, over the class
-            xp.sum(own, axis=0),
-            xp.sum(xp.var(double(chunk.logits), axis=1, correction=1), axis=0, keepdims=True),
-        )
 
-    sums, squares, class_sizes, variances = sum_over_chunks(source, terms, dense=True)
-    require_finite(squares)
-    xp = namespace(sums)
-    sizes = to_numpy(class_sizes)
-    present = sizes > 0
-    averaged = np.where(present, sizes, num_examples)
-    divisor = xp.asarray(averaged, device=sums.device)
-    mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :]) / divisor[:, None]
-    lengths = to_numpy(xp.vecdot(mean_gradients, mean_gradients))
-    overall = to_numpy(squares)
-    if class_means:
-        spread = to_numpy(xp.vecdot(sums[:, 1, :], sums[:, 1, :])) / num_examples**2
-        variance_c, variance_d, variance_E = _variances_by_class(
-            overall[:, 1], lengths, spread, sizes, num_examples, num_parameters
-        )
-    else:
-        overlaps = to_numpy(xp.vecdot(mean_gradients, sums[:, 1, :]))
-        residual = float(np.sum(overall[:, 0] - 2 * overlaps + num_examples * lengths))
-        variance_E = max(residual, 0.0) / (num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged)))
-        variance_c, variance_d = float(np.mean(lengths / num_parameters - variance_E / averaged)), 0.0
-    for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
-        if variance < 0:
-            warnings.warn(
-                f"sigma_{name}^2 came out as {variance:.3g}, below zero within its error: no {what} gradient stands "
-                f"out of the residuals; sigma_{name} is reported as 0",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return LogitScales(
-        sigma_z=math.sqrt(float(to_numpy(variances)[0]) / num_examples),
-        sigma_c=math.sqrt(max(variance_c, 0.0)),
-        sigma_E=math.sqrt(variance_E),
-        sigma_c_clipped=variance_c < 0,
-        mean_gradients=mean_gradients,
-        absent_classes=tuple(int(k) for k in np.flatnonzero(~present)),
-        sigma_d=math.sqrt(max(variance_d, 0.0)),
-        sigma_d_clipped=variance_d < 0,
-    )
+def _inner(first: Array, second: Array) -> npt.NDArray[np.float64]:
+    """Inner products of rows (C, D), (C,), one after another: torch would make another C D numbers of them."""
+    xp = namespace(first)
+    return to_numpy(xp.stack([xp.vecdot(first[k, :], second[k, :]) for k in range(first.shape[0])]))
 
 
 def _variances_by_class(

@@ -1,9 +1,23 @@
 # What `rmtland.nets` offers; lazy_loader reads this file, type checkers too.
-from .architectures import mlp as mlp
+from .architectures.attention import transformer as transformer
+from .architectures.choose import build_network as build_network
+from .architectures.convolutional import alexnet as alexnet
+from .architectures.convolutional import cnn as cnn
+from .architectures.convolutional import lenet as lenet
+from .architectures.convolutional import vgg11 as vgg11
+from .architectures.perceptrons import mlp as mlp
+from .architectures.residual import densenet40 as densenet40
+from .architectures.residual import resnet18 as resnet18
+from .architectures.residual import resnet20 as resnet20
 from .datasets import Dataset as Dataset
+from .datasets import gaussian_clusters as gaussian_clusters
 from .datasets import load_dataset as load_dataset
 from .gradients import NetworkLogitGradients as NetworkLogitGradients
+from .record import TrainingRecord as TrainingRecord
+from .record import measure_checkpoints as measure_checkpoints
+from .record_store import open_record as open_record
 from .second_derivatives import hessian as hessian
 from .second_derivatives import logit_curvature as logit_curvature
+from .training import Training as Training
 from .training import train as train
 from .training import training_stages as training_stages

@@ -15,6 +15,7 @@ from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
+from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
 
@@ -35,6 +36,8 @@ class Plan:
     chunk_size : int
         Examples whose dense logit gradients fit into memory.
     keep : Budget
+    rows_bytes : int
+        Memory for the rows of all logits of a part of a chunk, side by side.
     """
 
     network: Snapshot
@@ -42,6 +45,7 @@ class Plan:
     graph_bytes: GraphBytes
     chunk_size: int
     keep: Budget
+    rows_bytes: int = SIDE_BY_SIDE_BYTES
 
 
 class NetworkChunk:
@@ -194,7 +198,14 @@ class NetworkChunk:
 
     def blocks(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for `dense()`."""
-        size, num_examples = self.plan.chunk_size, int(self.labels.shape[0])
+        return self._in_pieces(self.plan.chunk_size)
+
+    def parts(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for the `rows` of all logits side by side."""
+        return self._in_pieces(self.layers().part_size)
+
+    def _in_pieces(self, size: int) -> Iterator[NetworkChunk]:
+        num_examples = int(self.labels.shape[0])
         if num_examples <= size:
             yield self
             return
@@ -209,6 +220,26 @@ class NetworkChunk:
             count = int(some.labels.shape[0])
             for rows in example_slices(count, max(size, 1)):
                 yield some if count <= size else NetworkChunk(self.plan, self._batch.cut(part), rows)
+
+    def _examples(self) -> Examples:
+        """An input for each example: of tokens their whole sequences, over and over."""
+        if self._selected is None:
+            return Examples(self.inputs)
+        length = int(self._batch.targets.shape[1]) if self.plan.reading.tokens else 1
+        places = self._selected // length
+        inputs = torch.utils._pytree.tree_map(lambda leaf: leaf[places], self.inputs)
+        return Examples(inputs, self._selected % length if self.plan.reading.tokens else None)
+
+    def layers(self) -> Layers:
+        """What the network's layers account for, found once."""
+        return Layers.of(self.network, self._examples, self.plan.rows_bytes)
+
+    def rows(self, cotangents: Tensor) -> LayerRows:
+        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+        if "layers" not in self._made:  # until `release`
+            self._made["layers"] = LayeredPart(self.layers(), self._examples(), self.dense)
+        part: LayeredPart = self._made["layers"]
+        return part.rows(cotangents)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:
         """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""
@@ -280,9 +311,12 @@ class _LossSlope(torch.autograd.Function):
 
 def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
     """The loss's derivative in the outputs over N, as a differentiable function of them."""
+    # Not the chunk itself: the recorded graph holds `at`, and the chunk the graph, a circle through C++ that Python's
+    # garbage collector does not see: no Hessian's memory would ever come back.
+    loss, targets, weights = chunk.plan.reading.loss, chunk.targets, chunk.weights
 
     def at(outputs: Tensor) -> LossAt:
-        return LossAt(chunk.plan.reading.loss, outputs, chunk.targets, chunk.weights)
+        return LossAt(loss, outputs, targets, weights)
 
     def slope(outputs: Tensor) -> Tensor:
         slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]

@@ -89,6 +89,7 @@ class Snapshot:
         self.working_dtype = next(floating, self.vector.dtype)
         # Buffers that a forward pass has written to: a copy for each pass.
         self._written: set[str] = set()
+        self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in {"parameters", "leaves", "_called"}}

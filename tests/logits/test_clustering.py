@@ -44,14 +44,47 @@ def test_against_all_pairs(n, c, d, seed, chunk_size, share_zero):
     assert q.num_groups == n
 
 
-def test_few_groups_give_the_same_values(monkeypatch):
+@pytest.mark.parametrize("num_groups", [60, 20, 8, 2])
+def test_few_groups_give_the_same_values(num_groups):
     _, labels, gradients = oracles.examples(60, 4, 700)
-    expected = oracles.q_values(gradients, labels)
-    for group_bytes, num_groups in ((2**30, 60), (2 * 4 * 700 * 8 * 20, 20), (1, 8)):
-        monkeypatch.setattr(module, "GROUP_BYTES", group_bytes)
-        q = measured(gradients, labels, chunk_size=17)
-        np.testing.assert_allclose(values(q), expected, rtol=1e-10)
-        assert q.num_groups == min(num_groups, 60)
+    source = rl.DenseLogitGradients(np.zeros((60, 4)), labels, gradients, chunk_size=17)
+    q = rl.clustering(source, num_groups=num_groups)
+    np.testing.assert_allclose(values(q), oracles.q_values(gradients, labels), rtol=1e-10)
+    assert q.num_groups == num_groups
+    assert rl.clustering(source, num_groups=1000).num_groups == 60
+
+
+def jackknife(gradients, labels):
+    """Delete-one standard errors by leaving each example out and starting over."""
+    n = len(labels)
+    q = [oracles.q_values(np.delete(gradients, mu, axis=0), np.delete(labels, mu)) for mu in range(n)]
+    return [np.sqrt((len(v) - 1) * np.var(v)) for v in (c[~np.isnan(c)] for c in np.array(q).T)]
+
+
+@pytest.mark.parametrize("zero", [0, 0.3])
+@pytest.mark.parametrize("chunk_size", [3, 14])
+def test_where_groups_would_not_fit_errors_are_those_of_leaving_each_example_out(monkeypatch, zero, chunk_size):
+    _, labels, gradients = oracles.examples(14, 3, 5)
+    gradients[np.random.default_rng(1).random((14, 3)) < zero] = 0
+    expected = measured(gradients, labels)
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)
+    q = measured(gradients, labels, chunk_size=chunk_size)
+    np.testing.assert_allclose(values(q), values(expected), rtol=1e-10)
+    np.testing.assert_allclose(errors(q), jackknife(gradients, labels), rtol=1e-9)
+    np.testing.assert_allclose(errors(q), errors(expected), rtol=0.7)
+    assert q.num_groups == 14
+
+
+def test_groups_of_a_sorted_file_are_as_good_as_those_of_a_shuffled_one():
+    # Twelve kinds of examples, sorted: consecutive blocks would be all of a kind, groups dealt in turn all alike.
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(12), 40)
+    gradients = rng.normal(size=(12, 1, 30))[kinds] + rng.normal(size=(1, 4, 30)) + rng.normal(size=(480, 4, 30))
+    labels = kinds % 4
+    source = rl.DenseLogitGradients(np.zeros((480, 4)), labels, gradients)
+    single = errors(rl.clustering(source, num_groups=480))
+    sorted_groups = errors(rl.clustering(source, num_groups=60))
+    np.testing.assert_allclose(sorted_groups, single, rtol=0.35)
 
 
 def test_order_of_examples_does_not_matter():
@@ -112,12 +145,15 @@ def test_identical_examples_cluster_perfectly_without_error():
     np.testing.assert_allclose(errors(q), 0, atol=1e-12)
 
 
-def test_one_pass_over_the_source():
+def test_one_pass_over_the_source_and_a_second_for_the_jackknife(monkeypatch):
     source = oracles.ScratchSource(*oracles.examples(50, 3, 4), rl.CrossEntropy())
     passes, chunks = [], source.chunks
     source.chunks = lambda: passes.append(1) or chunks()
     rl.clustering(source)
     assert len(passes) == 1
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)
+    rl.clustering(source)
+    assert len(passes) == 3
 
 
 def test_the_seed_moves_the_errors_only():
@@ -161,14 +197,14 @@ class FixedMeans(rl.ClusteredGradients):
         return means, residuals
 
 
-@pytest.mark.parametrize("group_bytes", [module.GROUP_BYTES, 2 * 4 * 40 * 8 * 30], ids=["single", "groups of 5"])
-def test_standard_errors_are_the_spread_over_new_examples(monkeypatch, group_bytes):
-    monkeypatch.setattr(module, "GROUP_BYTES", group_bytes)
+@pytest.mark.parametrize("num_groups", [150, 30, None], ids=["single", "groups of 5", "jackknife"])
+def test_standard_errors_are_the_spread_over_new_examples(monkeypatch, num_groups):
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)
     model = rl.LandscapeModel(
         150, 4, 40, logits=rl.GaussianLogits(1.0, 0.5), gradients=FixedMeans(mean_length=1.0, residual_length=1.2)
     )
-    draws = [rl.clustering(model.sample(seed), num_bootstrap=200) for seed in range(200)]
-    assert draws[0].num_groups == (150 if group_bytes == 2**25 else 30)
+    draws = [rl.clustering(model.sample(seed), num_bootstrap=200, num_groups=num_groups) for seed in range(200)]
+    assert draws[0].num_groups == (num_groups or 150)
     spread = np.std([values(q) for q in draws], axis=0, ddof=1)
     claimed = np.sqrt(np.mean([np.square(errors(q)) for q in draws], axis=0))
     np.testing.assert_allclose(claimed, spread, rtol=0.25)
@@ -200,6 +236,7 @@ def test_the_models_own_clustering(snr):
         (lambda s: rl.clustering(s, num_bootstrap=1), ValueError, "`num_bootstrap` must be 0 or >= 2; got 1"),
         (lambda s: rl.clustering(s, num_bootstrap=-1), ValueError, "`num_bootstrap` must be >= 0; got -1"),
         (lambda s: rl.clustering(s, num_bootstrap=1.5), TypeError, "`num_bootstrap` must be an integer"),
+        (lambda s: rl.clustering(s, num_groups=1), ValueError, "`num_groups` must be >= 2; got 1"),
         (lambda s: rl.clustering(s, rng="x"), TypeError, "`rng` must be something"),
     ],
 )
@@ -216,12 +253,12 @@ def test_one_example_has_no_pair():
 
 def test_running_sums_that_do_not_fit(monkeypatch):
     source = rl.DenseLogitGradients(*oracles.examples(20, 2, 300))
-    monkeypatch.setattr(module, "GROUP_BYTES", 1)  # eight groups: 8 x 2 x 2 x 300 x 8 bytes
     monkeypatch.setattr(_arguments, "available_memory", lambda: 50_000)
-    message = "the clustering of 2 logit gradients in 300 parameters needs 7.15e-05 GiB.*use num_bootstrap=0"
+    message = "the clustering of 2 logit gradients in 300 parameters needs 7.15e-05 GiB.*use num_groups=None"
     with pytest.raises(MemoryError, match=message):
-        rl.clustering(source)
-    assert rl.clustering(source, num_bootstrap=0).num_groups == 1
+        rl.clustering(source, num_groups=8)  # 8 x 2 x 2 x 300 x 8 bytes
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)
+    assert rl.clustering(source).num_groups == 20
 
 
 def test_memory_stays_bounded_for_many_classes():

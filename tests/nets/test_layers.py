@@ -1,0 +1,334 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import rmtland as rl
+from rmtland.logits.accumulate import SharedChunk
+from rmtland.nets import layer_pieces, layer_rows
+from tests import oracles
+from tests.nets.networks import NAMES, C, N, build, jacobian
+
+# What the layers do not account for, tensor by tensor; all else must not fall back.
+REST = {
+    "recurrent": {"cell.weight_ih_l0", "cell.weight_hh_l0", "cell.bias_ih_l0", "cell.bias_hh_l0"},
+    "attention": {
+        "layer.self_attn.in_proj_weight",
+        "layer.self_attn.in_proj_bias",
+        "layer.self_attn.out_proj.weight",
+        "layer.self_attn.out_proj.bias",
+    },
+}
+
+
+class Zoo(nn.Module):
+    """Residual reuse, a tied embedding, dead units, activations in place, grouped and dilated convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(6, 4, padding_idx=1)
+        self.shared = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.conv = nn.Conv1d(4, 6, 3, padding=2, dilation=2, groups=2)
+        self.circular = nn.Conv1d(6, 4, 2, stride=2, padding=1, padding_mode="circular", bias=False)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.head = nn.Linear(4, C)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        x = x + torch.tanh(self.shared(x))
+        x = self.norm(x + torch.relu_(self.shared(x)))
+        x = torch.relu_(self.conv(x.mT))
+        x = self.circular(x).mean(2) * self.scale
+        return self.head(torch.relu(x) @ self.embed.weight.T[:, :4])
+
+
+class Rounds(nn.Module):
+    """Two-dimensional: strides, groups, reflection, batch norm, layer norm over pixels, a layer applied twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2)
+        self.batch = nn.BatchNorm2d(4)
+        self.again = nn.Conv2d(4, 4, (3, 1), padding="same", padding_mode="reflect")
+        self.pixels = nn.LayerNorm([4, 5])
+        self.group = nn.GroupNorm(2, 4)
+        self.frozen = nn.Conv2d(4, 4, 1).requires_grad_(False)
+        self.flat = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, C)
+
+    def forward(self, x):
+        x = torch.relu(self.batch(self.first(x)))
+        x = self.again(torch.tanh(self.again(x)))
+        x = self.group(torch.tanh(self.frozen(self.pixels(x)))).mean((2, 3))
+        return self.head(self.flat(torch.tanh(x)))
+
+
+class TiedTable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(C, 4)
+        self.inner = nn.Linear(4, 4)
+        self.head = nn.Linear(4, C)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.inner(self.embed(tokens))).mean(1))
+
+
+class Awkward(nn.Module):
+    """A weight that is also read directly, and a layer whose outputs do not lead with the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.crossed, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, C)
+
+    def forward(self, x):  # (n, 3, 4)
+        x = torch.tanh(self.inner(x) + x @ self.inner.weight)
+        x = torch.tanh(self.crossed(x.transpose(0, 1))).transpose(0, 1)
+        return self.head(x.sum(1))
+
+
+EXTRA = {
+    "zoo": (Zoo, lambda: torch.randint(0, 6, (N, 7)), {"embed.weight", "scale"}),
+    "rounds": (Rounds, lambda: torch.randn(N, 2, 7, 9), set()),
+    "tied_table": (TiedTable, lambda: torch.randint(0, C, (N, 5)), set()),
+    "awkward": (Awkward, lambda: torch.randn(N, 3, 4), {"inner.weight", "crossed.weight", "crossed.bias"}),
+}
+
+
+def network(name, dtype=torch.float64):
+    if name in NAMES:
+        return *build(name, dtype), REST.get(name, set())
+    torch.manual_seed(0)
+    make, inputs, rest = EXTRA[name]
+    module, x = make().to(dtype), inputs()
+    if name == "rounds":
+        for _ in range(3):  # running statistics other than 0 and 1
+            module(torch.randn(16, 2, 7, 9, dtype=dtype))
+    return module.train(), x.to(dtype) if x.is_floating_point() else x, rest
+
+
+@pytest.mark.parametrize("positions", [0, 2, 8])
+@pytest.mark.parametrize("name", [*NAMES, *EXTRA])
+def test_rows_are_those_of_the_jacobian(name, positions, monkeypatch):
+    monkeypatch.setattr(layer_pieces, "FORMED_POSITIONS", positions)
+    monkeypatch.setattr(layer_rows, "FORMED_POSITIONS", positions)
+    module, inputs, rest = network(name)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
+    exact, _ = jacobian(module, inputs)
+    rng = torch.Generator().manual_seed(1)
+    cotangents, weights = torch.randn(N, C, generator=rng).double(), torch.randn(N, 2, generator=rng).double()
+    vectors = torch.randn(3, source.num_parameters, generator=rng).double()
+    expected = torch.einsum("nk,nkd->nd", cotangents, exact)
+    (chunk,) = source.chunks()
+    rows = chunk.rows(cotangents)
+    assert set(source.network.layers.rest) == rest
+    few = torch.tensor([4, 2])
+
+    def check(rows, expected, vectors):
+        weights_of = weights[: len(expected)]
+        torch.testing.assert_close(rows.lengths(), expected.norm(dim=1), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(rows.sums(weights_of), weights_of.T @ expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rows.formed(), expected, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(rows.products(vectors), expected @ vectors.T, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rows.lengths(), expected.norm(dim=1), rtol=1e-9, atol=1e-10)
+
+    check(rows, expected, vectors)
+    check(chunk.rows(cotangents).chosen(few), expected[few], vectors)
+    for group in source.parameter_groups.values():
+        check(rows.restricted(group), expected[:, group], vectors[:, group])
+        check(rows.restricted(group).chosen(few), expected[few][:, group], vectors[:, group])
+    own = torch.zeros(N, 1, dtype=torch.float64)
+    own[3] = 2
+    torch.testing.assert_close(rows.sums(own)[0], 2 * expected[3], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(rows.sums(0 * own)[0], 0 * expected[3])
+
+
+def limit_rows(source, limit):
+    chunk = next(iter(source.chunks()))
+    source.network.layers = layer_rows.Layers(source.network, chunk._examples(), limit)
+
+
+def test_the_memory_budget_limits_rows():
+    module, inputs, _ = network("conv")
+    sizes = []
+    for budget in (2**30, 2**27):
+        source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C, memory_budget=budget)
+        sizes.append(next(iter(source.chunks())).layers().part_size)
+    assert sizes[0] > 1.9 * sizes[1]
+
+
+@pytest.mark.parametrize("budget", [2**28, 20_000, 1], ids=["one part", "some parts", "not kept"])
+@pytest.mark.parametrize("name", ["conv", "zoo", "attention"])
+def test_statistics_are_brute_force_however_the_chunks_are_cut(name, budget):
+    module, inputs, _ = network(name)
+    labels = np.array([0, 0, 2] * 4)[:N]  # a class is absent
+    exact, outputs = jacobian(module, inputs)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.as_tensor(labels), batch_size=7)
+    limit_rows(source, budget)
+    parts = [len(part.labels) for chunk in source.chunks() for part in chunk.parts()]
+    assert max(parts) == 7 if budget == 2**28 else max(parts) < 7
+    assert source.network.layers.keep == (budget > 1)
+    measured = rl.measure(source, "clustering", "logit_scales")
+    q = measured.clustering
+    expected = oracles.q_values(exact.numpy(), labels)
+    np.testing.assert_allclose([q.same_logit_same_class, q.same_logit, q.different_logits], expected, rtol=1e-8)
+    scales = oracles.scales(outputs.numpy(), labels, exact.numpy())
+    np.testing.assert_allclose(measured.logit_scales.sigma_E, scales[2], rtol=1e-8)
+    np.testing.assert_allclose(measured.logit_scales.mean_gradients.numpy(), scales[3], rtol=1e-8, atol=1e-10)
+    assert measured.logit_scales.absent_classes == (1,)
+
+
+@pytest.mark.parametrize("name", ["conv", "rounds", "tied_table"])
+def test_statistics_of_every_tensor(name):
+    module, inputs, _ = network(name)
+    labels = np.arange(N) % C
+    exact, outputs = jacobian(module, inputs)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.as_tensor(labels), batch_size=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of some tensors no mean stands out
+        measured = rl.measure(source, "clustering", "logit_scales", by="parameter_groups")
+    for tensor, found in measured.items():
+        part = exact[:, :, source.parameter_groups[tensor]].numpy()
+        q = found.clustering
+        expected = oracles.q_values(part, labels)
+        np.testing.assert_allclose([q.same_logit_same_class, q.same_logit, q.different_logits], expected, atol=1e-8)
+        scales = oracles.scales(outputs.numpy(), labels, part)
+        np.testing.assert_allclose(found.logit_scales.sigma_E, scales[2], atol=1e-8)
+        np.testing.assert_allclose(found.logit_scales.mean_gradients.numpy(), scales[3], atol=1e-10)
+
+
+def test_lengths_of_dead_networks_are_zero():
+    module, inputs = build("relu")
+    with torch.no_grad():
+        module[0].bias.fill_(-100)
+    module[2].bias.requires_grad_(False)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
+    q = rl.clustering(source)
+    assert q.num_zero_gradients == N * C
+    assert np.isnan(q.same_logit)
+
+
+def test_tiny_signals_do_not_underflow():
+    module, inputs = build("conv", torch.float32)
+    scaled = nn.Sequential(module, nn.Linear(C, C, bias=False).requires_grad_(False))
+    with torch.no_grad():
+        scaled[1].weight.copy_(1e-30 * torch.eye(C))
+    labels = torch.arange(N) % C
+    q = rl.clustering(rl.nets.NetworkLogitGradients(scaled, inputs, labels))
+    expected = rl.clustering(rl.nets.NetworkLogitGradients(module, inputs, labels))
+    assert q.num_zero_gradients == 0
+    assert q.same_logit == pytest.approx(expected.same_logit, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["conv", "group_norm"])
+def test_half_precision_is_summed_in_float32(name):
+    module, inputs = build(name, torch.float32)
+    exact = rl.measure(rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C), "clustering", "logit_scales")
+    source = rl.nets.NetworkLogitGradients(module.to(torch.bfloat16), inputs, torch.arange(N) % C)
+    half = rl.measure(source, "clustering", "logit_scales")
+    assert source.network.layers.rest == ()
+    assert half.clustering.same_logit == pytest.approx(exact.clustering.same_logit, abs=0.03)
+    assert half.logit_scales.sigma_E == pytest.approx(exact.logit_scales.sigma_E, rel=0.03)
+
+
+class Words(nn.Module):
+    """A causal language model of a few words."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(C + 2, 4), nn.Linear(4, 4), nn.Linear(4, C)
+
+    def forward(self, tokens):
+        x = torch.tanh(self.mix(self.embed(tokens)))
+        return self.head(x.cumsum(1))
+
+
+@pytest.mark.parametrize("budget", [2**28, 5000, 1], ids=["one part", "some parts", "not kept"])
+def test_tokens_are_examples(budget):
+    torch.manual_seed(0)
+    module, tokens, labels = Words().double(), torch.randint(0, C + 2, (4, 5)), torch.randint(0, C, (4, 5))
+    labels[1, 2:] = labels[3] = -1
+    source = rl.nets.NetworkLogitGradients(module, tokens, labels, ignore_index=-1)
+    limit_rows(source, budget)
+    gradients = []
+    for row in range(4):
+        for place in range(5):
+            if labels[row, place] >= 0:
+                z = module(tokens[row : row + 1])[0, place]
+                each = [torch.autograd.grad(one, module.parameters(), retain_graph=True) for one in z]
+                gradients.append([torch.cat([g.reshape(-1) for g in one]).numpy() for one in each])
+    kept = labels[labels >= 0].numpy()
+    q = rl.clustering(source)
+    expected = oracles.q_values(np.array(gradients), kept)
+    np.testing.assert_allclose([q.same_logit_same_class, q.same_logit, q.different_logits], expected, rtol=1e-9)
+    assert source.network.layers.rest == ()
+    matrix = sum(
+        np.einsum("ka,kl,lb->ab", g, oracles.curvature(z), g)
+        for g, z in zip(np.array(gradients), torch.cat([c.logits for c in source.chunks()]).numpy(), strict=True)
+    ) / len(kept)
+    values = np.linalg.eigvalsh(matrix)
+    found = rl.gauss_newton_spectrum(source).eigenvalues
+    np.testing.assert_allclose(found, np.maximum(values, 0)[-len(found) :], atol=1e-12)
+
+
+def test_ignored_examples_and_tuples_of_inputs():
+    module, inputs = build("conv")
+    labels = torch.arange(N) % C
+    labels[::3] = -100
+
+    def forward(module, inputs):
+        return module(inputs["image"])
+
+    some = rl.nets.NetworkLogitGradients(module, {"image": inputs}, labels, ignore_index=-100, forward=forward)
+    expected = rl.nets.NetworkLogitGradients(module, inputs[labels >= 0], labels[labels >= 0])
+    for found, exact in zip(
+        rl.clustering(some).__dict__.values(), rl.clustering(expected).__dict__.values(), strict=True
+    ):
+        np.testing.assert_allclose(found, exact, rtol=1e-9)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from(["zeros", "replicate"]),
+    st.integers(1, 5),
+    st.integers(0, 9),
+)
+def test_convolutions_of_any_shape(groups, width, kernel, stride, padding, dilation, mode, batch_size, positions):
+    torch.manual_seed(groups + 10 * width + 100 * kernel)
+    module = nn.Sequential(
+        nn.Conv2d(groups, groups * width, (kernel, 2), stride, padding, dilation, groups, padding_mode=mode),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.LazyLinear(2),
+    ).double()
+    inputs = torch.randn(5, groups, 8, 6).double()
+    module(inputs)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.tensor([0, 1, 0, 1, 1]), batch_size=batch_size)
+    exact, _ = jacobian(module, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_pieces, "FORMED_POSITIONS", positions)
+        lengths = torch.cat([SharedChunk(chunk, source).lengths for chunk in source.chunks()])
+    torch.testing.assert_close(lengths, exact.norm(dim=2), rtol=1e-9, atol=1e-12)
+    assert source.network.layers.rest == ()
+
+
+def test_layers_are_left_as_found():
+    module, inputs, _ = network("rounds")
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    rl.clustering(rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C))
+    assert all(not layer._forward_hooks and layer.training for layer in module.modules())
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, before[name])
+    assert all(p.grad is None for p in module.parameters())
