@@ -34,14 +34,26 @@ def is_torch(array: Array) -> bool:
 def to_numpy(array: Array) -> npt.NDArray[Any]:
     """`array` as a NumPy array on the host, detached from any autograd graph."""
     if is_torch(array):
-        array = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":  # unknown to NumPy
+            array = array.float()
+        array = array.numpy()
     return np.asarray(array)
 
 
+WITHOUT_DOUBLE = frozenset({"mps"})
+"""Types of torch devices that have no float64."""
+
+
+def widest(array: Array) -> Any:
+    """The dtype that sums are taken in where `array` lies: float64, or float32 on a device without it."""
+    single = is_torch(array) and array.device.type in WITHOUT_DOUBLE
+    return namespace(array).float32 if single else namespace(array).float64
+
+
 def double(array: Array) -> Array:
-    """`array` in float64, in its own library and on its own device."""
-    xp = namespace(array)
-    return xp.astype(array, xp.float64, copy=False)
+    """`array` in float64 (float32 on a device without it), in its own library and on its own device."""
+    return namespace(array).astype(array, widest(array), copy=False)
 
 
 def at_least_single(array: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, widest, zeros
 from rmtland.logits.gradients import (
     LogitGradients,
     LogitGradientsChunk,
@@ -175,7 +175,7 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
         yield chunk
     if last is None:
         raise RuntimeError(NO_CHUNK)
-    count = zeros(last, (1,), namespace(last).float64) + seen
+    count = zeros(last, (1,), widest(last)) + seen
     total = int(to_numpy(source.reduce(count))[0])
     if total != source.num_examples:
         raise RuntimeError(f"`source` has num_examples = {source.num_examples} but its chunks hold {total}")

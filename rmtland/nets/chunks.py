@@ -272,7 +272,7 @@ class NetworkChunk:
                 )
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
             return None
         return [gradients[n].detach().reshape(*gradients[n].shape[:2], -1) for n in names]
 

@@ -44,7 +44,13 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> bool:
             )
             return False
         for index in {0, batch.num_inputs - 1} if batch.num_inputs > 1 else set():
-            alone = network.outputs(network.parameters, cut(inputs, slice(index, index + 1)))
+            try:
+                alone = network.outputs(network.parameters, cut(inputs, slice(index, index + 1)))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                complain(f"`module` must take an example alone as it does in a batch; it raises: {error}", action)
+                return False
             if not _same(together[index : index + 1], alone):
                 complain(
                     "`module` must give an example the same logits alone and in a batch; they differ by "
