@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import integer, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -21,6 +21,7 @@ from rmtland.logits.accumulate import (
     sum_over_chunks,
 )
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
+from rmtland.logits.ranks import gathered, in_step
 from rmtland.logits.rows import require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
@@ -157,7 +158,8 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
             curved = loss_at(source, chunk, in_double=False).hessian_product(chunk.jvp(block))
             return (chunk.vjp(curved / source.num_examples),)
 
-        return sum_over_chunks(source, terms)[0]
+        with in_step(source, block):
+            return sum_over_chunks(source, terms)[0]
 
     return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 
@@ -171,8 +173,9 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     Parameters
     ----------
     source : LogitGradients
-        Any source with any loss. In several processes only the D x D side is a sum over ranks. Where Y does not fit
-        into 256 MiB the other side takes a pass per block of parameters and needs the same order of examples in each.
+        Any source with any loss. Where Y does not fit into 256 MiB the side of the examples takes a pass per block of
+        parameters and needs the same order of examples in each. In several processes each multiplies its own rows of
+        the block by those of all, which it holds for the while.
 
     Returns
     -------
@@ -202,18 +205,17 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     >>> round(float(spectrum.powers.sum() + spectrum.null_power), 12)
     1.0
     """
-    first = double(first_chunk(source).logits[:1, :])
-    rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
-    # The Gram side needs the rows of all examples in one place. Every rank asks, so that all take the same side.
-    ranks = int(to_numpy(source.reduce(zeros(first, (1,)) + 1))[0])
-    by_parameters = source.num_parameters <= rows or ranks > 1
-    side = source.num_parameters if by_parameters else rows
-    require_memory(
-        f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
-    )
-    if by_parameters:
-        return _spectrum_by_parameters(source)
-    return _spectrum_by_examples(source, rows)
+    with in_step(source):
+        first = double(first_chunk(source).logits[:1, :])
+        rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
+        by_parameters = source.num_parameters <= rows
+        side = source.num_parameters if by_parameters else rows
+        require_memory(
+            f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
+        )
+        if by_parameters:
+            return _spectrum_by_parameters(source)
+        return _spectrum_by_examples(source, rows)
 
 
 def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> tuple[Array, Array]:
@@ -272,9 +274,12 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
             slope = part if slope is None else slope + part
         examples = _same_order(examples, np.concatenate(passed))
         stacked = namespace(*parts).concat(parts)
-        gram = stacked @ stacked.T if gram is None else gram.__iadd__(stacked @ stacked.T)
+        slope = source.reduce(slope)
+        products = stacked @ gathered(source, stacked).T
+        gram = products if gram is None else gram.__iadd__(products)
         seen = stacked @ slope if seen is None else seen + stacked @ slope
         square += float(to_numpy(slope @ slope))
+    gram, seen = gathered(source, gram), gathered(source, seen)
     require_finite(gram)
     values, components = _eigenvalues_and_overlaps(gram, seen)
     # The unit eigenvector of G is Y^T u / sqrt(lambda).

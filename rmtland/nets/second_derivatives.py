@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rmtland.logits.accumulate import checked_chunks
 from rmtland.logits.losses import Loss
+from rmtland.logits.ranks import in_step
 from rmtland.nets.gradients import MEMORY_BUDGET, NetworkChunk, NetworkLogitGradients, Product
 from rmtland.nets.snapshot import pullback
 from rmtland.spectra.operators import SymmetricOperator
@@ -115,12 +116,12 @@ def logit_curvature(
 def _source(
     module: Any, inputs: Any, labels: Any, loss: Loss | None, batch_size: int | None, memory_budget: int
 ) -> NetworkLogitGradients:
-    if isinstance(module, NetworkLogitGradients):
+    if hasattr(module, "chunks") and hasattr(module, "network"):  # a network's source, or a rank's among several
         if inputs is not None or labels is not None or loss is not None:
             raise TypeError(
                 "`inputs`, `labels` and `loss` come with the source; give either it or the module and its data"
             )
-        return module
+        return module  # type: ignore[no-any-return]
     if inputs is None:
         raise TypeError("`inputs` must be given with a module; got None")
     return NetworkLogitGradients(module, inputs, labels, loss, batch_size=batch_size, memory_budget=memory_budget)
@@ -140,9 +141,11 @@ def _second_derivative(
     def multiply(block: Tensor) -> Tensor:
         total = torch.zeros_like(block)
         chunk: Any
-        for chunk in checked_chunks(source):
-            # A gradient computation holds about four times what its forward pass does.
-            total += chunk.product(name, lambda chunk=chunk: recorded(chunk), 4)(block.T).T
-        return source.reduce(total)
+        with in_step(source, block):
+            for chunk in checked_chunks(source):
+                if chunk.labels.shape[0]:  # a rank may be without examples
+                    # A gradient computation holds about four times what its forward pass does.
+                    total += chunk.product(name, lambda chunk=chunk: recorded(chunk), 4)(block.T).T
+            return source.reduce(total)
 
     return SymmetricOperator(multiply, source.num_parameters, source.network.vector[:0])
