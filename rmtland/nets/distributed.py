@@ -133,8 +133,9 @@ class DistributedSource:
         except BaseException as error:
             self._ranks.report(error)
             raise
-        self._number = self._ranks.number_source()
-        everyone = self._ranks.gather_objects(mine)
+        everyone = self._ranks.gather_objects(mine | {"last_source": self._ranks.last_source})
+        # Counted together: a rank that failed to make a source has counted it not.
+        self._number = self._ranks.last_source = 1 + max(facts["last_source"] for facts in everyone)
         some = agreed(everyone, num_examples)
         counts = [facts["num_examples"] for facts in everyone]
         self._counts = counts

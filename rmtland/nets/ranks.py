@@ -91,12 +91,7 @@ class Ranks:
         self._pending: list[tuple[Any, Tensor]] = []
         self._reported: BaseException | None = None
         self._operand = np.zeros(3)
-        self._num_sources = 0
-
-    def number_source(self) -> int:
-        """A number for a new source, the same on all ranks."""
-        self._num_sources += 1
-        return self._num_sources
+        self.last_source = 0
 
     def announce(self, operand: Tensor) -> None:
         """Have an operand compared with the other ranks' at the next meeting."""
@@ -107,6 +102,7 @@ class Ranks:
         if error is self._reported or self._control is None:
             return
         self._reported = error
+        self._operand = np.zeros(3)
         note = self._note("error", 0)
         note["failed"], note["said"] = 1, _short(f"{type(error).__name__}: {error}")
         try:

@@ -8,6 +8,14 @@ import warnings
 
 import torch.distributed as dist
 
+PRELOAD = [
+    "torch._dynamo",  # torch itself imports this at the first is_grads_batched
+    "rmtland.logits.measure",
+    "rmtland.nets.distributed",
+    "rmtland.nets.second_derivatives",
+    "rmtland.nets.training",
+]
+
 
 def _work(function, rank, size, folder):
     import torch
@@ -28,7 +36,7 @@ def _work(function, rank, size, folder):
 def run(function, size, folder, limit=60):
     """function(rank, size) in `size` processes; what each returned, or its traceback, None where it died."""
     context = multiprocessing.get_context("forkserver")  # torch is imported once, not by every process
-    context.set_forkserver_preload(["rmtland.nets.distributed", "rmtland.logits.measure", "rmtland.logits.clustering"])
+    context.set_forkserver_preload(PRELOAD)
     processes = [context.Process(target=_work, args=(function, rank, size, folder)) for rank in range(size)]
     for process in processes:
         process.start()

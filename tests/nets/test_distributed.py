@@ -1,18 +1,17 @@
 """Several processes against one: the same numbers, and an end for all when one ends."""
 
 import os
+import re
 import signal
 import time
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import rmtland as rl
-from rmtland.nets.ranks import RankError
 from tests.nets.processes import run
 
 N, C, D = 11, 3, 53
@@ -153,3 +152,201 @@ def test_several_processes_give_the_numbers_of_one(size, tmp_path):
         for name, value in outcomes[0][key].items():
             for other in outcomes[1:]:
                 np.testing.assert_equal(other[key][name], value)
+
+
+class Failing:
+    """A loader that raises in its passes from the `fails_from`-th on, those of its source's construction included."""
+
+    def __init__(self, batches, fails_from):
+        self.batches, self.fails_from, self.passes = batches, fails_from, 0
+
+    def __iter__(self):
+        self.passes += 1
+        yield self.batches[0]
+        if self.fails_from and self.passes >= self.fails_from:
+            raise OSError("the disk is gone")
+        yield from self.batches[1:]
+
+
+def message(call, *args, **kwargs):
+    """What the call raises, as (type name, text)."""
+    try:
+        call(*args, **kwargs)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""
+
+
+def half(rank, count=N):
+    inputs, labels = share(data(count), (count - count // 2, count // 2), rank)
+    return inputs, labels
+
+
+def refusals(rank, size):
+    """What two ranks that do not fit together are told, by the case's name."""
+    Network, Distributed = rl.nets.NetworkLogitGradients, rl.nets.DistributedSource
+    inputs, labels = data()
+    mine = half(rank)
+    told = {}
+    other = network()
+    with torch.no_grad():
+        if rank:
+            other[3].weight[-1, -1] = other[3].weight[-1, -1].nextafter(torch.tensor(9.0, dtype=torch.float64))
+    told["parameter"] = message(rl.nets.shard, other, inputs, labels)
+    other = network()
+    other[1].running_mean[2] += rank
+    told["buffer"] = message(rl.nets.shard, other, inputs, labels)
+    wide = nn.Sequential(nn.Linear(6, C + rank)).double()
+    told["classes"] = message(lambda: Distributed(Network(wide, *mine)))
+    told["loss"] = message(lambda: Distributed(Network(network(), *mine, rl.SquaredError() if rank else None)))
+    told["same"] = message(lambda: Distributed(Network(network(), inputs, labels)))
+    told["halves"] = message(rl.nets.shard, network(), *half(rank, 10))
+    told["size"] = message(lambda: Distributed(Network(network(), *mine), num_examples=12))
+    told["nothing"] = message(rl.nets.shard, network(), [])
+    dataset = TensorDataset(inputs, labels)
+    padded = DataLoader(dataset, batch_size=3, sampler=DistributedSampler(dataset, shuffle=False))
+    told["padded"] = message(rl.nets.shard, network(), padded)
+    bad = inputs.clone()
+    bad[-1] = torch.nan  # of the last rank
+    told["nan"] = message(rl.nets.shard, network(), bad, labels)
+    told["count"] = message(lambda: Distributed(Network(network(), *mine), num_examples=0 if rank else 11))
+    told["timeout"] = message(rl.nets.shard, network(), inputs, labels, timeout=0)
+
+    source = rl.nets.shard(network(), inputs, labels)
+    operator = rl.gauss_newton(source)
+    start = torch.randn(D, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
+    told["start"] = message(lambda: operator @ start)
+    told["hessian start"] = message(lambda: rl.nets.hessian(source) @ start)
+    told["order"] = message((rl.gradient, rl.output_statistics)[rank], source)
+    told["kinds"] = message((gather_logits, rl.gradient)[rank], source)
+    told["in step again"] = message(rl.gradient, source)
+    return told
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    outcomes = run(refusals, 2, tmp_path_factory.mktemp("refusals"))
+    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    return outcomes
+
+
+EVERYWHERE = {
+    "parameter": "ValueError: `module` must have the same .*; '3.weight' of rank 1 differs from .* rank 0",
+    "buffer": "ValueError: `module` must have the same .* on every rank; '1.running_mean' of rank 1 differs",
+    "classes": "ValueError: `source` must have the same num_classes on every rank; got 3 on rank 0 and 4 on rank 1",
+    "loss": "ValueError: `source` must have the same loss on every rank; got CrossEntropy on rank 0 and SquaredError",
+    "same": "ValueError: `source` must have examples of its own on every rank; ranks 0 and 1 have the same ones",
+    "halves": "ValueError: `inputs` and `labels` must be the whole dataset, the same on every rank; got",
+    "size": "ValueError: `num_examples` must be what the ranks have together; got a dataset of 12 and 11 examples on 2",
+    "nothing": "ValueError: `source` must have at least one example on some rank; got none",
+    "padded": "ValueError: .*a dataset of 11 and 12 examples on 2 ranks .DistributedSampler repeats",
+    "timeout": "ValueError: `timeout` must be > 0; got 0",
+    "start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs .*same `rng`",
+    "hessian start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
+    "order": r"RankError: .*same order; rank 0 is at a sum of shape \(53,\) .* and rank 1 at a sum of shape \(5,\)",
+    "kinds": "RankError: .*same order; rank 0 is at gathered rows of shape .* and rank 1 at a sum of shape",
+    "in step again": "nothing: $",
+}
+
+
+@pytest.mark.parametrize("case", EVERYWHERE)
+def test_ranks_that_do_not_fit_together_are_refused_on_all(told, case):
+    for outcome in told:
+        assert re.match(EVERYWHERE[case], ": ".join(outcome[case]))
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "second"),
+    [
+        (
+            "nan",
+            "RankError: rank 0 of 2: rank 1 failed, .* ValueError: `inputs` must be finite",
+            "ValueError: `inputs`",
+        ),
+        ("count", "RankError: rank 0 of 2: rank 1 failed, .*`num_examples`", "ValueError: `num_examples` must be >= 1"),
+    ],
+)
+def test_an_error_on_one_rank_reaches_the_other(told, case, first, second):
+    assert re.match(first, ": ".join(told[0][case]))
+    assert re.match(second, ": ".join(told[1][case]))
+
+
+def failing_pass(rank, size):
+    """A loader too large to keep raises on rank 1 in its second pass, and is well again in its third."""
+    inputs, labels = half(rank)
+    loader = Failing([(inputs[:2], labels[:2]), (inputs[2:], labels[2:])], 0)
+    source = rl.nets.shard(network(), loader, memory_budget=0)
+    before = numbers(rl.gradient(source))
+    loader.fails_from = loader.passes + 1 if rank == 1 else 0
+    told = [message(rl.clustering, source), message(lambda: rl.nets.hessian(source) @ torch.ones(D))]
+    loader.fails_from = 0
+    return told, np.array_equal(before, numbers(rl.gradient(source)))
+
+
+def test_an_error_inside_a_pass_ends_it_on_all_and_they_stay_in_step(tmp_path):
+    outcomes = run(failing_pass, 2, tmp_path)
+    assert all(isinstance(outcome, tuple) for outcome in outcomes), outcomes
+    (first, again), (second, also_again) = outcomes
+    for outcome in second:
+        assert outcome == ("OSError", "the disk is gone")
+    for kind, text in first:
+        assert kind == "RankError"
+        assert text == "rank 0 of 2: rank 1 failed, so all give up: OSError: the disk is gone"
+    assert again
+    assert also_again
+
+
+class Killed(Failing):
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch
+            if self.fails_from and self.passes >= self.fails_from:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_rank(rank, size):
+    inputs, labels = share(data(), (4, 4, 3), rank)
+    loader = Killed([(inputs[:2], labels[:2]), (inputs[2:], labels[2:])], 0)
+    source = rl.nets.shard(network(), loader, memory_budget=0)
+    operator = rl.gauss_newton(source)
+    vector = operator @ torch.ones(D)
+    loader.fails_from = loader.passes + 2 if rank == 1 else 0  # in the midst of the second product
+    began = time.monotonic()
+    told = [message(lambda: [operator @ vector for _ in range(4)]), message(rl.gradient, source)]
+    return told, time.monotonic() - began
+
+
+def test_a_killed_rank_ends_the_others_with_its_number(tmp_path):
+    outcomes = run(killed_rank, 3, tmp_path)
+    assert outcomes[1] is None
+    for told, seconds in (outcomes[0], outcomes[2]):
+        assert told[0][0] == told[1][0] == "RankError"
+        assert re.search("rank 1 died or closed the connection", told[0][1])
+        assert re.search("ranks were lost earlier; start them all again", told[1][1])
+        assert seconds < 30  # and not the half hour of the time-out
+
+
+def late_rank(rank, size):
+    source = rl.nets.shard(network(), *data(), timeout=1)
+    if rank == 1:
+        time.sleep(4)
+    told = message(rl.gradient, source)
+    # Both are alive: a new source makes new connections.
+    return told, numbers(rl.gradient(rl.nets.shard(network(), *data(), timeout=20)))
+
+
+def test_a_rank_that_does_not_come_in_time_is_named(tmp_path):
+    (told, value), (_, other) = run(late_rank, 2, tmp_path)
+    assert told == ("RankError", "rank 0 of 2: rank 1 did not come to the sum within 1 s (`timeout`)")
+    np.testing.assert_array_equal(value, other)
+    expected = numbers(rl.gradient(rl.nets.NetworkLogitGradients(network(), *data())))
+    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_one_process_without_a_group_is_told_what_to_do():
+    with pytest.raises(
+        RuntimeError, match=r"torch.distributed must be initialised first: start the script by torchrun"
+    ):
+        rl.nets.shard(network(), *data())
+    with pytest.raises(RuntimeError, match=r"torch.distributed must be initialised first"):
+        rl.nets.rank_range(10)
