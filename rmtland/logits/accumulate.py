@@ -347,3 +347,17 @@ def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.
         pairs = [(to_numpy(chunk.logits), to_numpy(chunk.labels)) for chunk in checked_chunks(source)]
         logits, labels = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
         return gathered(source, logits.astype(np.float64)), gathered(source, labels)
+
+
+def same_order(before: npt.NDArray[np.float64] | None, now: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logits and labels of this pass; RuntimeError where another pass had other ones.
+
+    Inner products are summed over blocks of parameters, a pass for each: in another order they would be summed over
+    different pairs of examples. Networks repeat their logits only up to rounding, hence the tolerance.
+    """
+    if before is not None and not np.allclose(before, now, rtol=0, atol=1e-3 * float(np.abs(before).max())):
+        raise RuntimeError(
+            "`source` must yield its examples in the same order on every pass here (a loader without shuffling); got "
+            "another order"
+        )
+    return now

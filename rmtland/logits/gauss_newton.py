@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import integer, require_memory
+from rmtland._arguments import choice, integer, require_memory
 from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy
 from rmtland.logits.accumulate import (
     SharedChunk,
@@ -18,10 +20,12 @@ from rmtland.logits.accumulate import (
     first_chunk,
     loss_at,
     prototype,
+    same_order,
     sum_over_chunks,
 )
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
 from rmtland.logits.ranks import gathered, in_step
+from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
@@ -29,6 +33,24 @@ from rmtland.spectra.traces import goldilocks_ratio
 
 BLOCK_BYTES = 2**28
 """Memory for one block of weighted rows on the Gram side."""
+
+
+@runtime_checkable
+class GramSource(LogitGradients, Protocol):
+    """A source that forms its own Gram matrices, cheaper than from rows of D numbers. An offer, not a duty."""
+
+    def matrices(
+        self,
+        columns: Callable[[LogitGradientsChunk], Array],
+        vector: Array,
+        groups: Sequence[Sequence[str]],
+        outer: Sequence[bool],
+    ) -> Iterator[tuple[Array, Array]]:
+        """For each list of groups of parameters, of the rows r = J_mu^T l_j with columns (n, C, r) of each chunk.
+
+        Either the Gram matrix (N r, N r) and the rows' inner products with `vector`, both float64, or (`outer`; lists
+        of one) sum r r^T over this rank and nothing of use.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +186,17 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
     return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 
 
-def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
+@overload
+def gauss_newton_spectrum(source: LogitGradients, *, by: None = None) -> GaussNewtonSpectrum: ...
+
+
+@overload
+def gauss_newton_spectrum(source: LogitGradients, *, by: str) -> dict[str, GaussNewtonSpectrum]: ...
+
+
+def gauss_newton_spectrum(
+    source: LogitGradients, *, by: str | None = None
+) -> GaussNewtonSpectrum | dict[str, GaussNewtonSpectrum]:
     """All eigenvalues of the Gauss-Newton matrix and the gradient's power in each, exactly.
 
     With A_mu = L_mu L_mu^T, G = Y^T Y for the N rank(A) x D matrix Y of rows L_mu^T J_mu / sqrt(N). The smaller of
@@ -174,12 +206,16 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     ----------
     source : LogitGradients
         Any source with any loss. Where Y does not fit into 256 MiB the side of the examples takes a pass per block of
-        parameters and needs the same order of examples in each. In several processes each multiplies its own rows of
-        the block by those of all, which it holds for the while.
+        parameters and needs the same order of examples in each. Networks form it layer by layer instead, from layer
+        inputs and backpropagated signals, without rows of D numbers: mostly in one pass, in several where these take
+        more than 1 GiB. In several processes each gets these of all examples, and does its share of the products.
+    by : {None, "parameter_groups"}
+        With "parameter_groups", the spectrum of each group's diagonal block: of a network, of each tensor.
 
     Returns
     -------
     GaussNewtonSpectrum
+        With `by`, a dict of them by the names of the groups. Their traces add up to that of the whole.
 
     Raises
     ------
@@ -193,7 +229,8 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     Notes
     -----
     Through the factor L rather than through A, so that examples with nearly frozen probabilities do not cancel.
-    Eigenvalues are exact to about 1e-16 of the largest.
+    Eigenvalues are exact to about 1e-16 of the largest; of a network in float32, whose logit gradients are rounded, to
+    about 1e-7 sqrt(lambda lambda_max).
 
     Examples
     --------
@@ -205,17 +242,63 @@ def gauss_newton_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     >>> round(float(spectrum.powers.sum() + spectrum.null_power), 12)
     1.0
     """
+    choice("by", by, (None, "parameter_groups"))
     with in_step(source):
-        first = double(first_chunk(source).logits[:1, :])
-        rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
-        by_parameters = source.num_parameters <= rows
-        side = source.num_parameters if by_parameters else rows
-        require_memory(
-            f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
-        )
-        if by_parameters:
-            return _spectrum_by_parameters(source)
-        return _spectrum_by_examples(source, rows)
+        return _gauss_newton_spectrum(source, by)
+
+
+def _gauss_newton_spectrum(
+    source: LogitGradients, by: str | None
+) -> GaussNewtonSpectrum | dict[str, GaussNewtonSpectrum]:
+    if by is not None and isinstance(source, GramSource):
+        return dict(zip(source.parameter_groups, _spectra_by_layers(source, by_group=True), strict=True))
+    if by is not None:
+        return {name: _whole_spectrum(part) for name, part in restricted_sources(source).items()}
+    return _whole_spectrum(source)
+
+
+def _whole_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
+    rows, by_parameters = _smaller_side(source, source.num_parameters)
+    if by_parameters:
+        return _spectrum_by_parameters(source)
+    if isinstance(source, GramSource):
+        return next(_spectra_by_layers(source, by_group=False))
+    return _spectrum_by_examples(source, rows)
+
+
+def _smaller_side(source: LogitGradients, num_parameters: int) -> tuple[int, bool]:
+    """Number of rows of Y, and whether Y^T Y is to be formed; MemoryError where neither side fits."""
+    first = double(first_chunk(source).logits[:1, :])
+    rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
+    by_parameters = num_parameters <= rows
+    side = num_parameters if by_parameters else rows
+    require_memory(
+        f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
+    )
+    return rows, by_parameters
+
+
+def _spectra_by_layers(source: GramSource, by_group: bool) -> Iterator[GaussNewtonSpectrum]:
+    """The spectrum of the whole, or of each group of parameters in turn, from the source's own Gram matrices."""
+    slope = gradient(source)
+    groups = source.parameter_groups
+    lists = [[name] for name in groups] if by_group else [list(groups)]
+    sizes = [sum(groups[n].stop - groups[n].start for n in one) for one in lists]
+    outer = [_smaller_side(source, size)[1] for size in sizes]
+
+    def columns(chunk: LogitGradientsChunk) -> Array:
+        factor = loss_at(source, chunk).hessian_factor() / math.sqrt(source.num_examples)
+        return like(chunk.logits, factor)
+
+    for one, size, side, (matrix, seen) in zip(
+        lists, sizes, outer, source.matrices(columns, slope, lists, outer), strict=True
+    ):
+        part = double(namespace(slope).concat([slope[groups[name]] for name in one]))
+        norm = float(np.linalg.norm(to_numpy(part)))
+        if side:
+            yield _from_parameters(source.reduce(matrix), part)
+        else:
+            yield _from_rows(matrix, seen, norm, size)
 
 
 def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> tuple[Array, Array]:
@@ -239,18 +322,32 @@ def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
         square = rows.T @ rows
         matrix = square if matrix is None else matrix.__iadd__(square)
         slope = part if slope is None else slope + part
-    matrix, slope = source.reduce(matrix), source.reduce(slope)
+    return _from_parameters(source.reduce(matrix), source.reduce(slope))
+
+
+def _from_parameters(matrix: Array, slope: Array) -> GaussNewtonSpectrum:
+    """From Y^T Y and the gradient."""
     require_finite(matrix)
     values, overlaps = _eigenvalues_and_overlaps(matrix, slope)
-    return _spectrum(values, overlaps, float(np.linalg.norm(to_numpy(slope))), source.num_parameters)
+    return _spectrum(values, overlaps, float(np.linalg.norm(to_numpy(slope))), matrix.shape[0])
+
+
+def _from_rows(gram: Array, seen: Array, norm: float, num_parameters: int) -> GaussNewtonSpectrum:
+    """From Y Y^T, Y times the gradient, and the gradient's length."""
+    require_finite(gram)
+    values, components = _eigenvalues_and_overlaps(gram, seen)
+    # The unit eigenvector of G is Y^T u / sqrt(lambda).
+    positive = values > _rounding(values)
+    overlaps = np.where(positive, components / np.sqrt(np.where(positive, values, 1)), 0)
+    return _spectrum(values, overlaps, norm, num_parameters)
 
 
 def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Eigenvalues, and the vector's components along the eigenvectors up to their signs."""
-    if is_torch(matrix):  # where it lies, on a GPU if it does
+    if is_torch(matrix) and matrix.device.type != "cpu":  # where it lies
         eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
         return to_numpy(eigenvalues), to_numpy(vectors.T @ vector)
-    values, squares = spectral_measure(matrix, vector)
+    values, squares = spectral_measure(to_numpy(matrix), to_numpy(vector))
     return values, np.sqrt(squares)
 
 
@@ -272,34 +369,14 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
             parts.append(rows)
             passed.append(np.column_stack([to_numpy(chunk.logits), to_numpy(chunk.labels)]))
             slope = part if slope is None else slope + part
-        examples = _same_order(examples, np.concatenate(passed))
+        examples = same_order(examples, np.concatenate(passed))
         stacked = namespace(*parts).concat(parts)
         slope = source.reduce(slope)
         products = stacked @ gathered(source, stacked).T
         gram = products if gram is None else gram.__iadd__(products)
         seen = stacked @ slope if seen is None else seen + stacked @ slope
         square += float(to_numpy(slope @ slope))
-    gram, seen = gathered(source, gram), gathered(source, seen)
-    require_finite(gram)
-    values, components = _eigenvalues_and_overlaps(gram, seen)
-    # The unit eigenvector of G is Y^T u / sqrt(lambda).
-    positive = values > _rounding(values)
-    overlaps = np.where(positive, components / np.sqrt(np.where(positive, values, 1)), 0)
-    return _spectrum(values, overlaps, math.sqrt(square), source.num_parameters)
-
-
-def _same_order(before: npt.NDArray[np.float64] | None, now: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Logits and labels of this pass; RuntimeError where another pass had other ones.
-
-    Inner products are summed over blocks of parameters, a pass for each: in another order they would be summed over
-    different pairs of examples. Networks repeat their logits only up to rounding, hence the tolerance.
-    """
-    if before is not None and not np.allclose(before, now, rtol=0, atol=1e-3 * float(np.abs(before).max())):
-        raise RuntimeError(
-            "`source` must yield its examples in the same order on every pass here (a loader without shuffling); got "
-            "another order"
-        )
-    return now
+    return _from_rows(gathered(source, gram), gathered(source, seen), math.sqrt(square), source.num_parameters)
 
 
 def _rounding(eigenvalues: npt.NDArray[np.float64]) -> float:

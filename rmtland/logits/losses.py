@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from rmtland._arguments import real
 from rmtland._arrays import Array, all_finite, is_floating, namespace
 
 
@@ -97,8 +98,20 @@ def check_outputs(outputs: Array, labels: Array) -> None:
         raise TypeError(f"`logits` must be floating point; got {outputs.dtype}")
     if not all_finite(outputs):
         raise ValueError("`logits` must be finite; got NaN or infinite entries")
-    if labels.ndim != 1 or labels.shape[0] != outputs.shape[0]:
+    if tuple(labels.shape) not in ((outputs.shape[0],), tuple(outputs.shape)):
         raise ValueError(f"`labels` must have shape ({outputs.shape[0]},), one per example; got {tuple(labels.shape)}")
+
+
+def _check_targets(labels: Array, what: str, low: float, high: float) -> None:
+    """Refuse targets (n, C) that are not real numbers between `low` and `high`."""
+    if not is_floating(labels):
+        raise TypeError(f"`labels` of shape (n, C) must be floating point; got {labels.dtype}")
+    if not all_finite(labels):
+        raise ValueError("`labels` must be finite targets; got NaN or infinite entries")
+    xp = namespace(labels)
+    least, most = float(xp.min(labels)), float(xp.max(labels))
+    if least < low or most > high:
+        raise ValueError(f"`labels` must be {what}; got {least if least < low else most:g}")
 
 
 def _check_classes(labels: Array, num_classes: int) -> None:
@@ -115,7 +128,12 @@ class CrossEntropy:
     """Cross-entropy on softmax probabilities of C >= 2 logits, in nats.
 
     Gradient p - y (Fort and Ganguli 2019 eq. (6) has the sign reversed), Hessian A = diag(p) - p p^T (eq. (7)),
-    of rank C - 1 since A 1 = 0.
+    of rank C - 1 since A 1 = 0. Labels are classes (n,), or the probability of each class (n, C).
+
+    Parameters
+    ----------
+    label_smoothing : float
+        This share of each label is spread evenly over all C classes, in 0..1, as in `torch.nn.CrossEntropyLoss`.
 
     Examples
     --------
@@ -125,14 +143,36 @@ class CrossEntropy:
     array([[-0.5,  0.5]])
     """
 
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        real("label_smoothing", self.label_smoothing, at_least=0, at_most=1)
+
     def check(self, outputs: Array, labels: Array) -> None:
-        """ValueError for C < 2 or labels outside 0..C-1, TypeError for labels that are not integers."""
+        """ValueError for C < 2 or labels outside 0..C-1, TypeError for labels that are not integers.
+
+        Of labels (n, C): real numbers in 0..1, each row of sum 1.
+        """
         check_outputs(outputs, labels)
         if outputs.shape[1] < 2:
             raise ValueError(
                 "`logits` must have C >= 2 classes under softmax (one output: use loss=Logistic()); got C = 1"
             )
-        _check_classes(labels, outputs.shape[1])
+        if labels.ndim == 1:
+            _check_classes(labels, outputs.shape[1])
+            return
+        _check_targets(labels, "probabilities in 0..1", 0, 1)
+        xp = namespace(labels)
+        error = float(xp.max(xp.abs(xp.sum(labels, axis=1) - 1)))
+        if error > 1e-3:
+            raise ValueError(f"`labels` of shape (n, C) must be probabilities of sum 1; got sums off by {error:.3g}")
+
+    def _targets(self, outputs: Array, labels: Array) -> Array:
+        """The probability that the label gives each class, (n, C)."""
+        xp = namespace(outputs)
+        num_classes = outputs.shape[1]
+        hard = one_hot(labels, num_classes, outputs.dtype) if labels.ndim == 1 else xp.astype(labels, outputs.dtype)
+        return (1 - self.label_smoothing) * hard + self.label_smoothing / num_classes
 
     def _top(self, outputs: Array, dtype: Any) -> Array:
         # The most probable class as one-hot rows: 1 - p of a frozen example survives only where it is set apart.
@@ -153,12 +193,13 @@ class CrossEntropy:
         return weights / xp.sum(weights, axis=1, keepdims=True)
 
     def value(self, outputs: Array, labels: Array) -> Array:
-        """-log p_y, (n,)."""
-        xp = namespace(outputs)
-        return -xp.sum(one_hot(labels, outputs.shape[1], outputs.dtype) * self.log_probabilities(outputs), axis=1)
+        """-log p_y, (n,); its mean over the targets where these are soft."""
+        return -namespace(outputs).sum(self._targets(outputs, labels) * self.log_probabilities(outputs), axis=1)
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
         """Probabilities minus the one-hot label, p - y, (n, C); each row sums to zero."""
+        if labels.ndim > 1 or self.label_smoothing > 0:
+            return self.probabilities(outputs) - self._targets(outputs, labels)
         own = one_hot(labels, outputs.shape[1], outputs.dtype)
         others = self.probabilities(outputs) * (1 - own)
         # p_y - 1 as minus the sum of the others, which does not cancel at a frozen example.
@@ -199,7 +240,14 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Logistic:
-    """Cross-entropy of a Bernoulli label in {0, 1} on one output, in nats: gradient s - y, Hessian s (1 - s).
+    """Cross-entropy of Bernoulli labels, one for each output, in nats: gradient s - y, Hessian s (1 - s).
+
+    With one output labels are 0 or 1, (n,); with C outputs, each a question of its own, probabilities in 0..1, (n, C).
+
+    Parameters
+    ----------
+    mean : bool
+        False: the sum over outputs. True: their mean, as in `torch.nn.BCEWithLogitsLoss`.
 
     Examples
     --------
@@ -209,12 +257,26 @@ class Logistic:
     array([[-0.5]])
     """
 
+    mean: bool = False
+
     def check(self, outputs: Array, labels: Array) -> None:
-        """ValueError for more than one output or labels other than 0 and 1."""
+        """ValueError for labels other than 0 and 1 of one output, or outside 0..1 of several."""
         check_outputs(outputs, labels)
-        if outputs.shape[1] != 1:
-            raise ValueError(f"`logits` must have one output under Logistic(); got C = {outputs.shape[1]}")
-        _check_classes(labels, 2)
+        if labels.ndim == 1 and outputs.shape[1] != 1:
+            raise ValueError(
+                f"`logits` must have one output under Logistic() with labels (n,); got C = {outputs.shape[1]}"
+            )
+        if labels.ndim == 1 and not is_floating(labels):
+            _check_classes(labels, 2)
+        else:
+            _check_targets(labels, "probabilities in 0..1", 0, 1)
+
+    def _scale(self, outputs: Array) -> float:
+        return 1 / outputs.shape[1] if self.mean else 1.0
+
+    def _targets(self, outputs: Array, labels: Array) -> Array:
+        targets = namespace(outputs).astype(labels, outputs.dtype)
+        return targets[:, None] if labels.ndim == 1 else targets
 
     def _both(self, outputs: Array) -> tuple[Array, Array]:
         # s and 1 - s, each without cancellation.
@@ -224,36 +286,40 @@ class Logistic:
         return xp.where(outputs >= 0, large, little), xp.where(outputs >= 0, little, large)
 
     def probabilities(self, outputs: Array) -> Array:
-        """Sigmoid, the probability of label 1, (n, 1)."""
+        """Sigmoid, the probability of label 1, (n, C)."""
         return self._both(outputs)[0]
 
     def value(self, outputs: Array, labels: Array) -> Array:
-        """log(1 + e^z) - y z, (n,)."""
+        """log(1 + e^z) - y z, summed over outputs, (n,)."""
         xp = namespace(outputs)
-        z = outputs[:, 0]
-        y = xp.astype(labels, outputs.dtype)
-        return xp.maximum(z, xp.zeros_like(z)) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
+        z, y = outputs, self._targets(outputs, labels)
+        each = xp.maximum(z, xp.zeros_like(z)) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
+        return xp.sum(each, axis=1) * self._scale(outputs)
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
-        """Probability minus the label, s - y, (n, 1)."""
+        """Probability minus the label, s - y, (n, C)."""
         success, failure = self._both(outputs)
-        return namespace(outputs).where(labels[:, None] == 1, -failure, success)
+        y = self._targets(outputs, labels)
+        # s - y without cancellation at labels 0 and 1.
+        return (success * (1 - y) - failure * y) * self._scale(outputs)
 
     def hessian_product(self, outputs: Array, tangents: Array) -> Array:
-        """Product s (1 - s) u, (n, 1, k)."""
+        """Product s (1 - s) u, (n, C, k)."""
         success, failure = self._both(outputs)
-        return (success * failure)[:, :, None] * tangents
+        return (success * failure * self._scale(outputs))[:, :, None] * tangents
 
     def hessian_factor(self, outputs: Array) -> Array:
-        """sqrt(s (1 - s)), (n, 1, 1)."""
+        """Diagonal of sqrt(s (1 - s)), (n, C, C)."""
         success, failure = self._both(outputs)
         xp = namespace(outputs)
-        return (xp.sqrt(success) * xp.sqrt(failure))[:, :, None]
+        roots = xp.sqrt(success) * xp.sqrt(failure) * self._scale(outputs) ** 0.5
+        return roots[:, :, None] * xp.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
 
     def predictions(self, outputs: Array) -> Array:
-        """1 where the output is positive, (n,)."""
+        """1 where the output is positive, (n,) of one output, (n, C) of several."""
         xp = namespace(outputs)
-        return xp.astype(outputs[:, 0] > 0, xp.int64)
+        positive = xp.astype(outputs > 0, xp.int64)
+        return positive[:, 0] if outputs.shape[1] == 1 else positive
 
 
 @dataclass(frozen=True)
@@ -261,7 +327,12 @@ class SquaredError:
     """Half the squared distance, |z - y|^2 / 2, so that the Hessian in the outputs is the identity.
 
     With one output the label is the real target; with C >= 2 outputs integer labels are class indices and the target
-    is their one-hot vector. `torch.nn.MSELoss` is 2 / C times this.
+    is their one-hot vector, and labels (n, C) are the targets themselves.
+
+    Parameters
+    ----------
+    mean : bool
+        True: 2 / C times this, the mean of the squared differences over outputs, as in `torch.nn.MSELoss`.
 
     Examples
     --------
@@ -271,15 +342,24 @@ class SquaredError:
     array([2.])
     """
 
+    mean: bool = False
+
     def check(self, outputs: Array, labels: Array) -> None:
         """ValueError for labels outside 0..C-1 (C >= 2) or targets that are not finite (C = 1)."""
         check_outputs(outputs, labels)
-        if outputs.shape[1] > 1:
+        if labels.ndim == 2:
+            _check_targets(labels, "finite", -float("inf"), float("inf"))
+        elif outputs.shape[1] > 1:
             _check_classes(labels, outputs.shape[1])
         elif not all_finite(labels):
             raise ValueError("`labels` must be finite targets; got NaN or infinite entries")
 
+    def _scale(self, outputs: Array) -> float:
+        return 2 / outputs.shape[1] if self.mean else 1.0
+
     def _targets(self, outputs: Array, labels: Array) -> Array:
+        if labels.ndim == 2:
+            return namespace(outputs).astype(labels, outputs.dtype)
         if outputs.shape[1] > 1:
             return one_hot(labels, outputs.shape[1], outputs.dtype)
         return namespace(outputs).astype(labels, outputs.dtype)[:, None]
@@ -290,20 +370,21 @@ class SquaredError:
 
     def value(self, outputs: Array, labels: Array) -> Array:
         """|z - y|^2 / 2, (n,)."""
-        return namespace(outputs).sum(self.gradient(outputs, labels) ** 2, axis=1) / 2
+        difference = outputs - self._targets(outputs, labels)
+        return namespace(outputs).sum(difference**2, axis=1) * (self._scale(outputs) / 2)
 
     def gradient(self, outputs: Array, labels: Array) -> Array:
         """Output minus the target, z - y, (n, C)."""
-        return outputs - self._targets(outputs, labels)
+        return (outputs - self._targets(outputs, labels)) * self._scale(outputs)
 
     def hessian_product(self, outputs: Array, tangents: Array) -> Array:
-        """The tangents themselves."""
-        return tangents
+        """The tangents themselves, unless scaled."""
+        return tangents * self._scale(outputs) if self.mean else tangents
 
     def hessian_factor(self, outputs: Array) -> Array:
-        """Identities, (n, C, C)."""
+        """Identities, (n, C, C), unless scaled."""
         xp = namespace(outputs)
-        identity = xp.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+        identity = xp.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device) * self._scale(outputs) ** 0.5
         return xp.broadcast_to(identity, (outputs.shape[0], *identity.shape))
 
     def predictions(self, outputs: Array) -> Array:

@@ -14,11 +14,18 @@ class RankedSource(Protocol):
     """A source whose `chunks` are those of one rank among several. An offer, not a duty."""
 
     @property
-    def first_example(self) -> int:
-        """How many examples the ranks before this one have."""
+    def rank(self) -> int:
+        """Which this is."""
+
+    @property
+    def examples_per_rank(self) -> tuple[int, ...]:
+        """How many examples each rank has."""
 
     def gather(self, x: Array) -> Array:
         """Rows (n, ...) of all ranks, in rank order."""
+
+    def gather_objects(self, thing: Any) -> list[Any]:
+        """A Python object of each rank."""
 
     def announce(self, operand: Array) -> None:
         """Have `operand` compared with that of the other ranks at the next sum."""
@@ -43,7 +50,26 @@ def gathered(source: Any, x: Array) -> Array:
 def first_example(source: Any) -> int:
     """Where in rank order this process's examples begin; 0 in one process."""
     ranks = ranked(source)
-    return 0 if ranks is None else ranks.first_example
+    return 0 if ranks is None else sum(ranks.examples_per_rank[: ranks.rank])
+
+
+def own_examples(source: Any) -> int:
+    """How many examples this process has; all of them in one process."""
+    ranks = ranked(source)
+    count: int = source.num_examples if ranks is None else ranks.examples_per_rank[ranks.rank]
+    return count
+
+
+def gathered_objects(source: Any, thing: Any) -> list[Any]:
+    """A Python object of each rank, in rank order; `thing` alone in one process."""
+    ranks = ranked(source)
+    return [thing] if ranks is None else ranks.gather_objects(thing)
+
+
+def is_mine(source: Any, task: int) -> bool:
+    """Whether this rank does the `task`-th of several tasks that ranks share; in one process it does all."""
+    ranks = ranked(source)
+    return ranks is None or task % len(ranks.examples_per_rank) == ranks.rank
 
 
 @contextmanager

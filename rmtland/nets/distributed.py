@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
 from rmtland.logits.losses import Loss
 from rmtland.nets.agreement import agreed, described, digest_of_arrays
 from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.ranks import RankError, Ranks, place_in
 from rmtland.nets.snapshot import Snapshot
 
@@ -101,8 +102,9 @@ class DistributedSource:
     (about 500 bytes) by which errors travel. Random numbers are drawn on every rank alike: give functions that take
     `rng` a seed; vectors that differ between ranks are refused at the first product.
 
-    `gather_logits` collects from all ranks in rank order. `gauss_newton_spectrum` by examples multiplies each rank's
-    rows with those of all: every rank holds a block of the gathered rows (256 MiB) and the (N rank(A))^2 matrix.
+    `gather_logits` collects from all ranks in rank order. `gauss_newton_spectrum` by examples gathers layer inputs and
+    signals of all examples (1 GiB at a time; of other sources rows, 256 MiB at a time) on every rank, which multiplies
+    some of them and holds the whole matrix of (N rank(A))^2 numbers.
 
     Examples
     --------
@@ -138,8 +140,7 @@ class DistributedSource:
         self._number = self._ranks.last_source = 1 + max(facts["last_source"] for facts in everyone)
         some = agreed(everyone, num_examples)
         counts = [facts["num_examples"] for facts in everyone]
-        self._counts = counts
-        self.first_example = sum(counts[: self._ranks.rank])
+        self.rank, self.examples_per_rank = self._ranks.rank, tuple(counts)
         self.num_examples: int = sum(counts)
         self.num_classes: int = some["num_classes"]
         self.num_parameters: int = some["num_parameters"]
@@ -150,7 +151,7 @@ class DistributedSource:
         self.prototype: Array = _prototype(self._local, some)
         network = getattr(self._local, "network", None)
         if network is not None:
-            self.network = network
+            self.network, self.matrices = network, self._matrices
         self._weigh(everyone)
 
     def _weigh(self, everyone: list[dict[str, Any]]) -> None:
@@ -183,10 +184,20 @@ class DistributedSource:
         """Tell the other ranks that this one gives up; does not wait for them."""
         self._ranks.report(error)
 
-    @property
-    def examples_per_rank(self) -> tuple[int, ...]:
-        """How many examples each rank has."""
-        return tuple(self._counts)
+    def gather_objects(self, thing: Any) -> list[Any]:
+        """A Python object of each rank, in rank order."""
+        return self._ranks.gather_objects(thing)
+
+    def _matrices(
+        self, columns: Columns, vector: Tensor, groups: Sequence[Sequence[str]], outer: Sequence[bool]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gram matrices layer by layer, as a network's source offers them."""
+        layers = next(iter(self._local.chunks())).layers() if self._local.num_examples else None
+        # What one rank's examples show layers not to account for, none takes from layers.
+        rest = {name for names in self.gather_objects(layers and layers.rest) for name in names or ()}
+        if layers is not None:
+            layers.rest = tuple(name for name in self.parameter_groups if name in rest)
+        return layer_matrices(self, layers, columns, vector, groups, outer)
 
 
 def rank_range(num_examples: int, process_group: Any = None) -> range:

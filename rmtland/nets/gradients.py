@@ -1,172 +1,35 @@
-"""Logit gradients of any torch module, chunk by chunk."""
+"""Logit gradients of any torch module, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vjp, vmap
 
-from rmtland._arguments import integer
-from rmtland.logits.gradients import default_chunk_size, example_slices
-from rmtland.logits.losses import CrossEntropy, Loss
-from rmtland.nets.layer_rows import LayeredPart, LayerRows, Layers
-from rmtland.nets.snapshot import Snapshot, pullback
+from rmtland._arguments import choice, integer
+from rmtland.logits.gradients import CHUNK_BYTES, example_slices
+from rmtland.logits.losses import Loss
+from rmtland.nets import determinism
+from rmtland.nets.batches import (
+    Arrays,
+    Batch,
+    Reading,
+    Unpack,
+    batches,
+    check_batch,
+    checked_class_weights,
+    checked_ignore_index,
+)
+from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, Budget, GraphBytes
+from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
+from rmtland.nets.layer_gram import Columns, layer_matrices
+from rmtland.nets.snapshot import Forward, Snapshot
+from rmtland.nets.torch_losses import translated
 
-MEMORY_BUDGET = 2**30
-"""Bytes that a source keeps between products."""
-
-Product = Callable[[Tensor], Tensor]
-
-
-class Budget:
-    """Bytes that may be kept; taken once, never exceeded."""
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-
-    def take(self, num_bytes: int) -> bool:
-        """Whether `num_bytes` are left, and if so take them."""
-        if num_bytes > self.left:
-            return False
-        self.left -= num_bytes
-        return True
-
-
-class NetworkChunk:
-    """n examples of a network; linearised products are kept while the budget lasts, else made anew when asked for."""
-
-    def __init__(
-        self,
-        network: Snapshot,
-        inputs: Tensor,
-        labels: Tensor,
-        bytes_per_example: int,
-        keep: Budget,
-        chunk_size: int = 1,
-    ) -> None:
-        self.network = network
-        self._bytes_per_example, self._chunk_size = bytes_per_example, chunk_size
-        self.bytes = bytes_per_example * int(inputs.shape[0])
-        self.labels = labels.to(network.vector.device)
-        self._inputs = inputs
-        self._keep = keep
-        self._products: dict[str, Product] = {}
-
-    @property
-    def inputs(self) -> Tensor:
-        """(n, ...) on the network's device; real numbers in its dtype, integers, being indices, as they are."""
-        vector = self.network.vector
-        return self._inputs.to(vector.device, vector.dtype if self._inputs.is_floating_point() else self._inputs.dtype)
-
-    def blocks(self) -> Iterator[NetworkChunk]:
-        """The same examples, few enough at a time for `dense()`."""
-        for part in example_slices(int(self.labels.shape[0]), self._chunk_size):
-            yield NetworkChunk(
-                self.network,
-                self._inputs[part],
-                self.labels[part],
-                self._bytes_per_example,
-                Budget(0),
-                self._chunk_size,
-            )
-
-    def parts(self) -> Iterator[NetworkChunk]:
-        """The same examples, few enough at a time for `rows` of all logits side by side."""
-        size = Layers.of(self.network, self.inputs).part_size
-        for part in example_slices(int(self.labels.shape[0]), size):
-            yield NetworkChunk(
-                self.network,
-                self._inputs[part],
-                self.labels[part],
-                self._bytes_per_example,
-                Budget(0),
-                self._chunk_size,
-            )
-
-    @cached_property
-    def _layered(self) -> LayeredPart:
-        return LayeredPart(Layers.of(self.network, self.inputs), self.inputs, self.dense)
-
-    def rows(self, cotangents: Tensor) -> LayerRows:
-        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
-        return self._layered.rows(cotangents)
-
-    def product(self, name: str, make: Callable[[], Product], cost: int) -> Product:
-        """The linear map called `name`, made at first use; `cost` is its memory in forward passes."""
-        if name in self._products:
-            return self._products[name]
-        product = make()
-        if self._keep.take(cost * self.bytes):
-            self._products[name] = product
-        return product
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """(n, C), detached."""
-        with torch.no_grad():
-            return self.network.outputs(self.network.parameters, self.inputs)
-
-    def recorded(self) -> tuple[Tensor, Tensor]:
-        """A parameter vector that requires grad and the outputs as a graph over it."""
-        vector = self.network.vector.clone().requires_grad_()
-        with torch.enable_grad():
-            return vector, self.network.outputs(self.network.unflatten(vector), self.inputs)
-
-    def _pull(self) -> Product:
-        vector, outputs = self.recorded()
-        return pullback(outputs, vector, self.bytes)
-
-    def _push(self) -> Product:
-        # J^T u is linear in u, so J v is the derivative of (J^T u) . v in u.
-        vector, outputs = self.recorded()
-        dummy = torch.zeros_like(outputs, requires_grad=True)
-        with torch.enable_grad():
-            pulled = torch.autograd.grad(outputs, vector, dummy, create_graph=True)[0]
-        return pullback(pulled, dummy, 2 * self.bytes)
-
-    def jvp(self, tangents: Tensor) -> Tensor:
-        """J V for tangents (D, k), (n, C, k)."""
-        return self.product("jvp", self._push, 2)(tangents.T).movedim(0, -1)
-
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """J^T U for cotangents (n, C, k), (D, k)."""
-        return self.product("vjp", self._pull, 1)(cotangents.movedim(-1, 0)).T
-
-    def dense(self, parameters: slice = slice(None)) -> Tensor:
-        """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""
-        network = self.network
-        start, stop, _ = parameters.indices(network.vector.shape[0])
-        groups = {n: g for n, g in network.groups.items() if g.start < stop and g.stop > start}
-        met = {n: network.parameters[n] for n in groups}
-        rest = {n: p for n, p in network.parameters.items() if n not in met}
-        gradients = self._gradients(met, rest)
-        first = next(iter(groups.values())).start if groups else start
-        parts = [g.reshape(*g.shape[:2], -1) for g in gradients.values()]
-        return torch.cat(parts, dim=2)[:, :, start - first : stop - first].detach()
-
-    def _gradients(self, met: dict[str, Tensor], rest: dict[str, Tensor]) -> dict[str, Tensor]:
-        def outputs(parameters: dict[str, Tensor], example: Tensor) -> Tensor:
-            return self.network.outputs({**rest, **parameters}, example[None])[0]
-
-        try:
-            gradients: dict[str, Tensor] = vmap(jacrev(outputs), in_dims=(None, 0))(met, self.inputs)
-        except (RuntimeError, NotImplementedError):
-            # No batching rule: one reverse pass per example and output.
-            each = [_gradients_one_by_one(outputs, met, example) for example in self.inputs]
-            gradients = {n: torch.stack([g[n] for g in each]) for n in met}
-        return gradients
-
-
-def _gradients_one_by_one(
-    outputs: Callable[[dict[str, Tensor], Tensor], Tensor], parameters: dict[str, Tensor], example: Tensor
-) -> dict[str, Tensor]:
-    values, pull, *_ = vjp(lambda p: outputs(p, example), parameters)
-    rows = [pull(unit)[0] for unit in torch.eye(len(values), dtype=values.dtype, device=values.device)]
-    return {n: torch.stack([row[n] for row in rows]) for n in parameters}
+FEW = 8
+"""Inputs that sizes and determinism are learnt from."""
 
 
 class NetworkLogitGradients:
@@ -175,35 +38,57 @@ class NetworkLogitGradients:
     Parameters
     ----------
     module : torch.nn.Module
-        Maps inputs (n, ...) to logits (n, C). Measured in evaluation mode, at a copy of its parameters: training may
-        go on afterwards, and its mode, gradients and buffers are left as found.
+        Maps inputs (n, ...) to logits (n, C), or (n, T, C) where each of T tokens is an example. Measured in evaluation
+        mode, at a copy of its parameters: training may go on afterwards, and its mode, gradients and buffers are left
+        as found.
     inputs : tensor or array (N, ...), or a loader
-        Finite; or any object that can be iterated over more than once and yields (inputs, labels) batches, such as
-        a `torch.utils.data.DataLoader`. Batches may differ in size and order between passes, not in their union.
+        Finite; a tuple or dict of tensors is passed on as arguments or keywords. Or any object that can be iterated
+        over more than once and yields (inputs, labels) batches, such as a `torch.utils.data.DataLoader`. Batches may
+        differ in size and order between passes, not in their union. Real numbers and uint8 (images, not scaled) are
+        cast to the dtype of the parameters, other integers, being indices, are left alone.
     labels : tensor or array (N,), optional
-        Left out with a loader.
-    loss : Loss, optional
-        `CrossEntropy()` by default.
+        Left out with a loader. (N, T) for tokens; (N, C) of real numbers for losses that take soft, several or real
+        targets.
+    loss : Loss or torch.nn loss, optional
+        `CrossEntropy()` by default. `torch.nn.CrossEntropyLoss`, `BCEWithLogitsLoss` and `MSELoss` with their options
+        are translated, others refused by name.
     chunk_size : int, optional
-        Examples handled at a time; by default as many as hold 32 MiB of dense logit gradients. Batches of a loader
-        larger than this are cut.
+        Examples whose dense logit gradients are handled at a time; by default as many as 32 MiB hold, within a
+        quarter of the memory budget.
     memory_budget : int, optional
-        Bytes kept between products: a loader's examples first, then linearised forward passes. What does not fit is
-        read, or linearised, anew in each pass.
+        Bytes that the source takes: its copy of the parameters first, then a loader's examples, logits, and recorded
+        forward and gradient computations. What does not fit is read, or recorded, anew in each pass.
+    batch_size : int, optional
+        Inputs that products handle at a time; by default as many as fill a quarter of the memory budget with the
+        activations of a second derivative. Batches of a loader larger than this are cut.
+    weights : tensor or array (N,), optional
+        Of the examples' losses, >= 0; the loss is their weighted mean. With a loader `unpack` returns them.
+    class_weights : tensor or array (C,), optional
+        The same for all examples of a class.
+    ignore_index : int, optional
+        Labels of this value are no examples, such as padding among tokens.
+    forward : callable, optional
+        `forward(module, inputs)` returns the logits, where `module(inputs)` would not.
+    unpack : callable, optional
+        Takes a loader's batch apart: returns (inputs, labels) or (inputs, labels, weights).
+    nondeterminism : {"raise", "warn"}
+        What happens where an example's logits depend on the pass or on the rest of its batch, or where a loader that
+        is read anew in each pass does not repeat its examples.
 
     Raises
     ------
     ValueError
         For NaN in inputs or logits, labels out of range or of another length, an empty loader, no trainable
-        parameter, outputs that are not (n, C).
+        parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch.
     TypeError
-        For something that is no module, or is neither arrays nor a loader.
+        For something that is no eager module, is neither arrays nor a loader, or a loss that is none.
 
     Notes
     -----
-    Products run in the dtype of the parameters (float32 for most networks), sums over chunks of small results in
-    float64. For a float64 measurement pass a module in float64. The parameter vector holds the trainable tensors in
-    the order of `module.named_parameters()`, flattened row by row: `parameter_groups` tells where each lies.
+    Products run in the dtype of the parameters (float32 for most networks; half precision is handed out and summed in
+    float32), sums over chunks of small results in float64. For a float64 measurement pass a module in float64. The
+    parameter vector holds the trainable tensors in the order of `module.named_parameters()`, flattened row by row:
+    `parameter_groups` tells where each lies.
 
     Examples
     --------
@@ -222,73 +107,123 @@ class NetworkLogitGradients:
         module: torch.nn.Module,
         inputs: Any,
         labels: Any = None,
-        loss: Loss | None = None,
+        loss: Loss | torch.nn.Module | None = None,
         chunk_size: int | None = None,
         memory_budget: int = MEMORY_BUDGET,
         *,
         batch_size: int | None = None,
+        weights: Any = None,
+        class_weights: Any = None,
+        ignore_index: int | None = None,
+        forward: Forward | None = None,
+        unpack: Unpack | None = None,
+        nondeterminism: str = "raise",
     ) -> None:
+        self._nondeterminism = choice("nondeterminism", nondeterminism, determinism.CHOICES)
+        self._chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size, at_least=1)
         self._batch_size = None if batch_size is None else integer("batch_size", batch_size, at_least=1)
-        self.loss: Loss = CrossEntropy() if loss is None else loss
-        self.network = Snapshot(module)
-        if chunk_size is not None:
-            chunk_size = integer("chunk_size", chunk_size, at_least=1)
         self._budget = Budget(integer("memory_budget", memory_budget, at_least=0))
-        self._batches = _batches(inputs, labels)
+        if forward is not None and not callable(forward):
+            raise TypeError(f"`forward` must be callable; got {type(forward).__name__}")
+        self.loss, loss_weights, loss_ignores = translated(loss)
+        class_weights = checked_class_weights(loss_weights if class_weights is None else class_weights)
+        ignore_index = checked_ignore_index(loss_ignores if ignore_index is None else ignore_index)
+        self._reading = Reading(self.loss, ignore_index, class_weights)
+        self.network = Snapshot(module, forward)
+        self._budget.take(min(self.network.num_bytes, self._budget.left))
+        self._batches = batches(inputs, labels, weights, unpack)
         # Arrays are in memory already, so their chunks stay; a loader's examples stay if they fit in the budget, else
         # they are streamed in each pass and nothing is kept.
         self._chunks: list[NetworkChunk] | None = []
-        self._chunk_size = chunk_size
-        self._bytes_per_example = 0
-        self._num_classes = 0
-        self._num_examples = 0
-        for batch_inputs, batch_labels in self._batches:
-            self._admit(torch.as_tensor(batch_inputs), torch.as_tensor(batch_labels))
+        self._plan: Plan | None = None
+        self._fingerprint = determinism.Fingerprint()
+        self._num_classes = self._num_examples = 0
+        total_weight: Tensor | float = 0.0
+        for batch in self._batches:
+            total_weight += self._admit(batch)
         if self._num_examples == 0:
             raise ValueError("`inputs` must hold at least one example; got none")
+        self._settle_weights(float(total_weight))
 
-    def _admit(self, inputs: Tensor, labels: Tensor) -> None:
-        """Check a batch where it enters, and learn the sizes from the first."""
-        if inputs.ndim == 0 or inputs.shape[0] == 0:
-            raise ValueError(f"`inputs` must have shape (N, ...) with N >= 1; got {tuple(inputs.shape)}")
-        if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-            raise ValueError("`inputs` must be finite; got NaN or infinite entries")
-        if labels.ndim != 1 or labels.shape[0] != inputs.shape[0]:
-            got = tuple(labels.shape)
-            raise ValueError(f"`labels` must have shape ({inputs.shape[0]},), one per example; got {got}")
-        if self._num_classes == 0:
-            self._measure(inputs[:8], labels[:8])
-        for chunk in self._cut(inputs, labels, self._budget):
-            self.loss.check(chunk.logits, chunk.labels)
+    def _admit(self, batch: Batch) -> float:
+        """Check a batch where it enters, and learn the sizes from the first; the sum of its weights."""
+        check_batch(batch)
+        if self._plan is None:
+            self._learn(batch.cut(slice(0, FEW)))
+        in_memory = isinstance(self._batches, Arrays)
+        if not in_memory:
+            self._fingerprint.add(batch)
+            if self._chunks is not None:
+                if self._budget.take(batch.num_bytes):
+                    batch = batch.copied()
+                else:
+                    self._chunks = None
+        total = 0.0
+        for chunk in self._cut(batch, self._plan_of(self._chunks is not None)):
+            self.loss.check(chunk.logits, chunk.targets)
+            self._num_examples += int(chunk.labels.shape[0])
+            total += float(chunk.labels.shape[0] if chunk.weights is None else chunk.weights.sum())
+            chunk.release()
             if self._chunks is not None:
                 self._chunks.append(chunk)
-        in_memory = isinstance(self._batches, _Arrays)
-        if not in_memory and not self._budget.take(inputs.numel() * inputs.element_size()):
-            self._chunks = None
-        self._num_examples += int(inputs.shape[0])
+        return total
 
-    def _measure(self, inputs: Tensor, labels: Tensor) -> None:
-        few = NetworkChunk(self.network, inputs, labels, 0, Budget(0))
-        self._num_classes = int(few.logits.shape[1])
-        self._bytes_per_example = self.network.bytes_per_example(few.inputs)
+    def _learn(self, few: Batch) -> None:
+        """Number of outputs, what a batch may hold, whether the network can be trusted."""
+        inputs = self.network.placed(few.inputs)
+        self.network.find_written_buffers(inputs)
+        # Whether logits depend on their own input alone, the same in every pass.
+        self.independent = determinism.check_network(self.network, few, self._nondeterminism)
+        with torch.inference_mode(False), torch.no_grad():
+            outputs = self.network.outputs(self.network.parameters, inputs)
+        self._reading = Reading(
+            self.loss, self._reading.ignore_index, self._reading.class_weights, tokens=outputs.ndim == 3
+        )
+        self._num_classes = int(outputs.shape[-1])
+        class_weights = self._reading.class_weights
+        if class_weights is not None and class_weights.shape[0] != self._num_classes:
+            got = tuple(class_weights.shape)
+            raise ValueError(f"`class_weights` must have shape ({self._num_classes},); got {got}")
+        check_targets(few, outputs, self._reading)
+        plan = Plan(self.network, self._reading, GraphBytes(), 1, Budget(0))
+        some = NetworkChunk(plan, few)
+        if some.labels.shape[0]:
+            self.loss.check(some.logits, some.targets)
+        sizes = measure_graphs(plan, few)
+        share = self._budget.limit // BATCH_SHARE
         if self._chunk_size is None:
-            dense = self._num_classes * self.num_parameters * self.network.vector.element_size()
-            self._chunk_size = default_chunk_size(2**62, dense)
+            # Dense logit gradients come with the activations of all outputs, and are copied once.
+            dense = self._num_classes * (self.num_parameters * max(self.network.vector.element_size(), 4))
+            active = self._num_classes * sizes.forward[1]
+            self._chunk_size = max(1, min(CHUNK_BYTES // max(dense, 1), share // max(2 * dense + active, 1)))
         if self._batch_size is None:
-            self._batch_size = max(1, self._budget.left // (16 * self._bytes_per_example))
+            self._batch_size = sizes.batch(share)
+        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget)
 
-    def _cut(self, inputs: Tensor, labels: Tensor, keep: Budget) -> Iterator[NetworkChunk]:
-        assert self._chunk_size is not None
+    def _settle_weights(self, total: float) -> None:
+        """Divide weights by their mean, so that sums of the loss over N are its weighted mean."""
+        assert self._plan is not None
+        if self._reading.class_weights is None and total == self._num_examples:
+            return
+        if total <= 0:
+            raise ValueError("`weights` must not all be zero; got weights of sum 0")
+        self._reading = self._reading.divided_by(total / self._num_examples)
+        plan = self._plan
+        self._plan = Plan(plan.network, self._reading, plan.graph_bytes, plan.chunk_size, plan.keep)
+        if self._chunks is not None:
+            self._chunks = [chunk.under(self._plan) for chunk in self._chunks]
+
+    def _plan_of(self, keeps: bool) -> Plan:
+        assert self._plan is not None
+        plan = self._plan
+        return plan if keeps else Plan(plan.network, plan.reading, plan.graph_bytes, plan.chunk_size, Budget(0))
+
+    def _cut(self, batch: Batch, plan: Plan) -> Iterator[NetworkChunk]:
         assert self._batch_size is not None
-        for part in example_slices(int(inputs.shape[0]), self._batch_size):
-            yield NetworkChunk(
-                self.network, inputs[part], labels[part], self._bytes_per_example, keep, self._chunk_size
-            )
-
-    @property
-    def prototype(self) -> Tensor:
-        """Of the dtype and on the device that products are computed in."""
-        return self.network.vector[:0]
+        for part in example_slices(batch.num_inputs, self._batch_size):
+            chunk = NetworkChunk(plan, batch.cut(part))
+            if chunk.labels.shape[0]:  # not where every label is ignored
+                yield chunk
 
     @property
     def num_examples(self) -> int:
@@ -310,38 +245,49 @@ class NetworkLogitGradients:
         """Each trainable tensor's place in the parameter vector."""
         return self.network.groups
 
+    @property
+    def prototype(self) -> Tensor:
+        """Of the dtype and on the device that products are handed out in."""
+        vector = self.network.vector[:0]
+        return vector.float() if vector.element_size() < 4 else vector
+
     def chunks(self) -> Iterator[NetworkChunk]:
-        """Yield the examples, `chunk_size` at most at a time."""
+        """Yield the examples, those of `batch_size` inputs at most at a time."""
         if self._chunks is not None:
-            yield from self._chunks
+            for chunk in self._chunks:
+                try:
+                    yield chunk
+                finally:
+                    chunk.release()
             return
-        for inputs, labels in self._batches:
-            yield from self._cut(torch.as_tensor(inputs), torch.as_tensor(labels), Budget(0))
+        seen, plan = determinism.Fingerprint(), self._plan_of(False)
+        for batch in self._batches:
+            seen.add(batch)
+            yield from self._cut(batch, plan)
+        if not self._fingerprint.same(seen):
+            determinism.complain(
+                "`inputs` must yield the same examples in every pass, for they do not fit into `memory_budget`; got a "
+                "loader that augments, drops or repeats some",
+                self._nondeterminism,
+            )
+
+    def matrices(
+        self, columns: Columns, vector: Tensor, groups: Sequence[Sequence[str]], outer: Sequence[bool]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
+        layers = next(iter(self.chunks())).layers()
+        return layer_matrices(self, layers, columns, vector, groups, outer)
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""
         return x
 
 
-class _Arrays:
-    """One batch of everything, for inputs and labels in memory."""
-
-    def __init__(self, inputs: Any, labels: Any) -> None:
-        self.inputs, self.labels = torch.as_tensor(inputs), torch.as_tensor(labels)
-        if self.inputs.ndim and self.inputs.shape[0] == 0:
-            raise ValueError("`inputs` must hold at least one example; got none")
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.inputs, self.labels
-
-
-def _batches(inputs: Any, labels: Any) -> Any:
-    """Arrays or a loader as something to iterate over again and again."""
-    if labels is not None:
-        return _Arrays(inputs, labels)
-    if isinstance(inputs, Tensor) or hasattr(inputs, "__array__"):
-        raise TypeError("`labels` must be given with arrays of inputs; got None")
-    if not hasattr(inputs, "__iter__") or hasattr(inputs, "__next__"):
-        kind = type(inputs).__name__
-        raise TypeError(f"`inputs` must be arrays, or a loader that can be iterated over repeatedly; got {kind}")
-    return inputs
+def check_targets(batch: Batch, outputs: Tensor, reading: Reading) -> None:
+    """ValueError where labels do not fit outputs (n, C) or (n, T, C)."""
+    shape = tuple(batch.targets.shape)
+    want = tuple(outputs.shape[:-1])
+    if shape in (want, tuple(outputs.shape)):
+        return
+    one = "one per token" if reading.tokens else "one per example"
+    raise ValueError(f"`labels` must have shape {want}, {one}; got {shape}")

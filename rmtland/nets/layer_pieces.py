@@ -20,6 +20,11 @@ def _squares(rows: Tensor, dim: int) -> Tensor:
     return lengths**2
 
 
+def _by_position(values: Tensor) -> Tensor:
+    """(n, g, a, P) as a matrix for each group, (g, n P, a)."""
+    return values.permute(1, 0, 3, 2).reshape(values.shape[1], -1, values.shape[2])
+
+
 class FormedPiece:
     """Gradients written out, (n, d): biases, normalisation layers, and whatever has no shorter form."""
 
@@ -55,8 +60,11 @@ class MatrixPiece:
     g are those of grouped convolutions; d = g b a.
     """
 
-    def __init__(self, inputs: Tensor, signals: Tensor, overlaps: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, inputs: Tensor, signals: Tensor, overlaps: dict[str, Tensor] | None = None, shared: bool = True
+    ) -> None:
         self.inputs, self.signals = inputs, signals
+        self.shared = shared  # whether the inputs are the same whatever is propagated back
         self._overlaps = {} if overlaps is None else overlaps
 
     @property
@@ -73,7 +81,9 @@ class MatrixPiece:
     def squares(self) -> Tensor:
         """Squared lengths (n,), float64."""
         if self.num_positions == 1:
-            return (_squares(self.inputs[..., 0], 2) * _squares(self.signals[..., 0], 2)).sum(dim=1)
+            if "squares" not in self._overlaps:
+                self._overlaps["squares"] = _squares(self.inputs[..., 0], 2)
+            return (self._overlaps["squares"] * _squares(self.signals[..., 0], 2)).sum(dim=1)
         at_hand = "_written" in self.__dict__ or self.num_positions >= self.inputs.shape[2]
         if at_hand and self._written is not None:
             return self._written.squares()
@@ -93,8 +103,7 @@ class MatrixPiece:
         for row, column in zip(out, weights.to(self.signals.dtype).T, strict=True):
             some = column.nonzero()[:, 0]
             piece, scale = (self, column) if 2 * len(some) > len(column) else (self.chosen(some), column[some])
-            signals = (piece.signals * scale[:, None, None, None]).permute(1, 2, 0, 3).reshape(g, b, -1)
-            row[...] = signals @ piece.inputs.permute(1, 0, 3, 2).reshape(g, -1, a)
+            row[...] = _by_position(piece.signals * scale[:, None, None, None]).mT @ _by_position(piece.inputs)
         return out.reshape(len(out), -1)
 
     def products(self, vectors: Tensor) -> Tensor:
@@ -103,8 +112,9 @@ class MatrixPiece:
             return self._written.products(vectors)
         g, b, a = self.signals.shape[1], self.signals.shape[2], self.inputs.shape[2]
         matrices = vectors.to(self.signals.dtype).reshape(-1, g, b, a)
-        columns = [((matrix @ self.inputs) * self.signals).sum(dim=(1, 2, 3)) for matrix in matrices]
-        return torch.stack(columns, dim=1)
+        inputs, signals = _by_position(self.inputs), _by_position(self.signals)
+        columns = [(inputs @ matrix.mT * signals).sum(dim=2) for matrix in matrices]  # (g, n P) each
+        return torch.stack(columns).reshape(len(matrices), g, -1, self.num_positions).sum(dim=(1, 3)).T
 
     def formed(self) -> Tensor:
         """(n, d)."""
@@ -112,7 +122,7 @@ class MatrixPiece:
 
     def chosen(self, examples: Tensor) -> MatrixPiece:
         """Some examples' gradients."""
-        return MatrixPiece(self.inputs[examples], self.signals[examples])
+        return MatrixPiece(self.inputs[examples], self.signals[examples], shared=self.shared)
 
 
 class EmbeddingPiece:
@@ -151,7 +161,7 @@ class EmbeddingPiece:
     def as_matrix(self) -> MatrixPiece:
         """The same with the entries written as rows of the identity: b = V, a = e."""
         hot = torch.nn.functional.one_hot(self.indices, self.num_entries).to(self.signals.dtype)
-        return MatrixPiece(self.signals[:, None], hot.mT[:, None])
+        return MatrixPiece(self.signals[:, None], hot.mT[:, None], shared=False)
 
 
 Piece = FormedPiece | MatrixPiece | EmbeddingPiece
@@ -169,5 +179,28 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     pieces = [piece.as_matrix() if isinstance(piece, EmbeddingPiece) else piece for piece in pieces]
     matrices = [piece for piece in pieces if isinstance(piece, MatrixPiece)]
     if len(matrices) == len(pieces) and len({(*m.inputs.shape[:3], m.signals.shape[2]) for m in matrices}) == 1:
-        return MatrixPiece(torch.cat([m.inputs for m in matrices], 3), torch.cat([m.signals for m in matrices], 3))
+        inputs, signals = (torch.cat([getattr(m, name) for m in matrices], 3) for name in ("inputs", "signals"))
+        return MatrixPiece(inputs, signals, shared=all(m.shared for m in matrices))
     return FormedPiece(torch.stack([piece.formed() for piece in pieces]).sum(dim=0))
+
+
+def stored_numbers(piece: Piece) -> tuple[int, int]:
+    """Numbers per example and per row that a tensor's store holds."""
+    if isinstance(piece, FormedPiece):
+        return 0, piece.gradients[0].numel()
+    if isinstance(piece, EmbeddingPiece):
+        return piece.indices[0].numel(), piece.signals[0].numel()
+    size, signals, inputs = written_numbers(piece), piece.signals[0].numel(), piece.inputs[0].numel()
+    if better_written(piece):
+        return 0, size
+    return (inputs, signals) if piece.shared else (0, inputs + signals)
+
+
+def written_numbers(piece: MatrixPiece) -> int:
+    """Numbers in one example's gradient, d."""
+    return piece.signals.shape[1] * piece.signals.shape[2] * piece.inputs.shape[2]
+
+
+def better_written(piece: MatrixPiece) -> bool:
+    """Whether a gradient written out takes no more numbers than the signals it comes from."""
+    return piece.num_positions > 1 and written_numbers(piece) <= piece.signals[0].numel()

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece
+from rmtland.nets.snapshot import single
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 NORMALISATIONS = tuple(
@@ -46,13 +47,14 @@ class Recording:
         points = [use.point for use in self.uses]
         signals: tuple[Tensor | None, ...] = (None,) * len(points)
         if self.outputs.requires_grad and points:
-            signals = torch.autograd.grad(
-                self.outputs, points, cotangents.to(self.outputs.dtype), retain_graph=True, allow_unused=True
-            )
+            with torch.inference_mode(False):
+                signals = torch.autograd.grad(
+                    self.outputs, points, cotangents.to(self.outputs.dtype), retain_graph=True, allow_unused=True
+                )
         found: dict[str, list[Piece]] = {}
         for use, signal in zip(self.uses, signals, strict=True):
             if signal is not None:
-                for name, piece in use.pieces(signal).items():
+                for name, piece in use.pieces(single(signal)).items():
                     found.setdefault(name, []).append(piece)
         return found
 
@@ -72,7 +74,9 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
             return output
         # A copy goes on, so that an activation in place leaves the point alone.
         point = output if output.requires_grad else output.detach().requires_grad_()
-        uses.append(Use(point, _pieces_of(layer, tensors[layer], arguments[0].detach())))
+        inputs = arguments[0].detach()
+        inputs = single(inputs) if inputs.is_floating_point() else inputs
+        uses.append(Use(point, _pieces_of(layer, tensors[layer], inputs)))
         return point.clone()
 
     tensors: dict[nn.Module, dict[str, str]] = {}
@@ -82,7 +86,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
             if own and _known(layer):
                 tensors[layer] = own
                 stack.callback(layer.register_forward_hook(hook).remove)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             outputs = forward()
     return Recording(outputs, uses)
 
@@ -166,11 +170,13 @@ def _embedding(layer: nn.Embedding, own: dict[str, str], inputs: Tensor) -> Call
 def _normalisation(layer: Any, own: dict[str, str], inputs: Tensor) -> Callable[[Tensor], dict[str, Piece]]:
     """Y = weight * x^ + bias: x^ is the layer's output at weight 1 and bias 0."""
     neutral = {
-        role: torch.ones_like(p) if role == "weight" else torch.zeros_like(p)
+        role: torch.full_like(p, role == "weight", dtype=inputs.dtype)
         for role, p in layer.named_parameters(recurse=False)
     }
+    buffers = {n: b.to(inputs.dtype) for n, b in layer.named_buffers(recurse=False) if b.is_floating_point()}
     with torch.no_grad():
-        normalised = functional_call(_Bare(layer), {f"layer.{role}": t for role, t in neutral.items()}, (inputs,))
+        tensors = {f"layer.{name}": tensor for name, tensor in (neutral | buffers).items()}
+        normalised = functional_call(_Bare(layer), tensors, (inputs,))
     shape = next(iter(neutral.values())).shape
     by_channel = not isinstance(layer, tuple(t for t in NORMALISATIONS if t.__name__ in ("LayerNorm", "RMSNorm")))
 

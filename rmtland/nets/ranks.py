@@ -150,8 +150,12 @@ class Ranks:
         if len(dtypes) > 1:
             raise self._error(f"arrays of one dtype must be gathered; got {', '.join(sorted(dtypes))}")
         dtype = getattr(torch, dtypes.pop()) if dtypes else x.dtype
-        padded = torch.zeros((max(rows), *x.shape[1:]), dtype=dtype, device=x.device)
-        padded[: x.shape[0]] = x
+        if not any(rows):
+            return x
+        row = next(note["shape"] for note in notes if note["rows"])
+        padded = torch.zeros((max(rows), *row[1 : row[0] + 1].tolist()), dtype=dtype, device=x.device)
+        if x.shape[0]:
+            padded[: x.shape[0]] = x
         # As bytes: every backend knows them, half precision not.
         carried, group = self._carried(padded.reshape(-1).view(torch.uint8))
         arrived = [torch.empty_like(carried) for _ in rows]
@@ -197,11 +201,14 @@ class Ranks:
         for rank in np.flatnonzero(notes["failed"]).tolist():
             raise self._error(f"rank {rank} failed, so all give up: {notes['said'][rank].decode(errors='replace')}")
         places = [(note["kind"], int(note["source"]), tuple(note["shape"])) for note in notes]
+        some = next((tuple(note["shape"]) for note in notes if note["rows"]), places[0][2])
         for rank, place in enumerate(places):
-            if place != places[0]:
+            if notes["kind"][rank] == b"gather" and not notes["rows"][rank]:
+                place = (*place[:2], some)  # no rows are of any shape
+            if place != (*places[0][:2], some):
                 raise self._error(
                     "every rank must call the same statistics of the same sources in the same order; rank 0 is at "
-                    f"{_described(places[0])} and rank {rank} at {_described(place)}"
+                    f"{_described((*places[0][:2], some))} and rank {rank} at {_described(place)}"
                 )
         operands = np.nan_to_num(notes["operand"])
         for rank, operand in enumerate(operands):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rmtland.logits.accumulate import checked_chunks
+from rmtland._arguments import require_memory
+from rmtland._arrays import to_numpy
+from rmtland.logits.accumulate import checked_chunks, loss_at
 from rmtland.logits.losses import Loss
-from rmtland.logits.ranks import in_step
-from rmtland.nets.gradients import MEMORY_BUDGET, NetworkChunk, NetworkLogitGradients, Product
-from rmtland.nets.snapshot import pullback
+from rmtland.logits.ranks import in_step, ranked
+from rmtland.nets.budget import MEMORY_BUDGET
+from rmtland.nets.chunks import NetworkChunk, Slope, loss_slope
+from rmtland.nets.dense_second_derivatives import dense_second_derivative
+from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.spectra.operators import SymmetricOperator
 
 
@@ -21,7 +28,7 @@ def hessian(
     inputs: Any = None,
     labels: Any = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | torch.nn.Module | None = None,
     batch_size: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> SymmetricOperator:
@@ -58,15 +65,7 @@ def hessian(
     (6, 6)
     """
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
-
-    def mean_loss(chunk: NetworkChunk) -> Callable[[Tensor], Tensor]:
-        def value(outputs: Tensor) -> Tensor:
-            result: Tensor = source.loss.value(outputs, chunk.labels).sum() / source.num_examples
-            return result
-
-        return value
-
-    return _second_derivative("hessian", source, mean_loss)
+    return _second_derivative("hessian", source, lambda chunk: loss_slope(chunk, source.num_examples))
 
 
 def logit_curvature(
@@ -74,7 +73,7 @@ def logit_curvature(
     inputs: Any = None,
     labels: Any = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | torch.nn.Module | None = None,
     batch_size: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> SymmetricOperator:
@@ -106,15 +105,20 @@ def logit_curvature(
     """
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
-    def fixed_slopes(chunk: NetworkChunk) -> Callable[[Tensor], Tensor]:
-        slopes = source.loss.gradient(chunk.logits, chunk.labels) / source.num_examples
-        return lambda outputs: (slopes * outputs).sum()
+    def fixed(chunk: NetworkChunk) -> Slope:
+        slopes = loss_at(source, chunk).gradient() / source.num_examples
+        return lambda outputs: slopes.to(outputs.dtype)
 
-    return _second_derivative("logit_curvature", source, fixed_slopes)
+    return _second_derivative("logit_curvature", source, fixed)
 
 
 def _source(
-    module: Any, inputs: Any, labels: Any, loss: Loss | None, batch_size: int | None, memory_budget: int
+    module: Any,
+    inputs: Any,
+    labels: Any,
+    loss: Loss | torch.nn.Module | None,
+    batch_size: int | None,
+    memory_budget: int,
 ) -> NetworkLogitGradients:
     if hasattr(module, "chunks") and hasattr(module, "network"):  # a network's source, or a rank's among several
         if inputs is not None or labels is not None or loss is not None:
@@ -128,24 +132,51 @@ def _source(
 
 
 def _second_derivative(
-    name: str, source: NetworkLogitGradients, scalar: Callable[[NetworkChunk], Callable[[Tensor], Tensor]]
+    name: str, source: NetworkLogitGradients, slope: Callable[[NetworkChunk], Slope]
 ) -> SymmetricOperator:
-    """Sum over chunks of the second derivative of scalar(chunk)(outputs) in the parameters."""
-
-    def recorded(chunk: NetworkChunk) -> Product:
-        vector, outputs = chunk.recorded()
-        with torch.enable_grad():
-            slope = torch.autograd.grad(scalar(chunk)(outputs), vector, create_graph=True)[0]
-        return pullback(slope, vector, 4 * chunk.bytes)
+    """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
 
     def multiply(block: Tensor) -> Tensor:
-        total = torch.zeros_like(block)
+        total, parts = source.network.zeros(block.shape[1])
+        tangents = source.network.split(block)
         chunk: Any
         with in_step(source, block):
             for chunk in checked_chunks(source):
                 if chunk.labels.shape[0]:  # a rank may be without examples
-                    # A gradient computation holds about four times what its forward pass does.
-                    total += chunk.product(name, lambda chunk=chunk: recorded(chunk), 4)(block.T).T
+                    with torch.inference_mode(False):
+                        chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
             return source.reduce(total)
 
-    return SymmetricOperator(multiply, source.num_parameters, source.network.vector[:0])
+    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)
+
+
+@dataclass(frozen=True)
+class _SecondDerivative(SymmetricOperator):
+    """An operator that knows its matrix by a shorter way than column by column."""
+
+    source: NetworkLogitGradients
+    slope: Callable[[NetworkChunk], Slope]
+
+    def to_dense(self, block_size: int | None = None) -> npt.NDArray[np.float64]:
+        """The matrix (D, D) as a float64 NumPy array, symmetrised against rounding.
+
+        Parameters
+        ----------
+        block_size : int, optional
+            Columns at a time, by products. By default linear layers are summed over examples in one matrix product
+            for each pair of them, and only other parameters are multiplied column by column; in several processes
+            all are.
+
+        Raises
+        ------
+        MemoryError
+            Where it does not fit; the products, or `to_scipy` with an iterative solver, do without it.
+        """
+        if block_size is not None or ranked(self.source) is not None:
+            return super().to_dense(block_size)
+        require_memory(
+            f"the dense {self.dimension} x {self.dimension} matrix",
+            32.0 * self.dimension**2,
+            "use products or to_scipy()",
+        )
+        return to_numpy(dense_second_derivative(self.source, self.slope, self.multiply)).astype(np.float64, copy=False)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-COLUMN_BYTES = 2**28
-"""Memory for the intermediate results of products that run side by side."""
+from rmtland.nets.pytrees import Inputs, num_inputs, on
+
+Forward = Callable[[torch.nn.Module, Any], Any]
+"""How a module is called on a batch of inputs, where `module(inputs)` will not do."""
 
 
 @contextlib.contextmanager
@@ -27,92 +31,151 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
+def call(module: torch.nn.Module, inputs: Any) -> Any:
+    """`module(inputs)`; tuples become arguments, dicts keywords."""
+    if isinstance(inputs, dict):
+        return module(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return module(*inputs)
+    return module(inputs)
+
+
+class _Called(torch.nn.Module):
+    """A module with a forward pass of the user's."""
+
+    def __init__(self, module: torch.nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.module, self._forward = module, forward
+
+    def forward(self, inputs: Any) -> Any:
+        return self._forward(self.module, inputs)
+
+
 class Snapshot:
     """A copy of a module's parameters and buffers, and the module's forward pass as a function of them.
 
     Training may go on after the copy; the module itself is never written to. Frozen parameters (requires_grad False)
     are constants, tied ones appear once.
+
+    Attributes
+    ----------
+    parameters : dict of str to Tensor
+        Trainable tensors, views of `vector` (D,), and `groups`, the place of each in it.
+    constants : dict of str to Tensor
+        Frozen parameters and buffers.
+    working_dtype : torch.dtype
+        Of the module's first floating parameter: what real inputs are cast to.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
-        trainable = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-        if not trainable:
-            raise ValueError("`module` must have at least one parameter that requires grad; got none")
-        kinds = {(p.dtype, p.device) for p in trainable.values()}
-        if len(kinds) > 1:
-            raise ValueError(f"`module` must have parameters of one dtype on one device; got {sorted(map(str, kinds))}")
-        self.module = module
-        self.constants = {n: p.detach().clone() for n, p in module.named_parameters() if not p.requires_grad}
-        self.constants |= {n: b.detach().clone() for n, b in module.named_buffers()}
-        self.parameters = trainable
+    def __init__(self, module: torch.nn.Module, forward: Forward | None = None) -> None:
+        check_module(module)
+        self.module, self.forward = module, call if forward is None else forward
+        self._called = _Called(module, self.forward)
+        named = dict(module.named_parameters())
+        with torch.inference_mode(False):
+            trainable = {n: p.detach() for n, p in named.items() if p.requires_grad}
+            self.constants = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
+            self.constants |= {n: b.detach().clone() for n, b in module.named_buffers()}
+            self.vector = torch.cat([p.clone().reshape(-1) for p in trainable.values()])
+        self.shapes = {n: p.shape for n, p in trainable.items()}
         stops = list(accumulate(p.numel() for p in trainable.values()))
         self.groups = {n: slice(b - p.numel(), b) for (n, p), b in zip(trainable.items(), stops, strict=True)}
-        self.vector = torch.cat([p.reshape(-1) for p in trainable.values()])
+        floating = (p.dtype for p in named.values() if p.is_floating_point())
+        self.working_dtype = next(floating, self.vector.dtype)
+        # Buffers that a forward pass has written to: a copy for each pass.
+        self._written: set[str] = set()
         self.layers: object = None  # what `layer_rows` finds out about the network, at first use
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in {"parameters", "leaves"}}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the copies."""
+        return sum(t.numel() * t.element_size() for t in (self.vector, *self.constants.values()))
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """Views of the vector by name."""
+        return self.unflatten(self.vector)
+
+    @cached_property
+    def leaves(self) -> dict[str, Tensor]:
+        """The same views as leaves of autograd's graphs, one set for all graphs."""
+        with torch.inference_mode(False):
+            return {n: p.detach().requires_grad_() for n, p in self.parameters.items()}
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (D,) as named tensors."""
-        return {n: vector[self.groups[n]].view(p.shape) for n, p in self.parameters.items()}
+        return {n: vector[group].view(self.shapes[n]) for n, group in self.groups.items()}
 
-    def outputs(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """Forward pass in evaluation mode, (n, C); one output per example may come as (n,)."""
+    def split(self, block: Tensor) -> list[Tensor]:
+        """Columns (D, k) as a tensor (k, *shape) for each parameter, in its dtype."""
+        rows = block.T.to(self.vector.dtype).contiguous()
+        return [rows[:, g].reshape(rows.shape[0], *self.shapes[n]) for n, g in self.groups.items()]
+
+    def zeros(self, count: int) -> tuple[Tensor, list[Tensor]]:
+        """Columns (D, k) of zeros and a view (k, *shape) of each parameter's part: what products are summed in.
+
+        In float32 at least: no sum over batches survives half precision.
+        """
+        rows = single(self.vector[:0]).new_zeros((count, self.vector.shape[0]))
+        return rows.T, [rows[:, g].view(count, *self.shapes[n]) for n, g in self.groups.items()]
+
+    def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        """Forward pass in evaluation mode, (n, C) or (n, T, C); one output per example may come as (n,)."""
+        values = {f"module.{n}": t for n, t in {**self.constants, **parameters}.items()}
+        for name in self._written:
+            values[f"module.{name}"] = self.constants[name].clone()
         # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
         with evaluating(self.module), sdpa_kernel(SDPBackend.MATH):
-            outputs = functional_call(self.module, {**self.constants, **parameters}, (inputs,), strict=True)
+            outputs = functional_call(self._called, values, (inputs,), strict=True)
         if not isinstance(outputs, Tensor):
-            raise TypeError(f"`module` must return a tensor of logits; got {type(outputs).__name__}")
+            raise TypeError(f"`module` must return a tensor of logits; got {type(outputs).__name__} (see `forward`)")
         if outputs.ndim == 1:
             outputs = outputs[:, None]
-        if outputs.ndim != 2 or outputs.shape[0] != inputs.shape[0]:
-            raise ValueError(f"`module` must return shape ({inputs.shape[0]}, C); got {tuple(outputs.shape)}")
+        count = num_inputs(inputs)
+        if outputs.ndim not in (2, 3) or outputs.shape[0] != count:
+            raise ValueError(f"`module` must return shape ({count}, C) or ({count}, T, C); got {tuple(outputs.shape)}")
         return outputs
 
-    def bytes_per_example(self, inputs: Tensor) -> int:
-        """Bytes that one example's forward pass saves for a backward pass, parameters not counted."""
-        own = {p.untyped_storage().data_ptr() for p in self.parameters.values()}
-        own |= {c.untyped_storage().data_ptr() for c in self.constants.values()}
-        saved: dict[int, int] = {}
+    def placed(self, inputs: Inputs) -> Inputs:
+        """Inputs on the network's device; real numbers and uint8 in its dtype, other integers as given."""
+        return on(inputs, self.vector.device, self.working_dtype)
 
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        parameters = {n: p.detach().requires_grad_() for n, p in self.parameters.items()}
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            outputs = self.outputs(parameters, inputs)
-        return (sum(saved.values()) + outputs.numel() * outputs.element_size()) // inputs.shape[0] + 1
+    def find_written_buffers(self, inputs: Inputs) -> None:
+        """Run once and note which buffers the forward pass writes to; they are put back."""
+        before = {n: (t._version, t.clone()) for n, t in self.constants.items()}
+        with torch.inference_mode(False), torch.no_grad():
+            self.outputs(self.parameters, inputs)
+        for name, (version, value) in before.items():
+            if self.constants[name]._version != version:
+                self._written.add(name)
+                self.constants[name] = value
 
 
-def pullback(values: Tensor, point: Tensor, bytes_per_row: int) -> Callable[[Tensor], Tensor]:
-    """The map of rows u to u . d(values)/d(point), for rows (k, *values.shape), through the stored graph of `values`.
+def single(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 where it is in half precision."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
 
-    Reverse mode throughout: a graph recorded once serves every later product, each about the price of one backward
-    pass, and second derivatives in reverse mode are what every torch operation supports best. (Forward mode and
-    `torch.func.linearize` are no faster on a CPU, and gave wrong products or none for recurrent cells and group
-    normalisation.)
-    """
-    if not values.requires_grad:  # constant in the parameters: a linear network's gradient of the logits
-        return lambda rows: rows.new_zeros((rows.shape[0], *point.shape))
-    width = max(1, COLUMN_BYTES // max(bytes_per_row, 1))
 
-    def one(row: Tensor) -> Tensor:
-        return torch.autograd.grad(values, point, row, retain_graph=True, materialize_grads=True)[0]
-
-    def side_by_side(rows: Tensor) -> Tensor:
-        return torch.autograd.grad(
-            values, point, rows, retain_graph=True, materialize_grads=True, is_grads_batched=True
-        )[0]
-
-    def product(rows: Tensor) -> Tensor:
-        if rows.shape[0] > 1 and width > 1:
-            try:
-                return torch.cat([side_by_side(block) for block in torch.split(rows, width)])
-            except (RuntimeError, NotImplementedError):
-                pass  # an operation without a batching rule, a fused recurrent cell for one: row by row then
-        return torch.stack([one(row) for row in rows])
-
-    return product
+def check_module(module: Any) -> None:
+    """Refuse what cannot be differentiated as a function of its parameters, by name."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError("`module` must be an eager torch.nn.Module; got a TorchScript module, which has no such calls")
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    if isinstance(module, wrappers):
+        kind = type(module).__name__
+        raise TypeError(f"`module` must be the network itself; got {kind}: pass its `.module`")
+    if any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in module.parameters()):
+        raise ValueError("`module` must have its shapes set; got lazy parameters: run it once")
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("`module` must have at least one parameter that requires grad; got none")
+    if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+        raise ValueError("`module` must have values; got parameters on the meta device")
+    kinds = {(p.dtype, p.device) for p in trainable}
+    if len(kinds) > 1:
+        raise ValueError(f"`module` must have parameters of one dtype on one device; got {sorted(map(str, kinds))}")

@@ -41,5 +41,5 @@ def test_torch_float32_is_summed_in_double():
 
 
 def test_needs_softmax():
-    with pytest.raises(ValueError, match=r"`source` must have softmax outputs \(CrossEntropy\); got SquaredError\(\)"):
+    with pytest.raises(ValueError, match=r"`source` must have softmax outputs \(CrossEntropy\); got SquaredError"):
         rl.output_statistics(source(np.zeros((2, 2)), np.array([0, 1]), loss=rl.SquaredError()))

@@ -187,6 +187,73 @@ def test_tiny_signals_do_not_underflow():
     assert q.same_logit == pytest.approx(expected.same_logit, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["conv", "group_norm"])
+def test_half_precision_is_summed_in_float32(name):
+    module, inputs = build(name, torch.float32)
+    exact = rl.measure(rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C), "clustering", "logit_scales")
+    source = rl.nets.NetworkLogitGradients(module.to(torch.bfloat16), inputs, torch.arange(N) % C)
+    half = rl.measure(source, "clustering", "logit_scales")
+    assert source.network.layers.rest == ()
+    assert half.clustering.same_logit == pytest.approx(exact.clustering.same_logit, abs=0.03)
+    assert half.logit_scales.sigma_E == pytest.approx(exact.logit_scales.sigma_E, rel=0.03)
+
+
+class Words(nn.Module):
+    """A causal language model of a few words."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(C + 2, 4), nn.Linear(4, 4), nn.Linear(4, C)
+
+    def forward(self, tokens):
+        x = torch.tanh(self.mix(self.embed(tokens)))
+        return self.head(x.cumsum(1))
+
+
+@pytest.mark.parametrize("budget", [2**28, 5000, 1], ids=["one part", "some parts", "not kept"])
+def test_tokens_are_examples(budget, monkeypatch):
+    monkeypatch.setattr(layer_rows, "SIDE_BY_SIDE_BYTES", budget)
+    torch.manual_seed(0)
+    module, tokens, labels = Words().double(), torch.randint(0, C + 2, (4, 5)), torch.randint(0, C, (4, 5))
+    labels[1, 2:] = labels[3] = -1
+    source = rl.nets.NetworkLogitGradients(module, tokens, labels, ignore_index=-1)
+    gradients = []
+    for row in range(4):
+        for place in range(5):
+            if labels[row, place] >= 0:
+                z = module(tokens[row : row + 1])[0, place]
+                each = [torch.autograd.grad(one, module.parameters(), retain_graph=True) for one in z]
+                gradients.append([torch.cat([g.reshape(-1) for g in one]).numpy() for one in each])
+    kept = labels[labels >= 0].numpy()
+    q = rl.clustering(source)
+    expected = oracles.q_values(np.array(gradients), kept)
+    np.testing.assert_allclose([q.same_logit_same_class, q.same_logit, q.different_logits], expected, rtol=1e-9)
+    assert source.network.layers.rest == ()
+    matrix = sum(
+        np.einsum("ka,kl,lb->ab", g, oracles.curvature(z), g)
+        for g, z in zip(np.array(gradients), torch.cat([c.logits for c in source.chunks()]).numpy(), strict=True)
+    ) / len(kept)
+    values = np.linalg.eigvalsh(matrix)
+    found = rl.gauss_newton_spectrum(source).eigenvalues
+    np.testing.assert_allclose(found, np.maximum(values, 0)[-len(found) :], atol=1e-12)
+
+
+def test_ignored_examples_and_tuples_of_inputs():
+    module, inputs = build("conv")
+    labels = torch.arange(N) % C
+    labels[::3] = -100
+
+    def forward(module, inputs):
+        return module(inputs["image"])
+
+    some = rl.nets.NetworkLogitGradients(module, {"image": inputs}, labels, ignore_index=-100, forward=forward)
+    expected = rl.nets.NetworkLogitGradients(module, inputs[labels >= 0], labels[labels >= 0])
+    for found, exact in zip(
+        rl.clustering(some).__dict__.values(), rl.clustering(expected).__dict__.values(), strict=True
+    ):
+        np.testing.assert_allclose(found, exact, rtol=1e-9)
+
+
 @settings(max_examples=25)
 @given(
     st.integers(1, 3),

@@ -1,0 +1,352 @@
+"""A batch of a network's examples: its products through recorded graphs, and its dense logit gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from rmtland.logits.gradients import example_slices
+from rmtland.logits.losses import LossAt
+from rmtland.nets.backward import Backward, quiet_fallbacks
+from rmtland.nets.batches import Batch, Reading
+from rmtland.nets.budget import Budget, GraphBytes
+from rmtland.nets.layer_rows import Examples, LayeredPart, LayerRows, Layers
+from rmtland.nets.pytrees import Inputs
+from rmtland.nets.snapshot import Snapshot, single
+
+Slope = Callable[[Tensor], Tensor]
+"""Outputs (n, C), maybe a graph, to cotangents (n, C)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all chunks of a source share.
+
+    Attributes
+    ----------
+    network : Snapshot
+    reading : Reading
+        How targets become the loss's targets and weights.
+    graph_bytes : GraphBytes
+    chunk_size : int
+        Examples whose dense logit gradients fit into memory.
+    keep : Budget
+    """
+
+    network: Snapshot
+    reading: Reading
+    graph_bytes: GraphBytes
+    chunk_size: int
+    keep: Budget
+
+
+class NetworkChunk:
+    """n examples of a network; recorded graphs are kept while the budget lasts, else made anew when asked for.
+
+    Attributes
+    ----------
+    network : Snapshot
+    """
+
+    def __init__(self, plan: Plan, batch: Batch, rows: slice | None = None) -> None:
+        self.network = plan.network
+        self.plan = plan
+        self._batch, self._rows = batch, rows
+        read = plan.reading.read(batch, plan.network.vector.device, rows)
+        self.targets, self.labels, self.weights, self._selected = read
+        self._made: dict[str, Any] = {}
+        self._within_budget: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Graphs cannot be pickled; they are recorded anew where they are needed.
+        logits = {n: v for n, v in self._made.items() if n == "logits" and n in self._within_budget}
+        return {**self.__dict__, "_made": logits, "_within_budget": set(logits)}
+
+    def _kept(self, name: str, make: Callable[[], Any], num_bytes: Callable[[Any], int], *, graph: bool) -> Any:
+        """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
+        if name not in self._made:
+            self._made[name] = made = make()
+            if self.plan.keep.take(num_bytes(made), graph=graph):
+                self._within_budget.add(name)
+        return self._made[name]
+
+    def release(self) -> None:
+        """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
+        self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
+
+    @property
+    def num_inputs(self) -> int:
+        """Forward passes: the examples, or the sequences that they are tokens of."""
+        return self._batch.num_inputs
+
+    @property
+    def inputs(self) -> Inputs:
+        """(n, ...) on the network's device; real numbers in its dtype, integers, being indices, as they are."""
+        return self.network.placed(self._batch.inputs)
+
+    @property
+    def logits(self) -> Tensor:
+        """(n, C), detached, in float32 at least."""
+
+        def forward() -> Tensor:
+            with torch.inference_mode(False), torch.no_grad():
+                return single(self.flat_outputs(self.network.parameters))
+
+        logits: Tensor = self._kept("logits", forward, lambda z: z.numel() * z.element_size(), graph=False)
+        return logits
+
+    def under(self, plan: Plan) -> NetworkChunk:
+        """The same examples by another plan, with the logits that are kept."""
+        other = NetworkChunk(plan, self._batch, self._rows)
+        other._made, other._within_budget = dict(self._made), set(self._within_budget)
+        return other
+
+    def flat_outputs(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The network's outputs, (n, C), a row for each example: of tokens those that are not ignored."""
+        outputs = self.network.outputs(parameters, self.inputs)
+        outputs = outputs.reshape(-1, outputs.shape[-1])
+        return outputs if self._selected is None else outputs.index_select(0, self._selected)
+
+    def recorded(self) -> Tensor:
+        """The outputs (n, C) as a graph over the network's leaves; every product is read off this one."""
+
+        def forward() -> Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                return self.flat_outputs(self.network.leaves)
+
+        outputs: Tensor = self._kept("forward", forward, lambda _: self._bytes("forward"), graph=True)
+        return outputs
+
+    def _bytes(self, *kinds: str) -> int:
+        return sum(self.plan.graph_bytes.of(kind, self.num_inputs) for kind in kinds)
+
+    def _map(self, name: str, make: Callable[[Tensor], Backward], *kinds: str) -> Backward:
+        """The linear map called `name`, made at first use from the recorded outputs, with graphs of these kinds."""
+
+        def record() -> Backward:
+            outputs = self.recorded()
+            with torch.inference_mode(False), torch.enable_grad():
+                return make(outputs)
+
+        def num_bytes(_: Any) -> int:
+            # A map keeps the outputs' graph alive, whether that one was counted or not.
+            return self._bytes(*kinds, *([] if "forward" in self._within_budget else ["forward"]))
+
+        made: Backward = self._kept(name, record, num_bytes, graph=True)
+        return made
+
+    def pullback(self) -> Backward:
+        """Cotangents of the outputs (k, n, C) to those of each parameter."""
+        leaves = tuple(self.network.leaves.values())
+        return self._map("vjp", lambda outputs: Backward([outputs], leaves, self._bytes("forward")))
+
+    def pushforward(self) -> Backward:
+        """Tangents of each parameter (k, *shape) to those of the outputs.
+
+        J^T u is linear in u, so J v is the derivative of (J^T u) . v in u.
+        """
+
+        def make(outputs: Tensor) -> Backward:
+            dummy = torch.zeros_like(outputs, requires_grad=True)
+            return Backward(self._slopes(outputs, dummy), [dummy], self._bytes("forward", "jvp"))
+
+        return self._map("jvp", make, "jvp")
+
+    def second_derivative(self, name: str, slope: Slope) -> Backward:
+        """Tangents of each parameter to those of J^T slope(outputs)."""
+
+        def make(outputs: Tensor) -> Backward:
+            leaves = tuple(self.network.leaves.values())
+            cotangents = slope(outputs).to(outputs.dtype)
+            return Backward(self._slopes(outputs, cotangents), leaves, self._bytes("forward", "second"))
+
+        return self._map(name, make, "second")
+
+    def _slopes(self, outputs: Tensor, cotangents: Tensor) -> tuple[Tensor, ...]:
+        leaves = tuple(self.network.leaves.values())
+        if not outputs.requires_grad:
+            return tuple(torch.zeros_like(leaf, requires_grad=False) for leaf in leaves)
+        return torch.autograd.grad(outputs, leaves, cotangents, create_graph=True, materialize_grads=True)
+
+    def jvp(self, tangents: Tensor) -> Tensor:
+        """J V for tangents (D, k), (n, C, k)."""
+        with torch.inference_mode(False):
+            (pushed,) = self.pushforward()(self.network.split(tangents))
+        return single(pushed).movedim(0, -1)
+
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """J^T U for cotangents (n, C, k), (D, k)."""
+        with torch.inference_mode(False):
+            rows = cotangents.movedim(-1, 0).to(self.network.vector.dtype).contiguous()
+            total, parts = self.network.zeros(rows.shape[0])
+            self.pullback().add_to(parts, [rows])
+        return total
+
+    def blocks(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for `dense()`."""
+        return self._in_pieces(self.plan.chunk_size)
+
+    def parts(self) -> Iterator[NetworkChunk]:
+        """The same examples, few enough at a time for the `rows` of all logits side by side."""
+        return self._in_pieces(self.layers().part_size)
+
+    def _in_pieces(self, size: int) -> Iterator[NetworkChunk]:
+        num_examples = int(self.labels.shape[0])
+        if num_examples <= size:
+            yield self
+            return
+        if self._selected is None:
+            for part in example_slices(self.num_inputs, size):
+                yield NetworkChunk(self.plan, self._batch.cut(part))
+            return
+        # Whole sequences together while they fit, then parts of one.
+        sequences = max(1, size * self.num_inputs // num_examples)
+        for part in example_slices(self.num_inputs, sequences):
+            some = NetworkChunk(self.plan, self._batch.cut(part))
+            count = int(some.labels.shape[0])
+            for rows in example_slices(count, max(size, 1)):
+                yield some if count <= size else NetworkChunk(self.plan, self._batch.cut(part), rows)
+
+    def _examples(self) -> Examples:
+        """An input for each example: of tokens their whole sequences, over and over."""
+        if self._selected is None:
+            return Examples(self.inputs)
+        length = int(self._batch.targets.shape[1]) if self.plan.reading.tokens else 1
+        places = self._selected // length
+        inputs = torch.utils._pytree.tree_map(lambda leaf: leaf[places], self.inputs)
+        return Examples(inputs, self._selected % length if self.plan.reading.tokens else None)
+
+    def layers(self) -> Layers:
+        """What the network's layers account for, found once."""
+        return Layers.of(self.network, self._examples)
+
+    def rows(self, cotangents: Tensor) -> LayerRows:
+        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+        if "layers" not in self._made:  # until `release`
+            self._made["layers"] = LayeredPart(self.layers(), self._examples(), self.dense)
+        part: LayeredPart = self._made["layers"]
+        return part.rows(cotangents)
+
+    def dense(self, parameters: slice = slice(None)) -> Tensor:
+        """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""
+        network = self.network
+        start, stop, _ = parameters.indices(network.vector.shape[0])
+        groups = {n: g for n, g in network.groups.items() if g.start < stop and g.stop > start}
+        if not groups:
+            return single(network.vector.new_zeros((*self.logits.shape, 0)))
+        with torch.inference_mode(False):
+            parts = None if self._selected is not None else self._vectorised(list(groups))
+            if parts is None:
+                parts = self._one_row_after_another(list(groups))
+        first = next(iter(groups.values())).start
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return single(joined[:, :, start - first : stop - first])
+
+    def _vectorised(self, names: list[str]) -> list[Tensor] | None:
+        """(n, C, size) for each parameter by vmap over examples; None where an operation has no such rule."""
+        network = self.network
+        rest = {n: p for n, p in network.parameters.items() if n not in names}
+
+        def outputs(parameters: dict[str, Tensor], example: Inputs) -> Tensor:
+            one = torch.utils._pytree.tree_map(lambda leaf: leaf[None], example)
+            return network.outputs({**rest, **parameters}, one)[0]
+
+        try:
+            with quiet_fallbacks():
+                gradients = vmap(jacrev(outputs), in_dims=(None, 0))(
+                    {n: network.parameters[n] for n in names}, self.inputs
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):
+            return None
+        return [gradients[n].detach().reshape(*gradients[n].shape[:2], -1) for n in names]
+
+    def _one_row_after_another(self, names: list[str]) -> list[Tensor]:
+        """The same by plain backward passes, one for each example and output."""
+        leaves = [self.network.leaves[n] for n in names]
+        with torch.enable_grad():
+            outputs = self.flat_outputs(self.network.leaves)
+        pull = Backward([outputs], leaves, self._bytes("forward"))
+        n, num_classes = outputs.shape
+        rows = []
+        for example in range(n):
+            units = outputs.new_zeros((num_classes, n, num_classes))
+            units[:, example] = torch.eye(num_classes, dtype=outputs.dtype, device=outputs.device)
+            rows.append([g.reshape(num_classes, -1) for g in pull([units])])
+        return [torch.stack([row[i] for row in rows]) for i in range(len(names))]
+
+
+class _LossSlope(torch.autograd.Function):
+    """dl/dz as a function of the outputs, differentiated in closed form: A u, with nothing but the outputs kept."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, at: Callable[[Tensor], LossAt]) -> Tensor:
+        ctx.save_for_backward(outputs)
+        ctx.at = at
+        slopes: Tensor = at(single(outputs)).gradient()
+        return slopes.to(outputs.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        (outputs,) = ctx.saved_tensors
+        (cotangent,) = cotangents
+        product: Tensor = ctx.at(single(outputs)).hessian_product(single(cotangent)[:, :, None])[:, :, 0]
+        return product.to(outputs.dtype), None
+
+
+def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
+    """The loss's derivative in the outputs over N, as a differentiable function of them."""
+
+    def at(outputs: Tensor) -> LossAt:
+        return LossAt(chunk.plan.reading.loss, outputs, chunk.targets, chunk.weights)
+
+    def slope(outputs: Tensor) -> Tensor:
+        slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]
+        return slopes / num_examples
+
+    return slope
+
+
+def measure_graphs(plan: Plan, batch: Batch) -> GraphBytes:
+    """Bytes that recorded computations hold, from those of one and of several inputs."""
+    count = min(batch.num_inputs, 4)
+    few, one = (_graph_bytes(plan, batch.cut(slice(0, n))) for n in (count, max(1, count // 2)))
+    sizes = {}
+    for kind in few:
+        span = count - max(1, count // 2)
+        each = max((few[kind] - one[kind]) // span, 0) if span else few[kind]
+        sizes[kind] = (max(few[kind] - count * each, 0), each + 1)
+    return GraphBytes(**sizes)
+
+
+def _graph_bytes(plan: Plan, batch: Batch) -> dict[str, int]:
+    """Bytes of all storages that graphs save, those of parameters and buffers not counted."""
+    network = plan.network
+    chunk = NetworkChunk(plan, batch.copied())
+    # Inputs are data, unless each pass makes a copy of them in another dtype or on another device.
+    given = torch.utils._pytree.tree_leaves(chunk._batch.inputs)
+    own = {t.untyped_storage().data_ptr() for t in (network.vector, *network.constants.values(), *given)}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = chunk.recorded()
+        with torch.enable_grad():
+            forward = sum(saved.values()) + outputs.numel() * outputs.element_size()
+            chunk._slopes(outputs, torch.zeros_like(outputs, requires_grad=True))
+            jvp = sum(saved.values()) - forward
+            chunk._slopes(outputs, loss_slope(chunk, 1)(outputs))
+            second = sum(saved.values()) - jvp - forward
+    # What both share was counted with the first; a second derivative keeps at least as much as it.
+    return {"forward": forward, "jvp": jvp, "second": max(second, jvp)}

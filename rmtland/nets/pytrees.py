@@ -1,0 +1,77 @@
+"""Inputs that are a tensor, or tuples and dicts of tensors with examples first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+Inputs = Any
+"""A tensor (n, ...), or a tuple, list or dict of them."""
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """An array or tensor as a tensor where it lies, whatever torch's default device is."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            raise TypeError("an array of objects")
+        return torch.as_tensor(array, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`{name}` must be arrays or tensors; got {type(value).__name__}") from None
+
+
+def tensors(name: str, values: Any) -> Inputs:
+    """Every leaf of `values` as a tensor; lists of numbers are one."""
+    if isinstance(values, dict):
+        return {key: tensors(name, value) for key, value in values.items()}
+    if isinstance(values, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray, dict, tuple)) for v in values):
+        return tuple(tensors(name, value) for value in values)
+    return tensor(name, values)
+
+
+def num_inputs(inputs: Inputs) -> int:
+    """n, of the first leaf."""
+    return int(tree_leaves(inputs)[0].shape[0])
+
+
+def cut(inputs: Inputs, part: slice) -> Inputs:
+    """Some of the examples."""
+    return tree_map(lambda leaf: leaf[part], inputs)
+
+
+def num_bytes(inputs: Inputs) -> int:
+    """Of all leaves."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(inputs))
+
+
+def on(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """On the device; real numbers and uint8 (images) in `dtype`, other integers as they are."""
+
+    def move(leaf: Tensor) -> Tensor:
+        real = leaf.is_floating_point() or leaf.dtype == torch.uint8
+        moved = leaf.detach().to(device, dtype if real else leaf.dtype)
+        # Autograd may not save tensors of inference mode.
+        return moved.clone() if moved.is_inference() else moved
+
+    with torch.inference_mode(False):
+        return tree_map(move, inputs)
+
+
+def check_inputs(inputs: Inputs) -> int:
+    """n; ValueError for no examples, leaves of different lengths, NaN."""
+    leaves = tree_leaves(inputs)
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(len(shape) == 0 or shape[0] == 0 for shape in shapes) or not shapes:
+        got = shapes[0] if len(shapes) == 1 else shapes
+        raise ValueError(f"`inputs` must have shape (N, ...) with N >= 1; got {got}")
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"`inputs` must hold the same examples in each of their tensors; got shapes {shapes}")
+    if any(leaf.is_floating_point() and not bool(leaf.isfinite().all()) for leaf in leaves):
+        raise ValueError("`inputs` must be finite; got NaN or infinite entries")
+    return int(shapes[0][0])

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rmtland as rl
+from rmtland.logits.gauss_newton import GramSource
+from rmtland.nets import layer_gram
+from tests import oracles
+from tests.nets.networks import NAMES, C, N, build, jacobian
+from tests.nets.test_layers import EXTRA, network
+
+LABELS = torch.arange(N) % C
+
+
+def exact(module, inputs, part=slice(None)):
+    gradients, outputs = jacobian(module, inputs)
+    gradients = gradients[:, :, part].numpy()
+    return oracles.gauss_newton(outputs.numpy(), gradients), oracles.gradient(
+        outputs.numpy(), LABELS.numpy(), gradients
+    )
+
+
+def check(spectrum, matrix, slope):
+    """Eigenvalues, and the gradient's power up to each of them, against the dense matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    top = values[-1]
+    size = len(spectrum.eigenvalues)
+    np.testing.assert_allclose(spectrum.eigenvalues, np.maximum(values, 0)[-size:], atol=1e-12 * top)
+    assert np.abs(values[:-size]).max(initial=0) < 1e-12 * top
+    norm = np.linalg.norm(slope)
+    assert spectrum.gradient_norm == pytest.approx(norm, rel=1e-10)
+    count = int((values > 1e-9 * top).sum())
+    powers = ((vectors[:, ::-1].T @ slope) / norm) ** 2
+    np.testing.assert_allclose(
+        [spectrum.gradient_power(k) for k in range(count + 1)], np.append(0, powers.cumsum()[:count]), atol=1e-7
+    )
+    assert spectrum.num_parameters == len(matrix)
+
+
+@pytest.mark.parametrize("elementwise", [0, 16, 1e9], ids=["pairs", "by cost", "written out"])
+@pytest.mark.parametrize("name", [*NAMES, *EXTRA])
+def test_spectrum_of_the_whole_and_of_every_tensor(name, elementwise, monkeypatch):
+    monkeypatch.setattr(layer_gram, "ELEMENTWISE", elementwise)
+    module, inputs, _ = network(name)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+    assert isinstance(source, GramSource)
+    check(rl.gauss_newton_spectrum(source), *exact(module, inputs))
+    # The Gram side also where the other would be smaller.
+    spectra = rl.gauss_newton_spectrum(source, by="parameter_groups")
+    assert list(spectra) == list(source.parameter_groups)
+    trace = 0
+    for tensor, spectrum in spectra.items():
+        matrix, slope = exact(module, inputs, source.parameter_groups[tensor])
+        trace += spectrum.trace
+        if matrix.any():
+            check(spectrum, matrix, slope)
+        else:
+            assert not spectrum.eigenvalues.any()
+    assert trace == pytest.approx(np.trace(exact(module, inputs)[0]))
+
+
+@pytest.mark.parametrize(("store", "block", "passes"), [(2**30, 2**27, 1), (1, 2**27, 9), (2**30, 1, 1)])
+def test_stores_and_blocks_of_any_size(store, block, passes, monkeypatch):
+    monkeypatch.setattr(layer_gram, "STORE_BYTES", store)
+    monkeypatch.setattr(layer_gram, "BLOCK_BYTES", block)
+    module, inputs, _ = network("rounds")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    counted, collect = [], layer_gram._collect
+    monkeypatch.setattr(layer_gram, "_collect", lambda *args: counted.append(1) or collect(*args))
+    check(rl.gauss_newton_spectrum(source), *exact(module, inputs))
+    assert len(counted) >= passes
+    assert passes > 1 or len(counted) == 1
+
+
+def test_other_libraries_product():
+    # The symmetric product of SciPy, in place, against the plain one that other devices take.
+    rows = torch.randn(7, 5, dtype=torch.float64)
+    matrix = torch.randn(7, 7, dtype=torch.float64)
+    expected = (matrix + rows @ rows.T).tril()
+    layer_gram.add_gram(matrix, rows)
+    torch.testing.assert_close(matrix.tril(), expected)
+
+
+def test_float32_networks_are_exact_to_their_own_rounding():
+    module, inputs = build("conv", torch.float32)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    double, _ = build("conv")
+    matrix, _ = exact(double, inputs.double())
+    spectrum = rl.gauss_newton_spectrum(source)
+    values = np.linalg.eigvalsh(matrix)[-22:]
+    assert (np.abs(spectrum.eigenvalues - values) < 3e-6 * np.sqrt(values[-1] * np.maximum(values, 1e-14))).all()
+    assert spectrum.gradient_power(2) == pytest.approx(
+        rl.gauss_newton_spectrum(rl.nets.NetworkLogitGradients(double, inputs.double(), LABELS)).gradient_power(2),
+        abs=1e-5,
+    )
+
+
+def test_a_loader_that_shuffles_between_passes(monkeypatch):
+    monkeypatch.setattr(layer_gram, "STORE_BYTES", 1)
+    module, inputs = build("conv")
+    order = np.random.default_rng(0)
+
+    class Loader:
+        def __iter__(self):
+            permuted = order.permutation(N)
+            yield inputs[permuted], LABELS[permuted]
+
+    source = rl.nets.NetworkLogitGradients(module, Loader(), memory_budget=0)
+    with pytest.raises(RuntimeError, match="must yield its examples in the same order on every pass"):
+        rl.gauss_newton_spectrum(source)
+
+
+def test_no_row_of_all_parameters_is_written_out():
+    # A million parameters and 60 rows: dense rows would take 240 MB in float64.
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(1000, 1000), nn.Tanh(), nn.Linear(1000, 4))
+    inputs, labels = torch.randn(20, 1000), torch.arange(20) % 4
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    source.chunks = lambda chunks=source.chunks: (_no_dense(chunk) for chunk in chunks())
+    spectrum = rl.gauss_newton_spectrum(source)
+    assert spectrum.eigenvalues.shape == (60,)
+    v = torch.randn(source.num_parameters)
+    quotient = v @ (rl.gauss_newton(source) @ v) / (v @ v)
+    assert 0 < quotient < spectrum.eigenvalues[-1]
+    # tr G^2 from products with G along the gradient's direction is bounded by the top; the trace is exact.
+    labels_of = rl.measure(source, "clustering", "logit_scales")
+    assert labels_of.logit_scales.sigma_E > 0
+
+
+def _no_dense(chunk):
+    def dense(*_):
+        raise AssertionError("dense rows of a million parameters")
+
+    chunk.dense = dense
+    return chunk
+
+
+@pytest.mark.parametrize("by", ["layer", 1])
+def test_bad_arguments(by):
+    source = rl.DenseLogitGradients(*oracles.examples(5, 2, 3))
+    with pytest.raises(ValueError, match="`by` must be one of None, 'parameter_groups'; got"):
+        rl.gauss_newton_spectrum(source, by=by)
+
+
+def test_by_groups_of_a_dense_source():
+    logits, labels, gradients = oracles.examples(6, 3, 40)
+    source = rl.DenseLogitGradients(logits, labels, gradients, parameter_groups={"a": slice(0, 30), "b": slice(30, 40)})
+    for name, spectrum in rl.gauss_newton_spectrum(source, by="parameter_groups").items():
+        part = gradients[:, :, source.parameter_groups[name]]
+        values = np.linalg.eigvalsh(oracles.gauss_newton(logits, part))
+        np.testing.assert_allclose(spectrum.eigenvalues, values[-len(spectrum.eigenvalues) :], atol=1e-12)
