@@ -87,7 +87,10 @@ def linear_layers(chunk: NetworkChunk) -> list[_Layer]:
     used = [n for n in used if passed.inputs[n].shape[0] == outputs.shape[0]]
     added = [passed.added[n] for n in used]
     leaves = list(network.leaves.values())
-    found = torch.autograd.grad(outputs, [*added, *leaves], cotangents, materialize_grads=True)
+    try:
+        found = torch.autograd.grad(outputs, [*added, *leaves], cotangents, materialize_grads=True)
+    except RuntimeError:  # gradient checkpointing runs layers again, and does not find them as it left them
+        return []
     signals, gradients = (
         dict(zip(used, found, strict=False)),
         dict(zip(network.leaves, found[len(used) :], strict=True)),

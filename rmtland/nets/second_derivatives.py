@@ -179,4 +179,17 @@ class _SecondDerivative(SymmetricOperator):
             32.0 * self.dimension**2,
             "use products or to_scipy()",
         )
-        return to_numpy(dense_second_derivative(self.source, self.slope, self.multiply)).astype(np.float64, copy=False)
+        probe = self.prototype.new_ones((self.dimension, 1))
+        probe[1::2] = -0.5
+        expected = self.multiply(probe)
+        try:
+            matrix = dense_second_derivative(self.source, self.slope, self.multiply)
+            error, size = (matrix @ probe - expected).abs().max(), matrix.abs().sum(dim=1).max()
+            right = bool(error <= 1e3 * torch.finfo(matrix.dtype).eps * size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            right = False
+        if not right:  # a forward pass that runs layers again in the backward pass (gradient checkpointing), for one
+            return super().to_dense()
+        return to_numpy(matrix).astype(np.float64, copy=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -59,6 +60,9 @@ class Snapshot:
 
     Attributes
     ----------
+    module : torch.nn.Module
+        A copy in evaluation mode whose trainable parameters are views of `vector`; hooks may be put on it. The user's
+        own, swapped in and out, where it cannot be copied.
     parameters : dict of str to Tensor
         Trainable tensors, views of `vector` (D,), and `groups`, the place of each in it.
     constants : dict of str to Tensor
@@ -69,17 +73,18 @@ class Snapshot:
 
     def __init__(self, module: torch.nn.Module, forward: Forward | None = None) -> None:
         check_module(module)
-        self.module, self.forward = module, call if forward is None else forward
-        self._called = _Called(module, self.forward)
+        self.forward = call if forward is None else forward
         named = dict(module.named_parameters())
-        with torch.inference_mode(False):
-            trainable = {n: p.detach() for n, p in named.items() if p.requires_grad}
-            self.constants = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
-            self.constants |= {n: b.detach().clone() for n, b in module.named_buffers()}
-            self.vector = torch.cat([p.clone().reshape(-1) for p in trainable.values()])
+        trainable = {n: p for n, p in named.items() if p.requires_grad}
         self.shapes = {n: p.shape for n, p in trainable.items()}
         stops = list(accumulate(p.numel() for p in trainable.values()))
         self.groups = {n: slice(b - p.numel(), b) for (n, p), b in zip(trainable.items(), stops, strict=True)}
+        with torch.inference_mode(False):
+            self.vector = torch.cat([p.detach().clone().reshape(-1) for p in trainable.values()])
+            replica = _with_parameters(module, trainable, self.parameters)
+            self.module, self._owned = (module, False) if replica is None else (replica.eval(), True)
+            self.constants = self._constants(copied=self._owned)
+        self._called = _Called(self.module, self.forward)
         floating = (p.dtype for p in named.values() if p.is_floating_point())
         self.working_dtype = next(floating, self.vector.dtype)
         # Buffers that a forward pass has written to: a copy for each pass.
@@ -87,7 +92,25 @@ class Snapshot:
         self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in {"parameters", "leaves"}}
+        state = {key: value for key, value in self.__dict__.items() if key not in {"parameters", "leaves", "_called"}}
+        if self._owned:  # views of one vector would be pickled as a vector each
+            hollow = {n: torch.empty_like(p, device="meta") for n, p in self.leaves.items()}
+            state["module"] = _with_parameters(self.module, self.leaves, hollow)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._owned:
+            hollow = {n: p for n, p in self.module.named_parameters() if n in self.groups}
+            self.module = _with_parameters(self.module, hollow, self.parameters) or self.module
+            self.constants = self._constants(copied=True)
+        self._called = _Called(self.module, self.forward)
+
+    def _constants(self, *, copied: bool) -> dict[str, Tensor]:
+        """Frozen parameters and buffers: those of the copy, or copies."""
+        frozen = {n: p.detach() for n, p in self.module.named_parameters() if n not in self.groups}
+        frozen |= {n: b.detach() for n, b in self.module.named_buffers()}
+        return frozen if copied else {n: t.clone() for n, t in frozen.items()}
 
     @property
     def num_bytes(self) -> int:
@@ -102,6 +125,8 @@ class Snapshot:
     @cached_property
     def leaves(self) -> dict[str, Tensor]:
         """The same views as leaves of autograd's graphs, one set for all graphs."""
+        if self._owned:
+            return {n: p for n, p in self.module.named_parameters() if n in self.groups}
         with torch.inference_mode(False):
             return {n: p.detach().requires_grad_() for n, p in self.parameters.items()}
 
@@ -124,12 +149,15 @@ class Snapshot:
 
     def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
         """Forward pass in evaluation mode, (n, C) or (n, T, C); one output per example may come as (n,)."""
-        values = {f"module.{n}": t for n, t in {**self.constants, **parameters}.items()}
-        for name in self._written:
-            values[f"module.{name}"] = self.constants[name].clone()
         # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
         with evaluating(self.module), sdpa_kernel(SDPBackend.MATH):
-            outputs = functional_call(self._called, values, (inputs,), strict=True)
+            if self._owned and not self._written and parameters is self.leaves:
+                # Called as it is: gradient checkpointing calls parts again when the backward pass needs them.
+                outputs = self._called(inputs)
+            else:
+                values = {f"module.{n}": t for n, t in {**self.constants, **parameters}.items()}
+                values |= {f"module.{n}": self.constants[n].clone() for n in self._written}
+                outputs = functional_call(self._called, values, (inputs,), strict=True)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"`module` must return a tensor of logits; got {type(outputs).__name__} (see `forward`)")
         if outputs.ndim == 1:
@@ -152,6 +180,17 @@ class Snapshot:
             if self.constants[name]._version != version:
                 self._written.add(name)
                 self.constants[name] = value
+
+
+def _with_parameters(
+    module: torch.nn.Module, old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+) -> torch.nn.Module | None:
+    """A copy of the module with `new` in place of `old` parameters; None where it cannot be copied."""
+    memo: dict[int, Any] = {id(p): torch.nn.Parameter(new[n]) for n, p in old.items()}
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception:  # whatever a module's own attributes raise: locks, handles, tensors inside a graph
+        return None
 
 
 def single(tensor: Tensor) -> Tensor:
