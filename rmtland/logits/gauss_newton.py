@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, integer, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -24,7 +24,7 @@ from rmtland.logits.accumulate import (
     sum_over_chunks,
 )
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
-from rmtland.logits.ranks import gathered, in_step
+from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import require_finite
 from rmtland.spectra.measure import spectral_measure
@@ -271,6 +271,9 @@ def _smaller_side(source: LogitGradients, num_parameters: int) -> tuple[int, boo
     first = double(first_chunk(source).logits[:1, :])
     rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
     by_parameters = num_parameters <= rows
+    if ranked(source) is None:
+        # The Gram side needs the rows of all examples in one place. Every rank asks, so that all take the same side.
+        by_parameters |= int(to_numpy(source.reduce(zeros(first, (1,)) + 1))[0]) > 1
     side = num_parameters if by_parameters else rows
     require_memory(
         f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"

@@ -243,7 +243,7 @@ def shard(
     Parameters
     ----------
     module : torch.nn.Module
-        With the same parameters and buffers on every rank; one wrapped for training in parallel is unwrapped.
+        With the same parameters and buffers on every rank. DistributedDataParallel is taken off.
     inputs, labels : arrays (N, ...), (N,), or a loader
         Arrays of the whole dataset, the same on every rank (memory-mapped ones are read in part): each rank takes
         `rank_range(N)`. Or a loader of this rank's own examples, see `rank_range`.
@@ -276,6 +276,8 @@ def shard(
     ranks = Ranks.of(process_group, timeout)
     digest = b""
     try:
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            module = module.module
         if labels is None:
             num_examples = _size_of_dataset(inputs) if num_examples is None else num_examples
             empty = _is_empty(inputs)
