@@ -63,8 +63,16 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .spectra.eigenpairs import Eigenpairs as Eigenpairs
+from .spectra.eigenpairs import deflate as deflate
+from .spectra.eigenpairs import top_eigenpairs as top_eigenpairs
+from .spectra.lanczos import LanczosResult as LanczosResult
+from .spectra.lanczos import lanczos as lanczos
+from .spectra.operators import CountingOperator as CountingOperator
 from .spectra.operators import SymmetricOperator as SymmetricOperator
+from .spectra.operators import as_operator as as_operator
 from .spectra.outliers import count_outliers as count_outliers
+from .spectra.subspace import subspace_iteration as subspace_iteration
 from .spectra.traces import goldilocks_ratio as goldilocks_ratio
 from .sweeps.engine import sweep as sweep
 from .sweeps.planning import SweepPlan as SweepPlan

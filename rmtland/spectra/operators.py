@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import Chebyshev, Polynomial
+from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
-from rmtland._arguments import integer, require_memory
-from rmtland._arrays import Array, double, is_floating, is_torch, like, namespace, to_numpy
+from rmtland._arguments import integer, real, require_memory
+from rmtland._arrays import Array, double, is_floating, is_torch, like, namespace, to_numpy, zeros
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SymmetricOperator:
     """A real symmetric D x D matrix known by its products.
 
@@ -32,6 +34,9 @@ class SymmetricOperator:
     ``operator @ v`` takes shapes (D,) and (D, k). The product comes back in the library of `v`: an operator of a
     torch network applied to a NumPy array computes in the network's dtype, on its device, and returns NumPy.
 
+    Sums, differences and multiples by a number are operators again: ``2 * a - b``. Where their parts differ, torch goes
+    before NumPy and the longer dtype before the shorter; the left part's device is used.
+
     Examples
     --------
     >>> import numpy as np
@@ -39,6 +44,8 @@ class SymmetricOperator:
     >>> operator = SymmetricOperator.from_matrix(np.diag([1.0, 2.0]))
     >>> operator @ np.ones(2)
     array([1., 2.])
+    >>> (2 * operator - operator.shifted(1.0)) @ np.ones(2)
+    array([2., 3.])
     """
 
     multiply: Callable[[Array], Array]
@@ -116,6 +123,115 @@ class SymmetricOperator:
     def __rmatmul__(self, v: Array) -> Array:
         return self @ v if v.ndim == 1 else (self @ v.T).T
 
+    def __add__(self, other: Any) -> SymmetricOperator:
+        return self._plus(other, 1.0)
+
+    def __sub__(self, other: Any) -> SymmetricOperator:
+        return self._plus(other, -1.0)
+
+    def __radd__(self, other: Any) -> SymmetricOperator:
+        return self._plus(other, 1.0)
+
+    def __rsub__(self, other: Any) -> SymmetricOperator:
+        return (-self)._plus(other, 1.0)
+
+    def __mul__(self, factor: float) -> SymmetricOperator:
+        scale = real("factor", factor)
+        return SymmetricOperator(lambda block: scale * self.multiply(block), self.dimension, self.prototype)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> SymmetricOperator:
+        scale = real("divisor", divisor)
+        if scale == 0:
+            raise ValueError("`divisor` must be nonzero; got 0")
+        return SymmetricOperator(lambda block: self.multiply(block) / scale, self.dimension, self.prototype)
+
+    def __neg__(self) -> SymmetricOperator:
+        return self * -1.0
+
+    def _plus(self, other: Any, sign: float) -> SymmetricOperator:
+        if isinstance(other, (int, float, complex, np.number)):
+            raise TypeError(f"a number is no operator, `shifted` subtracts a multiple of the identity; got {other!r}")
+        right = as_operator(other, "other")
+        if right.dimension != self.dimension:
+            raise ValueError(f"`other` must have shape {self.shape}; got {right.shape}")
+        prototype = _common(self.prototype, right.prototype)
+
+        def multiply(block: Array) -> Array:
+            return like(prototype, self @ block) + sign * like(prototype, right @ block)
+
+        return SymmetricOperator(multiply, self.dimension, prototype)
+
+    def shifted(self, shift: float) -> SymmetricOperator:
+        """The operator A - shift 1, whose eigenvalues are those of A less `shift`."""
+        sigma = real("shift", shift)
+        return SymmetricOperator(lambda block: self.multiply(block) - sigma * block, self.dimension, self.prototype)
+
+    def deflated(self, eigenpairs: Any) -> SymmetricOperator:
+        """The operator with the given eigenvalues moved to zero; see `rmtland.deflate`."""
+        from rmtland.spectra.eigenpairs import deflate
+
+        return deflate(self, eigenpairs)
+
+    def composed(self, polynomial: Any) -> SymmetricOperator:
+        """The operator p(A), with as many products with A as p has degrees.
+
+        Parameters
+        ----------
+        polynomial : numpy.polynomial.Polynomial, Chebyshev or another of NumPy's series
+            Real. `Chebyshev.interpolate(f, degree, domain=[low, high])` makes one of any function, near it where the
+            spectrum lies within the domain.
+
+        Returns
+        -------
+        SymmetricOperator
+            Its eigenvalues are p(x), its eigenvectors those of A.
+
+        Raises
+        ------
+        TypeError
+            For anything else: a function has no exact product.
+
+        Notes
+        -----
+        Powers by Horner's rule, the other series as Chebyshev series by Clenshaw's recurrence, which is stable to any
+        degree within the domain.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rmtland as rl
+        >>> operator = rl.SymmetricOperator.from_matrix(np.diag([1.0, 2.0, 3.0]))
+        >>> operator.composed(np.polynomial.Polynomial([0.0, 1.0, 1.0])) @ np.ones(3)
+        array([ 2.,  6., 12.])
+        """
+        if not (hasattr(polynomial, "mapparms") and hasattr(polynomial, "convert")):
+            raise TypeError(f"`polynomial` must be one of numpy.polynomial's series; got {type(polynomial).__name__}")
+        if not isinstance(polynomial, Polynomial):
+            polynomial = polynomial.convert(kind=Chebyshev, domain=polynomial.domain)
+        if np.iscomplexobj(polynomial.coef):
+            raise TypeError("`polynomial` must have real coefficients; got complex ones")
+        offset, slope = map(float, polynomial.mapparms())
+        coefficients = [float(c) for c in polynomial.coef]
+        powers = isinstance(polynomial, Polynomial)
+
+        def multiply(block: Array) -> Array:
+            last, before = coefficients[-1] * block, None
+            for degree in range(len(coefficients) - 2, -1, -1):
+                doubled = 1.0 if powers or degree == 0 else 2.0
+                following = coefficients[degree] * block + doubled * (offset * last + slope * self.multiply(last))
+                if not powers and before is not None:
+                    following = following - before
+                last, before = following, last
+            return last
+
+        return SymmetricOperator(multiply, self.dimension, self.prototype)
+
+    def counted(self) -> CountingOperator:
+        """The same operator, which counts its products."""
+        return CountingOperator(self.multiply, self.dimension, self.prototype)
+
     def columns(self, block_size: int | None = None) -> Iterator[tuple[slice, Array]]:
         """Blocks of columns (slice, (D, k)) from products with unit vectors, in order.
 
@@ -156,3 +272,103 @@ class SymmetricOperator:
             self.shape, matvec=lambda v: self @ np.asarray(v).reshape(-1), matmat=lambda v: self @ np.asarray(v),
             rmatvec=lambda v: self @ np.asarray(v).reshape(-1), dtype=dtype,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class CountingOperator(SymmetricOperator):
+    """An operator that counts the vectors it has multiplied, made by `SymmetricOperator.counted`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> operator = rl.SymmetricOperator.from_matrix(np.eye(3)).counted()
+    >>> product = operator @ np.ones((3, 2))
+    >>> operator.num_products
+    2
+    """
+
+    _count: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        inner = self.multiply
+
+        def multiply(block: Array) -> Array:
+            self._count[0] += block.shape[1]
+            return inner(block)
+
+        object.__setattr__(self, "multiply", multiply)
+
+    @property
+    def num_products(self) -> int:
+        """Vectors multiplied since the operator was made."""
+        return self._count[0]
+
+
+def as_operator(operator: Any, name: str = "operator") -> SymmetricOperator:
+    """`operator` as a SymmetricOperator.
+
+    Parameters
+    ----------
+    operator : SymmetricOperator, array (D, D), SciPy sparse matrix or LinearOperator
+        Arrays of NumPy or torch. A function of vectors comes as ``SymmetricOperator(function, D, prototype)``.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    SymmetricOperator
+        The argument itself where it is one.
+
+    Raises
+    ------
+    ValueError
+        Where it is not square, or (arrays and sparse matrices) not symmetric or not finite.
+    TypeError
+        Where it is none of these, or complex.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> from rmtland.spectra.operators import as_operator
+    >>> as_operator(scipy.sparse.eye_array(4)).shape
+    (4, 4)
+    """
+    if isinstance(operator, SymmetricOperator):
+        return operator
+    if issparse(operator) or isinstance(operator, LinearOperator):
+        return _from_scipy(operator, name)
+    try:
+        namespace(operator)
+    except TypeError:
+        kinds = "a SymmetricOperator, an array, or a SciPy sparse matrix or LinearOperator"
+        raise TypeError(f"`{name}` must be {kinds}; got {type(operator).__name__}") from None
+    return SymmetricOperator.from_matrix(operator)
+
+
+def _from_scipy(operator: Any, name: str) -> SymmetricOperator:
+    sparse: bool = issparse(operator)
+    if operator.ndim != 2 or operator.shape[0] != operator.shape[1]:
+        raise ValueError(f"`{name}` must be square; got shape {tuple(operator.shape)}")
+    dtype = np.dtype(np.float64 if operator.dtype is None else operator.dtype)
+    if dtype.kind == "c":
+        raise TypeError(f"`{name}` must be real; got {dtype}")
+    if sparse:
+        matrix: Any = operator.tocsr()
+        largest = float(abs(matrix).max()) if matrix.nnz else 0.0
+        if not np.isfinite(largest):
+            raise ValueError(f"`{name}` must be finite; got NaN or infinite entries")
+        if matrix.nnz and float(abs(matrix - matrix.T).max()) > 1e-6 * largest:
+            raise ValueError(f"`{name}` must be symmetric; got one that differs from its transpose")
+    return SymmetricOperator(
+        lambda block: operator @ block,
+        operator.shape[0],
+        np.empty(0, dtype if dtype.kind == "f" and dtype.itemsize >= 4 else np.float64),
+    )
+
+
+def _common(left: Array, right: Array) -> Array:
+    """An empty array of what both work in: torch before NumPy, the longer dtype, the left one's device."""
+    if is_torch(left) != is_torch(right):
+        return left[:0] if is_torch(left) else right[:0]
+    return zeros(left[:0], (0,), namespace(left, right).result_type(left.dtype, right.dtype))

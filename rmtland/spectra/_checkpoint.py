@@ -1,0 +1,175 @@
+"""The state of a Lanczos run in a file: replaced in one step, refused where it belongs to another run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmtland._arrays import Array, like, to_numpy
+from rmtland.spectra import _vectors
+
+if TYPE_CHECKING:
+    from rmtland.spectra.lanczos import Recurrence
+
+FORMAT = "rmtland.lanczos 1"
+
+
+class Checkpoint:
+    """One file of one run.
+
+    Parameters
+    ----------
+    path : path
+    interval : float
+        Seconds between two writes, at least.
+    seed_given : bool
+        Whether the user gave a seed, which the file's must then be.
+    """
+
+    def __init__(self, path: str | Path, interval: float, seed_given: bool) -> None:
+        self.path, self.interval, self.seed_given = Path(path), interval, seed_given
+        self.inode: int | None = None
+        self.written, self.seconds, self.size = time.monotonic(), 0.0, 0
+        self.header: dict[str, Any] = {}
+
+    def resume(self, run: Recurrence, start: Array | None) -> bool:
+        """Put a fresh `run` where the file's stands; False where there is no file yet.
+
+        Raises ValueError where the file's run is another one and FileExistsError where it is no run at all.
+        """
+        self.header = {
+            "format": FORMAT,
+            "dimension": run.operator.dimension,
+            "dtype": str(to_numpy(run.rows[0, :0]).dtype),
+            "reorthogonalize": run.full,
+            "keep_basis": run.has_basis,
+            "start": None if start is None else hashlib.sha256(to_numpy(start).tobytes()).hexdigest(),
+            "seed": json.loads(json.dumps(run.rng.bit_generator.state, default=_plain)),
+        }
+        if not self.path.exists():
+            return False
+        try:
+            with np.load(self.path, allow_pickle=False) as data:
+                header = json.loads(str(data["header"]))
+                if header["format"] != FORMAT:
+                    raise KeyError
+                self._require_same(header)
+                self.inode = os.stat(self.path).st_ino
+                self._restore(run, start, data, header)
+        except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+            raise self._foreign() from error
+        return True
+
+    def _foreign(self) -> FileExistsError:
+        return FileExistsError(
+            f"`checkpoint` must name a new file or one that lanczos made; got {str(self.path)!r}, which is neither"
+        )
+
+    def _require_same(self, header: dict[str, Any]) -> None:
+        for key, mine in self.header.items():
+            if key == "seed" and not self.seed_given:
+                continue
+            if header[key] != mine:
+                name, values = ("rng", "") if key == "seed" else (key, f": {header[key]!r} instead of {mine!r}")
+                raise ValueError(f"`checkpoint` must be of the same run; got one with another {name}{values}")
+        self.header["seed"] = header["seed"]
+
+    def _restore(self, run: Recurrence, start: Array | None, data: Any, header: dict[str, Any]) -> None:
+        alpha, beta = data["alpha"], data["beta"]
+        if alpha.size > run.num_steps:
+            raise ValueError(f"`num_steps` must be >= {alpha.size}, the steps in the checkpoint; got {run.num_steps}")
+        _set_state(run.rng, header["seed"])
+        first = _vectors.start_vector(run.operator, run.rng, start)
+        product = _vectors.product(run.operator, first)
+        length = float(np.hypot(alpha[0], beta[0]))
+        found = _vectors.dot(first, product), _vectors.norm(product)
+        # Sums in another order, as on a busier machine, are the same operator; one more training step is not.
+        allowed = max(100 * run.epsilon, 1e-10) * length
+        if not (abs(found[0] - alpha[0]) <= allowed and abs(found[1] - length) <= allowed):
+            raise ValueError(
+                f"`checkpoint` must be of the same operator; got one with q^T A q = {alpha[0]:.10g} for the start "
+                f"vector q, and this operator gives {found[0]:.10g}"
+            )
+        if run.has_basis:
+            run.rows[: alpha.size + 1] = like(run.rows, data["rows"])
+        else:
+            run.row(alpha.size)[:] = like(run.rows, data["current"])
+            run.row(alpha.size - 1)[:] = like(run.rows, data["previous"])
+        run.alpha, run.beta, run.restarts = alpha.tolist(), beta.tolist(), data["restarts"].tolist()
+        run.scale = float(data["scale"])
+        _set_state(run.rng, json.loads(str(data["random"])))
+        self.size = run.size
+        run.reopen()
+
+    def write_when_due(self, run: Recurrence) -> None:
+        """Write, where the last write is long enough ago."""
+        if time.monotonic() - self.written >= max(self.interval, 20 * self.seconds):
+            self.write(run)
+
+    def write(self, run: Recurrence) -> None:
+        """Replace the file by the run's state; the old or the new one is there at any moment."""
+        if run.size == self.size and self.inode is not None:
+            return
+        begun = time.monotonic()
+        if run.has_basis:
+            vectors = {"rows": to_numpy(run.rows[: run.size + 1])}
+        else:
+            vectors = {"current": to_numpy(run.row(run.size)), "previous": to_numpy(run.row(run.size - 1))}
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(
+                    file,
+                    header=np.array(json.dumps(self.header)),
+                    random=np.array(json.dumps(run.rng.bit_generator.state, default=_plain)),
+                    alpha=np.array(run.alpha),
+                    beta=np.array(run.beta),
+                    restarts=np.array(run.restarts, dtype=np.int64),
+                    scale=np.array(run.scale),
+                    **vectors,  # type: ignore[arg-type]
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        self.size, self.written = run.size, time.monotonic()
+        self.seconds = self.written - begun
+
+    def _publish(self, name: str) -> None:
+        inode = os.stat(name).st_ino
+        if self.inode is None:
+            try:
+                os.link(name, self.path)  # unlike a rename it fails where the name is taken
+            except FileExistsError:
+                raise self._foreign() from None
+        else:
+            if not self.path.exists() or os.stat(self.path).st_ino != self.inode:
+                raise FileExistsError(
+                    f"`checkpoint` {str(self.path)!r} was replaced while the run went on; got another"
+                )
+            os.replace(name, self.path)
+        self.inode = inode
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else int(value)
+
+
+def _set_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    try:
+        rng.bit_generator.state = state
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"`checkpoint` must be of the same run; got one with random bits of {state.get('bit_generator')}"
+        ) from None
