@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def described(source: Any) -> dict[str, Any]:
         "device": products.device.type if is_torch(products) else None,
         "mean_weight": float(getattr(source, "mean_weight", 1.0)),
         "examples": examples.hexdigest() if chunk.logits.shape[0] > 1 else None,
+        "fingerprint": getattr(source, "fingerprint", None),
     }
 
 
@@ -52,13 +54,11 @@ def agreed(everyone: list[dict[str, Any]], num_examples: int | None) -> dict[str
                     f"{other[name]} on rank {rank}"
                 )
     _check_tensors(everyone)
-    shares: dict[Any, int] = {}
-    for rank, other in some:
-        twin = shares.setdefault((other["examples"], other["num_examples"]), rank)
-        if twin != rank and other["examples"] is not None:
+    for (rank, these), (twin, those) in combinations(some, 2):
+        if _same_examples(these, those):
             raise ValueError(
-                f"`source` must have examples of its own on every rank; ranks {twin} and {rank} have the same ones "
-                "(rl.nets.shard cuts a dataset up)"
+                f"`source` must have examples of its own on every rank; ranks {rank} and {twin} have the same ones "
+                "(rl.nets.shard cuts arrays up, and rl.nets.rank_range a loader's dataset)"
             )
     total = sum(other["num_examples"] for other in everyone)
     if num_examples is not None and total != num_examples:
@@ -73,6 +73,14 @@ def agreed(everyone: list[dict[str, Any]], num_examples: int | None) -> dict[str
             f"examples on {len(everyone)} ranks{advice}"
         )
     return facts
+
+
+def _same_examples(these: dict[str, Any], those: dict[str, Any]) -> bool:
+    """Whether two ranks have the same first examples, or loaders the same ones in any order."""
+    if these["num_examples"] != those["num_examples"] or these["examples"] is None:
+        return False
+    by_loader: bool = these["fingerprint"] is not None and these["fingerprint"].same(those["fingerprint"])
+    return by_loader or these["examples"] == those["examples"]
 
 
 def _check_tensors(everyone: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,30 @@ class DistributedSource:
     def report(self, error: BaseException) -> None:
         """Tell the other ranks that this one gives up; does not wait for them."""
         self._ranks.report(error)
+
+    def checkpoint(self, path: str | Path) -> Path:
+        """A file of this rank's own for the `checkpoint` of a run, which starts as a copy of rank 0's.
+
+        Ranks write their checkpoints at different moments, so that after a crash each stands elsewhere; from here all
+        go on where rank 0 stood. Called by all ranks together, before the run.
+
+        Parameters
+        ----------
+        path : path
+            Rank 0's file; that of rank r has ".rank<r>" after its name.
+
+        Returns
+        -------
+        Path
+
+        Examples
+        --------
+        ``rl.lanczos(operator, 100, rng=0, checkpoint=source.checkpoint("run.npz"))``
+        """
+        whole = Path(path)
+        mine = whole.with_name(f"{whole.name}.rank{self.rank}") if self.rank else whole
+        self._ranks.copy_file(mine)
+        return mine
 
     def gather_objects(self, thing: Any) -> list[Any]:
         """A Python object of each rank, in rank order."""

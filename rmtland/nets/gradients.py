@@ -210,6 +210,11 @@ class NetworkLogitGradients:
         self.divide_weights(total / self._num_examples)
 
     @property
+    def fingerprint(self) -> determinism.Fingerprint:
+        """Of a loader's examples, whatever their order; of arrays there is none."""
+        return self._fingerprint
+
+    @property
     def mean_weight(self) -> float:
         """What the examples' weights are divided by: their mean, or 1."""
         return self._reading.mean_weight

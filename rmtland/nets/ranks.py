@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -169,6 +170,25 @@ class Ranks:
         things: list[Any] = [None] * self.size
         self._guarded(dist.all_gather_object, things, thing, group=self._control)
         return things
+
+    def copy_file(self, path: Path) -> None:
+        """Replace each rank's file by rank 0's, or remove it where rank 0 has none; paths may differ between ranks."""
+        size = self.gather_objects(path.stat().st_size if path.exists() else None)[0]
+        if size is None:
+            path.unlink(missing_ok=True)
+            return
+        first = dist.get_process_group_ranks(self._control)[0]
+        arriving = path.with_name(path.name + ".arriving")
+        with open(arriving if self.rank else path, "wb" if self.rank else "rb") as file:
+            for start in range(0, size, 8 * BLOCK_ENTRIES):
+                block = torch.empty(min(8 * BLOCK_ENTRIES, size - start), dtype=torch.uint8)
+                if self.rank == 0:
+                    block.copy_(torch.frombuffer(bytearray(file.read(len(block))), dtype=torch.uint8))
+                self._guarded(dist.broadcast, block, first, group=self._control)
+                if self.rank:
+                    file.write(block.numpy().tobytes())
+        if self.rank:
+            arriving.replace(path)
 
     def _carried(self, x: Tensor) -> tuple[Tensor, Any]:
         if x.device.type in self._direct:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import rmtland as rl
+from rmtland.nets.ranks import RankError
+from tests.nets.networks import LABELS, NAMES, build
 from tests.nets.processes import run
 
 N, C, D = 11, 3, 53
@@ -89,7 +92,7 @@ def assert_same(got, expected, path=""):
         for key in expected:
             assert_same(got[key], expected[key], f"{path}/{key}")
     else:
-        scale = np.nanmax(np.abs(expected), initial=0.0)
+        scale = np.abs(np.nan_to_num(expected)).max(initial=0.0)
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12 * max(scale, 1.0), err_msg=path)
 
 
@@ -110,6 +113,29 @@ def of_arrays(shares, rank):
     return rl.nets.DistributedSource(rl.DenseLogitGradients(logits, labels, gradients) if shares[rank] else None)
 
 
+NETWORKS = {2: ("tied", "attention"), 4: ("conv",)}
+WEIGHTS = torch.linspace(0.1, 2, N, dtype=torch.float64)
+
+
+def of_layers(source):
+    """What is formed layer by layer."""
+    by_tensor = rl.gauss_newton_spectrum(source, by="parameter_groups")
+    return {
+        "clustering": numbers(rl.clustering(source)),
+        "spectrum": numbers(rl.gauss_newton_spectrum(source)),
+        "by tensor": {name: numbers(spectrum) for name, spectrum in by_tensor.items()},
+    }
+
+
+def weighted(source):
+    vector = block(source.num_parameters)
+    return {
+        "gradient": numbers(rl.gradient(source)),
+        "gauss_newton": numbers(rl.gauss_newton(source) @ vector),
+        "hessian": numbers(rl.nets.hessian(source) @ vector),
+    }
+
+
 def everything_by_shares(rank, size):
     results = {}
     for shares in {2: [(8, 3), (11, 0)], 4: [(4, 0, 5, 2)]}[size]:
@@ -119,6 +145,9 @@ def everything_by_shares(rank, size):
         results["arrays", shares] = everything(of_arrays(shares, rank))
     cut = rl.nets.shard(network(), *data(), chunk_size=2)
     results["cut", None] = everything(cut) | second_derivatives(cut)
+    for name in NETWORKS[size]:
+        results[name, None] = of_layers(rl.nets.shard(*build(name), LABELS))
+    results["weighted", None] = weighted(rl.nets.shard(network(), *data(), weights=WEIGHTS))
     many = rl.nets.shard(network(), *data(40))  # more rows than parameters: the other side of the spectrum
     results["many", None] = {"spectrum": numbers(rl.gauss_newton_spectrum(many))}
     few = rl.nets.shard(network(), *data(3))
@@ -127,6 +156,10 @@ def everything_by_shares(rank, size):
 
 
 def alone(kind):
+    if kind in NAMES:
+        return of_layers(rl.nets.NetworkLogitGradients(*build(kind), LABELS))
+    if kind == "weighted":
+        return weighted(rl.nets.NetworkLogitGradients(network(), *data(), weights=WEIGHTS))
     if kind == "arrays":
         return everything(rl.DenseLogitGradients(*arrays()))
     inputs, labels = data({"many": 40, "few": 3}.get(kind, N))
@@ -142,9 +175,9 @@ def alone(kind):
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_give_the_numbers_of_one(size, tmp_path):
     outcomes = run(everything_by_shares, size, tmp_path)
-    expected = {kind: alone(kind) for kind in ("network", "arrays", "cut", "many", "few")}
+    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    expected = {kind: alone(kind) for kind, _ in outcomes[0]}
     for outcome in outcomes:
-        assert isinstance(outcome, dict), outcome
         for (kind, shares), result in outcome.items():
             assert_same(result, expected[kind], f"{kind} {shares}")
     for key in outcomes[0]:  # and every rank has the same bits
@@ -199,6 +232,8 @@ def refusals(rank, size):
     told["classes"] = message(lambda: Distributed(Network(wide, *mine)))
     told["loss"] = message(lambda: Distributed(Network(network(), *mine, rl.SquaredError() if rank else None)))
     told["same"] = message(lambda: Distributed(Network(network(), inputs, labels)))
+    shuffled = DataLoader(TensorDataset(inputs, labels), 3, shuffle=True, generator=torch.Generator().manual_seed(rank))
+    told["shuffled"] = message(rl.nets.shard, network(), shuffled)
     told["halves"] = message(rl.nets.shard, network(), *half(rank, 10))
     told["size"] = message(lambda: Distributed(Network(network(), *mine), num_examples=12))
     told["nothing"] = message(rl.nets.shard, network(), [])
@@ -216,6 +251,7 @@ def refusals(rank, size):
     start = torch.randn(D, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
     told["start"] = message(lambda: operator @ start)
     told["hessian start"] = message(lambda: rl.nets.hessian(source) @ start)
+    told["lanczos start"] = message(rl.lanczos, operator, 5, rng=None)
     told["order"] = message((rl.gradient, rl.output_statistics)[rank], source)
     told["kinds"] = message((gather_logits, rl.gradient)[rank], source)
     told["in step again"] = message(rl.gradient, source)
@@ -235,6 +271,7 @@ EVERYWHERE = {
     "classes": "ValueError: `source` must have the same num_classes on every rank; got 3 on rank 0 and 4 on rank 1",
     "loss": "ValueError: `source` must have the same loss on every rank; got CrossEntropy on rank 0 and SquaredError",
     "same": "ValueError: `source` must have examples of its own on every rank; ranks 0 and 1 have the same ones",
+    "shuffled": "ValueError: `source` must have examples of its own on every rank; ranks 0 and 1 have the same ones",
     "halves": "ValueError: `inputs` and `labels` must be the whole dataset, the same on every rank; got",
     "size": "ValueError: `num_examples` must be what the ranks have together; got a dataset of 12 and 11 examples on 2",
     "nothing": "ValueError: `source` must have at least one example on some rank; got none",
@@ -242,6 +279,7 @@ EVERYWHERE = {
     "timeout": "ValueError: `timeout` must be > 0; got 0",
     "start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs .*same `rng`",
     "hessian start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
+    "lanczos start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
     "order": r"RankError: .*same order; rank 0 is at a sum of shape \(53,\) .* and rank 1 at a sum of shape \(5,\)",
     "kinds": "RankError: .*same order; rank 0 is at gathered rows of shape .* and rank 1 at a sum of shape",
     "in step again": "nothing: $",
@@ -349,3 +387,68 @@ def test_one_process_without_a_group_is_told_what_to_do():
         rl.nets.shard(network(), *data())
     with pytest.raises(RuntimeError, match=r"torch.distributed must be initialised first"):
         rl.nets.rank_range(10)
+
+
+def spectra(rank, size):
+    """Iterations on operators of several ranks, each of which does the same."""
+    source = rl.nets.shard(nn.parallel.DistributedDataParallel(network()), *data())
+    return iterations(source)
+
+
+def iterations(source):
+    hessian = rl.nets.hessian(source)
+    pairs = rl.top_eigenpairs(hessian, 3, rng=0)
+    run = rl.lanczos(rl.gauss_newton(source), 12, rng=1)
+    return {"eigenvalues": numbers(pairs.eigenvalues), "alpha": numbers(run.alpha), "beta": numbers(run.beta)}
+
+
+def test_lanczos_and_eigenpairs_on_several_ranks(tmp_path):
+    outcomes = run(spectra, 2, tmp_path)
+    expected = iterations(rl.nets.NetworkLogitGradients(network(), *data()))
+    for outcome in outcomes:
+        assert isinstance(outcome, dict), outcome
+        for name, value in expected.items():  # Lanczos multiplies rounding
+            np.testing.assert_allclose(outcome[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+STEPS = 12
+
+
+def checkpointed(rank, size, steps_before_crash, path):
+    source = rl.nets.shard(network(), *data())
+    operator = rl.gauss_newton(source)
+    products = 0
+
+    def multiply(block):
+        nonlocal products
+        products += 1
+        if rank == 1 and products > steps_before_crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return operator @ block
+
+    watched = type(operator)(multiply, D, operator.prototype)
+    # Rank 0 writes its checkpoint now and then, rank 1 never: they stand at different steps.
+    mine = source.checkpoint(path)
+    try:
+        result = rl.lanczos(watched, STEPS, rng=1, checkpoint=mine, checkpoint_interval=1e9 if rank else 0)
+    except RankError as error:
+        return str(error), products
+    return [np.asarray(result.alpha), np.asarray(result.beta)], products
+
+
+def test_a_checkpointed_run_goes_on_where_rank_0_stood(tmp_path):
+    file = tmp_path / "run.npz"
+    for name in ("crash", "resumed"):
+        (tmp_path / name).mkdir()
+    outcomes = run(partial(checkpointed, steps_before_crash=9, path=file), 2, tmp_path / "crash")
+    assert outcomes[1] is None
+    assert re.search("rank 1 died", outcomes[0][0])
+    with np.load(file) as saved:
+        stood = saved["alpha"].size
+    assert 1 <= stood < STEPS
+    resumed = run(partial(checkpointed, steps_before_crash=99, path=file), 2, tmp_path / "resumed")
+    expected = rl.lanczos(rl.gauss_newton(rl.nets.NetworkLogitGradients(network(), *data())), STEPS, rng=1)
+    for (alpha, beta), products in resumed:
+        assert products == STEPS - stood + 1  # and one of these checks that the operator is the same
+        np.testing.assert_allclose(alpha, expected.alpha, rtol=1e-8)
+        np.testing.assert_allclose(beta, expected.beta, rtol=1e-8)
