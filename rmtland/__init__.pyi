@@ -63,6 +63,8 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
+from .logits.traces import gauss_newton_trace as gauss_newton_trace
 from .spectra.eigenpairs import Eigenpairs as Eigenpairs
 from .spectra.eigenpairs import deflate as deflate
 from .spectra.eigenpairs import top_eigenpairs as top_eigenpairs

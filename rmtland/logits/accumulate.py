@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, double, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.gradients import (
     LogitGradients,
     LogitGradientsChunk,
@@ -128,6 +129,12 @@ class SharedChunk:
             else:
                 self._rows[k] = DenseRows(self.dense()[:, k, :])
         return self._rows[k]
+
+    @cached_property
+    def factor_rows(self) -> list[Rows]:
+        """The rows L_mu^T J_mu / sqrt(N) of G = Y^T Y, one `Rows` for each column of L_mu, A_mu = L_mu L_mu^T."""
+        factor = like(self.logits, self.loss.hessian_factor() / math.sqrt(self.source.num_examples))
+        return [self.rows(factor[:, :, j]) for j in range(factor.shape[2])]
 
     @cached_property
     def lengths(self) -> Array:

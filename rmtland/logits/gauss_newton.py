@@ -26,7 +26,7 @@ from rmtland.logits.accumulate import (
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
-from rmtland.logits.rows import require_finite
+from rmtland.logits.rows import RowsChunk, require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
@@ -310,6 +310,12 @@ def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, paramete
     slopes = loss.gradient() / source.num_examples
     if isinstance(chunk, WeightedChunk) and parameters == slice(None):
         return chunk.weighted_rows(source.num_examples), chunk.vjp(slopes[:, :, None])[:, 0]
+    if isinstance(chunk, RowsChunk) and parameters == slice(None):
+        shared = SharedChunk(chunk, source)
+        parts = [double(part.formed()) for part in shared.factor_rows]
+        every = namespace(slopes).ones_like(slopes[:, :1])
+        slope = double(shared.rows(like(chunk.logits, slopes)).sums(every)[0, :])
+        return namespace(*parts).concat(parts), slope
     gradients = double(chunk.dense(parameters))
     width = gradients.shape[2]
     factor = loss.hessian_factor() / math.sqrt(source.num_examples)

@@ -13,12 +13,14 @@ from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import OutputAccumulator
 from rmtland.logits.restriction import RestrictedChunk, restricted_sources
 from rmtland.logits.scales import LogitScalesAccumulator
+from rmtland.logits.traces import GaussNewtonTraceAccumulator
 
 STATISTICS: Mapping[str, Callable[[], Accumulator[Any]]] = {
     "gradient": GradientAccumulator,
     "clustering": ClusteringAccumulator,
     "logit_scales": LogitScalesAccumulator,
     "output_statistics": OutputAccumulator,
+    "gauss_newton_trace": GaussNewtonTraceAccumulator,
 }
 """By the names of the functions that are the case of one."""
 
@@ -61,7 +63,7 @@ def measure(source: LogitGradients, *names: str, by: str | None = None, **statis
         A draw, a network, arrays.
     *names : str
         Statistics by the name of their function, with its default options: "gradient", "clustering", "logit_scales",
-        "output_statistics".
+        "output_statistics", "gauss_newton_trace".
     by : {None, "parameter_groups"}
         With "parameter_groups" every statistic is measured for each group of parameters alone, a network's tensors
         for instance, in the same pass.

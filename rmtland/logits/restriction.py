@@ -50,6 +50,11 @@ class RestrictedChunk(SharedChunk):
         """J_mu^T u_mu."""
         return self.whole.rows(cotangents).restricted(self.parameters)
 
+    @property
+    def factor_rows(self) -> list[Rows]:
+        """The rows of G = Y^T Y."""
+        return [rows.restricted(self.parameters) for rows in self.whole.factor_rows]
+
     def logit_rows(self, k: int) -> Rows:
         """The gradients of logit k."""
         return self.whole.logit_rows(k).restricted(self.parameters)

@@ -30,6 +30,9 @@ class Rows(Protocol):
     def products(self, vectors: Array) -> Array:
         """r_mu . v for vectors (j, d), (n, j), float64."""
 
+    def formed(self) -> Array:
+        """All of them, (n, d)."""
+
     def chosen(self, examples: Array) -> Rows:
         """The rows of some examples, by their places."""
 
@@ -84,6 +87,10 @@ class DenseRows:
     def products(self, vectors: Array) -> Array:
         """r_mu . v, (n, j)."""
         return self.matrix @ double(like(self._given, vectors)).T
+
+    def formed(self) -> Array:
+        """The matrix."""
+        return self.matrix
 
     def chosen(self, examples: Array) -> DenseRows:
         """Some of the rows."""

@@ -90,6 +90,13 @@ class LayerRows:
             out += piece.products(vectors[:, place])
         return out
 
+    def formed(self) -> Tensor:
+        """(n, d)."""
+        out = self._like.new_zeros((len(self._like), self.size))
+        for place, piece in self._placed():
+            out[:, place] = piece.formed()
+        return out
+
     def chosen(self, examples: Tensor) -> LayerRows:
         """The rows of some examples."""
 

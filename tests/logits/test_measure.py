@@ -11,7 +11,7 @@ from tests import oracles
 
 ARRAYS = oracles.examples(50, 3, 12)
 GROUPS = {"a": slice(0, 5), "b": slice(5, 12)}
-NAMES = ("gradient", "clustering", "logit_scales", "output_statistics")
+NAMES = ("gradient", "clustering", "logit_scales", "output_statistics", "gauss_newton_trace")
 
 
 def source(**kwargs):
@@ -31,9 +31,9 @@ def test_all_together_are_bit_for_bit_each_alone():
     dense = rl.DenseLogitGradients(*ARRAYS, chunk_size=17)
     together = rl.measure(dense, *NAMES)
     assert list(together) == list(NAMES)
-    assert len(together) == 4
+    assert len(together) == 5
     for name in NAMES:
-        same(together[name], getattr(rl, name)(dense))
+        same(np.asarray(together[name]) if name.endswith("trace") else together[name], getattr(rl, name)(dense))
         assert getattr(together, name) is together[name]
     assert repr(together).startswith("Measurement(gradient=array(")
 
@@ -79,7 +79,7 @@ def test_states_merge(name):
     merged = statistic.merge(statistic.merge(statistic.start(whole), states[0]), states[1])
     merged = statistic.merge(merged, statistic.start(whole))
     got, expected = statistic.finish(merged, whole), getattr(rl, name)(whole)
-    if name == "gradient":
+    if name in ("gradient", "gauss_newton_trace"):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
     elif name == "clustering":
         np.testing.assert_allclose(got.same_logit, expected.same_logit, rtol=1e-12)
@@ -129,7 +129,8 @@ def test_by_parameter_groups(monkeypatch, few):
         alone = sliced(name)
         expected = rl.measure(alone, *NAMES)
         np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-12)
-        for statistic in NAMES[1:]:
+        np.testing.assert_allclose(found.gauss_newton_trace, rl.gauss_newton_spectrum(alone).trace, rtol=1e-12)
+        for statistic in NAMES[1:-1]:
             for x, y in zip(astuple(found[statistic]), astuple(expected[statistic]), strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-9)
 

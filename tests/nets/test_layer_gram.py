@@ -50,9 +50,12 @@ def test_spectrum_of_the_whole_and_of_every_tensor(name, elementwise, monkeypatc
     spectra = rl.gauss_newton_spectrum(source, by="parameter_groups")
     assert list(spectra) == list(source.parameter_groups)
     trace = 0
+    traces = rl.measure(source, "gauss_newton_trace", by="parameter_groups")
+    assert rl.gauss_newton_trace(source) == pytest.approx(np.trace(exact(module, inputs)[0]), rel=1e-10)
     for tensor, spectrum in spectra.items():
         matrix, slope = exact(module, inputs, source.parameter_groups[tensor])
         trace += spectrum.trace
+        assert traces[tensor].gauss_newton_trace == pytest.approx(np.trace(matrix), rel=1e-9, abs=1e-15)
         if matrix.any():
             check(spectrum, matrix, slope)
         else:

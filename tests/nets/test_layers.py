@@ -132,6 +132,7 @@ def test_rows_are_those_of_the_jacobian(name, positions, monkeypatch):
         weights_of = weights[: len(expected)]
         torch.testing.assert_close(rows.lengths(), expected.norm(dim=1), rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(rows.sums(weights_of), weights_of.T @ expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rows.formed(), expected, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(rows.products(vectors), expected @ vectors.T, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(rows.lengths(), expected.norm(dim=1), rtol=1e-9, atol=1e-10)
 
