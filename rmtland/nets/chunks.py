@@ -14,7 +14,7 @@ from rmtland.logits.gradients import example_slices
 from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
-from rmtland.nets.budget import Budget, GraphBytes
+from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
 from rmtland.nets.layer_rows import Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
@@ -61,6 +61,7 @@ class NetworkChunk:
         self.targets, self.labels, self.weights, self._selected = read
         self._made: dict[str, Any] = {}
         self._within_budget: set[str] = set()
+        self._recorded = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs cannot be pickled; they are recorded anew where they are needed.
@@ -71,6 +72,7 @@ class NetworkChunk:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:
             self._made[name] = made = make()
+            self._recorded = True
             if self.plan.keep.take(num_bytes(made), graph=graph):
                 self._within_budget.add(name)
         return self._made[name]
@@ -78,6 +80,9 @@ class NetworkChunk:
     def release(self) -> None:
         """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
         self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
+        if self._recorded:
+            self._recorded = False
+            give_back_freed_pages()
 
     @property
     def num_inputs(self) -> int:
@@ -183,6 +188,7 @@ class NetworkChunk:
         """J^T U for cotangents (n, C, k), (D, k)."""
         with torch.inference_mode(False):
             rows = cotangents.movedim(-1, 0).to(self.network.vector.dtype).contiguous()
+            rows = rows.clone() if rows.is_inference() else rows
             total, parts = self.network.zeros(rows.shape[0])
             self.pullback().add_to(parts, [rows])
         return total

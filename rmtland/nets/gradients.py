@@ -22,7 +22,7 @@ from rmtland.nets.batches import (
     checked_class_weights,
     checked_ignore_index,
 )
-from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, Budget, GraphBytes
+from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.snapshot import Forward, Snapshot
@@ -60,7 +60,7 @@ class NetworkLogitGradients:
         forward and gradient computations. What does not fit is read, or recorded, anew in each pass.
     batch_size : int, optional
         Inputs that products handle at a time; by default as many as fill a quarter of the memory budget with the
-        activations of a second derivative. Batches of a loader larger than this are cut.
+        activations of a second derivative, 16 MiB at least. Batches of a loader larger than this are cut.
     weights : tensor or array (N,), optional
         Of the examples' losses, >= 0; the loss is their weighted mean. With a loader `unpack` returns them.
     class_weights : tensor or array (C,), optional
@@ -190,7 +190,7 @@ class NetworkLogitGradients:
         if some.labels.shape[0]:
             self.loss.check(some.logits, some.targets)
         sizes = measure_graphs(plan, few)
-        share = self._budget.limit // BATCH_SHARE
+        share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:
             # Dense logit gradients come with the activations of all outputs, and are copied once.
             dense = self._num_classes * (self.num_parameters * max(self.network.vector.element_size(), 4))

@@ -137,14 +137,13 @@ def _second_derivative(
     """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
 
     def multiply(block: Tensor) -> Tensor:
-        total, parts = source.network.zeros(block.shape[1])
-        tangents = source.network.split(block)
         chunk: Any
-        with in_step(source, block):
+        with in_step(source, block), torch.inference_mode(False):
+            total, parts = source.network.zeros(block.shape[1])
+            tangents = source.network.split(block)
             for chunk in checked_chunks(source):
                 if chunk.labels.shape[0]:  # a rank may be without examples
-                    with torch.inference_mode(False):
-                        chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
+                    chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
             return source.reduce(total)
 
     return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)

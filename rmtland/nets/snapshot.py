@@ -140,6 +140,7 @@ class Snapshot:
     def split(self, block: Tensor) -> list[Tensor]:
         """Columns (D, k) as a tensor (k, *shape) for each parameter, in its dtype."""
         rows = block.T.to(self.vector.dtype).contiguous()
+        rows = rows.clone() if rows.is_inference() else rows
         return [rows[:, g].reshape(rows.shape[0], *self.shapes[n]) for n, g in self.groups.items()]
 
     def zeros(self, count: int) -> tuple[Tensor, list[Tensor]]:
@@ -147,7 +148,8 @@ class Snapshot:
 
         In float32 at least: no sum over batches survives half precision.
         """
-        rows = single(self.vector[:0]).new_zeros((count, self.vector.shape[0]))
+        with torch.inference_mode(False):
+            rows = single(self.vector[:0]).new_zeros((count, self.vector.shape[0]))
         return rows.T, [rows[:, g].view(count, *self.shapes[n]) for n, g in self.groups.items()]
 
     def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
