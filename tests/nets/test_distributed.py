@@ -3,16 +3,22 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import rmtland as rl
+from rmtland.nets.layer_gram import FormedStore, PairStore, _of_all_ranks
 from rmtland.nets.ranks import RankError
 from tests.nets.networks import LABELS, NAMES, build
 from tests.nets.processes import run
@@ -65,6 +71,7 @@ def everything(source):
         "gradient": numbers(rl.gradient(source)),
         "gauss_newton": numbers(rl.gauss_newton(source) @ vectors),
         "spectrum": numbers(rl.gauss_newton_spectrum(source)),
+        "trace": numbers(rl.gauss_newton_trace(source)),
         "logits": logits,
         "labels": labels,
         "by group": {f"{g} {name}": numbers(r) for g, m in by_group.items() for name, r in m.items()},
@@ -148,6 +155,22 @@ def everything_by_shares(rank, size):
     for name in NETWORKS[size]:
         results[name, None] = of_layers(rl.nets.shard(*build(name), LABELS))
     results["weighted", None] = weighted(rl.nets.shard(network(), *data(), weights=WEIGHTS))
+    if size == 4:
+        few = torch.tensor([[2.0**24, 1, -(2.0**24), 1][rank]])
+        total = source.reduce(few)  # added in float64, or a one would be lost
+        assert total.dtype == torch.float32
+        assert float(total) == 2
+        assert float(few) == [2.0**24, 1, -(2.0**24), 1][rank]
+        assert source.reduce(np.array([rank])).tolist() == [6]
+        pair = dist.new_group([1, 3])
+        if rank in (1, 3):
+            source = rl.nets.shard(network(), *data(), process_group=pair)
+            assert source.examples_per_rank == (5, 6)
+            assert list(rl.nets.rank_range(N, pair)) == list(range(5) if rank == 1 else range(5, N))
+            assert_same(numbers(rl.gradient(source)), alone("everything")["gradient"])
+        else:
+            told = message(rl.nets.shard, network(), *data(), process_group=pair)
+            assert re.match("`process_group` must be a group that this rank belongs to", told[1]), told
     many = rl.nets.shard(network(), *data(40))  # more rows than parameters: the other side of the spectrum
     results["many", None] = {"spectrum": numbers(rl.gauss_newton_spectrum(many))}
     few = rl.nets.shard(network(), *data(3))
@@ -254,6 +277,9 @@ def refusals(rank, size):
     told["lanczos start"] = message(rl.lanczos, operator, 5, rng=None)
     told["order"] = message((rl.gradient, rl.output_statistics)[rank], source)
     told["kinds"] = message((gather_logits, rl.gradient)[rank], source)
+    told["dtypes"] = message(source.gather, torch.zeros(2, dtype=(torch.float64, torch.float32)[rank]))
+    stores = {"3.weight": (PairStore(1, 1), FormedStore(1, 1, 1, torch.zeros(1)))[rank]}
+    told["layers"] = message(_of_all_ranks, source, stores, ["3.weight"])
     told["in step again"] = message(rl.gradient, source)
     return told
 
@@ -282,6 +308,8 @@ EVERYWHERE = {
     "lanczos start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
     "order": r"RankError: .*same order; rank 0 is at a sum of shape \(53,\) .* and rank 1 at a sum of shape \(5,\)",
     "kinds": "RankError: .*same order; rank 0 is at gathered rows of shape .* and rank 1 at a sum of shape",
+    "dtypes": "RankError: .*arrays of one dtype must be gathered; got float32, float64",
+    "layers": "RuntimeError: every rank must find the same layers; '3.weight' is found in other ones on some",
     "in step again": "nothing: $",
 }
 
@@ -452,3 +480,35 @@ def test_a_checkpointed_run_goes_on_where_rank_0_stood(tmp_path):
         assert products == STEPS - stood + 1  # and one of these checks that the operator is the same
         np.testing.assert_allclose(alpha, expected.alpha, rtol=1e-8)
         np.testing.assert_allclose(beta, expected.beta, rtol=1e-8)
+
+
+def test_sharded_parameters_are_named(tmp_path):
+    assert run(sharded_parameters, 1, tmp_path) == [
+        ("TypeError", "`module` must have its parameters whole on every rank; got sharded ones (FSDP, DTensor)")
+    ]
+
+
+def sharded_parameters(rank, size):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    module = network()
+    warnings.simplefilter("ignore")
+    fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+    return message(rl.nets.NetworkLogitGradients, module, *data())
+
+
+@pytest.mark.slow
+def test_the_script_of_the_readme_runs_under_torchrun():
+    pytest.importorskip("sklearn")
+    script = Path(__file__).with_name("measure_digits.py")
+    printed = []
+    for count in (1, 3):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.splitlines())
+    assert printed[0][0] == "1000 examples on 1 ranks: (1000,)"
+    assert printed[1][0] == "1000 examples on 3 ranks: (333, 333, 334)"
+    assert printed[0][1:] == printed[1][1:]
+    assert len(printed[0]) == 4
