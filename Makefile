@@ -38,6 +38,7 @@ bench: $(READY)
 
 validate: $(READY)
 	$(BIN)/python -m validation run --scale smoke
+	$(BIN)/python -m validation report
 
 clean:
 	rm -rf $(VENV) report results .mypy_cache .ruff_cache .pytest_cache

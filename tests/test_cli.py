@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+import rmtland as rl
 from rmtland.cli import OutputFolder, parse_widths
 from rmtland.comparison.result import RUNGS
 
@@ -68,7 +70,16 @@ def test_compare_writes_table_json_and_figures(images):
         (["--examples", "61"], "`num_examples` must be >= 2 and <= 60; got 61"),
         (["--examples", "1"], "`examples` must be >= 2; got 1"),
         (["--outliers", "eye"], "`outliers` must be one of 'ratio', 'gap', 'elbow'; got 'eye'"),
-        (["--data", "none.npz"], "`data` must be digits or an .npz file; found none at none.npz"),
+        (["--data", "none.npz"], "cifar100 or an .npz file; found none at none.npz"),
+        (["--data-folder", "nowhere"], "`folder` must be a folder that exists; got nowhere"),
+        (["--network", "cnnx"], "`network` must be one of 'mlp', 'cnn', 'lenet'"),
+        (["--network", "cnn"], "`hidden` must be left out for cnn; got '4'"),
+        (["--clusters", "3"], "`clusters` must be left out for --data images.npz; got 3"),
+        (["--covariance", "2"], "`covariance` must be left out for --data images.npz; got 2.0"),
+        (["--per-class", "21"], "`per_class` must be <= 20, the examples of class 0; got 21"),
+        (["--width", "0"], "`width` must be > 0; got 0.0"),
+        (["--learning-rate", "0"], "`learning_rate` must be > 0; got 0.0"),
+        (["--batch-size", "0"], "`batch_size` must be >= 1; got 0"),
         (["--hidden", "100000,100000000"], "GiB are free; name fewer or narrower hidden layers instead"),
         (["--seed", "-1"], "`seed` must be >= 0; got -1"),
     ],
@@ -155,17 +166,99 @@ def test_bbp(tmp_path):
     assert {path.name for path in (tmp_path / "bbp").iterdir()} == {"bbp.json", "bbp.png", "bbp.txt"}
     assert (tmp_path / "bbp" / "bbp.txt").read_text().strip() in done.stdout
     for wrong, message in (
-        (["--spikes", "1:6"], "`spikes` must be start:stop:count, like 1:6:40; got '1:6'"),
-        (["--spikes", "1:6:1"], "`spikes` must name at least 2 strengths; got 1"),
+        (["--spikes", "1:6"], "--spikes: an axis must read 0.5,1,2 or first:last:count"),
+        (["--spikes", "1:6:1"], "`--spikes` must name at least 2 strengths; got '1:6:1'"),
+        (["--spikes", "1:6:100000000000"], "--spikes: an axis must have at most 10,000,000 values"),
+        (["--ratio", "1e-320"], "`ratio` must be >= num_features / 2^53 = 1.11e-12; got 9.99989e-321"),
+        (["--replicates", "1000000000000"], "GiB are free"),
+        (["--features", "1" + "0" * 400], "`num_features` must be >= 1 and <= 9007199254740992; got 1000"),
         (["--spikes", "-1:6:3"], "`spikes` must be > 0"),
         (["--ratio", "0"], "`ratio` must be > 0; got 0"),
-        (["--features", "0"], "`num_features` must be >= 1; got 0"),
+        (["--features", "0"], "`num_features` must be >= 1 and <= 9007199254740992; got 0"),
     ):
         done = run(tmp_path, "bbp", *options, *wrong, "--out", "other")
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "other").exists()
+
+
+def test_bbp_writes_all_three_files_or_none(tmp_path):
+    (tmp_path / "out" / "bbp.png").mkdir(parents=True)
+    (tmp_path / "out" / "bbp.txt").write_text("older")
+    done = run(tmp_path, "bbp", "--spikes", "1.5,4", "--features", "1000", "--replicates", "3", "--out", "out")
+    assert done.returncode == 2
+    assert "bbp.png is a folder, and a file is to go there; nothing was written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bbp.png", "bbp.txt"]
+    assert (tmp_path / "out" / "bbp.txt").read_text() == "older"
+
+
+def test_sigterm_clears_away(tmp_path):
+    arguments = ["bbp", "--spikes", "1:6:40", "--features", "100000000000", "--replicates", "100000", "--out", "out"]
+    process = subprocess.Popen([COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.rmtland-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert stderr == "rmtland: terminated; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def command_that_raises(monkeypatch, capsys, function, *arguments):
+    """Exit code, or the error that came through, and what was printed."""
+    from rmtland import cli
+
+    monkeypatch.setattr(cli, "app", typer.Typer(add_completion=False, pretty_exceptions_enable=False))
+    cli.app.callback(invoke_without_command=True)(cli.version)
+    cli.app.command("raise")(function)
+    monkeypatch.setattr(sys, "argv", ["rmtland", *arguments, "raise"])
+    with pytest.raises((Exception, SystemExit)) as done:
+        cli.main()
+    return getattr(done.value, "code", done.value), capsys.readouterr().err
+
+
+def named():
+    rl.MarchenkoPastur(ratio=-1)
+
+
+def full_disk():
+    raise OSError("No space left on device")
+
+
+def wrong_shapes():
+    np.ones(2) + np.ones(3)
+
+
+def wrong_kind():
+    len(3)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [(named, "rmtland: `ratio` must be > 0; got -1\n"), (full_disk, "rmtland: No space left on device\n")],
+)
+def test_errors_that_name_what_was_wrong_are_told_in_a_line(monkeypatch, capsys, function, told):
+    assert command_that_raises(monkeypatch, capsys, function) == (2, told)
+    assert isinstance(command_that_raises(monkeypatch, capsys, function, "--debug")[0], ValueError | OSError)
+    assert command_that_raises(monkeypatch, capsys, function)[0] == 2  # --debug does not stay
+
+
+@pytest.mark.parametrize(("function", "kind"), [(wrong_shapes, ValueError), (wrong_kind, TypeError)])
+def test_bugs_keep_their_traceback(monkeypatch, capsys, function, kind):
+    """They were told in a line, as if the user had made them."""
+    error, told = command_that_raises(monkeypatch, capsys, function)
+    assert type(error) is kind
+    assert told == ""
+
+
+def test_a_bug_of_this_package_is_one_too(monkeypatch, capsys):
+    monkeypatch.setattr("rmtland.laws.marchenko_pastur.real", lambda name, value, **bounds: np.ones(2) + np.ones(3))
+    error, _ = command_that_raises(monkeypatch, capsys, named)
+    assert "broadcast" in str(error)
 
 
 def test_widths():
@@ -191,7 +284,7 @@ def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from rmtland.cli import app
-    from rmtland.landscape import figure_sweeps as figures
+    from rmtland.landscape.paper import sweeps as figures
 
     sweep, phase = figures.sweep_figure, figures.phase_figure
     monkeypatch.setattr(figures, "sweep_figure", lambda *a, **k: sweep(*a, sigma_z=[0.5, 5.0], **k))

@@ -22,6 +22,7 @@ FLOORS = {
     "sweeps": 0,
     "_arguments": -1,  # the cellar: argument checks, for everybody
     "_arrays": -1,
+    "_files": -1,
     "_version": -1,
 }
 ALONE = {"laws", "plots", "sweeps"}  # import nothing of ours but the cellar

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import curve_fit
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 ALPHA = 1e-6
 """Chance that one number of a true claim is rejected. A run looks at a few hundred numbers."""
@@ -31,9 +31,12 @@ class Check:
     detect : array_like
         The smallest deviation that matters. What allows more than half of it proves nothing: inconclusive.
     sizes : array_like, optional
-        Matrix size of each row of the estimates.
+        Matrix size of each row of the estimates, or a row of numbers for each.
     note : str
         Where the bias comes from, or what `detect` is.
+    draws : array_like
+        How many independent draws each standard error was estimated from, >= 2: the fewer, the more it may be too small
+        itself. Infinite (the default) where it is known, or there are so many that it does not matter (500: 1%).
     """
 
     name: str
@@ -44,12 +47,20 @@ class Check:
     detect: Any = np.inf
     sizes: Any = None
     note: str = ""
+    draws: Any = np.inf
 
     def __post_init__(self) -> None:
         shape = np.shape(self.estimate)
-        for field in ("estimate", "standard_error", "expected", "bias", "detect"):
+        for field in ("estimate", "standard_error", "expected", "bias", "detect", "draws"):
             value = np.broadcast_to(np.asarray(getattr(self, field), dtype=np.float64), shape)
             object.__setattr__(self, field, value)
+        if not np.all(self.draws >= 2):
+            raise ValueError(f"`draws` of check {self.name!r} must be >= 2; got {np.min(self.draws):g}")
+        if self.sizes is not None and np.shape(self.sizes)[:1] != shape[:1]:
+            raise ValueError(
+                f"`sizes` of check {self.name!r} must have a row for each of the estimates; got shape "
+                f"{np.shape(self.sizes)} for {shape}"
+            )
 
     @property
     def error(self) -> npt.NDArray[np.float64]:
@@ -58,8 +69,8 @@ class Check:
 
     @property
     def allowed(self) -> npt.NDArray[np.float64]:
-        """The largest error that passes, z SE + bias with z two-sided at `ALPHA`."""
-        return -ndtri(ALPHA / 2) * self.standard_error + self.bias
+        """The largest error that passes, z SE + bias with z the two-sided quantile of Student's law at `ALPHA`."""
+        return -stdtrit(self.draws - 1, ALPHA / 2) * self.standard_error + self.bias
 
     @property
     def verdict(self) -> str:
@@ -81,7 +92,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as lists and strings."""
-        names = ("estimate", "standard_error", "expected", "bias", "detect", "error", "allowed")
+        names = ("estimate", "standard_error", "expected", "bias", "detect", "error", "allowed", "draws")
         numbers = {name: getattr(self, name).tolist() for name in names}
         sizes = None if self.sizes is None else np.asarray(self.sizes).tolist()
         return {"name": self.name, "verdict": self.verdict, "summary": self.summary, "sizes": sizes, **numbers,
@@ -109,9 +120,12 @@ def means(
     Check
     """
     arrays = [np.asarray(s, dtype=np.float64) for s in samples]
+    if min(map(len, arrays)) < 2:
+        raise ValueError(f"means of check {name!r} need at least 2 draws each; got {min(map(len, arrays))}")
     estimate = np.array([s.mean(axis=0) for s in arrays])
     error = np.array([s.std(axis=0, ddof=1) / np.sqrt(len(s)) for s in arrays])
-    return Check(name, estimate, error, expected, bias, detect, sizes, note)
+    draws = np.array([len(s) for s in arrays], dtype=np.float64).reshape(-1, *[1] * (estimate.ndim - 1))
+    return Check(name, estimate, error, expected, bias, detect, sizes, note, draws)
 
 
 def exact(
@@ -122,7 +136,15 @@ def exact(
 
 
 def rate(
-    name: str, sizes: Any, errors: Any, standard_errors: Any, exponent: float, *, detect: float, bias: float = 0.0
+    name: str,
+    sizes: Any,
+    errors: Any,
+    standard_errors: Any,
+    exponent: float,
+    *,
+    detect: float,
+    bias: float = 0.0,
+    draws: float = np.inf,
 ) -> Check:
     """Check that errors fall like sizes^-exponent: weighted least squares of c sizes^-exponent, c and exponent free.
 
@@ -138,6 +160,8 @@ def rate(
         The smallest error of the exponent that matters: half the way to the next exponent that would be a theorem.
     bias : float
         By how much terms of higher order may move the exponent at these sizes.
+    draws : float
+        Behind each standard error, the fewest.
 
     Returns
     -------
@@ -156,12 +180,12 @@ def rate(
     except RuntimeError:
         # No optimum: the errors know no exponent.
         fitted, covariance = exponent, np.full((2, 2), np.inf)
-    return Check(name, fitted, np.sqrt(covariance[1, 1]), exponent, bias, detect, None, "fitted exponent")
+    return Check(name, fitted, np.sqrt(covariance[1, 1]), exponent, bias, detect, None, "fitted exponent", draws)
 
 
 def limit(
     name: str, sizes: Any, estimates: Any, standard_errors: Any, expected: float, *, powers: tuple[float, ...],
-    detect: float, bias: float = 0.0,
+    detect: float, bias: float = 0.0, draws: float = np.inf,
 ) -> Check:  # fmt: skip
     """Check a limit of which only the order of the finite-size error is known, by extrapolation.
 
@@ -179,6 +203,8 @@ def limit(
         Of the limit. To the bias is added what terms beyond `powers` seem to contribute: twice what the limit changes
         when the smallest size is left out, beyond the standard error of that change. Terms of higher order at least
         halve as the smallest size doubles, so that twice the change bounds them; it is 0 where noise hides them.
+    draws : float
+        Behind each standard error, the fewest.
 
     Returns
     -------
@@ -200,4 +226,4 @@ def limit(
         fewer, more_variance = fit(slice(1, None))
         change = abs(fewer - found) - np.sqrt(max(more_variance - variance, 0.0))
         bias += 2 * max(float(change), 0.0)
-    return Check(name, found, np.sqrt(variance), expected, bias, detect, None, "extrapolated limit")
+    return Check(name, found, np.sqrt(variance), expected, bias, detect, None, "extrapolated limit", draws)

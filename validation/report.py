@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from rmtland._files import replace_text
 from validation.checks import FAIL, INCONCLUSIVE, PASS
-from validation.results import replace_file
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -42,7 +42,7 @@ def write_report(results: list[dict[str, Any]], out: Path) -> Path:
         rows=_rows,
     )
     target = out / "report.html"
-    replace_file(target, lambda file: file.write(page.encode()))
+    replace_text(target, page)
     return target
 
 
@@ -70,6 +70,8 @@ def _used(error: float | None, allowed: float | None) -> float:
     return abs(error) / allowed if allowed else float(error != 0)
 
 
-def _number(value: float | None) -> str:
-    """Four digits; a hyphen for what was no finite number."""
+def _number(value: float | list[Any] | None) -> str:
+    """Four digits; a hyphen for what was no finite number; several with commas."""
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
     return "-" if value is None else f"{value:.4g}"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import re
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from rmtland._files import replace_file
 from rmtland._version import __version__
 from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
@@ -89,19 +88,6 @@ def write(result: dict[str, Any], figure: Any, out: Path) -> None:
         (out / f"{stem}.png").unlink(missing_ok=True)
     text = json.dumps(_finite(result), indent=1, allow_nan=False)
     replace_file(target, lambda file: file.write(text.encode()))
-
-
-def replace_file(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file beside its place and move it there once it is whole."""
-    # Not tempfile.mkstemp, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            fill(file)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read(out: Path) -> list[dict[str, Any]]:

@@ -7,19 +7,22 @@ from typing import Annotated
 
 import typer
 
+from rmtland.cli.options import axis_option
 from rmtland.cli.output import OutputFolder
 
 
 def bbp(
     ratio: Annotated[float, typer.Option(help="Features over samples.")] = 0.5,
-    spikes: Annotated[str, typer.Option(help="Population spikes, start:stop:count.")] = "1:6:40",
+    spikes: Annotated[str, typer.Option(help="Population spikes, 1.5,2,3 or first:last:count[:log].")] = "1:6:40",
     features: Annotated[int, typer.Option(help="Number of features p.")] = 1_000_000,
     replicates: Annotated[int, typer.Option(help="Draws per spike.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for bbp.json, bbp.txt and bbp.png.")] = Path("bbp"),
 ) -> None:
     """Draw the largest eigenvalue and its eigenvector through the transition, beside the theory."""
-    strengths = parse_range(spikes)
+    strengths = axis_option("--spikes", spikes)
+    if strengths.size < 2:
+        raise ValueError(f"`--spikes` must name at least 2 strengths; got {spikes!r}")
     with OutputFolder(out) as folder:
         from matplotlib.figure import Figure
 
@@ -35,15 +38,3 @@ def bbp(
         figure.savefig(folder / "bbp.png", dpi=130)
     typer.echo(result.table())
     typer.echo(f"\nWritten to {out}: bbp.json, bbp.png, bbp.txt")
-
-
-def parse_range(text: str) -> list[float]:
-    """Evenly spaced numbers like 1:6:40, both ends included."""
-    try:
-        start, stop, count = text.split(":")
-        first, last, number = float(start), float(stop), int(count)
-    except ValueError:
-        raise ValueError(f"`spikes` must be start:stop:count, like 1:6:40; got {text!r}") from None
-    if number < 2:
-        raise ValueError(f"`spikes` must name at least 2 strengths; got {number}")
-    return [first + (last - first) * i / (number - 1) for i in range(number)]

@@ -12,29 +12,56 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rmtland._arguments import choice, integer
+from rmtland.cli.networks import (
+    BatchSize,
+    Clusters,
+    Covariance,
+    Data,
+    DataFolder,
+    Download,
+    Hidden,
+    LearningRate,
+    Network,
+    PerClass,
+    Width,
+    check_training,
+    load_data,
+)
 from rmtland.cli.output import OutputFolder
 from rmtland.comparison.result import GAP_RULES, QUANTITIES, REMEDIES, RUNGS, Comparison
 
 
 def compare(
-    data: Annotated[
-        str, typer.Option(help="digits, or an .npz file with x_train, y_train, x_test, y_test.")
-    ] = "digits",
+    data: Data = "digits",
+    data_folder: DataFolder = None,
+    per_class: PerClass = None,
+    download: Download = False,
+    clusters: Clusters = None,
+    covariance: Covariance = None,
+    network: Network = "mlp",
+    hidden: Hidden = None,
+    width: Width = 1.0,
     examples: Annotated[int, typer.Option(help="Training examples to measure on.")] = 300,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, with commas.")] = "16,16",
     epochs: Annotated[
         int, typer.Option(help="Passes of SGD over the training set; mid training is half of them.")
     ] = 20,
+    learning_rate: LearningRate = 0.05,
+    batch_size: BatchSize = 32,
     draws: Annotated[int, typer.Option(help="Draws of each model rung.")] = 8,
     outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
 ) -> None:
-    """Train a network on real images and set it beside the random model, rung by rung."""
+    """Train a network and set it beside the random model, rung by rung."""
     console = Console()
-    settings = {"data": data, "examples": examples, "hidden": hidden, "epochs": epochs, "draws": draws, "seed": seed}
     # Before torch is imported and a network trained, not after.
-    widths = parse_widths(hidden)
+    widths = check_training(network, hidden, width, learning_rate, batch_size)
+    settings = {
+        "data": data, "per_class": per_class, "network": network,
+        "hidden": ",".join(map(str, widths)) if network == "mlp" else None, "width": width,
+        "clusters": clusters, "covariance": covariance, "examples": examples, "epochs": epochs,
+        "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "seed": seed,
+    }  # fmt: skip
     integer("examples", examples, at_least=2)
     integer("epochs", epochs, at_least=2)
     integer("draws", draws, at_least=2)
@@ -42,18 +69,22 @@ def compare(
     choice("outliers", outliers, GAP_RULES)
     with OutputFolder(out) as folder:
         from rmtland.comparison.compare import compare as run_comparison
-        from rmtland.nets import load_dataset, training_stages
+        from rmtland.nets import training_stages
 
         with Progress(
             TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=console, transient=True, disable=not console.is_terminal,
         ) as progress:  # fmt: skip
-            dataset = load_dataset(data)
-            training = progress.add_task(f"training on {len(dataset.x_train):,} images", total=epochs)
+            dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
+            count = len(dataset.x_train)
+            training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
+            steps_per_epoch = -(-count // batch_size)
             stages = training_stages(
-                dataset, hidden=widths, epochs=epochs, num_examples=examples, seed=seed,
-                after_epoch=lambda epoch: progress.update(training, completed=epoch),
+                dataset, network=network, hidden=widths, width=width, epochs=epochs, num_examples=examples,
+                learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+                after_step=lambda step: progress.update(training, completed=step / steps_per_epoch),
             )  # fmt: skip
+            progress.update(training, completed=epochs)
             measuring = progress.add_task("measuring", total=None)
             comparison = run_comparison(
                 stages, num_draws=draws, outlier_method=outliers, rng=seed, settings=settings,
@@ -67,17 +98,6 @@ def compare(
     print_comparison(comparison, console)
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.suffix in {".json", ".png"}))
     console.print(f"\nWritten to {out}: {names}", highlight=False)
-
-
-def parse_widths(text: str) -> list[int]:
-    """Widths like 16,16 as a list; an empty text is a network without hidden layers."""
-    try:
-        widths = [int(part) for part in text.split(",")] if text.strip() else []
-    except ValueError:
-        raise ValueError(f"`hidden` must be whole numbers with commas, like 16,16; got {text!r}") from None
-    if any(width < 1 for width in widths):
-        raise ValueError(f"`hidden` must be >= 1 everywhere; got {text!r}")
-    return widths
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

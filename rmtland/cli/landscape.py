@@ -36,7 +36,7 @@ def fig3(
     classes: Classes = 3, examples: Examples = 300, draws: Draws = 16, seed: Seed = 0, out: Out = Path("figures")
 ) -> None:
     """Fig. 3b: probabilities freeze as the logits grow; entropy against sigma_z."""
-    from rmtland.landscape.figures import freezing_figure
+    from rmtland.landscape.paper.spectrum import freezing_figure
 
     _sizes(draws, seed, examples=examples, classes=classes)
     _run("fig3", out, lambda: freezing_figure(classes, examples, num_draws=draws, rng=seed))
@@ -75,8 +75,8 @@ def fig6(
 def _spectrum(
     name: str, sigma_z: float, snr: float, sizes: tuple[int, int, int], draws: int, seed: int, out: Path
 ) -> None:
-    from rmtland.landscape.figures import spectrum_figure
     from rmtland.landscape.model import LandscapeModel
+    from rmtland.landscape.paper.spectrum import spectrum_figure
 
     _sizes(draws, seed, examples=sizes[0], classes=sizes[1], parameters=sizes[2])
     model = LandscapeModel.fort_ganguli(*sizes, real("sigma_z", sigma_z, at_least=0), snr=snr)
@@ -126,7 +126,7 @@ def _sweep(
     seed: int,
     out: Path,
 ) -> None:
-    from rmtland.landscape.figure_sweeps import sweep_figure
+    from rmtland.landscape.paper.sweeps import sweep_figure
 
     _sizes(draws, seed, examples=sizes[0], classes=sizes[1], parameters=sizes[2])
     integer("dimension", dimension, at_least=1, at_most=sizes[2])
@@ -152,7 +152,7 @@ def phase(
     out: Out = Path("figures"),
 ) -> None:
     """Phase diagram of (sigma_z, SNR): outliers, gradient power, Trace/||.||."""
-    from rmtland.landscape.figure_sweeps import phase_figure
+    from rmtland.landscape.paper.sweeps import phase_figure
 
     _sizes(max(draws, 2), seed, examples=examples, classes=classes, parameters=parameters)
     integer("draws", draws, at_least=1)
@@ -171,8 +171,8 @@ def h_term(
     out: Out = Path("figures"),
 ) -> None:
     """Sec. 3.1: outliers swallowed as the H-term grows; draws cost D^3."""
-    from rmtland.landscape.figure_h_term import h_term_figure
     from rmtland.landscape.model import LandscapeModel
+    from rmtland.landscape.paper.h_term import h_term_figure
 
     _sizes(draws, seed, examples=examples, classes=classes, parameters=parameters)
     model = LandscapeModel.fort_ganguli(
@@ -236,6 +236,6 @@ def _plain(value: Any) -> Any:
         return value if np.isfinite(value) else None
     if isinstance(value, (int, str)) or value is None:
         return value
-    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("rmtland.landscape.figure"):
+    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("rmtland.landscape.paper"):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return repr(value)

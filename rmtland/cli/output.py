@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 from pathlib import Path
 
+TERMINATED = 143
+"""Exit code after SIGTERM, as a shell counts."""
+
 
 class OutputFolder:
     """A folder whose files appear together once all are written, or not at all.
 
-    Made, and seen to be writable, before the work begins; files are written beside it and moved in at the end.
+    Made, and seen to be writable, before the work begins; files are written beside it and moved in at the end. A folder
+    in the place of one of the files is an IsADirectoryError, and none is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -20,16 +25,38 @@ class OutputFolder:
     def __enter__(self) -> Path:
         self.made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        self.waiting = tempfile.TemporaryDirectory(prefix=".rmtland-", dir=self.path)
+        try:
+            self.waiting = tempfile.TemporaryDirectory(prefix=".rmtland-", dir=self.path)
+        except BaseException:
+            self._remove_made()
+            raise
         return Path(self.waiting.name)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            for file in Path(self.waiting.name).iterdir():
-                os.replace(file, self.path / file.name)
-        self.waiting.cleanup()
-        if kind is KeyboardInterrupt:
-            print("rmtland: interrupted; nothing was written", file=sys.stderr)
-        if kind is not None:
-            for folder in self.made:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        moved = False
+        try:
+            if kind is None:
+                self._move()
+                moved = True
+        finally:
+            self.waiting.cleanup()
+            if not moved:
+                self._remove_made()
+        if kind is KeyboardInterrupt or (isinstance(error, SystemExit) and error.code == TERMINATED):
+            told = "interrupted" if kind is KeyboardInterrupt else "terminated"
+            print(f"rmtland: {told}; nothing was written", file=sys.stderr)
+
+    def _move(self) -> None:
+        files = list(Path(self.waiting.name).iterdir())
+        for file in files:
+            if (self.path / file.name).is_dir():
+                raise IsADirectoryError(
+                    f"{self.path / file.name} is a folder, and a file is to go there; nothing was written"
+                )
+        for file in files:
+            os.replace(file, self.path / file.name)
+
+    def _remove_made(self) -> None:
+        for folder in self.made:
+            with contextlib.suppress(OSError):  # somebody else has put something there since
                 folder.rmdir()

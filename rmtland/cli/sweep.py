@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from rmtland.cli.options import axis_option, figure_option
 from rmtland.cli.output import OutputFolder
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "workers": (int | None, None, "Processes on this machine; by default one per processor."),
     "scheduler": (str | None, None, "Address of a dask scheduler, tcp://host:8786, to run on its workers instead."),
     "retry_failed": (bool, False, "Run cells again that failed."),
+    "repair": (bool, False, "Check every stored number, run cells again whose numbers are damaged or lost."),
     "dry_run": (bool, False, "Print cells, memory and an estimate from one timed cell; run nothing."),
     "plot": (Path | None, None, "Write a figure here once all is done."),
     "variable": (str | None, None, "The result to draw."),
@@ -92,8 +94,6 @@ for _name in READY:
 
 def parse_parameters(function: Callable[..., Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options as axes (those of several values) and fixed parameters (those of one)."""
-    from rmtland.sweeps.grids import parse_axis
-
     axes: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -104,10 +104,7 @@ def parse_parameters(function: Callable[..., Any], given: dict[str, Any]) -> tup
         if isinstance(parameter.default, str):
             values: Any = text.split(",")
         else:
-            try:
-                values = parse_axis(text)
-            except ValueError as error:
-                raise ValueError(f"{option}: {error}") from None
+            values = axis_option(option, text)
             whole = isinstance(parameter.default, int)
             if whole and (values != values.round()).any():
                 raise ValueError(f"{option}: must be whole numbers; got {text!r}")
@@ -135,15 +132,18 @@ def run(function: Callable[..., Any], given: dict[str, Any], drawn: str) -> None
         raise ValueError("`--store` must name a folder for the numbers (or use --dry-run)")
     if given["plot"] is not None and not 1 <= len(axes) <= 2:
         raise ValueError(f"`--plot` needs one or two axes of several values; got {len(axes)}")
+    if given["plot"] is not None:
+        figure_option("--plot", given["plot"])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # failed cells are told below, and by the exit code
             dataset = rl.sweep(
                 function, axes, store=store, workers=given["workers"], scheduler=given["scheduler"],
-                retry_failed=given["retry_failed"], **common,
+                retry_failed=given["retry_failed"], repair=given["repair"], **common,
             )  # fmt: skip
-    except KeyboardInterrupt:
-        print(f"rmtland: interrupted; what was done is in {store}, the same command goes on", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as error:
+        told = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+        print(f"rmtland: {told}; what was done is in {store}, the same command goes on", file=sys.stderr)
         raise
     except RuntimeError as error:  # workers that die, or every cell failed
         print(f"rmtland: {error}", file=sys.stderr)
@@ -186,6 +186,8 @@ def show(
     """What a store holds: axes, settings, how far it is, failed cells."""
     import rmtland as rl
 
+    if plot is not None:
+        figure_option("--plot", plot)
     dataset = rl.open_sweep(store)
     console = Console()
     attributes = dataset.attrs

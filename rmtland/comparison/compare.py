@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from rmtland._arguments import Seed, choice, generator, integer
-from rmtland.comparison.ladder import measure_stage
-from rmtland.comparison.result import GAP_RULES, REMEDIES, Comparison
+from rmtland._arguments import Seed, choice, integer, seed_sequence, spawn, told_seed
+from rmtland.comparison.ladder import MODEL_RUNGS, measure_stage
+from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 
@@ -19,6 +19,7 @@ def compare(
     data: Any = None,
     *,
     num_draws: int = 8,
+    rungs: Collection[str] | None = None,
     outlier_method: str = "ratio",
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
@@ -35,6 +36,8 @@ def compare(
         With a module only.
     num_draws : int
         Draws of each model rung, at least 2.
+    rungs : collection of str, optional
+        Rungs to measure, by the keys of `RUNGS`; by default all. The numbers of one do not depend on the others.
     outlier_method : {"ratio", "gap", "elbow"}
         Rule of `count_outliers`, looking among the 3 C largest eigenvalues.
     rng : seed
@@ -53,14 +56,14 @@ def compare(
     Raises
     ------
     ValueError
-        For a loss other than cross-entropy, fewer than two examples, an empty mapping.
-    MemoryError
-        Where draws of N x C x D do not fit.
+        For a loss other than cross-entropy, fewer than two examples, an empty mapping, an unknown rung.
 
     Notes
     -----
-    A Hessian of more than 4,096 parameters is not diagonalised; its 3 C top eigenvalues come from an iterative
-    solver, its trace and norm from products with unit vectors.
+    A Hessian of more than 4,096 parameters is not diagonalised: its 3 C top eigenvalues come from a Lanczos iteration,
+    with the norms of their residuals as errors, its trace and norm from random probes, with standard errors. The same
+    for G where both D and N (C - 1) exceed 4,096. The model's draws cost the same at any D; where N (C - 1) exceeds
+    4,096 the theory given each draw's logits takes their place, which then shows the C - 1 outliers only.
 
     References
     ----------
@@ -78,9 +81,12 @@ def compare(
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
+    chosen = _rungs(rungs)
     sources = _sources(source_or_module, data)
-    children = generator(rng).spawn(len(sources))
-    total = (3 + (2 + len(REMEDIES)) * num_draws) * len(sources)
+    seeds = seed_sequence(rng)
+    recorded_seed = told_seed(seeds)
+    children = spawn(seeds, len(sources))
+    total = sum(num_draws if rung in MODEL_RUNGS else 1 for rung in chosen) * len(sources)
     done = 0
     stages = {}
     for (name, source), child in zip(sources.items(), children, strict=True):
@@ -91,9 +97,22 @@ def compare(
             if progress is not None:
                 progress(f"{name}: {what}", done, total)
 
-        stages[name] = measure_stage(source, num_draws, outlier_method, child, step)
-    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": repr(rng), **(settings or {})}
+        stages[name] = measure_stage(source, chosen, num_draws, outlier_method, child, step)
+    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": recorded_seed, **(settings or {})}
     return Comparison(stages, recorded)
+
+
+def _rungs(rungs: Collection[str] | None) -> tuple[str, ...]:
+    """The rungs asked for, in the order of the ladder."""
+    if rungs is None:
+        return tuple(RUNGS)
+    if isinstance(rungs, str) or not rungs:
+        raise ValueError(
+            f"`rungs` must be a collection of at least one of {', '.join(map(repr, RUNGS))}; got {rungs!r}"
+        )
+    for rung in rungs:
+        choice("rungs", rung, tuple(RUNGS))
+    return tuple(rung for rung in RUNGS if rung in rungs)
 
 
 def _sources(source_or_module: Any, data: Any) -> dict[str, LogitGradients]:

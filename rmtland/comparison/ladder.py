@@ -2,94 +2,222 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_limits
 
-from rmtland._arguments import require_memory
 from rmtland._arrays import double, to_numpy
-from rmtland.comparison.result import NUM_TOP, QUANTITIES, REMEDIES, RUNGS, Rung, Stage
+from rmtland.comparison.reporting import Reporter, stacked
+from rmtland.comparison.result import RUNGS, Rung, Stage
 from rmtland.landscape.draw import mean_curvature
-from rmtland.landscape.gradient_laws import ClusteredGradients, QValues
+from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
-from rmtland.logits.clustering import Clustering, clustering
-from rmtland.logits.confinement import DENSE_LIMIT
-from rmtland.logits.gauss_newton import gauss_newton_spectrum, gradient
+from rmtland.logits.clustering import Clustering
+from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.gradients import LogitGradients
-from rmtland.logits.outputs import output_statistics
-from rmtland.logits.scales import LogitScales, logit_scales
-from rmtland.spectra.operators import SymmetricOperator
-from rmtland.spectra.outliers import count_outliers
-from rmtland.spectra.traces import trace_and_norm
+from rmtland.logits.measure import measure
+from rmtland.logits.outputs import OutputStatistics
+from rmtland.logits.scales import LogitScales, LogitScalesAccumulator
 
-Pair = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Floats = npt.NDArray[np.float64]
+Step = Callable[[str], None]
 
+EXACT_ROWS = 4096
+"""Up to so many rows N (C - 1), G and the model's draws are diagonalised; beyond, G goes through products and the
+model through its theory."""
 
 MAX_DRAWS = 4
 """Draws in memory at a time."""
 
+FROZEN = 1e-9
+"""Mean 1 - sum p^2 below which no sigma_z is looked for: it falls like 1/sigma_z, and none freezes everything."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A source, and what every rung of its ladder starts from."""
+
+    source: LogitGradients
+    clustering: Clustering
+    scales: LogitScales
+    class_scales: LogitScales | None
+    outputs: OutputStatistics
+    logits: Floats
+    labels: npt.NDArray[np.int64]
+    slope: Floats
+
+    @classmethod
+    def of(cls, source: LogitGradients) -> Measured:
+        """Measure a source, in one pass after that for its logits."""
+        logits, labels = gather_logits(source)
+        wanted: dict[str, Any] = {"scales": LogitScalesAccumulator()}
+        if np.bincount(labels).max() > 1:  # without two examples of one class there are no class means to see
+            wanted["class_scales"] = LogitScalesAccumulator(class_means=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a sigma of 0 is what the rungs then show
+            found = measure(source, "clustering", "output_statistics", "gradient", **wanted)
+        return cls(
+            source=source,
+            clustering=found.clustering,
+            scales=found.scales,
+            class_scales=found.get("class_scales"),
+            outputs=found.output_statistics,
+            logits=logits,
+            labels=labels,
+            slope=to_numpy(double(found.gradient)),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """N (C - 1), the largest rank of G."""
+        return self.source.num_examples * (self.source.num_classes - 1)
+
+    @property
+    def full_model(self) -> LandscapeModel:
+        """The full Gaussian model of the measured scales."""
+        source = self.source
+        return LandscapeModel.from_scales(
+            self.scales, source.num_examples, source.num_parameters, self.outputs.accuracy
+        )
+
 
 def measure_stage(
-    source: LogitGradients, num_draws: int, method: str, rng: np.random.Generator, step: Callable[[str], None]
+    source: LogitGradients,
+    rungs: Collection[str],
+    num_draws: int,
+    method: str,
+    rng: np.random.Generator,
+    step: Step,
 ) -> Stage:
-    """Measure a source and draw its models, rung by rung; `step` hears of each piece of work done."""
-    sizes = source.num_examples, source.num_classes, source.num_parameters
-    require_memory(
-        f"draws of {sizes[0]} x {sizes[1]} x {sizes[2]} logit gradients",
-        24.0 * min(os.cpu_count() or 1, MAX_DRAWS) * math.prod(sizes),
-        "measure fewer examples, or a smaller network,",
-    )
-    q = clustering(source)
-    scales = logit_scales(source)
-    outputs = output_statistics(source)
-    logits, labels = gather_logits(source)
-    slope = to_numpy(double(gradient(source)))
+    """Measure a source and draw its models, rung by rung; `step` hears of each rung and each draw done."""
+    measured = Measured.of(source)
     report = Reporter(source.num_classes, method)
-    rungs: dict[str, Rung] = {}
-    operator = _network_hessian(source)
-    if operator is not None:
-        rungs["hessian"] = report.hessian(operator, slope, q)
-    step("Hessian")
-    rungs["gauss_newton"] = report.single(*_spectrum(source), q=q)
-    step("Gauss-Newton matrix")
-    rungs["mean_gradients"] = report.single(*mean_gradient_outliers(scales, logits, slope))
-    step("mean logit gradients")
-    full = LandscapeModel.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
-    own = dataclasses.replace(full, logits=GivenLogits(logits, labels))
-    children = rng.spawn(2 + len(REMEDIES))
-    for name, model, child in zip(("own_probabilities", "full_model"), (own, full), children[:2], strict=True):
+    # A child for every rung of the ladder, asked for or not: a rung's numbers do not depend on the others.
+    children = dict(zip(RUNGS, rng.spawn(len(RUNGS)), strict=True))
+    results: dict[str, Rung] = {}
+    for name in (name for name in RUNGS if name in rungs):
+        result: Rung | None
+        if name in MEASURED_RUNGS:
+            result = MEASURED_RUNGS[name](measured, report, children[name])
+            step(RUNGS[name])
+        else:
+            result = _model_rung(measured, name, report, num_draws, children[name], partial(step, RUNGS[name]))
+        if result is not None:
+            results[name] = result
+    sizes = source.num_examples, source.num_classes, source.num_parameters
+    return Stage(measured.outputs, measured.scales, measured.clustering, results, sizes)
 
-        def drawn(child: np.random.Generator, model: LandscapeModel = model) -> Rung:
-            draw = model.sample(child)
-            return report.single(*_spectrum(draw), q=clustering(draw, num_bootstrap=0))
 
-        rungs[name] = _stack(_side_by_side(drawn, child.spawn(num_draws), partial(step, RUNGS[name])))
-    remedies = _remedies(source, full, outputs.participation, logits, labels)
-    for name, child in zip(REMEDIES, children[2:], strict=True):
-        if name not in remedies:
-            for _ in range(num_draws):
-                step(RUNGS[name])
-            continue
+def _hessian_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung | None:
+    """Rung (a), for sources that still have their network."""
+    if not hasattr(measured.source, "network"):  # spares everybody else the import of torch
+        return None
+    from rmtland.nets import NetworkLogitGradients, hessian
 
-        def reduced(child: np.random.Generator, model: LandscapeModel = remedies[name]) -> Rung:
-            spectrum = model.spectrum(child)
-            return report.single(spectrum.eigenvalues, spectrum.powers, predicted=_q_values(model, labels))
+    if not isinstance(measured.source, NetworkLogitGradients):
+        return None
+    return report.operator(hessian(measured.source), measured.slope, rng, measured.clustering)
 
-        rungs[name] = _stack(_side_by_side(reduced, child.spawn(num_draws), partial(step, RUNGS[name])))
-    return Stage(outputs, scales, q, rungs, sizes)
+
+def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung:
+    """Rung (b): all eigenvalues through the smaller side of the factor, or the top ones through products."""
+    smaller_side = min(measured.num_rows, measured.source.num_parameters)
+    if smaller_side > EXACT_ROWS:
+        return report.operator(gauss_newton(measured.source), measured.slope, rng, measured.clustering)
+    spectrum = gauss_newton_spectrum(measured.source)
+    return report.spectrum(spectrum.eigenvalues, spectrum.powers, q=measured.clustering)
+
+
+def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung:
+    """Rung (c)."""
+    return report.spectrum(*mean_gradient_outliers(measured.scales, measured.logits, measured.slope))
+
+
+MEASURED_RUNGS: dict[str, Callable[[Measured, Reporter, np.random.Generator], Rung | None]] = {
+    "hessian": _hessian_rung,
+    "gauss_newton": _gauss_newton_rung,
+    "mean_gradients": _mean_gradients_rung,
+}
+"""Rungs that are one matrix of the network."""
+
+
+def _own_probabilities(measured: Measured) -> LandscapeModel:
+    return dataclasses.replace(measured.full_model, logits=GivenLogits(measured.logits, measured.labels))
+
+
+def _full_model(measured: Measured) -> LandscapeModel:
+    return measured.full_model
+
+
+def _margin_logits(measured: Measured) -> LandscapeModel:
+    law = MarginLogits.from_logits(measured.logits, measured.labels)
+    return dataclasses.replace(measured.full_model, logits=law)
+
+
+def _matched_participation(measured: Measured) -> LandscapeModel | None:
+    outputs, count = measured.outputs, measured.source.num_classes
+    if 1.0 - outputs.participation < FROZEN:
+        return None
+    law = GaussianLogits.matching_participation(outputs.participation, count, outputs.accuracy)
+    return dataclasses.replace(measured.full_model, logits=law)
+
+
+def _class_means(measured: Measured) -> LandscapeModel | None:
+    scales = measured.class_scales
+    if scales is None:
+        return None
+    root = math.sqrt(measured.source.num_parameters)
+    lengths = ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root)
+    return dataclasses.replace(_own_probabilities(measured), gradients=lengths)
+
+
+MODEL_RUNGS: dict[str, Callable[[Measured], LandscapeModel | None]] = {
+    "own_probabilities": _own_probabilities,
+    "full_model": _full_model,
+    "margin_logits": _margin_logits,
+    "matched_participation": _matched_participation,
+    "class_means": _class_means,
+}
+"""Rungs that are models; None where the source has not what the law needs."""
+
+
+def _model_rung(
+    measured: Measured,
+    name: str,
+    report: Reporter,
+    num_draws: int,
+    rng: np.random.Generator,
+    step: Callable[[], None],
+) -> Rung | None:
+    """Draws of a model, exact in law at any D; where their eigenproblem is too large, its theory per logit draw."""
+    model = MODEL_RUNGS[name](measured)
+    if model is None:
+        for _ in range(num_draws):
+            step()
+        return None
+    gradients: Any = model.gradients
+    q = gradients.q_values(model.num_classes, measured.labels)
+    exact = min(measured.num_rows, model.num_parameters) <= EXACT_ROWS
+
+    def one(child: np.random.Generator) -> Rung:
+        if not exact:
+            return report.theory(model.theory(child), q)
+        spectrum = model.spectrum(child)
+        return report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q)
+
+    return stacked(_side_by_side(one, rng.spawn(num_draws), step))
 
 
 def _side_by_side(
@@ -106,50 +234,9 @@ def _side_by_side(
     return draws
 
 
-def _remedies(
-    source: LogitGradients,
-    full: LandscapeModel,
-    participation: float,
-    logits: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-) -> dict[str, LandscapeModel]:
-    """Models of the rungs from (f) on, as far as the source has what they need."""
-    models = {"margin_logits": dataclasses.replace(full, logits=MarginLogits.from_logits(logits, labels))}
-    # No sigma_z freezes all probabilities, and without two examples of one class there are no class means to see.
-    with contextlib.suppress(ValueError):
-        law = GaussianLogits.matching_participation(participation, full.num_classes)
-        models["matched_participation"] = dataclasses.replace(full, logits=law)
-    with contextlib.suppress(ValueError), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a sigma_d of 0 is what the rung then shows
-        root = math.sqrt(full.num_parameters)
-        scales = logit_scales(source, class_means=True)
-        lengths = ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root)
-        models["class_means"] = dataclasses.replace(full, logits=GivenLogits(logits, labels), gradients=lengths)
-    return models
-
-
-def _q_values(model: LandscapeModel, labels: npt.NDArray[np.int64]) -> QValues:
-    assert isinstance(model.gradients, ClusteredGradients)
-    return model.gradients.q_values(model.num_classes, labels)
-
-
-def _network_hessian(source: LogitGradients) -> SymmetricOperator | None:
-    """Rung (a), for sources that still have their network."""
-    if not hasattr(source, "network"):  # spares everybody else the import of torch
-        return None
-    from rmtland.nets import NetworkLogitGradients, hessian
-
-    return hessian(source) if isinstance(source, NetworkLogitGradients) else None
-
-
-def _spectrum(source: LogitGradients) -> Pair:
-    spectrum = gauss_newton_spectrum(source)
-    return spectrum.eigenvalues, spectrum.powers
-
-
 def mean_gradient_outliers(
     scales: LogitScales, logits: npt.NDArray[np.float64], slope: npt.NDArray[np.float64]
-) -> Pair:
+) -> tuple[Floats, Floats]:
     """The C - 1 eigenvalues of sum_kl c_k P_kl c_l^T and the gradient's power in their eigenvectors.
 
     Parameters
@@ -181,87 +268,3 @@ def mean_gradient_outliers(
     positive = eigenvalues > eigenvalues[-1] * 1e-12
     overlaps = w.T @ (root.T @ (means @ (slope / norm)))
     return eigenvalues, np.where(positive, overlaps**2 / np.where(positive, eigenvalues, 1), 0)
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """What every rung reports, from eigenvalues and powers.
-
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    method : str
-        Rule of `count_outliers`.
-    """
-
-    num_classes: int
-    method: str
-
-    def single(
-        self,
-        eigenvalues: npt.NDArray[np.float64],
-        powers: npt.NDArray[np.float64],
-        q: Clustering | None = None,
-        trace_and_norm: tuple[float, float] | None = None,
-        predicted: QValues | None = None,
-    ) -> Rung:
-        """Report one matrix: its known eigenvalues (r,), the gradient's powers (r,), q-values measured or predicted.
-
-        `trace_and_norm` is given where the eigenvalues are not all known.
-        """
-        trace, norm = trace_and_norm or (float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues)))
-        top = eigenvalues[::-1]
-        values = dict.fromkeys(QUANTITIES, math.nan)
-        clustered = predicted if q is None else q
-        if clustered is not None:
-            values["q_same_logit_same_class"] = clustered.same_logit_same_class
-            values["q_same_logit"] = clustered.same_logit
-            values["q_different_logits"] = clustered.different_logits
-        values |= {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
-        values["num_outliers"] = self._count(eigenvalues)
-        values["gradient_power_C_minus_1"] = float(powers[::-1][: self.num_classes - 1].sum())
-        values["gradient_power_C"] = float(powers[::-1][: self.num_classes].sum())
-        values["goldilocks_ratio"] = trace / norm if norm > 0 else math.nan
-        values["top_eigenvalue"] = float(top[0]) if top.size else 0.0
-        arrays = {quantity: np.array([value]) for quantity, value in values.items()}
-        return Rung(arrays, eigenvalues[None, :], powers[None, :])
-
-    def _count(self, eigenvalues: npt.NDArray[np.float64]) -> float:
-        if np.count_nonzero(eigenvalues > 0) < 2:
-            return math.nan
-        if eigenvalues.size < self.num_classes:  # rung (c) has nothing but its outliers
-            return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
-        return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
-
-    def hessian(self, operator: SymmetricOperator, slope: npt.NDArray[np.float64], q: Clustering) -> Rung:
-        """Report a Hessian, from all of its eigenpairs or, beyond `DENSE_LIMIT` parameters, the top ones."""
-        norm = np.linalg.norm(slope)
-        if operator.dimension <= DENSE_LIMIT:
-            eigenvalues, vectors = np.linalg.eigh(operator.to_dense())
-            known = None
-        else:
-            top = min(3 * self.num_classes + 1, operator.dimension - 1)
-            eigenvalues, vectors = eigsh(operator.to_scipy(), k=top, which="LA", v0=slope if norm > 0 else None)
-            order = np.argsort(eigenvalues)
-            eigenvalues, vectors = eigenvalues[order], vectors[:, order]
-            known = trace_and_norm(operator)
-        powers = (vectors.T @ (slope / norm)) ** 2 if norm > 0 else np.full(eigenvalues.size, math.nan)
-        return self.single(eigenvalues, powers, q, known)
-
-
-def _stack(draws: list[Rung]) -> Rung:
-    # Reduced draws leave out zeros, as many as they please.
-    size = max(draw.eigenvalues.shape[1] for draw in draws)
-    draws = [_padded(draw, size) for draw in draws]
-    values = {quantity: np.concatenate([draw.values[quantity] for draw in draws]) for quantity in QUANTITIES}
-    return Rung(
-        values,
-        np.concatenate([draw.eigenvalues for draw in draws]),
-        np.concatenate([draw.powers for draw in draws]),
-    )
-
-
-def _padded(rung: Rung, size: int) -> Rung:
-    missing = ((0, 0), (size - rung.eigenvalues.shape[1], 0))
-    return Rung(rung.values, np.pad(rung.eigenvalues, missing), np.pad(rung.powers, missing))

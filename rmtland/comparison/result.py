@@ -48,8 +48,8 @@ RUNGS = {
 logit gradients and its probabilities give alone, without residuals; (d) Gaussian mean logit gradients and residuals of
 the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too. Rung (f) is
 (e) with the measured margin of the correct class, (g) is (e) with sigma_z matched to the mean sum p^2 instead of the
-logits' spread, (h) is (d) with class-conditional mean gradients. These three are reduced draws, exact in law: no logit
-gradients are drawn, and the q-values are those that the law predicts.
+logits' spread, (h) is (d) with class-conditional mean gradients. The model's rungs are reduced draws, exact in law at
+any D: no logit gradients are drawn, and the q-values are those that the law predicts.
 """
 
 REMEDIES = ("margin_logits", "matched_participation", "class_means")
@@ -63,6 +63,8 @@ QUANTITIES = {
     "num_outliers": "outliers",
     "gradient_power_C_minus_1": "power in top C-1",
     "gradient_power_C": "power in top C",
+    "trace": "trace",
+    "frobenius_norm": "||.||_F",
     "goldilocks_ratio": "Trace/||.||_F",
     "top_eigenvalue": "top eigenvalue",
 }
@@ -81,11 +83,15 @@ class Rung:
         Ascending; all that are known (the others are zero, or, for a Hessian too large to diagonalise, smaller).
     powers : ndarray (draws, r)
         Share of the squared gradient along each of their eigenvectors.
+    errors : dict
+        Quantity to the error of its estimate, of a matrix too large to diagonalise: the norm of the residual for an
+        eigenvalue, a standard error for Trace/||.||_F. Empty where everything is exact.
     """
 
     values: dict[str, npt.NDArray[np.float64]]
     eigenvalues: npt.NDArray[np.float64] = field(repr=False)
     powers: npt.NDArray[np.float64] = field(repr=False)
+    errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_draws(self) -> int:
@@ -133,7 +139,10 @@ class Comparison:
         return {name: label for name, label in RUNGS.items() if any(name in s.rungs for s in self.stages.values())}
 
     def table(self) -> pandas.DataFrame:
-        """Quantities by (stage, rung); 0.3252(3): mean and s.d. over draws; empty where a rung has none."""
+        """Quantities by (stage, rung); empty where a rung has none.
+
+        0.3252(3) is the mean and the s.d. over draws, or an estimate and its error.
+        """
         import pandas
 
         columns = {
@@ -186,7 +195,7 @@ class Comparison:
 
 
 def _cell(rung: Rung, quantity: str) -> str:
-    mean, deviation = rung.mean(quantity), rung.deviation(quantity)
+    mean, deviation = rung.mean(quantity), rung.errors.get(quantity, rung.deviation(quantity))
     if math.isnan(mean):
         return ""
     return f"{mean:.3g}" if math.isnan(deviation) else with_deviation(mean, deviation)
@@ -253,6 +262,7 @@ def _rung_items(rung: Rung) -> Iterator[tuple[str, Any]]:
             quantity: {
                 "mean": _plain(rung.mean(quantity)),
                 "sd": _plain(rung.deviation(quantity)),
+                "error": _plain(rung.errors.get(quantity, math.nan)),
                 "draws": _plain(values),
             }
             for quantity, values in rung.values.items()

@@ -17,6 +17,9 @@ from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, squeeze, tridiagonal_eigenvalues
 from rmtland.ensembles.tridiagonal import QD, TRI
 
+_SMALLEST_BETA = 0.1
+"""chi^2 of this many degrees of freedom is below 1e-290 with probability 3e-15."""
+
 
 class Ensemble(abc.ABC):
     """Random matrices whose eigenvalues have a tridiagonal (0 or 1 spike) or band model."""
@@ -210,7 +213,7 @@ class Ensemble(abc.ABC):
         Returns
         -------
         ndarray of float64, shape (R, k) or (k,)
-            Ascending; with small relative errors if there is at most one spike.
+            Ascending; with small relative errors if there is at most one spike and beta >= 0.1.
 
         Raises
         ------
@@ -281,7 +284,11 @@ class Ensemble(abc.ABC):
                 f"a block of {block} rows", work, "no row can be cut at the hard edge: take a smaller matrix"
             )
         streams = Streams.of(rng, count)
-        if block == total and k > 8 + total // 32 and not overlaps:  # sterf is faster
+        # Of so few degrees of freedom entries vanish in float64, on which the recurrences of q and e rely.
+        vanishing = form == QD and block == total and self.beta < _SMALLEST_BETA and spikes.size < 2
+        if vanishing and overlaps:
+            raise ValueError(f"`beta` must be >= {_SMALLEST_BETA} for overlaps of so few rows; got {self.beta}")
+        if vanishing or (block == total and k > 8 + total // 32 and not overlaps):  # sterf is faster
             self._require(count, "take a smaller `k` or `size`")
             every = self._all(streams, 0, count, threads)[:, self._num_zeros :]
             return np.ascontiguousarray(every[:, -k:] if above else every[:, :k]), np.empty((count, k, 0))
@@ -311,6 +318,7 @@ class Ensemble(abc.ABC):
             values = -values
         if form == QD:  # where it is 0 but for rounding
             np.maximum(values, 0, out=values)
+        np.clip(seen, 0, 1, out=seen)
         if above:  # the outermost came first
             values, seen = values[:, ::-1], seen[:, ::-1]
         return np.ascontiguousarray(values) * self._unit, np.ascontiguousarray(seen)

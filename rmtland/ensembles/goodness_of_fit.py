@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, finite_array, generator, integer, real
+from rmtland._arguments import Seed, finite_array, generator, integer, real, require_memory, seed_sequence
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.population import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -124,8 +124,11 @@ def _p_values(
     square = (white**2).sum(axis=1)
     ranks = extremes.argsort(axis=0).argsort(axis=0) - 0.5 * (total - 1)
     if count == 1:  # all permutations
+        require_memory(f"calibration by {total} draws", 8.0 * total**2, "take a smaller `num_calibration`")
         groups = np.eye(total)
     else:
+        need = 32.0 * num_permutations * total
+        require_memory(f"{num_permutations} permutations of {total} draws", need, "take fewer `num_permutations`")
         groups = np.zeros((num_permutations + 1, total))
         groups[0, :count] = 1 / count
         order = source.random((num_permutations, total)).argpartition(count - 1, axis=1)[:, :count]
@@ -225,14 +228,15 @@ def test_against(
     count = len(sets)
     default = max(199, 2 * count)
     size = default if num_calibration is None else integer("num_calibration", num_calibration, at_least=count + 8)
-    source = generator(rng)
+    seeds = seed_sequence(rng)
+    source = generator(seeds)
 
     zero = 1e-12 * np.abs(sets).max()
     num_nonzero = int((np.abs(sets) > zero).sum(axis=1).max())
     factor = 1.0
     if ensemble is None:
         ensemble, factor = matching_ensemble(law, num_nonzero)
-    draws = factor * ensemble.eigenvalues(size, rng=source, threads=threads)
+    draws = factor * ensemble.eigenvalues(size, rng=seeds, threads=threads)
     bulk = getattr(law, "bulk", law)
     low, high = (float(edge) for edge in np.ravel(bulk.support)[[0, -1]])
 

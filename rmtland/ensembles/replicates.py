@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import config
 from numba.extending import get_cython_function_address
 
-from rmtland._arguments import Seed, generator, integer
+from rmtland._arguments import Seed, integer, seed_sequence
 from rmtland.ensembles.kernels import Floats, Words
 
 _PIECES, _LONGEST_PIECE = 64, 1024
@@ -40,12 +40,12 @@ class Streams:
 
     @classmethod
     def of(cls, rng: Seed, count: int) -> Streams:
-        """The streams of `count` replicates behind `rng`; a Generator given twice gives fresh ones."""
-        parent: Any = generator(rng).bit_generator.seed_seq
+        """The streams of `count` replicates behind `rng`; fresh ones where a Generator or SeedSequence comes again."""
+        parent = seed_sequence(rng)
         if type(parent) is not np.random.SeedSequence or parent.pool_size != 4:
             return cls(np.random.SeedSequence(parent.spawn(1)[0].generate_state(8).tolist()), 0)
         first = parent.n_children_spawned
-        if not (rng is None or isinstance(rng, (int, np.integer))):  # somebody else holds the parent: mark them as used
+        if parent is rng:  # somebody else holds the parent: mark them as used
             for start in range(0, count, 4096):
                 parent.spawn(min(4096, count - start))
         return cls(parent, first)

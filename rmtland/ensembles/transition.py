@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, choice, finite_array, generator, integer, real
+from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
+from rmtland._files import replace_text
+from rmtland.ensembles._checks import dimension
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.wishart import SpikedCovariance
 from rmtland.laws.spikes import SpikedCovarianceLaw
@@ -111,13 +113,7 @@ class Transition:
             "beta": self.beta, "num_replicates": self.num_replicates, "threshold": self.threshold, "rows": self.rows(),
             "eigenvalues": self.eigenvalues.tolist(), "overlaps": self.overlaps.tolist(),
         }  # fmt: skip
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(json.dumps(data, indent=1) + "\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> Transition:
@@ -184,11 +180,13 @@ def bbp_transition(
     strengths = finite_array("spikes", spikes, ndim=1)
     if not strengths.size:
         raise ValueError("`spikes` must hold at least one; got none")
-    num_features = integer("num_features", num_features, at_least=1)
+    num_features = dimension("num_features", num_features)
     num_replicates = integer("num_replicates", num_replicates, at_least=2)
     choice("beta", beta, (1, 2, 4))
+    if not num_features / ratio <= 2**53:
+        raise ValueError(f"`ratio` must be >= num_features / 2^53 = {num_features / 2**53:.3g}; got {ratio:g}")
     num_samples = max(1, round(num_features / ratio))
-    source = generator(rng)
+    source = seed_sequence(rng)
     ratio = num_features / num_samples
     values, overlaps = [], []
     for spike in strengths:

@@ -146,7 +146,7 @@ def _laguerre_sums(form: int, a: Floats, b: Floats, m: int, x: float, above: boo
 def extreme(form: int, a: Floats, b: Floats, m: int, start: float, width: float, above: bool) -> float:
     """Largest (`above`) or smallest eigenvalue of the leading block, from about `start`, to rounding."""
     outward = 1.0 if above else -1.0
-    x, step, approaching = start, 0.0, False
+    x, step, approaching, before = start, 0.0, False, abs(start)
     for _ in range(200):
         if form == QD and not above and x <= 0.0:
             x = 0.0
@@ -156,7 +156,12 @@ def extreme(form: int, a: Floats, b: Floats, m: int, start: float, width: float,
             step = m / (abs(first) + math.sqrt(max((m - 1.0) * (m * second - first * first), 0.0)))
             if step <= 4e-16 * abs(x):
                 break
+            before = abs(x)
             x -= outward * step
+        elif approaching and above and form == QD and before > 8.0 * abs(x):
+            # Passed, but within rounding of a point much further out: from nearby it is found to its own rounding.
+            x += 4e-16 * before
+            before = abs(x)
         elif approaching or x == 0.0:  # within rounding of the eigenvalue, as exact steps never pass it
             break
         else:
@@ -172,7 +177,7 @@ def bisect(form: int, a: Floats, b: Floats, m: int, below: int, low: float, high
     """
     width = max(high - low, 1e-3 * max(abs(high), abs(low), 1e-300))
     x, stage = low, 0
-    while True:
+    while abs(x) < 1e300:  # counts of what is no number would be waited for for ever
         under = count_below(form, a, b, m, x) <= below
         if stage == 0:  # is low low enough?
             if under:
@@ -196,6 +201,7 @@ def bisect(form: int, a: Floats, b: Floats, m: int, below: int, low: float, high
         x = 0.5 * (low + high)
         if not low < x < high or high - low <= 4e-16 * max(abs(low), abs(high)):
             return x
+    return math.nan
 
 
 @inner

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from rmtland._arguments import Seed, choice, generator, integer, real, require_memory
 from rmtland.landscape.draw import LandscapeDraw
@@ -13,15 +12,13 @@ from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, che
 from rmtland.landscape.h_term import draw_h_term
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
 from rmtland.landscape.reduced import LandscapeSpectrum, SharedRows, reduced_spectrum
+from rmtland.landscape.theory.band import TheoryBand, band_of
+from rmtland.landscape.theory.given import LandscapeTheory, theory_of
+from rmtland.landscape.theory.population import PopulationTheory, population_of
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
-
-if TYPE_CHECKING:
-    from rmtland.landscape.band import TheoryBand
-    from rmtland.landscape.population import PopulationTheory
-    from rmtland.landscape.theory import LandscapeTheory
 
 
 @dataclass(frozen=True)
@@ -226,9 +223,7 @@ class LandscapeModel:
         ValueError
             Where all its lengths are zero.
         """
-        from rmtland.landscape.theory import LandscapeTheory
-
-        return LandscapeTheory.of(self, rng, cross_terms)
+        return theory_of(self, rng, cross_terms)
 
     def theory_band(self, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
         """Mean and standard deviation of every prediction over draws of the logits.
@@ -246,9 +241,7 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        from rmtland.landscape.band import TheoryBand
-
-        return TheoryBand.of(self, size, rng, cross_terms)
+        return band_of(self, size, rng, cross_terms)
 
     def population_theory(
         self, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None
@@ -275,9 +268,7 @@ class LandscapeModel:
         ValueError
             For `GivenLogits`, which are no law to take expectations over.
         """
-        from rmtland.landscape.population import PopulationTheory
-
-        return PopulationTheory.of(self, rng, cross_terms, sample_size)
+        return population_of(self, rng, cross_terms, sample_size)
 
     def sample(self, rng: Seed = None) -> LandscapeDraw:
         """One draw of logits, labels and logit gradients.
@@ -352,12 +343,15 @@ class LandscapeModel:
         TypeError
             For a gradient law other than `ClusteredGradients`.
         MemoryError
-            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not.
+            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not and `num_top` is
+            not given.
 
         Notes
         -----
-        With an H-term the D eigenvalues are those of the whole Hessian, negative ones too, and D does set the cost: a
-        symmetric D x D matrix is drawn and solved, O(D^3).
+        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3).
+        `num_top` of them need only the leading rows of a band matrix of the width w of G's range, a few w rows for
+        outliers and of order w (D / w)^(1/3) at the edge of the bulk; trace and norm are then those of these rows and
+        a draw of what the others add.
 
         Up to a rotation of the parameters, G and the gradient depend on the standard normal rows behind c and E only
         through their inner products. The Bartlett factor of these N (C - 1) + C rows stands in for them, so the cost is

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland.landscape.gradient_laws import ClusteredGradients
-from rmtland.landscape.h_term import draw_h_term
+from rmtland.landscape.h_term import h_term_spectrum
 from rmtland.logits.gauss_newton import GaussNewtonSpectrum
 from rmtland.logits.losses import CrossEntropy
 from rmtland.spectra.measure import spectral_measure
@@ -138,7 +138,7 @@ def reduced_spectrum(
     rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
     norm = float(np.linalg.norm(slope))
     if sigma_H > 0:
-        return _with_h_term(rows, slope, draw_h_term(num_parameters, sigma_H, rng), logits.shape[1], num_top)
+        return _with_h_term(rows, slope, (num_parameters, sigma_H), rng, logits.shape[1], num_top)
     if rows.shape[0] == 0:
         return LandscapeSpectrum(
             np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, logits.shape[1]
@@ -163,21 +163,21 @@ def reduced_spectrum(
 
 
 def _with_h_term(
-    rows: Floats, slope: Floats, hessian: Floats, num_classes: int, num_top: int | None
-) -> LandscapeSpectrum:
-    """The spectrum of rows^T rows + H-term, given the latter and changing it: its law knows no direction."""
-    width = rows.shape[1]
-    hessian[:width, :width] += rows.T @ rows
-    start = np.zeros(hessian.shape[0])
-    start[:width] = slope
+    rows: Floats, slope: Floats, law: tuple[int, float], rng: np.random.Generator, num_classes: int,
+    num_top: int | None,
+) -> LandscapeSpectrum:  # fmt: skip
+    """The spectrum of rows^T rows + H-term of `law` = (D, sigma_H)."""
+    num_parameters, sigma_H = law
+    if slope.size == 0:  # a model without lengths
+        rows, slope = np.zeros((0, 1)), np.zeros(1)
     norm = float(np.linalg.norm(slope))
-    eigenvalues, squares, sums = _measure(hessian, start, num_top)
+    eigenvalues, squares, sums = h_term_spectrum(rows.T @ rows, slope, num_parameters, sigma_H, rng, num_top)
     powers = squares / norm**2 if norm > 0 else np.full(eigenvalues.size, math.nan)
     return LandscapeSpectrum(
         eigenvalues=eigenvalues,
         powers=powers,
         null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
-        num_parameters=hessian.shape[0],
+        num_parameters=num_parameters,
         gradient_norm=norm,
         num_classes=num_classes,
         sums=sums,

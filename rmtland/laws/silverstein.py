@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rmtland._arguments import finite_array, integer, real, require_memory
 from rmtland.laws._law import Complexes, Floats, Law, points
 from rmtland.laws._values import Value
-from rmtland.laws.silverstein_equation import SilversteinEquation
+from rmtland.laws.plain_atoms import PlainAtoms
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -136,8 +136,8 @@ class GeneralizedMarchenkoPastur(Value, Law):
         return cls(values, total / ratio, None if weights is None else counts, covariance=True)
 
     @cached_property
-    def _equation(self) -> SilversteinEquation:
-        return SilversteinEquation.of(self.eigenvalues, self.multiplicities, self.num_parameters)
+    def _equation(self) -> PlainAtoms:
+        return PlainAtoms.of(self.eigenvalues, self.multiplicities, self.num_parameters)
 
     @cached_property
     def _unit(self) -> float:

@@ -70,10 +70,11 @@ def rise(first: float, step: float) -> float:
 def count_below(u: complex, t: Floats, weights: Floats, dimension: float, rank: float) -> float:
     """Number of eigenvalues in (0, x], accurate at the lowest edge; rank - count_above anywhere.
 
-    There (N < D: beta < pi - gamma_i; else gamma_i < pi - beta) the difference is a sum of positive terms.
+    There, without a Wigner matrix (N < D: beta < pi - gamma_i; else gamma_i < pi - beta) the difference is a sum of
+    positive terms.
     """
     r, v = u.real, u.imag
-    if v == 0.0 or r > t[0]:
+    if v == 0.0 or r > t[0] or t[0] == 0.0:
         return rank - count_above(u, t, weights, dimension)
     square = r * r + v * v
     total = 0.0
@@ -87,10 +88,9 @@ def count_below(u: complex, t: Floats, weights: Floats, dimension: float, rank: 
 
 
 @njit(cache=True, error_model="numpy")
-def counts(u: Complexes, t: Floats, weights: Floats, dimension: float) -> tuple[Floats, Floats]:
+def counts(u: Complexes, t: Floats, weights: Floats, dimension: float, rank: float) -> tuple[Floats, Floats]:
     """Numbers of eigenvalues above and below (zeros not counted) for many points."""
     above, below = np.empty(u.size), np.empty(u.size)
-    rank = min(np.sum(weights), dimension)
     for j in range(u.size):
         above[j] = count_above(u[j], t, weights, dimension)
         below[j] = rank - above[j]
@@ -112,13 +112,13 @@ def quantiles(
     deficit: float,
     weights: Floats,
     dimension: float,
+    rank: float,
 ) -> Floats:
     """Smallest x with `goals` eigenvalues above them, or `goals` nonzero ones below; 0 < goals < rank, ascending.
 
     One bracketed Newton iteration in r = Re u, along which the count falls and x rises.
     """
     result = np.empty(goals.size)
-    rank = min(np.sum(weights), dimension)
     tails = np.cumsum(weights[::-1])
     known = high if from_above else low
     r = v = rate = 0.0

@@ -2,6 +2,7 @@
 
 The complement of the support is the image of the real r with h(r, 0) < 1 (Silverstein and Choi 1995): between
 neighbouring atoms h is convex and infinite at both, so each gap is open at one interval of r or nowhere.
+The pole at 0 of a Wigner matrix is an atom like the others.
 """
 
 from __future__ import annotations

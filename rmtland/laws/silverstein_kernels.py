@@ -10,8 +10,12 @@ h(r, 0) <= 1: outside the support). So the right branch can be bracketed: `climb
 one real unknown and cannot land on a wrong root. Newton's method from the neighbouring point is what runs nearly
 always; whatever it returns has to prove itself on the curve or `climb` takes over.
 
-Everywhere: t ascending, distinct and positive, c > 0, both scaled by the caller so that max t = 1. Sums over the atoms
-may be reordered, which lets them run in SIMD (fastmath "reassoc"); NaN and infinities keep their meaning.
+A Wigner matrix of scale sigma beside them adds sigma^2 / u, a pole of the same kind: t[0] = 0 with a[0] = sigma^2, b[0]
+= 0. At the points of the curve the counts need no other change, as they are written in terms of h = 1.
+
+Everywhere: t ascending, distinct and positive but for that, c > 0, both scaled by the caller so that max t <= 1. Sums
+over the atoms may be reordered, which lets them run in SIMD (fastmath "reassoc"); NaN and infinities keep their
+meaning.
 """
 
 from __future__ import annotations
@@ -49,7 +53,10 @@ def evaluate(r: float, v: float, t: Floats, b: Floats, a: Floats, deficit: float
         d_im += a[i] * (p * m)
     factor = complex(s_re, -s_im)
     factor = deficit + u * factor if low else 1.0 + factor
-    return u * factor, complex(1.0 - d_re, 2.0 * d_im)
+    value = u * factor
+    if t[0] == 0.0:
+        value += a[0] / u
+    return value, complex(1.0 - d_re, 2.0 * d_im)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
@@ -61,7 +68,10 @@ def evaluate_real(r: float, t: Floats, b: Floats, a: Floats, deficit: float) -> 
         q = 1.0 / (r - t[i])
         s += (b[i] / t[i] if low else b[i]) * q
         d += a[i] * q * q
-    return r * (deficit + r * s if low else 1.0 + s), 1.0 - d
+    value = r * (deficit + r * s if low else 1.0 + s)
+    if t[0] == 0.0:
+        value += a[0] / r
+    return value, 1.0 - d
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

@@ -102,16 +102,17 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         present = sizes > 0
         averaged = np.where(present, sizes, num_examples)
         divisor = xp.asarray(averaged, device=sums.device)
-        mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :]) / divisor[:, None]
-        lengths = to_numpy(xp.vecdot(mean_gradients, mean_gradients))
+        mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :])
+        mean_gradients /= divisor[:, None]
+        lengths = _inner(mean_gradients, mean_gradients)
         overall = to_numpy(squares)
         if self.class_means:
-            spread = to_numpy(xp.vecdot(sums[:, 1, :], sums[:, 1, :])) / num_examples**2
+            spread = _inner(sums[:, 1, :], sums[:, 1, :]) / num_examples**2
             variance_c, variance_d, variance_E = _variances_by_class(
                 overall[:, 1], lengths, spread, sizes, num_examples, num_parameters
             )
         else:
-            overlaps = to_numpy(xp.vecdot(mean_gradients, sums[:, 1, :]))
+            overlaps = _inner(mean_gradients, sums[:, 1, :])
             residual = float(np.sum(overall[:, 0] - 2 * overlaps + num_examples * lengths))
             variance_E = max(residual, 0.0) / (
                 num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged))
@@ -188,6 +189,12 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     True
     """
     return accumulate_one(source, LogitScalesAccumulator(class_means))
+
+
+def _inner(first: Array, second: Array) -> npt.NDArray[np.float64]:
+    """Inner products of rows (C, D), (C,), one after another: torch would make another C D numbers of them."""
+    xp = namespace(first)
+    return to_numpy(xp.stack([xp.vecdot(first[k, :], second[k, :]) for k in range(first.shape[0])]))
 
 
 def _variances_by_class(

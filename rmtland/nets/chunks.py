@@ -15,7 +15,7 @@ from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
-from rmtland.nets.layer_rows import Examples, LayeredPart, LayerRows, Layers
+from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
 
@@ -36,6 +36,8 @@ class Plan:
     chunk_size : int
         Examples whose dense logit gradients fit into memory.
     keep : Budget
+    rows_bytes : int
+        Memory for the rows of all logits of a part of a chunk, side by side.
     """
 
     network: Snapshot
@@ -43,6 +45,7 @@ class Plan:
     graph_bytes: GraphBytes
     chunk_size: int
     keep: Budget
+    rows_bytes: int = SIDE_BY_SIDE_BYTES
 
 
 class NetworkChunk:
@@ -229,7 +232,7 @@ class NetworkChunk:
 
     def layers(self) -> Layers:
         """What the network's layers account for, found once."""
-        return Layers.of(self.network, self._examples)
+        return Layers.of(self.network, self._examples, self.plan.rows_bytes)
 
     def rows(self, cotangents: Tensor) -> LayerRows:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
@@ -308,9 +311,12 @@ class _LossSlope(torch.autograd.Function):
 
 def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
     """The loss's derivative in the outputs over N, as a differentiable function of them."""
+    # Not the chunk itself: the recorded graph holds `at`, and the chunk the graph, a circle through C++ that Python's
+    # garbage collector does not see: no Hessian's memory would ever come back.
+    loss, targets, weights = chunk.plan.reading.loss, chunk.targets, chunk.weights
 
     def at(outputs: Tensor) -> LossAt:
-        return LossAt(chunk.plan.reading.loss, outputs, chunk.targets, chunk.weights)
+        return LossAt(loss, outputs, targets, weights)
 
     def slope(outputs: Tensor) -> Tensor:
         slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]

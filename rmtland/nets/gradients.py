@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -198,7 +199,7 @@ class NetworkLogitGradients:
             self._chunk_size = max(1, min(CHUNK_BYTES // max(dense, 1), share // max(2 * dense + active, 1)))
         if self._batch_size is None:
             self._batch_size = sizes.batch(share)
-        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget)
+        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget, share)
 
     def _settle_weights(self, total: float) -> None:
         """Divide weights by their mean, so that sums of the loss over N are its weighted mean."""
@@ -224,14 +225,14 @@ class NetworkLogitGradients:
         assert self._plan is not None
         self._reading = self._reading.divided_by(mean_weight)
         plan = self._plan
-        self._plan = Plan(plan.network, self._reading, plan.graph_bytes, plan.chunk_size, plan.keep)
+        self._plan = replace(plan, reading=self._reading)
         if self._chunks is not None:
             self._chunks = [chunk.under(self._plan) for chunk in self._chunks]
 
     def _plan_of(self, keeps: bool) -> Plan:
         assert self._plan is not None
         plan = self._plan
-        return plan if keeps else Plan(plan.network, plan.reading, plan.graph_bytes, plan.chunk_size, Budget(0))
+        return plan if keeps else replace(plan, keep=Budget(0))
 
     def _cut(self, batch: Batch, plan: Plan) -> Iterator[NetworkChunk]:
         assert self._batch_size is not None

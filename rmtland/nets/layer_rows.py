@@ -15,7 +15,7 @@ from rmtland.nets.pytrees import Inputs, cut, num_inputs
 from rmtland.nets.snapshot import Snapshot
 
 SIDE_BY_SIDE_BYTES = 2**28
-"""Memory for the pieces of all logits' rows of a part of a chunk."""
+"""Memory for the pieces of all logits' rows of a part of a chunk, unless the source's budget says less or more."""
 PROBED = 3
 """Examples on which the layers' pieces are held against autograd, once per source."""
 
@@ -121,12 +121,12 @@ class Layers:
         Tensors whose pieces are not what autograd finds: used outside a known layer, or in one that does not lead with
         the examples.
     part_size : int
-        Examples whose rows for all logits fit into `SIDE_BY_SIDE_BYTES`.
+        Examples whose rows for all logits fit into `limit` bytes.
     keep : bool
         Whether one example's rows do; else they are found anew each time they are asked for.
     """
 
-    def __init__(self, network: Snapshot, examples: Examples) -> None:
+    def __init__(self, network: Snapshot, examples: Examples, limit: int = SIDE_BY_SIDE_BYTES) -> None:
         self.network = network
         few = examples.cut(slice(0, PROBED))
         cotangents, exact = _one_by_one(network, few)
@@ -142,9 +142,9 @@ class Layers:
         self._stored = {n: stored_numbers(p) for n, p in found.items()}
         self._stored |= {n: (0, network.parameters[n].numel()) for n in self.rest}
         all_logits = itemsize * (shared + cotangents.shape[1] * per_logit) * PROBED / len(few) + 1
-        self.keep = all_logits <= SIDE_BY_SIDE_BYTES
+        self.keep = all_logits <= limit
         one_logit = itemsize * (shared + 2 * per_logit) + 1
-        self.part_size = max(1, int(SIDE_BY_SIDE_BYTES / (all_logits if self.keep else one_logit)))
+        self.part_size = max(1, int(limit / (all_logits if self.keep else one_logit)))
 
     def stored_bytes(self, name: str, num_directions: int) -> int:
         """Memory for one example's inputs and signals of a tensor."""
@@ -152,10 +152,10 @@ class Layers:
         return self.network.vector.element_size() * (shared + num_directions * per_row)
 
     @classmethod
-    def of(cls, network: Snapshot, examples: Callable[[], Examples]) -> Layers:
+    def of(cls, network: Snapshot, examples: Callable[[], Examples], limit: int) -> Layers:
         """Those of a network, found once."""
         if network.layers is None:
-            network.layers = cls(network, examples())
+            network.layers = cls(network, examples(), limit)
         assert isinstance(network.layers, cls)
         return network.layers
 

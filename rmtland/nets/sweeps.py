@@ -62,7 +62,7 @@ def network_cell(
     from rmtland.logits.gauss_newton import gauss_newton_spectrum
     from rmtland.logits.outputs import output_statistics
     from rmtland.logits.scales import logit_scales
-    from rmtland.nets.architectures import mlp
+    from rmtland.nets.architectures.perceptrons import mlp
     from rmtland.nets.datasets import load_dataset
     from rmtland.nets.gradients import NetworkLogitGradients
     from rmtland.nets.training import train

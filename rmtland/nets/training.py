@@ -1,19 +1,161 @@
-"""Plain training by stochastic gradient descent, the same every time from one seed."""
+"""Plain training by stochastic gradient descent, the same every time from one seed, that can stop and go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rmtland._arguments import integer, real, require_memory
-from rmtland.nets.architectures import mlp
+from rmtland._arguments import integer, real
+from rmtland.nets.architectures.choose import build_network
 from rmtland.nets.datasets import Dataset
 from rmtland.nets.gradients import NetworkLogitGradients
+
+
+class Training:
+    """Cross-entropy lowered by SGD with momentum; iterate over it for one step at a time.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place; in training mode while a step is taken, in its own outside.
+    inputs : array (N, ...)
+        Cast to the dtype of the parameters.
+    labels : array (N,)
+        Class labels, one per input.
+    epochs : int
+        Passes over the data, >= 0.
+    learning_rate, momentum, weight_decay : float
+    batch_size : int
+        The last batch of an epoch is smaller; where it would hold one example, which batch norm cannot take, that one
+        joins the batch before.
+    seed : int
+        Of the order of examples; the same seed gives the same network on the same machine.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    num_steps, steps_per_epoch : int
+        Steps in all and in an epoch.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range, no examples, labels of another shape than (N,) or that are no class labels.
+    FloatingPointError
+        While iterating, where the loss becomes NaN or infinite.
+
+    Notes
+    -----
+    `state_dict` holds the weights, the optimiser's state and the step, so that a training that goes on from it takes
+    the same steps as one that was never stopped (bit for bit on the same machine, unless the module draws random
+    numbers, as dropout does).
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> digits = rl.nets.load_dataset("digits", per_class=10)
+    >>> training = rl.nets.Training(rl.nets.mlp([64, 8, 10]), digits.x_train, digits.y_train, epochs=2)
+    >>> [step for step in training]
+    [1, 2, 3, 4, 5, 6, 7, 8]
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        inputs: Any,
+        labels: Any,
+        *,
+        epochs: int,
+        learning_rate: float = 0.05,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        integer("epochs", epochs, at_least=0)
+        self.batch_size = integer("batch_size", batch_size, at_least=1)
+        self.learning_rate = real("learning_rate", learning_rate, above=0)
+        self.seed = integer("seed", seed, at_least=0)
+        self.module = module
+        parameter = next(module.parameters())
+        self.inputs: Tensor = torch.as_tensor(inputs).to(parameter)
+        self.labels: Tensor = torch.as_tensor(labels).to(parameter.device)
+        _check(self.inputs, self.labels)
+        self.optimiser = torch.optim.SGD(
+            module.parameters(),
+            lr=self.learning_rate,
+            momentum=real("momentum", momentum, at_least=0, below=1),
+            weight_decay=real("weight_decay", weight_decay, at_least=0),
+        )
+        self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs))))
+        self.num_steps = epochs * self.steps_per_epoch
+        self.step = 0
+
+    def _batches(self, order: Tensor) -> list[Tensor]:
+        batches = list(torch.split(order, self.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def __iter__(self) -> Iterator[int]:
+        """Take a step and yield its number, from where the training stands to its end."""
+        # Orders of earlier epochs are drawn too, so that an epoch's order does not depend on where one went on.
+        generator = torch.Generator().manual_seed(self.seed)
+        for epoch in range(self.num_steps // self.steps_per_epoch):
+            order = torch.randperm(len(self.inputs), generator=generator)
+            if self.step >= (epoch + 1) * self.steps_per_epoch:
+                continue
+            total = 0.0
+            for batch in self._batches(order)[self.step - epoch * self.steps_per_epoch :]:
+                total += self._take_step(batch)
+                self.step += 1
+                yield self.step
+            if not math.isfinite(total):
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch + 1}; lower `learning_rate` = {self.learning_rate:g}"
+                )
+
+    def _take_step(self, batch: Tensor) -> float:
+        mode = self.module.training
+        self.module.train()
+        try:
+            self.optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(self.module(self.inputs[batch]), self.labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+        finally:
+            self.module.train(mode)
+            self.optimiser.zero_grad()
+        return float(loss.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from: "module", "optimiser", "step"; tensors are not copied."""
+        return {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; ValueError for a step that this training does not have."""
+        step = integer("step", state["step"], at_least=0, at_most=self.num_steps)
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = step
+
+
+def _check(inputs: Tensor, labels: Tensor) -> None:
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError(f"`inputs` must have shape (N, ...) with N >= 1; got {tuple(inputs.shape)}")
+    if labels.ndim != 1 or len(labels) != len(inputs):
+        raise ValueError(f"`labels` must have shape ({len(inputs)},), one per example; got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex() or int(labels.min()) < 0:
+        raise ValueError(f"`labels` must hold class labels 0, 1, ...; got {labels.dtype} from {labels.min().item()}")
 
 
 def train(
@@ -24,115 +166,145 @@ def train(
     epochs: int,
     learning_rate: float = 0.05,
     momentum: float = 0.9,
+    weight_decay: float = 0.0,
     batch_size: int = 32,
     seed: int = 0,
     after_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train in place on cross-entropy by SGD with momentum.
 
     Parameters
     ----------
-    module : torch.nn.Module
-        Changed in place; left in the mode it came in.
-    inputs : array (N, ...)
-        Cast to the dtype of the parameters.
-    labels : array (N,)
-    epochs : int
-        Passes over the data, >= 0.
-    learning_rate, momentum : float
-    batch_size : int
-    seed : int
-        Of the order of examples; the same seed gives the same network on the same machine.
+    module, inputs, labels, epochs, learning_rate, momentum, weight_decay, batch_size, seed
+        As `Training` takes them.
     after_epoch : callable, optional
         Called with the number of epochs done, 1 to `epochs`.
+    after_step : callable, optional
+        Called with the number of steps done.
 
     Raises
     ------
+    ValueError
+        For settings out of range, or labels that do not fit the inputs.
     FloatingPointError
         Where the loss becomes NaN or infinite.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> digits = rl.nets.load_dataset("digits", per_class=10)
+    >>> network = rl.nets.mlp([64, 8, 10])
+    >>> rl.nets.train(network, digits.x_train, digits.y_train, epochs=2)
     """
-    integer("epochs", epochs, at_least=0)
-    integer("batch_size", batch_size, at_least=1)
-    learning_rate = real("learning_rate", learning_rate, above=0)
-    momentum = real("momentum", momentum, at_least=0, below=1)
-    parameter = next(module.parameters())
-    x: Tensor = torch.as_tensor(inputs).to(parameter)
-    y: Tensor = torch.as_tensor(labels).to(parameter.device)
-    optimiser = torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=momentum)
-    order = torch.Generator().manual_seed(seed)
-    mode = module.training
-    module.train()
-    try:
-        for epoch in range(1, epochs + 1):
-            total = 0.0
-            for batch in torch.split(torch.randperm(len(x), generator=order), batch_size):
-                optimiser.zero_grad()
-                loss = torch.nn.functional.cross_entropy(module(x[batch]), y[batch])
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                total += float(loss.detach())
-            if not torch.isfinite(torch.tensor(total)):
-                raise FloatingPointError(
-                    f"training diverged in epoch {epoch}; lower `learning_rate` = {learning_rate:g}"
-                )
-            if after_epoch is not None:
-                after_epoch(epoch)
-    finally:
-        module.train(mode)
-        optimiser.zero_grad()
+    training = Training(
+        module, inputs, labels, epochs=epochs, learning_rate=learning_rate, momentum=momentum,
+        weight_decay=weight_decay, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    for step in training:
+        if after_step is not None:
+            after_step(step)
+        if after_epoch is not None and step % training.steps_per_epoch == 0:
+            after_epoch(step // training.steps_per_epoch)
+
+
+def network_and_data(
+    dataset: Dataset,
+    network: str | torch.nn.Module = "mlp",
+    *,
+    hidden: Sequence[int] = (16, 16),
+    width: float = 1.0,
+    seed: int = 0,
+) -> tuple[torch.nn.Module, Dataset]:
+    """A network for a data set, by name or the caller's own, and the data set in the shape that the network takes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    network : str or torch.nn.Module
+        A name as `build_network` takes it; or a module, which takes (n, channels, height, width) where the data set
+        holds images and (n, d) where it holds vectors.
+    hidden, width, seed
+        As `build_network` takes them.
+
+    Returns
+    -------
+    module, dataset
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, a data set of one class, or one whose examples the network cannot take.
+    """
+    if dataset.num_classes < 2:
+        raise ValueError(f"`dataset` must have at least 2 classes; got {dataset.num_classes}")
+    vectors = dataset.x_train.ndim == 2
+    if isinstance(network, torch.nn.Module):
+        return network, dataset if vectors else dataset.as_images()
+    if network != "mlp" and vectors:
+        raise ValueError(f"`network` must be 'mlp' for vectors, which {dataset.name} holds; got {network!r}")
+    # A fully connected network flattens whatever comes, so data that are no images of known channels are its own too.
+    shaped = dataset if network == "mlp" else dataset.as_images()
+    module = build_network(
+        network, shaped.x_train.shape[1:], dataset.num_classes, hidden=hidden, width=width, seed=seed
+    )
+    return module, shaped
 
 
 def training_stages(
     dataset: Dataset,
     *,
+    network: str | torch.nn.Module = "mlp",
     hidden: Sequence[int] = (16, 16),
+    width: float = 1.0,
     epochs: int = 20,
     num_examples: int = 300,
     learning_rate: float = 0.05,
+    batch_size: int = 32,
     seed: int = 0,
     after_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> dict[str, NetworkLogitGradients]:
-    """Train a fully connected network and measure it at initialisation, half-way and at the end.
+    """Train a network and measure it at initialisation, half-way and at the end.
 
     Parameters
     ----------
     dataset : Dataset
         Trained on all of x_train.
+    network : str or torch.nn.Module
+        A name as `build_network` takes it, or your own module, trained in place.
     hidden : sequence of int
-        Widths of the hidden layers (ReLU between).
+        Widths of the hidden layers of "mlp" (ReLU between).
+    width : float
+        Multiplies channels and hidden widths of a network given by name.
     epochs : int
         At least 2; half-way is after epochs // 2.
     num_examples : int
         How many training examples the sources hold, chosen at random from the seed, the same at every stage.
     learning_rate : float
+    batch_size : int
     seed : int
         Of the initial weights, the order of examples and the choice of those measured.
-    after_epoch : callable, optional
-        Called with the number of epochs done.
+    after_epoch, after_step : callable, optional
+        Called with the number of epochs, or steps, done.
 
     Returns
     -------
     dict
-        "initialisation", "mid training" and "end of training" to a source in float64.
+        "initialisation", "mid training" and "end of training" to a source in the dtype of the network.
 
     Raises
     ------
     ValueError
-        For more examples than there are, or a data set of one class.
+        For more examples than there are, a data set of one class, a network that cannot take the examples.
     MemoryError
         For a network that does not fit.
     """
     integer("epochs", epochs, at_least=2)
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
-    if dataset.num_classes < 2:
-        raise ValueError(f"`dataset` must have at least 2 classes; got {dataset.num_classes}")
-    sizes = [int(np.prod(dataset.x_train.shape[1:])), *hidden, dataset.num_classes]
-    parameters = sum((before + 1) * after for before, after in pairwise(sizes))
-    # Weights, gradients, momentum and the copies of three stages, in float64.
-    require_memory(f"training {parameters:,} parameters", 64.0 * parameters, "name fewer or narrower hidden layers")
-    module = mlp(sizes, seed=seed)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset.x_train))[:num_examples])
-    x, y = dataset.x_train[chosen], dataset.y_train[chosen]
+    module, dataset = network_and_data(dataset, network, hidden=hidden, width=width, seed=seed)
+    chosen = choose_examples(len(dataset.x_train), num_examples, seed)
+    x, y = torch.as_tensor(dataset.x_train[chosen]), torch.as_tensor(dataset.y_train[chosen])
     stages = {"initialisation": NetworkLogitGradients(module, x, y)}
 
     def measure(epoch: int) -> None:
@@ -142,8 +314,40 @@ def training_stages(
             after_epoch(epoch)
 
     train(
-        module, dataset.x_train, dataset.y_train, epochs=epochs, learning_rate=learning_rate, seed=seed,
-        after_epoch=measure,
+        module, dataset.x_train, dataset.y_train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
+        seed=seed, after_epoch=measure, after_step=after_step,
     )  # fmt: skip
     stages["end of training"] = NetworkLogitGradients(module, x, y)
     return stages
+
+
+def choose_examples(available: int, count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Numbers of `count` of `available` examples, chosen at random, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(available)[:count])
+
+
+def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Examples of the training and, where there is one, the test set, chosen at random."""
+    integer("examples", examples, at_least=2, at_most=len(dataset.x_train))
+    probes = {}
+    for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
+        if len(x) >= 2:
+            chosen = choose_examples(len(x), examples, seed)
+            probes[split] = torch.as_tensor(x[chosen]), torch.as_tensor(y[chosen])
+    return probes
+
+
+def save_checkpoint(training: Training, path: Path) -> None:
+    """The state of a training in place of the file's last, in one step."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".checkpoint-", delete=False) as file:
+        try:
+            torch.save(training.state_dict(), file)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def load_checkpoint(training: Training, path: Path) -> None:
+    """Go on from what `save_checkpoint` wrote; nothing in the file is run."""
+    training.load_state_dict(torch.load(path, weights_only=True))

@@ -47,7 +47,8 @@ def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) 
         eigenvalues of the mean logit gradients.
     """
     ax = _axes(ax)
-    top = max(rung.eigenvalues.max() for rung in stage.rungs.values())
+    # A draw whose probabilities are all frozen has no eigenvalue that is not zero.
+    top = max(rung.eigenvalues.max(initial=0.0) for rung in stage.rungs.values()) or 1.0
     bins = np.geomspace(top / 10**DECADES, 1.5 * top, 12 * DECADES)
     for name, rung in stage.rungs.items():
         colour = COLOURS[name]

@@ -37,7 +37,7 @@ class Checkpoint:
 
     def __init__(self, path: str | Path, interval: float, seed_given: bool) -> None:
         self.path, self.interval, self.seed_given = Path(path), interval, seed_given
-        self.inode: int | None = None
+        self.identity: tuple[int, int, int] | None = None
         self.written, self.seconds, self.size = time.monotonic(), 0.0, 0
         self.header: dict[str, Any] = {}
 
@@ -57,16 +57,19 @@ class Checkpoint:
         }
         if not self.path.exists():
             return False
-        try:
-            with np.load(self.path, allow_pickle=False) as data:
+        if not zipfile.is_zipfile(self.path):
+            raise self._foreign()
+        with np.load(self.path, allow_pickle=False) as data:
+            try:
                 header = json.loads(str(data["header"]))
-                if header["format"] != FORMAT:
-                    raise KeyError
-                self._require_same(header)
-                self.inode = os.stat(self.path).st_ino
-                self._restore(run, start, data, header)
-        except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-            raise self._foreign() from error
+                known = header["format"] == FORMAT
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._foreign() from error
+            if not known:
+                raise self._foreign()
+            self._require_same(header)
+            self._restore(run, start, data, header)
+        self.identity = _identity(self.path)
         return True
 
     def _foreign(self) -> FileExistsError:
@@ -117,7 +120,7 @@ class Checkpoint:
 
     def write(self, run: Recurrence) -> None:
         """Replace the file by the run's state; the old or the new one is there at any moment."""
-        if run.size == self.size and self.inode is not None:
+        if run.size == self.size and self.identity is not None:
             return
         begun = time.monotonic()
         if run.has_basis:
@@ -147,19 +150,25 @@ class Checkpoint:
         self.seconds = self.written - begun
 
     def _publish(self, name: str) -> None:
-        inode = os.stat(name).st_ino
-        if self.inode is None:
+        identity = _identity(Path(name))
+        if self.identity is None:
             try:
                 os.link(name, self.path)  # unlike a rename it fails where the name is taken
             except FileExistsError:
                 raise self._foreign() from None
         else:
-            if not self.path.exists() or os.stat(self.path).st_ino != self.inode:
+            if not self.path.exists() or _identity(self.path) != self.identity:
                 raise FileExistsError(
                     f"`checkpoint` {str(self.path)!r} was replaced while the run went on; got another"
                 )
             os.replace(name, self.path)
-        self.inode = inode
+        self.identity = identity
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What tells one file from another of the same name; a rename keeps it."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _plain(value: Any) -> Any:

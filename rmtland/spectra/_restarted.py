@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, namespace
+from rmtland._arrays import Array, double, namespace, to_numpy
 from rmtland.spectra import _vectors
 from rmtland.spectra.operators import SymmetricOperator
 
@@ -83,15 +83,12 @@ class RestartedLanczos:
         """The basis and the next vector."""
         return self.all_rows[self.locked :]
 
-    def begin(self, start: Array | None) -> bool:
-        """Set the first vector: the start, or a fresh one; False where nothing is left but what is locked."""
-        if self.capacity == 0:
-            return False
+    def begin(self, start: Array | None) -> None:
+        """Set the first vector: the start, or a random one orthogonal to what is locked."""
         if start is None:
             _vectors.fresh_row(self.all_rows, self.locked, self.rng)
         else:
             self.rows[0][:] = start
-        return True
 
     @property
     def residual(self) -> float:
@@ -106,13 +103,13 @@ class RestartedLanczos:
         after_restart = self.border == j and j > 0
         coupling = float(self.projected[j - 1, j]) if j and not after_restart else 0.0
         alpha = _vectors.subtract(out, product, coupling, self.rows[j - 1] if coupling else q, q)
-        length = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
-        if not (math.isfinite(alpha) and math.isfinite(length)):
+        if not math.isfinite(alpha):
             raise _vectors.not_finite(self.budget.done)
+        length = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
         borders = float(np.linalg.norm(self.projected[:j, j]))
         self.scale = max(self.scale, abs(alpha) + borders, 0.0 if after_restart else length)
-        correction, beta = self._orthogonalize(out, j, length, after_restart)
-        self.projected[j, j] = alpha + correction
+        beta = self._orthogonalize(out, j, length, after_restart)
+        self.projected[j, j] = alpha
         self.scale = max(self.scale, beta)
         self.size = j + 1
         full = self.locked + self.size == self.operator.dimension
@@ -122,18 +119,17 @@ class RestartedLanczos:
         elif not full:
             _vectors.fresh_row(self.all_rows, self.locked + self.size, self.rng)
 
-    def _orthogonalize(self, w: Array, j: int, length: float, after_restart: bool) -> tuple[float, float]:
-        rows, correction, first = self.all_rows[: self.locked + j + 1], 0.0, True
+    def _orthogonalize(self, w: Array, j: int, length: float, after_restart: bool) -> float:
+        rows, first = self.all_rows[: self.locked + j + 1], True
         while True:
             coefficients = _vectors.orthogonalize(w, rows)
-            correction += float(coefficients[-1])
             left = _vectors.norm(w)
             if not after_restart or not first:
                 self._require_symmetric(coefficients[self.locked : -2])
             elif j:
                 self._require_coupled(coefficients[self.locked : -1], j)
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
-                return correction, left
+                return left
             length, first = left, False
 
     def _require_symmetric(self, coefficients: Array) -> None:
@@ -144,7 +140,7 @@ class RestartedLanczos:
 
     def _require_coupled(self, coefficients: Array, j: int) -> None:
         """After a restart the product must hold the kept Ritz vectors as they held it."""
-        found = np.array([float(c) for c in coefficients])
+        found = to_numpy(double(coefficients))
         worst = int(np.argmax(np.abs(found - self.projected[:j, j])))
         if abs(found[worst] - self.projected[worst, j]) > self.asymmetry * self.scale:
             raise _vectors.not_symmetric(float(found[worst]), float(self.projected[worst, j]))

@@ -111,7 +111,10 @@ def start_vector(operator: SymmetricOperator, rng: np.random.Generator, start: A
     length = norm(vector)
     if length == 0:
         raise ValueError("`start` must not be zero; got a vector of zeros")
-    return vector / length
+    if start is not None:  # the user's own memory
+        return vector / length
+    vector /= length
+    return vector
 
 
 def product(operator: SymmetricOperator, vector: Array) -> Array:

@@ -213,31 +213,52 @@ def _by_lanczos(
     values, residuals, vectors = process.ritz()
     picked = goal.order(values)[:k]
     _vectors.rotate(process.rows[: process.size], vectors[:, picked])
-    values, residuals, since = values[picked], residuals[picked], process.converged_after
-    since = since if since.size == k else np.full(k, -1)
-    checked = found and k == operator.dimension
-    merged = False
+    since = process.converged_after if process.converged_after.size == k else np.full(k, -1)
+    known = values[picked], residuals[picked], since
+    merged, checked = False, found and k == operator.dimension
     while found and check_products and not checked and not budget.spent:
         process = RestartedLanczos(operator, rows, k, rng, budget)
-        process.scale = float(np.abs(values).max())
-        process.begin(None)
-        missed = _missed(goal, values, process)
-        found = process.run(goal, missed, check_products)
-        more, more_residuals, vectors = process.ritz()
-        picked = missed(more)
-        if not picked.size:
-            checked = found
-            break
-        _vectors.rotate(process.rows[: process.size], vectors[:, picked])
-        values = np.concatenate([values, more[picked]])
-        residuals = np.concatenate([residuals, more_residuals[picked]])
-        since = np.concatenate([since, np.full(picked.size, budget.done if found else -1)])
-        best = goal.order(values)[:k]
-        rows[:k] = rows[best.tolist()]
-        values, residuals, since, merged = values[best], residuals[best], since[best], True
-    if merged and not budget.spent:
-        values, residuals = _rayleigh_ritz(operator, rows[:k], budget)
+        found, more, known = _look_for_missed(process, goal, known, check_products)
+        merged, checked = merged or more, found and not more
+    values, residuals, since = known
+    if merged:
+        since = since[np.argsort(values, kind="stable")]
+        if budget.done + k <= budget.limit:
+            values, residuals = _rayleigh_ritz(operator, rows[:k], budget)
+        else:  # what was locked and what was found beside it couple by their residuals
+            values, residuals = np.sort(values), np.full(k, np.linalg.norm(residuals))
+            rows[:k] = rows[np.argsort(known[0], kind="stable").tolist()]
     return collected(rows[:k], values, residuals, since, goal, process.scale, process.noise, budget, checked)
+
+
+Known = tuple[Floats, Floats, npt.NDArray[np.int64]]
+"""Eigenvalues, residuals and the products after which they were found, in the order of the locked rows."""
+
+
+def _look_for_missed(
+    process: RestartedLanczos, goal: Goal, known: Known, check_products: int
+) -> tuple[bool, bool, Known]:
+    """Lanczos from a random vector orthogonal to what is locked.
+
+    Returns whether all that it shows of wanted eigenvalues has converged, whether it shows any, and the wanted ones of
+    old and new, whose vectors are locked now.
+    """
+    values, residuals, since = known
+    process.scale = float(np.abs(values).max())
+    process.begin(None)
+    missed = _missed(goal, values, process)
+    found = process.run(goal, missed, check_products)
+    more, more_residuals, vectors = process.ritz()
+    picked = missed(more)
+    if not picked.size:
+        return found, False, known
+    _vectors.rotate(process.rows[: process.size], vectors[:, picked])
+    values = np.concatenate([values, more[picked]])
+    residuals = np.concatenate([residuals, more_residuals[picked]])
+    since = np.concatenate([since, np.full(picked.size, process.budget.done if found else -1)])
+    best = goal.order(values)[: goal.count]
+    process.all_rows[: goal.count] = process.all_rows[best.tolist()]
+    return found, True, (values[best], residuals[best], since[best])
 
 
 def _missed(goal: Goal, values: Floats, process: RestartedLanczos) -> Any:
@@ -252,7 +273,8 @@ def _missed(goal: Goal, values: Floats, process: RestartedLanczos) -> Any:
             last = goal.order(together)[-1]
             if last != values.size and abs(together[last] - candidates[index]) > margin[index]:
                 picks.append(index)
-        return np.array(picks[: goal.count], dtype=np.int64)
+        # Few enough to converge together in the basis that is left; the next round finds the others.
+        return np.array(picks[: min(goal.count, max(1, process.capacity // 2))], dtype=np.int64)
 
     return wanted
 

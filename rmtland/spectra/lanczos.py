@@ -282,40 +282,35 @@ class Recurrence:
         product = _vectors.product(self.operator, q)
         probe = _vectors.dot(before, product) if coupling > 0 and j <= PROBED_STEPS else coupling
         alpha = _vectors.subtract(out, product, coupling, before, q)
-        beta = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
-        if not (math.isfinite(alpha) and math.isfinite(beta)):
+        if not math.isfinite(alpha):
             raise _vectors.not_finite(j + 1)
+        beta = _vectors.norm(out, _vectors.subtract(out, out, alpha, q, out))
         self.scale = max(self.scale, abs(alpha) + coupling, beta)
         # Of a near breakdown the vectors are known too badly to compare.
         if coupling > math.sqrt(self.epsilon) * self.scale:
             self._require_symmetric(probe, coupling)
         if self.full:
-            correction, beta = self._orthogonalize(out, j + 1, beta)
-            alpha += correction
+            beta = self._orthogonalize(out, j + 1, beta)
         elif beta < math.sqrt(self.epsilon) * self.scale:
-            beta = self._orthogonalize_locally(out, q, before if coupling > 0 else None)
+            # Rounding dominates near a breakdown; without a basis `out` has taken the place of the vector before q.
+            beta = _vectors.norm(out, _vectors.subtract(out, out, _vectors.dot(q, out), q, out))
         self.alpha.append(alpha)
         self._close(out, beta)
 
-    def _orthogonalize(self, w: Array, count: int, length: float) -> tuple[float, float]:
-        """Subtract the projection on all rows; what that adds to alpha, and the length left."""
-        rows, correction = self.rows[:count], 0.0
+    def _orthogonalize(self, w: Array, count: int, length: float) -> float:
+        """Subtract the projection on all rows; the length left.
+
+        The coefficients are rounding, of sums in the vectors' own dtype: T is better without them.
+        """
+        rows = self.rows[:count]
         while True:
             coefficients = _vectors.orthogonalize(w, rows)
-            correction += float(coefficients[-1])
             left = _vectors.norm(w)
-            if count > 2 and left > 0:
+            if count > 2:
                 self._require_symmetric(float(namespace(w).max(namespace(w).abs(coefficients[:-2]))), 0.0)
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
-                return correction, left
+                return left
             length = left
-
-    def _orthogonalize_locally(self, w: Array, q: Array, before: Array | None) -> float:
-        """Near a breakdown rounding dominates: subtract the neighbours again; the length left."""
-        for neighbour in (q, before):
-            if neighbour is not None:
-                _vectors.subtract(w, w, _vectors.dot(neighbour, w), neighbour, w)
-        return _vectors.norm(w)
 
     def _require_symmetric(self, one_way: float, other_way: float) -> None:
         if abs(one_way - other_way) > self.asymmetry * self.scale:

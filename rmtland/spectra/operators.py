@@ -79,10 +79,11 @@ class SymmetricOperator:
             raise TypeError(f"`matrix` must be real; got {matrix.dtype}")
         if not is_floating(matrix):
             matrix = double(matrix)
-        size = float(xp.max(xp.abs(matrix))) if matrix.shape[0] else 0.0
+        entries = matrix.detach() if is_torch(matrix) else matrix
+        size = float(xp.max(xp.abs(entries))) if matrix.shape[0] else 0.0
         if not np.isfinite(size):
             raise ValueError("`matrix` must be finite; got NaN or infinite entries")
-        if matrix.shape[0] and float(xp.max(xp.abs(matrix - matrix.T))) > 1e-6 * size:
+        if matrix.shape[0] and float(xp.max(xp.abs(entries - entries.T))) > 1e-6 * size:
             raise ValueError("`matrix` must be symmetric; got one that differs from its transpose")
         return cls(lambda block: matrix @ block, matrix.shape[0], matrix)
 

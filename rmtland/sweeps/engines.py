@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import queue
 import signal
+import threading
 import time
 import warnings
 from collections import deque
@@ -16,9 +18,22 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.sweeps.work import THREAD_VARIABLES, Batch, Schema, Task, pickle_task, run_batch, run_cells, start_worker
+from rmtland._arguments import require_memory, shown
+from rmtland.sweeps.work import (
+    THREAD_VARIABLES,
+    Batch,
+    Schema,
+    Task,
+    pickle_task,
+    run_batch,
+    run_cells,
+    start_worker,
+    told,
+)  # fmt: skip
 
 CONNECT_SECONDS = 10.0
+WORKER_BYTES = 1e8
+"""What a worker takes before it does anything."""
 ATTEMPTS = 3
 """How often a batch is tried whose worker dies."""
 
@@ -160,7 +175,8 @@ class LocalEngine:
     def close(self, broken: bool) -> None:
         """Leave the processes warm for the next sweep, or end them at once."""
         if broken:
-            self.executor.shutdown(wait=True, kill_workers=True)
+            with undisturbed():
+                self.executor.shutdown(wait=True, kill_workers=True)
 
 
 @contextlib.contextmanager
@@ -179,6 +195,19 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A second Ctrl-C is left aside in this block, which ends soon: results are being stored, workers ended."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class DaskEngine:
     """Workers of a dask.distributed scheduler, however many there are at any time."""
 
@@ -191,6 +220,7 @@ class DaskEngine:
         self.payload = pickle_task(task)
         self.address = address
         try:
+            ask_scheduler(address)
             connect: Any = distributed.Client
             self.client = connect(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -206,15 +236,13 @@ class DaskEngine:
 
     def _check_workers(self) -> None:
         """RuntimeError naming the workers that cannot import this package."""
-        # A function made from text is sent by value: one of this package would fail before it could answer.
-        scope: dict[str, Any] = {"__name__": "__main__"}
-        exec(WORKER_CHECK, scope)
-        answers = self.client.run(scope["check"], on_error="return")
-        lacking = {worker: answer for worker, answer in answers.items() if answer is not None}
+        # By name, so that one without this package can answer.
+        answers = self.client.run(importlib.import_module, "rmtland.sweeps.work", on_error="return")
+        lacking = {worker: answer for worker, answer in answers.items() if isinstance(answer, BaseException)}
         if lacking:
             worker, answer = next(iter(lacking.items()))
             raise RuntimeError(
-                f"{len(lacking)} of {len(answers)} workers cannot import rmtland, {worker} for one ({answer}); "
+                f"{len(lacking)} of {len(answers)} workers cannot import rmtland, {worker} for one ({told(answer)}); "
                 "install it there in the same version"
             )
 
@@ -268,10 +296,11 @@ class DaskEngine:
 
     def close(self, broken: bool) -> None:
         """Leave the scheduler; what runs there for us is cancelled."""
-        if broken:
-            with contextlib.suppress(Exception):
-                self.client.cancel(list(self.running), force=True)
-        self.client.close()
+        with undisturbed():
+            if broken:
+                with contextlib.suppress(Exception):
+                    self.client.cancel(list(self.running), force=True)
+            self.client.close()
 
 
 def check_address(address: str) -> None:
@@ -286,21 +315,43 @@ def check_address(address: str) -> None:
     except (AttributeError, ValueError):
         known = False
     if not known:
-        raise ValueError(f"`scheduler` must be an address like tcp://host:8786; got {address!r}")
+        raise ValueError(f"`scheduler` must be an address like tcp://host:8786; got {shown(address)}")
 
 
-WORKER_CHECK = '''
-def check():
-    """None, or why this package cannot be used here."""
+def ask_scheduler(address: str) -> None:
+    """OSError where no scheduler answers in time: a client would wait for ever for one that accepts and is silent."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from distributed.comm.core import connect
+
+    async def identity() -> Any:
+        connecting: Any = connect  # no annotations there
+        comm = await connecting(address, timeout=CONNECT_SECONDS)
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return await comm.read()
+        finally:
+            comm.abort()
+
+    async def in_time() -> Any:
+        return await asyncio.wait_for(identity(), CONNECT_SECONDS)
+
     try:
-        import rmtland.sweeps.work
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-'''
+        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
+            answer = thread.submit(asyncio.run, in_time()).result()
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {CONNECT_SECONDS:g} s") from None
+    except OSError:
+        raise
+    except Exception as error:  # whatever a text of another protocol looks like in that of a scheduler
+        raise OSError(f"what answers there is no scheduler ({told(error)})") from None
+    if not isinstance(answer, dict) or answer.get("type") != "Scheduler":
+        raise OSError("what answers there is no scheduler")
 
 
 @contextlib.contextmanager
-def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+def make_engine(task: Task, workers: int | None, scheduler: str | None, missing: int) -> Iterator[Engine]:
     """The engine that was asked for, with its end taken care of."""
     if scheduler is not None:
         cluster = DaskEngine(task, scheduler)
@@ -312,7 +363,7 @@ def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Itera
             cluster.close(broken)
         return
     count = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    count = count or os.cpu_count() or 1
+    count = min(count or os.cpu_count() or 1, missing)
     if count == 1:
         import numba
         from threadpoolctl import threadpool_limits
@@ -326,6 +377,7 @@ def make_engine(task: Task, workers: int | None, scheduler: str | None) -> Itera
         finally:
             numba.set_num_threads(threads)
         return
+    require_memory(f"starting {count} processes", WORKER_BYTES * count, "ask for fewer `workers`")
     pool = LocalEngine(task, count)
     broken = True
     try:

@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-RESERVED = ("trial", "rng", "status", "statistic")
-"""Names that the results use themselves."""
+from rmtland._arguments import MaskedError, shown, unmasked
+
+RESERVED = ("trial", "rng", "status", "statistic", "num_trials", "_error", "_byte")
+"""Names that the store and the results use themselves."""
+
+
+MOST_CELLS = 2**40
+"""Of a sweep: a century at a thousand cells a second."""
+MOST_VALUES = 10**7
+"""Of an axis given as text: a slip of the finger is told, not computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,43 +76,71 @@ class Grid:
 def check_axis(name: str, values: Any) -> npt.NDArray[Any]:
     """One axis as a 1-d array of float64, int64, bool or str."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-        raise TypeError(f"axis `{name}` must be a sequence of values; got {values!r}")
-    array = np.asarray(values)
+        raise TypeError(f"axis `{name}` must be a sequence of values; got {shown(values)}")
+    try:
+        array = unmasked(name, values)
+    except MaskedError:
+        raise
+    except ValueError:
+        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {shown(values)}") from None
     if array.ndim != 1 or array.dtype.kind not in "biufU":
-        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {values!r}")
+        raise TypeError(f"axis `{name}` must be a 1-d sequence of numbers or of texts; got {shown(values)}")
     if array.size == 0:
         raise ValueError(f"axis `{name}` must have at least one value; got none")
     if array.dtype.kind in "iuf":
         array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
         if not np.isfinite(array).all():
-            raise ValueError(f"axis `{name}` must be finite; got {values!r}")
+            raise ValueError(f"axis `{name}` must be finite; got {shown(values)}")
     if np.unique(array).size < array.size:
-        raise ValueError(f"axis `{name}` must not repeat a value; got {values!r}")
+        raise ValueError(f"axis `{name}` must not repeat a value; got {shown(values)}")
     return array
+
+
+def check_coords(coords: Any, grid: Grid) -> dict[str, npt.NDArray[Any]]:
+    """Coordinates of results' own axes, once they have names of their own."""
+    coords = {} if coords is None else coords
+    if not isinstance(coords, Mapping):
+        raise TypeError(f"`coords` must be a mapping of axes to their coordinates; got {type(coords).__name__}")
+    for name in coords:
+        if not is_name(name) or name in grid.axes:
+            raise ValueError(
+                f"`coords` must have Python names other than {', '.join((*grid.axes, *RESERVED))}; got {shown(name)}"
+            )
+    return {name: check_axis(name, values) for name, values in coords.items()}
+
+
+def is_name(name: Any) -> bool:
+    """Whether a result or an axis may have this name."""
+    return isinstance(name, str) and name.isidentifier() and name not in RESERVED
 
 
 def check_grid(function: Callable[..., Any], grid: Any, trials: int, fixed: Any) -> Grid:
     """The grid, once its names are known to be parameters of the function."""
     if not callable(function):
-        raise TypeError(f"`function` must be callable; got {function!r}")
+        raise TypeError(f"`function` must be callable; got {shown(function)}")
     if not isinstance(grid, Mapping):
         raise TypeError(f"`grid` must be a mapping of parameter names to values; got {type(grid).__name__}")
     fixed = {} if fixed is None else fixed
     if not isinstance(fixed, Mapping):
         raise TypeError(f"`fixed` must be a mapping of parameter names to values; got {type(fixed).__name__}")
     for name in (*grid, *fixed):
-        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
-            raise ValueError(f"parameter names must be Python names other than {', '.join(RESERVED)}; got {name!r}")
+        if not is_name(name) or keyword.iskeyword(name):
+            raise ValueError(
+                f"parameter names must be Python names other than {', '.join(RESERVED)}; got {shown(name)}"
+            )
     both = sorted(set(grid) & set(fixed))
     if both:
         raise ValueError(f"a parameter must be in `grid` or in `fixed`; got {', '.join(both)} in both")
     try:
         json.dumps(dict(fixed), allow_nan=False)
     except (TypeError, ValueError):
-        raise TypeError(f"`fixed` must hold numbers, texts, None or lists of them; got {fixed!r}") from None
+        raise TypeError(f"`fixed` must hold numbers, texts, None or lists of them; got {shown(fixed)}") from None
     axes = {name: check_axis(name, values) for name, values in grid.items()}
     _check_signature(function, (*grid, *fixed), trials)
-    return Grid(axes, trials, dict(fixed))
+    cells = Grid(axes, trials, dict(fixed))
+    if cells.size > MOST_CELLS:
+        raise ValueError(f"`grid` and `trials` must make at most 2^40 cells; got {shown(cells.size)}")
+    return cells
 
 
 def takes_rng(function: Callable[..., Any]) -> bool:
@@ -116,7 +152,7 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
-        raise TypeError(f"`function` must have a signature to check the grid against; got {function!r}") from None
+        raise TypeError(f"`function` must have a signature to check the grid against; got {shown(function)}") from None
 
 
 def _accepts(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
@@ -184,10 +220,14 @@ def parse_axis(text: str) -> npt.NDArray[Any]:
         raise wrong from None
     if len(parts) > 4 or (len(parts) == 4 and parts[3] not in ("log", "lin")) or count < 1:
         raise wrong
+    if count > MOST_VALUES:
+        raise ValueError(f"an axis must have at most {MOST_VALUES:,} values; got {text!r}")
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise ValueError(f"an axis must have finite ends; got {text!r}")
     if parts[3:] == ["log"]:
         if not (first > 0 and last > 0):
             raise ValueError(f"a logarithmic axis must have ends > 0; got {text!r}")
         return np.geomspace(first, last, count)
     values = np.linspace(first, last, count)
     whole = ":".join(parts[:2]).replace(":", "").lstrip("-").isdigit() and (values == np.round(values)).all()
-    return values.astype(np.int64) if whole else values
+    return values.astype(np.int64) if whole and abs(values).max() < 2**53 else values

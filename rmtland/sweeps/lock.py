@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+import time
 from pathlib import Path
 from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+SIGNATURE = b"rmtland sweep, run by "
+"""How every lock file begins that was made here: any other file of that name is somebody else's."""
 
 
 class StoreLock:
@@ -14,39 +21,82 @@ class StoreLock:
     Parameters
     ----------
     store : Path
-        The lock is a file of its name and `.lock`, gone after a run that ends by itself.
+        The lock is a file of its name and `.lock`, gone after a run that ends by itself. A file of that name that was
+        not made here, or a link, is left as it is: FileExistsError.
     """
 
     def __init__(self, store: Path) -> None:
         self.store = store
         self.path = store.with_name(store.name + ".lock")
-        self._file = -1
+        self._lock = FileLock(self.path, fallback_to_soft=False)  # a lock that outlives its process would be no use
 
     def __enter__(self) -> StoreLock:
-        import fcntl
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not self._make():
+            self._holder()
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise BlockingIOError(
+                f"the sweep at {self.store} is being run by {self._holder()}; one run at a time"
+            ) from None
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
+                if os.read(file, len(SIGNATURE)) not in (b"", SIGNATURE):
+                    self._refuse()
+                os.ftruncate(file, 0)
+                os.pwrite(file, _told(), 0)
+            finally:
                 os.close(file)
-                raise BlockingIOError(
-                    f"the sweep at {self.store} is being run by {holder}; one run at a time"
-                ) from None
-            # The holder before us may have removed the file between our open and our lock.
-            if self.path.exists() and os.fstat(file).st_ino == self.path.stat().st_ino:
-                break
-            os.close(file)
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._file = file
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # While it is held: who waits for a file that is gone sees that, and makes a new one.
         self.path.unlink(missing_ok=True)
-        os.close(self._file)
+        self._lock.release()
+
+    def _make(self) -> bool:
+        """Make the lock file, unless something of its name is there."""
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            os.write(file, _told())
+        finally:
+            os.close(file)
+        return True
+
+    def _holder(self) -> str:
+        """Who wrote the lock file last; FileExistsError where it was not made here."""
+        for wait in (0.05, 0.0):
+            try:
+                # Not opened before it is known to be a file: to open a pipe waits.
+                if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                    self._refuse()
+                with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                    text = file.read(300)
+            except FileNotFoundError:
+                return "another process"  # which has just ended
+            if text:
+                break
+            time.sleep(wait)  # another process made it a moment ago, and has not signed it yet
+        if not text.startswith(SIGNATURE):
+            self._refuse()
+        return text.removeprefix(SIGNATURE).decode(errors="replace").strip()
+
+    def _refuse(self) -> None:
+        raise FileExistsError(
+            f"the sweep at {self.store} needs the name {self.path} for its lock, and something else has it; "
+            "name another store, or move that"
+        )
+
+
+def _told() -> bytes:
+    return SIGNATURE + f"process {os.getpid()} on {socket.gethostname()}\n".encode()

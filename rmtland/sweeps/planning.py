@@ -103,7 +103,7 @@ def plan_sweep(
     """
     trials = integer("trials", trials, at_least=1)
     cells = check_grid(function, grid, trials, fixed)
-    task = Task(function, cells, integer("seed", seed, at_least=0))
+    task = Task(function, cells, integer("seed", seed, at_least=0, unbounded=True))
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     integer("workers", workers, at_least=1)

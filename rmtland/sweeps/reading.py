@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from rmtland._arguments import Seed, generator, integer, real
+from rmtland._arguments import Seed, generator, integer, real, real_path, require_memory
+from rmtland.sweeps.arrays import DamageError
+from rmtland.sweeps.grids import Grid
+from rmtland.sweeps.store import FAILED, FORMAT, SweepStore, read_coordinate, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,18 +27,40 @@ BLOCK = 2**22
 def is_sweep(path: Path) -> bool:
     """Whether a sweep's store is at `path`."""
     try:
-        return "sweep_format" in zarr.open_group(path, mode="r").attrs
+        return "sweep_format" in zarr.open_group(path, mode="r", use_consolidated=False).attrs
     except (OSError, ValueError, KeyError):
         return False
 
 
+NEEDED = ("axes", "trials", "fixed", "function", "function_sha256", "seed", "versions", "host")
+"""Attributes of every store, besides those that come with the first result."""
+
+
 def open_group(path: Path) -> zarr.Group:
-    """The store at `path`, for reading."""
+    """The store at `path`, for reading; an error by name where it is no sweep, of another format or damaged."""
     if not path.exists():
         raise FileNotFoundError(f"`store` must be a sweep's folder; found nothing at {path}")
     if not is_sweep(path):
         raise ValueError(f"`store` must be a sweep's folder; {path} is something else")
-    return zarr.open_group(path, mode="r")
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    found = group.attrs["sweep_format"]
+    if found != FORMAT:
+        raise ValueError(
+            f"`store` must have format {FORMAT}, which this version of rmtland writes; {path} has {found}: name "
+            "another store, or read it with xarray.open_zarr"
+        )
+    lacking = [key for key in NEEDED if key not in group.attrs]
+    if lacking:
+        raise DamageError(f"the sweep at {path} is damaged: it lacks its attribute `{lacking[0]}`")
+    return group
+
+
+def read_store(path: Path) -> SweepStore:
+    """The store at `path`, for reading."""
+    group = open_group(path)
+    axes = {name: read_coordinate(group, name, path) for name in read_json(group, "axes")}
+    trials: Any = group.attrs["trials"]
+    return SweepStore(group, Grid(axes, trials, read_json(group, "fixed")), path)
 
 
 def open_sweep(store: str | os.PathLike[str]) -> xr.Dataset:
@@ -57,23 +81,22 @@ def open_sweep(store: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     FileNotFoundError, ValueError
-        Where no sweep is.
+        Where no sweep is, or one of another format.
+    OSError
+        Where the store is damaged (a lost or changed file): here, or where the numbers are used that it concerns; the
+        message names their cells. `sweep(..., repair=True)` runs them again.
     """
-    return to_dataset(open_group(Path(store)))
+    return to_dataset(read_store(real_path("store", store)))
 
 
-def to_dataset(group: zarr.Group) -> xr.Dataset:
-    """A group written by a sweep as a dataset."""
+def to_dataset(store: SweepStore) -> xr.Dataset:
+    """What a sweep wrote as a dataset."""
     import xarray as xr
 
-    dataset: xr.Dataset = xr.open_zarr(group.store, consolidated=False, chunks=None, drop_variables=["_error"])
-    order = [*json.loads(str(group.attrs["axes"])), "trial"]
-    found = [name for name in json.loads(str(group.attrs.get("variables", "{}"))) if name in dataset]
-    dataset = dataset.set_coords("status").transpose(*order, ...)
-    # In the order of the function, not of the folder.
-    dataset = xr.Dataset({name: dataset[name] for name in found}, dataset.coords, dataset.attrs)
-    for name in ("variables", "units", "axes", "sweep_format"):
-        dataset.attrs.pop(name, None)
+    from rmtland.sweeps.lazy import SweepBackend
+
+    store.check()
+    dataset: xr.Dataset = xr.open_dataset(store, engine=SweepBackend)  # type: ignore[arg-type]
     return dataset
 
 
@@ -92,20 +115,18 @@ def sweep_failures(store: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        Where no sweep is.
+    FileNotFoundError, ValueError, OSError
+        As `open_sweep`.
     """
     import pandas as pd
 
-    from rmtland.sweeps.store import FAILED, decode_error
-
-    group = open_group(Path(store))
-    axes = {name: np.asarray(group[name]) for name in json.loads(str(group.attrs["axes"]))}
-    where = np.argwhere(np.asarray(group["status"]) == FAILED)
-    errors: Any = group["_error"]
-    table: dict[str, Any] = {name: axis[where[:, i]] for i, (name, axis) in enumerate(axes.items())}
+    kept = read_store(real_path("store", store))
+    kept.check()
+    cells = np.concatenate([np.empty(0, dtype=np.int64), *kept.cells(FAILED)])
+    where = np.stack(np.unravel_index(cells, kept.grid.shape), axis=1)
+    table: dict[str, Any] = {name: axis[where[:, i]] for i, (name, axis) in enumerate(kept.grid.axes.items())}
     table["trial"] = where[:, -1]
-    table["error"] = [decode_error(errors[tuple(cell)]) for cell in where.tolist()]
+    table["error"] = [kept.error(cell) for cell in cells.tolist()]
     return pd.DataFrame(table)
 
 
@@ -126,7 +147,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     Returns
     -------
     xarray.Dataset
-        The variables with `trial` replaced by `statistic`: "mean", "standard_error", "low", "high"; and `count`
+        The variables with `trial` replaced by `statistic`: "mean", "standard_error", "low", "high"; and `num_trials`
         (*grid), the number of trials done. NaN results count as absent. Of fewer than two, standard errors and
         intervals are NaN.
 
@@ -148,9 +169,15 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
 
     level = real("level", level, above=0, below=1)
     resamples = integer("resamples", resamples, at_least=1)
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(f"`dataset` must be an xarray.Dataset; got {type(dataset).__name__}")
     if "trial" not in dataset.dims:
         raise ValueError(f"`dataset` must have a dimension `trial`; got {', '.join(map(str, dataset.dims))}")
+    taken = sorted({"statistic", "num_trials"} & {*map(str, dataset.variables), *map(str, dataset.dims)})
+    if taken:
+        raise ValueError(f"`dataset` must leave the names statistic and num_trials to the summary; it has {taken[0]}")
     trials = dataset.sizes["trial"]
+    require_memory(f"{resamples} resamples of {trials} trials", 16.0 * resamples * trials, "take fewer `resamples`")
     # How often each trial is drawn; shared by all points, so memory and cost stay those of one matrix product.
     draws = generator(rng).multinomial(trials, np.full(trials, 1 / trials), size=resamples).astype(np.float64)
     summaries = {}
@@ -172,7 +199,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     coords = {name: c for name, c in dataset.coords.items() if "trial" not in c.dims}
     summary = xr.Dataset(summaries, coords={**coords, **labels}, attrs={**dataset.attrs, "level": level})
     if "status" in dataset.coords:
-        summary["count"] = (dataset["status"] == 1).sum("trial")
+        summary["num_trials"] = (dataset["status"] == 1).sum("trial")
     return summary
 
 

@@ -6,8 +6,10 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
+from rmtland._arguments import require_memory
+from rmtland._files import unused_name
+from rmtland.sweeps.arrays import CODECS, ChunkedArray, DamageError, chunk_shape
 from rmtland.sweeps.grids import Grid
 from rmtland.sweeps.work import ERROR_BYTES, Batch, Schema, Variable
 
 MISSING, DONE, FAILED = 0, 1, 2
-FORMAT = 1
+FORMAT = 2
+"""1, of the first versions, had no checksums."""
 CHUNK_CELLS, CHUNK_BYTES = 4096, 2**20
+ZARR_PARTIAL = re.compile(r"[^.]+\.[0-9a-f]{32}\.partial")
+REPAIR = "sweep(..., repair=True) runs those cells again"
 DIRTY_BYTES = 2**26
 """Results that wait in memory for the next flush at most."""
 
@@ -37,78 +46,6 @@ def writing(path: Path | None) -> Iterator[None]:
         raise OSError(error.errno, f"{told} on from there", str(path)) from error
 
 
-class ChunkedArray:
-    """One array of the store, written in whole chunks from memory.
-
-    A chunk holds cells that follow each other, so results that come about in order touch few chunks. Zarr replaces a
-    chunk's file in one step: a kill leaves the old or the new one, and cells stored earlier in it are never at risk.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        Of shape (*grid.shape, ...).
-    ndim : int
-        Number of grid axes, trials included.
-    """
-
-    def __init__(self, array: zarr.Array[Any], ndim: int) -> None:
-        self.array = array
-        self.grid_shape = array.shape[:ndim]
-        self.chunk = array.chunks[:ndim]
-        self.counts = tuple(-(-n // c) for n, c in zip(self.grid_shape, self.chunk, strict=True))
-        self.buffers: dict[int, npt.NDArray[Any]] = {}
-        self.dirty: set[int] = set()
-
-    def region(self, number: int) -> tuple[slice, ...]:
-        """Where a chunk lies."""
-        where = np.unravel_index(number, self.counts)
-        return tuple(
-            slice(int(i) * c, min((int(i) + 1) * c, n))
-            for i, c, n in zip(where, self.chunk, self.grid_shape, strict=True)
-        )
-
-    def read(self, number: int) -> npt.NDArray[Any]:
-        """A chunk as the store has it, or as it waits to be written."""
-        if number in self.buffers:
-            return self.buffers[number]
-        return np.array(self.array[self.region(number)])
-
-    def put(self, cells: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
-        """Results of cells, given by their numbers, into the chunks' buffers."""
-        if cells.size == 0:
-            return
-        where = np.unravel_index(cells, self.grid_shape)
-        chunks = np.ravel_multi_index(tuple(i // c for i, c in zip(where, self.chunk, strict=True)), self.counts)
-        within = tuple(i % c for i, c in zip(where, self.chunk, strict=True))
-        for number in np.unique(chunks).tolist():
-            if number not in self.buffers:
-                self.buffers[number] = self.read(number)
-            here = chunks == number
-            self.buffers[number][tuple(i[here] for i in within)] = values[here]
-            self.dirty.add(number)
-
-    @property
-    def dirty_bytes(self) -> int:
-        """Bytes of the chunks that wait."""
-        return sum(self.buffers[number].nbytes for number in self.dirty)
-
-    def flush(self) -> None:
-        """Write the chunks that have changed; forget those that have not since the last time."""
-        for number in sorted(self.dirty):
-            self.array[self.region(number)] = self.buffers[number]
-        self.buffers = {number: self.buffers[number] for number in self.dirty}
-        self.dirty = set()
-
-
-def chunk_shape(grid_shape: tuple[int, ...], cells: int) -> tuple[int, ...]:
-    """Chunks of about `cells` cells that follow each other in C order."""
-    chunk, left = [], max(cells, 1)
-    for n in reversed(grid_shape):
-        chunk.append(min(n, left))
-        left = left // n if left >= n else 1
-    return tuple(reversed(chunk))
-
-
 class SweepStore:
     """A sweep on disk, or in memory where `path` is None.
 
@@ -120,14 +57,15 @@ class SweepStore:
         self.group = group
         self.grid = grid
         self.path = path
-        ndim = len(grid.shape)
-        self.status = ChunkedArray(_array(group, "status"), ndim)
-        self.errors = ChunkedArray(_array(group, "_error"), ndim)
+        self.status = self._chunked("status")
+        self.errors = self._chunked("_error")
         self.schema = read_schema(group)
-        self.variables: dict[str, ChunkedArray] = {}
-        if self.schema:
-            self._open_variables()
+        # A kill may have come before all that the first result called for were made.
+        self.variables = {name: self._chunked(name) for name in self.schema if name in group}
         self.flush_seconds = 0.0
+
+    def _chunked(self, name: str) -> ChunkedArray:
+        return ChunkedArray(stored_array(self.group, name, self.path), self.grid, self.path)
 
     @classmethod
     def create(cls, path: Path | None, grid: Grid, attributes: dict[str, Any], units: dict[str, str]) -> SweepStore:
@@ -136,21 +74,54 @@ class SweepStore:
             group = zarr.open_group(MemoryStore(), mode="w")
             _fill(group, grid, attributes, units)
             return cls(group, grid, path)
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         with writing(path):
-            _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
-            if path.is_dir():
-                path.rmdir()  # an empty folder of the user's
-            os.rename(partial, path)
+            partial = unused_name(path)
+            partial.mkdir()  # no other process's, and nothing that was there
+            try:
+                _fill(zarr.open_group(partial, mode="w"), grid, attributes, units)
+                if path.is_dir():
+                    path.rmdir()  # an empty folder of the user's
+                os.rename(partial, path)
+            except BaseException:
+                shutil.rmtree(partial)
+                raise
         return cls(zarr.open_group(path, mode="r+"), grid, path)
 
     @classmethod
-    def open(cls, path: Path, grid: Grid) -> SweepStore:
-        """A store that is there, for going on; its settings are compared by the caller."""
+    def open(cls, path: Path, grid: Grid, repair: bool = False) -> SweepStore:
+        """A store that is there, for going on; its settings are compared by the caller.
+
+        Parameters
+        ----------
+        path : Path
+        grid : Grid
+            With as many trials as the store has, or more.
+        repair : bool
+            Have damaged and lost cells run again, instead of DamageError.
+        """
         for left in path.rglob("*.partial"):
-            left.unlink()  # a file that a kill left half written beside the one it was to replace
-        return cls(zarr.open_group(path, mode="r+"), grid, path)
+            # A file that a kill left half written beside the one it was to replace: Zarr's names, nobody else's.
+            if ZARR_PARTIAL.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+                left.unlink()
+        group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        with writing(path):
+            if repair:
+                _make_masks(group, grid)
+            for name in ("status", "_error", *read_schema(group)):
+                if name in group:
+                    array = stored_array(group, name, path)
+                    if array.shape[: len(grid.shape)] != grid.shape:
+                        array.resize((*grid.shape, *array.shape[len(grid.shape) :]))
+            if group.attrs["trials"] != grid.trials:
+                group.attrs["trials"] = grid.trials  # last: a kill before leaves a store of as many trials as it had
+            store = cls(group, grid, path)
+            if repair:
+                store.repair()
+            else:
+                store.check()
+            store.make_variables()
+        store.flush()
+        return store
 
     def set_schema(self, schema: Schema, units: dict[str, str], coords: dict[str, npt.NDArray[Any]]) -> None:
         """Make the arrays that the first result calls for."""
@@ -158,20 +129,29 @@ class SweepStore:
         told = {name: [list(v.dims), list(v.shape), v.is_complex] for name, v in schema.items()}
         with writing(self.path):
             for name, values in coords.items():
-                _write_coordinate(self.group, name, values, units)
+                write_coordinate(self.group, name, values, units)
             # First what is to be made, then the arrays: after a kill in between `open` makes those that are missing.
-            self.group.attrs.update({"variables": json.dumps(told), "units": json.dumps(units)})
+            self.group.attrs.update(
+                {"variables": json.dumps(told), "units": json.dumps(units), "coords": json.dumps(list(coords))}
+            )
             self.schema = schema
-            self._open_variables()
+            self.make_variables()
 
-    def _open_variables(self) -> None:
-        units = json.loads(str(self.group.attrs["units"]))
-        for name, variable in self.schema.items():
-            if name not in self.group:
-                self._create_variable(name, variable, units)
-            self.variables[name] = ChunkedArray(_array(self.group, name), len(self.grid.shape))
+    def make_variables(self) -> None:
+        """Make the arrays of results that are not there."""
+        units = read_json(self.group, "units", "{}")
+        if self.path is None:
+            each = sum(math.prod(v.shape) * v.dtype.itemsize for v in self.schema.values())
+            require_memory(
+                f"results of {self.grid.size} cells", float(each) * self.grid.size, "name a `store` for them"
+            )
+        for name in self.schema:
+            if name not in self.variables:
+                self._create(name, units)
+                self.variables[name] = self._chunked(name)
 
-    def _create_variable(self, name: str, variable: Variable, units: dict[str, str]) -> None:
+    def _create(self, name: str, units: dict[str, str]) -> None:
+        variable = self.schema[name]
         each = math.prod(variable.shape) * variable.dtype.itemsize
         cells = min(CHUNK_CELLS, max(CHUNK_BYTES // max(each, 1), 1))
         self.group.create_array(
@@ -179,10 +159,56 @@ class SweepStore:
             shape=self.grid.shape + variable.shape,
             chunks=chunk_shape(self.grid.shape, cells) + tuple(max(n, 1) for n in variable.shape),
             dtype=variable.dtype,
+            compressors=CODECS,
             fill_value=complex(np.nan, np.nan) if variable.is_complex else np.nan,
             dimension_names=self.grid.dims + variable.dims,
             attributes={"units": units[name]} if name in units else {},
         )
+
+    def check(self) -> None:
+        """DamageError where numbers of finished cells, or errors of failed ones, are not there."""
+        for array, state in self._vouched():
+            lost = [number for number in self._chunks(array, state) if not array.exists(number)]
+            if lost:
+                raise array.damage(lost, "is lost")
+        lacking = [name for name in self.schema if name not in self.variables]
+        if lacking and self.counts()[DONE]:
+            raise DamageError(f"the sweep at {self.path} is damaged: `{lacking[0]}` is lost; {REPAIR}")
+
+    def repair(self) -> None:
+        """Read all there is; cells whose numbers are damaged or lost become missing."""
+        for number in range(self.status.num_chunks):
+            if not _readable(self.status, number):
+                self.status.reset(number)
+        for array, state in self._vouched():
+            bad = [number for number in range(array.num_chunks) if not _readable(array, number)]
+            lost = [number for number in self._chunks(array, state) if not array.exists(number)]
+            for cells in list(self.cells(state)):
+                self._forget(cells[np.isin(array.chunks_of(cells), bad + lost)])
+            for number in bad:
+                array.reset(number)
+        if len(self.variables) < len(self.schema):
+            for cells in list(self.cells(DONE)):
+                self._forget(cells)
+
+    def _vouched(self) -> list[tuple[ChunkedArray, int]]:
+        """Arrays, and the state of the cells that they hold something of."""
+        return [*((array, DONE) for array in self.variables.values()), (self.errors, FAILED)]
+
+    def _chunks(self, array: ChunkedArray, state: int) -> list[int]:
+        """Chunks of an array with cells in a state."""
+        return sorted({number for cells in self.cells(state) for number in np.unique(array.chunks_of(cells)).tolist()})
+
+    def _forget(self, cells: npt.NDArray[np.int64]) -> None:
+        self.status.put(cells, np.full(cells.size, MISSING, dtype=np.uint8))
+
+    def consolidate(self) -> None:
+        """Copy the metadata of all arrays to the root, where other readers of Zarr look for them first."""
+        if self.path is None or "consolidated_metadata" in json.loads((self.path / "zarr.json").read_text()):
+            return
+        with warnings.catch_warnings(), writing(self.path):
+            warnings.simplefilter("ignore", ZarrUserWarning)  # that Zarr's third format does not specify it yet
+            zarr.consolidate_metadata(self.group.store)
 
     def put(self, batch: Batch) -> None:
         """Take a batch; `flush` stores it."""
@@ -221,7 +247,7 @@ class SweepStore:
     def cells(self, *states: int) -> Iterator[npt.NDArray[np.int64]]:
         """Numbers of the cells in these states, a chunk of the status at a time, ascending."""
         status = self.status
-        for number in range(math.prod(status.counts)):
+        for number in range(status.num_chunks):
             region = status.region(number)
             block = status.read(number)
             local = np.nonzero(np.isin(block, states))
@@ -232,29 +258,50 @@ class SweepStore:
     def counts(self) -> dict[int, int]:
         """How many cells are in each state."""
         total = np.zeros(3, dtype=np.int64)
-        for number in range(math.prod(self.status.counts)):
+        for number in range(self.status.num_chunks):
             total += np.bincount(self.status.read(number).reshape(-1), minlength=3)
         return {MISSING: int(total[MISSING]), DONE: int(total[DONE]), FAILED: int(total[FAILED])}
 
     def error(self, cell: int) -> str:
         """What a failed cell raised."""
-        return decode_error(self.errors.array[tuple(int(i) for i in np.unravel_index(cell, self.grid.shape))])
+        number = int(self.errors.chunks_of(np.array([cell]))[0])
+        within = np.subtract(np.unravel_index(cell, self.grid.shape), [r.start for r in self.errors.region(number)])
+        return bytes(self.errors.read(number)[tuple(within)]).rstrip(b"\0").decode(errors="ignore")
 
 
-def decode_error(row: Any) -> str:
-    """A row of the `_error` array as text."""
-    return bytes(np.asarray(row, dtype=np.uint8)).rstrip(b"\0").decode(errors="ignore")
+def read_json(group: zarr.Group, key: str, default: str | None = None) -> Any:
+    """What an attribute of the store says; DamageError where it says nothing."""
+    try:
+        return json.loads(str(group.attrs.get(key, default)))
+    except ValueError:
+        raise DamageError(f"the sweep at {_where(group)} is damaged: its attribute `{key}` cannot be read") from None
+
+
+def _where(group: zarr.Group) -> str:
+    return str(getattr(group.store, "root", "memory"))
 
 
 def read_schema(group: zarr.Group) -> Schema:
     """The variables that the first result called for; none before there is one."""
-    told = json.loads(str(group.attrs.get("variables", "{}")))
+    told = read_json(group, "variables", "{}")
     return {name: Variable(tuple(dims), tuple(shape), bool(c)) for name, (dims, shape, c) in told.items()}
+
+
+def _readable(array: ChunkedArray, number: int) -> bool:
+    try:
+        array.read(number)
+    except DamageError:
+        return False
+    return True
 
 
 def check_dims(schema: Schema, grid: Grid, coords: dict[str, npt.NDArray[Any]]) -> None:
     """ValueError where a result's axes clash with the grid's, with each other or with their coordinates."""
     lengths: dict[str, int] = {name: values.size for name, values in coords.items()}
+    unused = [name for name in coords if not any(name in variable.dims for variable in schema.values())]
+    if unused:
+        own = ", ".join(dict.fromkeys(dim for variable in schema.values() for dim in variable.dims)) or "none"
+        raise ValueError(f"`coords` must name axes of the results ({own}); got {', '.join(unused)}")
     for name, variable in schema.items():
         if name in grid.dims or name in coords:
             raise ValueError(f"result `{name}` must not have the name of an axis")
@@ -265,43 +312,76 @@ def check_dims(schema: Schema, grid: Grid, coords: dict[str, npt.NDArray[Any]]) 
                 raise ValueError(f"axis `{dim}` must have one length; got {lengths[dim]} and, in `{name}`, {length}")
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array
+def stored_array(group: zarr.Group, name: str, path: Path | None) -> zarr.Array[Any]:
+    """An array of the store; DamageError where it is lost."""
+    try:
+        array = group[name]
+    except KeyError:
+        raise DamageError(f"the sweep at {path} is damaged: `{name}` is lost; {REPAIR}") from None
+    if not isinstance(array, zarr.Array):
+        raise DamageError(f"the sweep at {path} is damaged: `{name}` is no array; name another store")
+    # A chunk that was stored is there, even if its results are all NaN. Errors are forgotten where cells run again.
+    return array if name == "_error" else array.with_config({"write_empty_chunks": True})
+
+
+def read_coordinate(group: zarr.Group, name: str, path: Path | None) -> npt.NDArray[Any]:
+    """Values of an axis; DamageError where they are lost or damaged."""
+    array = stored_array(group, name, path)
+    try:
+        values = np.asarray(array[:])
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise DamageError(
+            f"the sweep at {path} is damaged: axis `{name}` cannot be read back ({error}); "
+            "sweep(..., repair=True) writes it again"
+        ) from None
+    return np.array(values.tolist()) if values.dtype.kind in "OT" else values  # texts
 
 
 def _fill(group: zarr.Group, grid: Grid, attributes: dict[str, Any], units: dict[str, str]) -> None:
     for name, axis in grid.axes.items():
-        _write_coordinate(group, name, axis, units)
-    group.create_array(
-        "status",
-        shape=grid.shape,
-        chunks=chunk_shape(grid.shape, CHUNK_CELLS),
-        dtype="uint8",
-        fill_value=MISSING,
-        dimension_names=grid.dims,
-        attributes={"flag_values": [MISSING, DONE, FAILED], "flag_meanings": "missing done failed"},
-    )
-    group.create_array(
-        "_error",
-        shape=(*grid.shape, ERROR_BYTES),
-        chunks=(*chunk_shape(grid.shape, 256), ERROR_BYTES),
-        dtype="uint8",
-        fill_value=0,
-        dimension_names=(*grid.dims, "_byte"),
-    )
+        write_coordinate(group, name, axis, units)
+    _make_masks(group, grid)
     group.attrs.update({"sweep_format": FORMAT, "axes": json.dumps(list(grid.axes)), **attributes})
 
 
-def _write_coordinate(group: zarr.Group, name: str, values: npt.NDArray[Any], units: dict[str, str]) -> None:
+def _make_masks(group: zarr.Group, grid: Grid) -> None:
+    """Make the arrays that say what became of each cell, unless they are there."""
+    if "status" not in group:
+        group.create_array(
+            "status",
+            shape=grid.shape,
+            chunks=chunk_shape(grid.shape, CHUNK_CELLS),
+            dtype="uint8",
+            compressors=CODECS,
+            fill_value=MISSING,
+            dimension_names=grid.dims,
+            attributes={"flag_values": [MISSING, DONE, FAILED], "flag_meanings": "missing done failed"},
+        )
+    if "_error" not in group:
+        group.create_array(
+            "_error",
+            shape=(*grid.shape, ERROR_BYTES),
+            chunks=(*chunk_shape(grid.shape, 256), ERROR_BYTES),
+            dtype="uint8",
+            compressors=CODECS,
+            fill_value=0,
+            dimension_names=(*grid.dims, "_byte"),
+        )
+
+
+def write_coordinate(group: zarr.Group, name: str, values: npt.NDArray[Any], units: dict[str, str]) -> None:
+    """Write the values of an axis, in place of any that are there."""
     array = group.create_array(
         name,
         overwrite=True,  # one that a kill left without its values
         shape=values.shape,
         chunks=(max(values.size, 1),),
         dtype=str if values.dtype.kind == "U" else values.dtype,
+        compressors=CODECS,
         dimension_names=(name,),
         attributes={"units": units[name]} if name in units else {},
+        config={"write_empty_chunks": True},
     )
     array[:] = values

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.sweeps.grids import RESERVED, Grid, takes_rng
+from rmtland._arguments import MaskedError, unmasked
+from rmtland.sweeps.grids import RESERVED, Grid, is_name, takes_rng
 
 ERROR_BYTES = 512
 """What is kept of a failed cell's error."""
@@ -120,12 +121,21 @@ def run_cells(task: Task, schema: Schema | None, cells: npt.NDArray[np.int64]) -
                 known = {name: variable for name, (variable, _) in values.items()}
                 columns = _empty_columns(known, cells.size)
             check_schema(known, {name: variable for name, (variable, _) in values.items()})
-        except Exception as error:
-            errors[cell] = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            errors[cell] = told(error)
             continue
         for name, (_, value) in values.items():
             columns[name][position] = value
     return Batch(cells, known or {}, columns, errors, time.perf_counter() - start)
+
+
+def told(error: BaseException) -> str:
+    """Kind and text of an error, whatever its text is made of."""
+    try:
+        text = str(error)
+    except Exception as second:
+        text = f"(its text cannot be had: {type(second).__name__})"
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
 def _empty_columns(schema: Schema, count: int) -> dict[str, npt.NDArray[Any]]:
@@ -142,7 +152,7 @@ def checked_result(result: Any) -> dict[str, tuple[Variable, npt.NDArray[Any]]]:
         raise TypeError(f"the function must return a dict of numbers or arrays; got {type(result).__name__}")
     checked = {}
     for name, value in result.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+        if not is_name(name):
             raise ValueError(f"results must have Python names other than {', '.join(RESERVED)}; got {name!r}")
         dims: Any = None
         if isinstance(value, tuple) and len(value) == 2 and _names(value[0]):
@@ -151,7 +161,9 @@ def checked_result(result: Any) -> dict[str, tuple[Variable, npt.NDArray[Any]]]:
         elif hasattr(value, "dims") and hasattr(value, "values"):
             dims, value = tuple(value.dims), value.values
         try:
-            array = np.asarray(value)
+            array = unmasked(name, value)
+        except MaskedError as error:
+            raise ValueError(f"result {error}") from None
         except ValueError:
             raise TypeError(f"result `{name}` must be a number or an array; got a ragged sequence") from None
         if array.dtype.kind not in "biufc":
@@ -162,6 +174,8 @@ def checked_result(result: Any) -> dict[str, tuple[Variable, npt.NDArray[Any]]]:
             raise ValueError(f"result `{name}` must be within 2^53, it is stored as float64; got {value!r:.80}")
         if dims is None:
             dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
+        if not all(map(is_name, dims)):
+            raise ValueError(f"axes of `{name}` must have Python names other than {', '.join(RESERVED)}; got {dims}")
         if len(dims) != array.ndim:
             raise ValueError(f"result `{name}` must have an axis for each of {dims}; got shape {array.shape}")
         checked[name] = (Variable(dims, array.shape, is_complex), stored)

@@ -128,3 +128,15 @@ def test_an_ensemble_may_be_given():
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("sets", "arguments", "message"),
+    [
+        (3, {"num_permutations": 10**12}, "1000000000000 permutations of .* take fewer `num_permutations` instead"),
+        (3, {"num_calibration": 10**12}, "`eigenvalues` of 1000000000000 replicates needs"),
+    ],
+)
+def test_counts_that_fit_no_memory(sets, arguments, message):
+    with pytest.raises(MemoryError, match=message):
+        test_against(Semicircle(), GaussianEnsemble(20).eigenvalues(sets, rng=0), rng=0, **arguments)

@@ -164,3 +164,32 @@ def test_large_k_takes_the_whole_spectrum():
     model = Wishart(400, 500)
     np.testing.assert_allclose(model.largest(100, rng=2), model.eigenvalues(rng=2)[-100:], rtol=1e-12)
     np.testing.assert_allclose(model.smallest(100, rng=2), model.eigenvalues(rng=2)[:100], rtol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.03])
+@pytest.mark.parametrize(("features", "samples"), [(2, 3), (3, 2), (4, 4)])
+def test_entries_that_vanish(beta, features, samples):
+    """chi^2 of 0.001 degrees of freedom is mostly 0 in float64; `smallest` hung, or was NaN."""
+    model, k = Wishart(features, samples, beta=beta), min(features, samples)
+    every = model.eigenvalues(50, rng=5)[:, -k:]
+    for found in (model.smallest(k, 50, rng=5), model.largest(k, 50, rng=5)):
+        np.testing.assert_allclose(found, every, rtol=1e-12, atol=1e-15 * every.max())
+        assert (np.diff(found, axis=1) >= 0).all()
+    np.testing.assert_allclose(model.smallest(1, 50, rng=5), every[:, :1], atol=1e-15 * every.max())
+    with pytest.raises(ValueError, match="`beta` must be >= 0.1 for overlaps of so few rows; got"):
+        SpikedCovariance(features, samples, [2.0], beta=beta).eigenvectors_overlap(rng=5)
+
+
+def test_a_bisection_of_what_is_no_number_ends():
+    bad = np.array([1.0, np.nan, 1.0])
+    assert np.isnan(lift(tridiagonal.bisect)(tridiagonal.QD, bad, bad, 3, 1, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("spike", [1e-15, 1e-8, 1.0, 1e15])
+def test_one_feature_is_its_own_eigenvector(spike):
+    """Its overlap was from 0 to 2.23: the eigenvalue had the absolute error of one of the bulk."""
+    model = SpikedCovariance(1, 3, [spike])
+    for side in ("largest", "smallest"):
+        np.testing.assert_allclose(model.eigenvectors_overlap(size=200, rng=0, side=side), 1, rtol=1e-14)
+        assert model.eigenvectors_overlap(size=200, rng=0, side=side).max() <= 1
+    np.testing.assert_allclose(model.largest(size=200, rng=0), model.smallest(size=200, rng=0), rtol=1e-14)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.figure_h_term import h_term_figure
-from rmtland.landscape.figure_sweeps import SweepFigure, phase_figure, sweep_figure
-from rmtland.landscape.figures import EQUATIONS, freezing_figure, spectrum_figure
+from rmtland.landscape.paper.h_term import h_term_figure
+from rmtland.landscape.paper.spectrum import EQUATIONS, freezing_figure, spectrum_figure
+from rmtland.landscape.paper.sweeps import SweepFigure, phase_figure, sweep_figure
 from tests.statistical import assert_mean
 
 

@@ -243,7 +243,7 @@ def test_any_parameters(n, c, d, sigma_H, sigma_z, cross_terms, which):
     assert (np.diff(counts) <= 1e-6 * d).all()
     assert counts[0] == pytest.approx(d)
     power = theory.gradient_power(min(c, d))
-    assert 0 <= power <= 1 or (np.isnan(power) and theory.equation.gradient_square == 0)
+    assert 0 <= power <= 1 or (np.isnan(power) and theory.equation.vector_square == 0)
     assert np.isfinite(theory.density(np.linspace(-2 * sigma_H, 2 * sigma_H, 5))).all()
 
 
@@ -253,7 +253,7 @@ def test_bad_input():
     with pytest.raises(MemoryError, match=r"the 1000000 x 1000000 H-term .*use model.theory\(\), or sigma_H = 0"):
         rl.LandscapeModel.fort_ganguli(30, 3, 10**6, sigma_H=0.1).spectrum(rng=0)
     no_residuals = given_logits(20, 3, 50, 1.0, 0.1, rl.ClusteredGradients(1.0, 0.0))
-    with pytest.raises(ValueError, match=r"`residual_length` must be > 0 for a transition in SNR; see transition_sig"):
+    with pytest.raises(ValueError, match=r"> 0 for a transition in SNR where .*; see transition_sigma_H"):
         no_residuals.theory().transition_snr()
     with pytest.raises(ValueError, match=r"`class_length` must be 0 for a transition of the outliers; got 0.5"):
         given_logits(20, 3, 50, 1.0, 0.1, rl.ClusteredGradients(1.0, 0.7, 0.5)).theory().transition_sigma_H()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.equivalent import DeterministicEquivalent
-from rmtland.landscape.population import PopulationEquivalent
-from rmtland.landscape.population_classes import label_sums
-from rmtland.landscape.structured import StructuredExamples
+from rmtland.landscape.theory.examples import ExchangeableExamples, GivenExamples
+from rmtland.landscape.theory.levels import levels_of
+from rmtland.landscape.theory.sums import label_sums
+from rmtland.laws.subordination import Semicircle, Subordination
 from tests import oracles
 from tests.statistical import assert_mean
 
@@ -30,13 +30,14 @@ def every_permutation(num_classes, sigma, count, seed=0):
 
 def pair(num_classes, sigma, residual, of_class, cross_terms, mean=1.0, sigma_H=0.0):
     p, labels = every_permutation(num_classes, sigma, 5)
-    lengths = np.full(num_classes, mean)
-    given = DeterministicEquivalent(
-        StructuredExamples(p, labels, True), lengths, residual, of_class, 50.0, cross_terms, None, sigma_H
+    law = rl.ClusteredGradients(mean, residual, of_class)
+    given, population = (
+        Subordination(
+            (*levels_of(kind(p, labels, float(len(p)), True), law, cross_terms), Semicircle(sigma_H, 50.0)), 50.0
+        )
+        for kind in (GivenExamples, ExchangeableExamples)
     )
-    return given, PopulationEquivalent(
-        p, labels, float(len(p)), lengths, residual, 50.0, cross_terms, sigma_H, of_class
-    )
+    return given, population
 
 
 @pytest.mark.parametrize("cross_terms", [True, False])
@@ -45,12 +46,13 @@ def pair(num_classes, sigma, residual, of_class, cross_terms, mean=1.0, sigma_H=
 @pytest.mark.parametrize("sigma", [0.5, 15.0])
 def test_against_all_permutations_of_examples(num_classes, sigma, residual, of_class, mean, cross_terms):
     given, population = pair(num_classes, sigma, residual, of_class, cross_terms, mean)
-    assert population.rank_of_t == given.rank_of_t
-    top = max(float(np.max(part, initial=0)) for part in given.atoms()[::2])
+    assert population.rank == given.rank
+    assert [level.rank for level in population.levels] == [level.rank for level in given.levels]
+    top = given.plain.scale
     for m in (0.0, 0.3 / top, -0.3 / top, (0.7 + 0.4j) / top, (-1.5 + 0.2j) / top, (-20 + 9j) / top):
-        one, two = (e.evaluate(m, 3, logs=np.imag(m) > 0) for e in (given, population))
-        np.testing.assert_allclose(two.slope, one.slope, rtol=1e-9)
-        np.testing.assert_allclose(two.curvature, one.curvature, rtol=1e-9)
+        one, two = (e.evaluate(m, 2, logs=np.imag(m) > 0).psi for e in (given, population))
+        np.testing.assert_allclose(two.first, one.first, rtol=1e-9)
+        np.testing.assert_allclose(two.second, one.second, rtol=1e-9)
         if np.imag(m) > 0:
             np.testing.assert_allclose(two.value, one.value, rtol=1e-9)
     for share in (0.02, 0.3, 0.9, 1.2):
@@ -76,10 +78,10 @@ def test_the_gradients_form_is_its_mean_over_logits(cross_terms):
     population = model.population_theory(sample_size=100_000, cross_terms=cross_terms).equation
     given = [model.theory((7, i), cross_terms).equation for i in range(300)]
     for m in (0.0, 3.0, 30.0):
-        expected = float(np.real(population.evaluate(m, 1, form=True).form))
+        expected = float(np.real(population.evaluate(m, 0).quadratic))
         # At m = 0 it is the mean; elsewhere K_y, which is in the denominators, varies with the logits: O(1/N).
         bias = 0.005 if m == 0 else 7 / 240
-        samples = [float(e.evaluate(m, 1, form=True).form) for e in given]
+        samples = [float(np.real(e.evaluate(m, 0).quadratic)) for e in given]
         assert_mean(samples, expected, bias=bias * expected, detect=0.14 * expected)
         with pytest.raises(AssertionError, match="against"):
             assert_mean(samples, 1.14 * expected, bias=bias * expected, detect=0.14 * expected)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
-from rmtland.landscape.fluctuations import covariance_of_powers, power_traces_of
-from rmtland.landscape.solver import Solver
+from rmtland.landscape.theory.fluctuations import covariance_of_powers, power_traces_of
+from rmtland.laws.solver import Solver
 from tests.landscape.dense_theory import dense_t, examples
 from tests.statistical import assert_mean
 
@@ -81,13 +81,13 @@ def test_search_by_brackets_says_the_same(monkeypatch, law):
     x = np.linspace(0.2, 1.1, 4) * law_of_t.support[-1, 1]
     np.testing.assert_allclose(theory.density(x), law_of_t.pdf(x), rtol=1e-5, atol=1e-7 * law_of_t.pdf(x).max())
     solver = theory._solver
-    u = solver._along(lambda w, _: solver.count_above(w) - 1.5)
+    u = solver.along(lambda w, _: solver.count_above(w) - 1.5)
     assert theory.equation.map(u)[0].real == pytest.approx(law_of_t.isf(1.5 / 60), rel=1e-8)
 
 
 def test_large_problems_take_slopes_from_differences(monkeypatch):
     theory, law_of_t, _, _ = pair(40, 4, 100, 1.0, LAWS[0])
-    monkeypatch.setattr("rmtland.landscape.solver.LARGE", 0.0)
+    monkeypatch.setattr("rmtland.laws.solver.LARGE", 0.0)
     x = np.linspace(0.02, 1.05, 30) * law_of_t.support[-1, 1]
     np.testing.assert_allclose(theory.density(x), law_of_t.pdf(x), rtol=1e-6, atol=1e-8 * law_of_t.pdf(x).max())
     np.testing.assert_allclose(theory.outliers(), law_of_t.isf(np.array([2.5, 1.5, 0.5]) / 100), rtol=1e-9)

@@ -83,6 +83,8 @@ def test_other_libraries_product():
     expected = (matrix + rows @ rows.T).tril()
     layer_gram.add_gram(matrix, rows)
     torch.testing.assert_close(matrix.tril(), expected)
+    symmetric = layer_gram._symmetric(matrix, 3)
+    torch.testing.assert_close(symmetric, expected + expected.tril(-1).T)
 
 
 def test_float32_networks_are_exact_to_their_own_rounding():

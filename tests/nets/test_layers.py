@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -147,14 +149,31 @@ def test_rows_are_those_of_the_jacobian(name, positions, monkeypatch):
     torch.testing.assert_close(rows.sums(0 * own)[0], 0 * expected[3])
 
 
+def limit_rows(source, limit):
+    chunk = next(iter(source.chunks()))
+    source.network.layers = layer_rows.Layers(source.network, chunk._examples(), limit)
+
+
+def test_the_memory_budget_limits_rows():
+    module, inputs, _ = network("conv")
+    sizes = []
+    for budget in (2**30, 2**27):
+        source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C, memory_budget=budget)
+        sizes.append(next(iter(source.chunks())).layers().part_size)
+    assert sizes[0] > 1.9 * sizes[1]
+
+
 @pytest.mark.parametrize("budget", [2**28, 20_000, 1], ids=["one part", "some parts", "not kept"])
 @pytest.mark.parametrize("name", ["conv", "zoo", "attention"])
-def test_statistics_are_brute_force_however_the_chunks_are_cut(name, budget, monkeypatch):
-    monkeypatch.setattr(layer_rows, "SIDE_BY_SIDE_BYTES", budget)
+def test_statistics_are_brute_force_however_the_chunks_are_cut(name, budget):
     module, inputs, _ = network(name)
     labels = np.array([0, 0, 2] * 4)[:N]  # a class is absent
     exact, outputs = jacobian(module, inputs)
     source = rl.nets.NetworkLogitGradients(module, inputs, torch.as_tensor(labels), batch_size=7)
+    limit_rows(source, budget)
+    parts = [len(part.labels) for chunk in source.chunks() for part in chunk.parts()]
+    assert max(parts) == 7 if budget == 2**28 else max(parts) < 7
+    assert source.network.layers.keep == (budget > 1)
     measured = rl.measure(source, "clustering", "logit_scales")
     q = measured.clustering
     expected = oracles.q_values(exact.numpy(), labels)
@@ -163,6 +182,25 @@ def test_statistics_are_brute_force_however_the_chunks_are_cut(name, budget, mon
     np.testing.assert_allclose(measured.logit_scales.sigma_E, scales[2], rtol=1e-8)
     np.testing.assert_allclose(measured.logit_scales.mean_gradients.numpy(), scales[3], rtol=1e-8, atol=1e-10)
     assert measured.logit_scales.absent_classes == (1,)
+
+
+@pytest.mark.parametrize("name", ["conv", "rounds", "tied_table"])
+def test_statistics_of_every_tensor(name):
+    module, inputs, _ = network(name)
+    labels = np.arange(N) % C
+    exact, outputs = jacobian(module, inputs)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.as_tensor(labels), batch_size=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of some tensors no mean stands out
+        measured = rl.measure(source, "clustering", "logit_scales", by="parameter_groups")
+    for tensor, found in measured.items():
+        part = exact[:, :, source.parameter_groups[tensor]].numpy()
+        q = found.clustering
+        expected = oracles.q_values(part, labels)
+        np.testing.assert_allclose([q.same_logit_same_class, q.same_logit, q.different_logits], expected, atol=1e-8)
+        scales = oracles.scales(outputs.numpy(), labels, part)
+        np.testing.assert_allclose(found.logit_scales.sigma_E, scales[2], atol=1e-8)
+        np.testing.assert_allclose(found.logit_scales.mean_gradients.numpy(), scales[3], atol=1e-10)
 
 
 def test_lengths_of_dead_networks_are_zero():
@@ -212,12 +250,12 @@ class Words(nn.Module):
 
 
 @pytest.mark.parametrize("budget", [2**28, 5000, 1], ids=["one part", "some parts", "not kept"])
-def test_tokens_are_examples(budget, monkeypatch):
-    monkeypatch.setattr(layer_rows, "SIDE_BY_SIDE_BYTES", budget)
+def test_tokens_are_examples(budget):
     torch.manual_seed(0)
     module, tokens, labels = Words().double(), torch.randint(0, C + 2, (4, 5)), torch.randint(0, C, (4, 5))
     labels[1, 2:] = labels[3] = -1
     source = rl.nets.NetworkLogitGradients(module, tokens, labels, ignore_index=-1)
+    limit_rows(source, budget)
     gradients = []
     for row in range(4):
         for place in range(5):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtland.nets import Dataset, mlp, train, training_stages
+from rmtland.nets import Dataset, Training, load_dataset, mlp, train, training_stages
 
 
 def blobs(n=60, classes=3):
@@ -69,6 +69,121 @@ def test_a_network_that_does_not_fit():
         training_stages(blobs(), hidden=(100_000, 100_000_000), num_examples=20)
 
 
-def test_an_mlp_needs_two_sizes():
-    with pytest.raises(ValueError, match=r"`sizes` must name inputs and outputs at least; got \[4\]"):
-        mlp([4])
+def test_labels_that_do_not_fit_are_refused():
+    data, module = blobs(), mlp([4, 5, 3])
+    for labels, message in (
+        (np.append(data.y_train, 0), r"`labels` must have shape \(60,\), one per example; got \(61,\)"),
+        (data.y_train[:-1], r"`labels` must have shape \(60,\), one per example; got \(59,\)"),
+        (data.y_train[:, None], r"`labels` must have shape \(60,\), one per example; got \(60, 1\)"),
+        (data.y_train - 1, r"`labels` must hold class labels 0, 1, ...; got torch.int64 from -1"),
+        (data.y_train * 1.0, r"`labels` must hold class labels 0, 1, ...; got torch.float64 from 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(module, data.x_train, labels, epochs=1)
+    with pytest.raises(ValueError, match=r"`inputs` must have shape \(N, ...\) with N >= 1; got \(0, 4\)"):
+        train(module, data.x_train[:0], data.y_train[:0], epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": -1}, "`epochs` must be >= 0; got -1"),
+        ({"batch_size": 0}, "`batch_size` must be >= 1; got 0"),
+        ({"momentum": 1.0}, "`momentum` must be >= 0 and < 1; got 1.0"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be >= 0; got -1.0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be > 0; got 0.0"),
+        ({"seed": -1}, "`seed` must be >= 0; got -1"),
+    ],
+)
+def test_bad_settings_of_training(options, message):
+    data = blobs()
+    with pytest.raises(ValueError, match=message):
+        train(mlp([4, 5, 3]), data.x_train, data.y_train, **{"epochs": 1, **options})
+
+
+def weights(module):
+    return torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+def test_every_setting_of_training_acts():
+    data, runs = blobs(), []
+    for options in (
+        {}, {"learning_rate": 0.01}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"batch_size": 7}, {"seed": 1},
+        {"epochs": 3},
+    ):  # fmt: skip
+        module = mlp([4, 5, 3])
+        train(module, data.x_train, data.y_train, **{"epochs": 2, **options})
+        runs.append(weights(module))
+    assert all(not torch.equal(a, b) for i, a in enumerate(runs) for b in runs[:i])
+
+
+def test_a_plain_loop_takes_the_same_steps():
+    data, module, other = blobs(), mlp([4, 5, 3]), mlp([4, 5, 3])
+    train(module, data.x_train, data.y_train, epochs=1, batch_size=60, learning_rate=0.1, momentum=0.0)
+    x, y = torch.as_tensor(data.x_train), torch.as_tensor(data.y_train)
+    gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(other(x), y), list(other.parameters()))
+    expected = torch.cat([(p - 0.1 * g).reshape(-1) for p, g in zip(other.parameters(), gradients, strict=True)])
+    torch.testing.assert_close(weights(module), expected.detach())
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 9])
+def test_a_stopped_training_goes_on_bit_for_bit(stop, tmp_path):
+    data = blobs()
+    settings = {"epochs": 3, "batch_size": 16}
+
+    def start(seed=0):
+        module = torch.nn.Sequential(mlp([4, 5], seed=seed), torch.nn.BatchNorm1d(5).double(), mlp([5, 3], seed=seed))
+        return Training(module, data.x_train, data.y_train, **settings)
+
+    whole = start()
+    assert list(whole) == list(range(1, 13))
+    first = start()
+    for step in first:
+        if step == stop:
+            break
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = start(seed=5)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert list(second) == list(range(stop + 1, 13))
+    for a, b in zip(whole.module.state_dict().values(), second.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="`step` must be >= 0 and <= 12; got 13"):
+        second.load_state_dict({**first.state_dict(), "step": 13})
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    data = blobs(n=33)
+    module = torch.nn.Sequential(mlp([4, 5]), torch.nn.BatchNorm1d(5).double(), mlp([5, 3]))
+    steps = []
+    train(module, data.x_train, data.y_train, epochs=2, batch_size=16, after_step=steps.append)
+    assert steps == [1, 2, 3, 4]  # 16 + 17, twice
+
+
+def test_networks_by_name_take_the_shape_they_need():
+    digits = load_dataset("digits", per_class=5)
+    for name, options, shape in (("mlp", {"hidden": (6,)}, (8, 8)), ("cnn", {"width": 0.25}, (1, 8, 8))):
+        stages = training_stages(digits, network=name, epochs=2, num_examples=20, **options)
+        (chunk,) = stages["end of training"].chunks()
+        assert chunk.inputs.shape == (20, *shape)
+        assert not torch.equal(stages["initialisation"].network.vector, stages["end of training"].network.vector)
+    own = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, 10))
+    stages = training_stages(digits, network=own, epochs=2, num_examples=20)
+    assert stages["end of training"].num_parameters == 20 + 730
+    assert torch.equal(stages["end of training"].network.vector, weights(own))
+    vectors = blobs()
+    module = torch.nn.Linear(4, 3)
+    assert training_stages(vectors, network=module, epochs=2, num_examples=20)["initialisation"].num_parameters == 15
+    with pytest.raises(ValueError, match="`network` must be 'mlp' for vectors, which blobs holds; got 'cnn'"):
+        training_stages(vectors, network="cnn", num_examples=20)
+
+
+def test_stages_of_another_width_or_batch_size_differ():
+    digits = load_dataset("digits", per_class=5)
+    options = ({}, {"batch_size": 10}, {"learning_rate": 0.01}, {"width": 0.5})
+    ends = [
+        training_stages(digits, hidden=(4,), epochs=2, num_examples=20, **o)["end of training"].network.vector
+        for o in options
+    ]
+    assert len(ends[3]) < len(ends[0])
+    assert not torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])

@@ -3,9 +3,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
-from rmtland.landscape.figure_h_term import h_term_figure
-from rmtland.landscape.figure_sweeps import phase_figure, sweep_figure
-from rmtland.landscape.figures import freezing_figure, spectrum_figure
+from rmtland.landscape.paper.h_term import h_term_figure
+from rmtland.landscape.paper.spectrum import freezing_figure, spectrum_figure
+from rmtland.landscape.paper.sweeps import phase_figure, sweep_figure
 from rmtland.plots import landscape as plots
 
 

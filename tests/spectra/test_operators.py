@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse.linalg import LinearOperator, eigsh
+from numpy.polynomial import Chebyshev, Legendre, Polynomial
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 
 import rmtland as rl
 from rmtland import _arguments
@@ -150,3 +152,157 @@ def test_memory_is_that_which_is_free(monkeypatch):
     with pytest.raises(MemoryError, match="10 x 10"):
         operator.to_dense()
     assert rl.SymmetricOperator.from_matrix(np.eye(9)).to_dense().shape == (9, 9)
+
+
+LIBRARIES = [np.asarray, torch.tensor]
+
+
+@pytest.mark.parametrize("left", LIBRARIES)
+@pytest.mark.parametrize("right", LIBRARIES)
+def test_operators_add_and_scale_as_matrices_do(left, right):
+    a, b = symmetric(5), symmetric(5, seed=1)
+    one, other = rl.as_operator(left(a)), rl.as_operator(right(b))
+    for combined, expected in (
+        (one + other, a + b),
+        (one - other, a - b),
+        (one - right(b), a - b),
+        (2 * one, 2 * a),
+        (one * np.float64(2), 2 * a),
+        (one / 4, a / 4),
+        (-one, -a),
+        (one.shifted(0.5), a - 0.5 * np.eye(5)),
+        (3 * (one - other.shifted(1.0)) / 2 - one, 1.5 * (a - b + np.eye(5)) - a),
+    ):
+        assert isinstance(combined, rl.SymmetricOperator)
+        np.testing.assert_allclose(combined.to_dense(), expected, atol=1e-13)
+        np.testing.assert_allclose(combined @ np.arange(5.0), expected @ np.arange(5.0), atol=1e-13)
+    in_torch = left is torch.tensor or right is torch.tensor
+    assert isinstance((one + other).prototype, torch.Tensor if in_torch else np.ndarray)
+    np.testing.assert_allclose((b + one).to_dense(), a + b)
+    np.testing.assert_allclose((b - one).to_dense(), b - a)
+
+
+def test_a_sum_works_in_the_longer_dtype():
+    matrix = symmetric(4)
+    for cast in (lambda x, t: x.astype(t), lambda x, t: torch.tensor(x, dtype=getattr(torch, t))):
+        single, double = (rl.as_operator(cast(matrix, dtype)) for dtype in ("float32", "float64"))
+        for combined in (single + double, double + single):
+            assert combined.dtype == double.dtype
+            np.testing.assert_allclose(combined.to_dense(), 2 * matrix, rtol=1e-6, atol=1e-6)
+        assert (single + single).dtype == single.dtype
+
+
+def test_operators_are_compared_by_identity():
+    operator = rl.as_operator(symmetric(3))
+    assert operator == operator
+    assert operator != rl.as_operator(symmetric(3))
+    assert operator in {operator}
+
+
+@pytest.mark.parametrize(
+    "polynomial",
+    [
+        Polynomial([0.5]),
+        Polynomial([1.0, 0.5]),
+        Polynomial([1.0, -2.0, 0.5, 0.25]),
+        Polynomial([1.0, -2.0, 0.5], domain=[-3, 5]),
+        Chebyshev([0.5]),
+        Chebyshev([1.0, 0.5], domain=[-2, 7]),
+        Chebyshev([1.0, 0.0, 0.3, -0.7, 0.2], domain=[-5, 4]),
+        Legendre([0.2, 1.0, -0.4], domain=[-4, 4]),
+    ],
+    ids=lambda p: f"{type(p).__name__}-{p.degree()}",
+)
+def test_polynomials_of_an_operator(polynomial):
+    matrix = symmetric(6) / 3
+    values, vectors = np.linalg.eigh(matrix)
+    for array in (matrix, torch.tensor(matrix)):
+        counted = rl.as_operator(array).counted()
+        composed = counted.composed(polynomial)
+        np.testing.assert_allclose(composed.to_dense(), (vectors * polynomial(values)) @ vectors.T, atol=1e-12)
+        assert counted.num_products == 6 * polynomial.degree()
+
+
+def test_a_chebyshev_series_is_stable_to_high_degree():
+    matrix = symmetric(20)
+    values, vectors = np.linalg.eigh(matrix)
+    series = Chebyshev.interpolate(lambda x: np.exp(-(x**2)), 200, domain=[values[0] - 1, values[-1] + 1])
+    expected = (vectors * np.exp(-(values**2))) @ vectors.T
+    np.testing.assert_allclose(rl.as_operator(matrix).composed(series).to_dense(), expected, atol=1e-12)
+
+
+def test_products_are_counted_by_vectors():
+    counted = rl.as_operator(symmetric(4)).counted()
+    assert isinstance(counted, rl.CountingOperator)
+    counted @ np.ones(4)
+    counted @ np.ones((4, 3))
+    (2 * counted + symmetric(4)) @ np.ones(4)
+    assert counted.num_products == 5
+    assert counted.counted().num_products == 0
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        aslinearoperator,
+        scipy.sparse.csr_array,
+        scipy.sparse.dia_array,
+        scipy.sparse.coo_matrix,
+        torch.tensor,
+        rl.SymmetricOperator.from_matrix,
+        lambda m: LinearOperator(m.shape, matvec=lambda v: m @ v),
+    ],
+)
+def test_as_operator_takes_what_has_products(wrap):
+    matrix = symmetric(5)
+    operator = rl.as_operator(wrap(matrix))
+    assert operator.dtype in (np.float64, torch.float64)
+    np.testing.assert_allclose(operator.to_dense(), matrix)
+    np.testing.assert_allclose(operator @ np.arange(5.0), matrix @ np.arange(5.0))
+    assert rl.as_operator(operator) is operator
+
+
+def test_scipy_dtypes_are_kept_where_they_float():
+    assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).dtype == np.float32
+    assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.int64)).dtype == np.float64
+    assert rl.as_operator(scipy.sparse.csr_array((3, 3))).shape == (3, 3)  # nothing stored
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: rl.as_operator([[1.0]]), TypeError, "`operator` must be a SymmetricOperator, an array.*; got list"),
+        (lambda: rl.as_operator(None, "left"), TypeError, "`left` must be a SymmetricOperator.*; got NoneType"),
+        (lambda: rl.as_operator(scipy.sparse.csr_array((2, 3))), ValueError, r"must be square; got shape \(2, 3\)"),
+        (lambda: rl.as_operator(scipy.sparse.eye_array(2) * 1j), TypeError, "must be real; got complex128"),
+        (
+            lambda: rl.as_operator(scipy.sparse.csr_array([[0.0, 1.0], [0.0, 0.0]])),
+            ValueError,
+            "`operator` must be symmetric; got one that differs",
+        ),
+        (
+            lambda: rl.as_operator(scipy.sparse.csr_array([[np.nan, 1.0], [1.0, 0.0]])),
+            ValueError,
+            "`operator` must be finite; got NaN",
+        ),
+        (lambda: rl.as_operator(np.eye(2)) + 1.0, TypeError, "a number is no operator, `shifted` subtracts"),
+        (lambda: rl.as_operator(np.eye(2)) + np.eye(3), ValueError, r"`other` must have shape \(2, 2\); got \(3, 3\)"),
+        (lambda: rl.as_operator(np.eye(2)) * np.inf, ValueError, "`factor` must be finite; got inf"),
+        (lambda: rl.as_operator(np.eye(2)) * "2", TypeError, "`factor` must be a real number"),
+        (lambda: rl.as_operator(np.eye(2)) / 0, ValueError, "`divisor` must be nonzero; got 0"),
+        (lambda: rl.as_operator(np.eye(2)).shifted(np.nan), ValueError, "`shift` must be finite"),
+        (
+            lambda: rl.as_operator(np.eye(2)).composed(np.exp),
+            TypeError,
+            "`polynomial` must be one of numpy.polynomial's",
+        ),
+        (
+            lambda: rl.as_operator(np.eye(2)).composed(Polynomial([1j, 1.0])),
+            TypeError,
+            "`polynomial` must have real coefficients",
+        ),
+    ],
+)
+def test_bad_algebra(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

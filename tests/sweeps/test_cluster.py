@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,40 @@ def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"`scheduler` must be an address like tcp://host:8786; got '{address}'"):
             rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=address)
     assert int((rl.open_sweep(tmp_path / "s").status == 0).sum()) == 4
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_scheduler_that_is_silent_or_none(tmp_path, monkeypatch, answers):
+    """Who accepts and says nothing held a sweep for ever."""
+    monkeypatch.setattr("rmtland.sweeps.engines.CONNECT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def web_server():
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)
+                connection.recv(1000)
+
+        thread = threading.Thread(target=web_server)
+        if answers:
+            thread.start()
+        told = r"what answers there is no scheduler \(.*MemoryError" if answers else "no answer in 1 s"
+        with pytest.raises(ConnectionError, match=f"`scheduler` tcp://127.0.0.1:{port} cannot be reached: {told}"):
+            rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=f"tcp://127.0.0.1:{port}")
+        if answers:
+            thread.join()
+
+
+def test_a_worker_is_no_scheduler(scheduler, tmp_path):
+    with worker(scheduler):
+        wait_for_workers(scheduler, 1)
+        from distributed import Client
+
+        with Client(scheduler, set_as_default=False) as client:
+            address = next(iter(client.nthreads()))
+        with pytest.raises(ConnectionError, match=f"{address} cannot be reached: what answers there is no scheduler"):
+            rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=address)
+    wait_for_workers(scheduler, 0)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """`rmtland sweep` as a user runs it."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +52,19 @@ def test_a_sweep_is_run_shown_and_drawn(tmp_path, run):
     assert "was made with `seed` 4, not 5" in refused.stderr
 
 
+def test_damage_is_told_and_repaired(tmp_path, run):
+    assert run(*WIGNER, "--store", "s").returncode == 0
+    before = rl.open_sweep(tmp_path / "s").load()
+    file = tmp_path / "s" / "overlap" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-1])
+    for arguments in (["sweep", "show", "s"], [*WIGNER, "--store", "s"]):
+        told = run(*arguments)
+        assert told.returncode == 2
+        assert "`overlap` of (spike=0.5, trial 0) to (spike=2.0, trial 2) cannot be read back" in told.stderr
+    assert run(*WIGNER, "--store", "s", "--repair").returncode == 0
+    assert rl.open_sweep(tmp_path / "s").load().equals(before)
+
+
 def test_cells_that_fail_set_the_exit_code(run):
     wrong = ["sweep", "spiked-wigner", "--spike=-1,2", "--n", "50", "--workers", "1", "--store", "s"]
     done = run(*wrong)
@@ -69,14 +84,18 @@ def test_cells_that_fail_set_the_exit_code(run):
         (["--n", "10.5"], "--n: must be whole numbers; got '10.5'"),
         (["--trials", "0"], "`trials` must be >= 1; got 0"),
         (["--plot", "x.png", "--spike", "1"], "`--plot` needs one or two axes of several values; got 0"),
+        (["--plot", "."], "`--plot` must be a file ending in one of ."),
+        (["--plot", "x.xyz"], "`--plot` must be a file ending in one of ."),
+        (["--plot", "x"], "got 'x'"),
         (["--scheduler", "nonsense://x"], "`scheduler` must be an address like tcp://host:8786"),
     ],
 )
-def test_a_wrong_argument_is_told_in_a_line(run, arguments, message):
+def test_a_wrong_argument_is_told_in_a_line(tmp_path, run, arguments, message):
     done = run("sweep", "spiked-wigner", "--spike", "1,2", "--store", "s", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.x*")) + list(tmp_path.glob(".rmtland*"))
 
 
 def test_a_dry_run_writes_nothing(tmp_path, run):
@@ -95,15 +114,22 @@ def test_axes_of_one_value_are_fixed():
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_goes_on(tmp_path, number):
+    """However often the signal comes."""
     command = [COMMAND, "sweep", "spiked-wigner", "--n", "1000", "--trials", "100000", "--store", "s", "--workers", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and not (tmp_path / "s" / "status" / "c").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    for _ in range(4):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        time.sleep(0.005)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; what was done is in s, the same command goes on" in stderr
-    assert "Traceback" not in stderr
+    assert process.returncode == 128 + number
+    told = "interrupted" if number == signal.SIGINT else "terminated"
+    assert stderr == f"rmtland: {told}; what was done is in s, the same command goes on\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
     assert 0 < int((rl.open_sweep(tmp_path / "s").status == 1).sum()) < 10**5

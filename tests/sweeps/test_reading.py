@@ -56,7 +56,7 @@ def test_failed_trials_are_left_out():
     with pytest.warns(RuntimeWarning, match="cells failed"):
         result = rl.sweep(sometimes, {"a": [1, 2, 3]}, 4, workers=1)
     summary = rl.summarize_sweep(result)
-    assert summary["count"].values.tolist() == [4, 0, 4]
+    assert summary.num_trials.values.tolist() == [4, 0, 4]
     assert np.isnan(summary.x.sel(a=2)).all()
     half = dataset([[1.0, 3.0, np.nan], [1.0, np.nan, np.nan]])
     statistics = rl.summarize_sweep(half).x.to_numpy()
@@ -64,6 +64,16 @@ def test_failed_trials_are_left_out():
     assert statistics[2, 0] == 1.0
     assert statistics[3, 0] == 3.0
     assert np.isnan(statistics[2:, 1]).all()
+
+
+def test_a_result_and_an_axis_called_count_stay(tmp_path):
+    result = rl.sweep(lambda n, rng: {"count": n + rng.random()}, {"n": [1, 2]}, 3, store=tmp_path / "s", workers=1)
+    summary = rl.summarize_sweep(result)
+    np.testing.assert_allclose(summary["count"].sel(statistic="mean"), result["count"].mean("trial"))
+    assert summary.num_trials.values.tolist() == [3, 3]
+    axis = rl.summarize_sweep(rl.sweep(lambda count, rng: {"x": rng.random()}, {"count": [5, 6]}, 2, workers=1))
+    assert axis["count"].values.tolist() == [5, 6]
+    assert axis.x.dims == ("statistic", "count")
 
 
 def test_axes_of_results_stay():
@@ -79,6 +89,13 @@ def test_axes_of_results_stay():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         rl.summarize_sweep(dataset([[1.0, 2.0]]), **arguments)
+    with pytest.raises(MemoryError, match="1000000000000 resamples of 2 trials needs .*take fewer `resamples` instead"):
+        rl.summarize_sweep(dataset([[1.0, 2.0]]), resamples=10**12)
+    with pytest.raises(TypeError, match="`dataset` must be an xarray.Dataset; got list"):
+        rl.summarize_sweep([1.0])
+    for name in ("num_trials", "statistic"):
+        with pytest.raises(ValueError, match=f"leave the names statistic and num_trials to the summary; it has {name}"):
+            rl.summarize_sweep(dataset([[1.0, 2.0]]).rename(x=name))
     with pytest.raises(ValueError, match="`dataset` must have a dimension `trial`; got a"):
         rl.summarize_sweep(dataset([[1.0]]).isel(trial=0))
 

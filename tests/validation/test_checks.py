@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from validation import Check, Outcome, exact, limit, means, rate
+from validation.checks import ALPHA
 
 
 def test_verdicts_in_order_of_what_they_prove():
@@ -43,6 +45,37 @@ def test_means_know_their_error():
     np.testing.assert_allclose(check.standard_error, 0.5 / 4000**0.5, rtol=0.1)
     assert check.verdict == "pass"
     assert means("means", samples, [1.0, 2.1], detect=0.2).verdict == "fail"
+
+
+def test_few_draws_are_judged_by_students_law():
+    """Of 5 draws 0.8% are further off than 4.9 of their own standard errors, not one in a million."""
+    five = means("of five", [np.arange(5.0)], [2.0], detect=np.inf)
+    assert (five.allowed / five.standard_error).item() == pytest.approx(-stats.t.ppf(ALPHA / 2, 4), rel=1e-12)
+    samples = np.random.default_rng(3).standard_normal((40_000, 5))
+    check = means("many of five", samples, np.zeros(40_000), detect=np.inf)
+    assert check.verdict == "pass"
+    assert np.sum(np.abs(check.error) > -stats.norm.ppf(ALPHA / 2) * check.standard_error) > 200
+    known = Check("known", 1.0, 0.1, 1.0)
+    assert float(known.allowed) == pytest.approx(-0.1 * stats.norm.ppf(ALPHA / 2), rel=1e-12)
+    table = means("a table", [np.eye(5)[:, :3], np.eye(9)[:, :3]], np.zeros((2, 3)), detect=1)
+    np.testing.assert_array_equal(table.draws, [[5] * 3, [9] * 3])
+    assert table.to_dict()["draws"] == [[5] * 3, [9] * 3]
+    sizes = np.array([10.0, 20, 40, 80])
+    for fit in (
+        rate("r", sizes, 1 / sizes, np.full(4, 0.01), 1.0, detect=1, draws=7),
+        limit("l", sizes, 1 / sizes, np.full(4, 0.01), 0.0, powers=(1.0,), detect=1, draws=7),
+    ):
+        allowed = float((fit.allowed - fit.bias) / fit.standard_error)
+        assert allowed == pytest.approx(-stats.t.ppf(ALPHA / 2, 6), rel=1e-9)
+
+
+def test_checks_that_make_no_sense_are_named():
+    with pytest.raises(ValueError, match="means of check 'one' need at least 2 draws each; got 1"):
+        means("one", [[1.0]], [1.0], detect=1)
+    with pytest.raises(ValueError, match="`draws` of check 'one' must be >= 2; got 1"):
+        Check("one", 1.0, 0.1, 1.0, draws=1)
+    with pytest.raises(ValueError, match=r"`sizes` of check 'two' must have a row .* got shape \(3,\) for \(2,\)"):
+        Check("two", [1.0, 2.0], 0.1, 1.0, sizes=[1, 2, 3])
 
 
 def test_rate_finds_the_exponent_and_its_error():

@@ -16,7 +16,7 @@ from validation.__main__ import main
 from validation.claims import discover
 from validation.figures import panels
 from validation.report import write_report
-from validation.results import KEYS, read, replace_file, run
+from validation.results import KEYS, read, run
 
 ROOT = Path(__file__).parents[2]
 CLAIM = "laws.random_energy_freezing"
@@ -169,26 +169,22 @@ def test_report_shows_failures_tables_and_claims_that_broke(tmp_path):
     assert ">20</td>" in page
 
 
+def test_report_shows_rows_of_several_sizes(tmp_path):
+    """As of the claim on a grid of (sigma_z, SNR); a page of it could not be written."""
+    pairs = [[2.5, 10], [20, 0.25]]
+    tables = [Check("grid", estimate, 0.1, 1.0, detect=5.0, sizes=pairs) for estimate in ([1, 2], [[1, 2], [3, 4]])]
+    for number, table in enumerate(tables):
+        run(made(lambda table=table: table), f"a.grid_{number}", "smoke", 0, tmp_path)
+    page = write_report(read(tmp_path), tmp_path).read_text()
+    assert page.count(">2.5, 10</td>") == page.count(">20, 0.25</td>") == 2
+
+
 def test_new_results_replace_old_ones_with_their_figures(tmp_path):
     run(made(lambda: Check("c", 1, 0, 1)), "a.b", "smoke", 0, tmp_path)
     assert (tmp_path / "a.b.png").exists()
     run(made(lambda: Check("c", 1, 0, 2), plot=False), "a.b", "smoke", 0, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.b.json"]
     assert read(tmp_path)[0]["verdict"] == "fail"
-
-
-def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fill(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(path, fill)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"
 
 
 def test_interrupted_runs_keep_whole_results_only(tmp_path):

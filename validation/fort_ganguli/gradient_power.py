@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 import rmtland as rl
-from rmtland.landscape.figures import pinned_logits
+from rmtland.landscape.paper.spectrum import pinned_logits
 from validation import Check, Claim, Outcome, exact, figures, rate
 from validation.fort_ganguli._draws import softmax
 

@@ -1,0 +1,174 @@
+"""The quantities that every rung reports: from all eigenvalues, from products alone, or from the theory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arrays import to_numpy
+from rmtland.comparison.result import NUM_TOP, QUANTITIES, Rung
+from rmtland.logits.confinement import DENSE_LIMIT
+from rmtland.spectra.eigenpairs import top_eigenpairs
+from rmtland.spectra.operators import SymmetricOperator
+from rmtland.spectra.outliers import count_outliers
+from rmtland.spectra.traces import frobenius_estimate, trace_estimate
+
+Floats = npt.NDArray[np.float64]
+
+
+class Clustered(Protocol):
+    """q-values, measured or predicted."""
+
+    @property
+    def same_logit_same_class(self) -> float:
+        """q_SLSC."""
+
+    @property
+    def same_logit(self) -> float:
+        """q_SL."""
+
+    @property
+    def different_logits(self) -> float:
+        """q_DL."""
+
+
+class Predictions(Protocol):
+    """What a theory of the landscape says of outliers, gradient and ratio."""
+
+    @property
+    def bulk_edge(self) -> float:
+        """Right edge of the bulk."""
+
+    def outliers(self) -> Floats:
+        """The C - 1 largest eigenvalues, ascending."""
+
+    def gradient_power(self, num_directions: int) -> float:
+        """Share of the squared gradient in the top directions."""
+
+    @property
+    def trace(self) -> float:
+        """Mean trace."""
+
+    @property
+    def frobenius(self) -> float:
+        """Root mean squared Frobenius norm."""
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Makes rungs of spectra.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    method : str
+        Rule of `count_outliers`.
+    """
+
+    num_classes: int
+    method: str
+
+    def spectrum(self, eigenvalues: Floats, powers: Floats, q: Clustered | None = None) -> Rung:
+        """Report one matrix whose nonzero eigenvalues (r,) are all known, with the gradient's powers (r,) in each."""
+        sums = float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues))
+        return self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
+
+    def operator(
+        self, operator: SymmetricOperator, slope: Floats, rng: np.random.Generator, q: Clustered | None = None
+    ) -> Rung:
+        """Report a matrix known by its products: exactly up to `DENSE_LIMIT` parameters, else its top and estimates.
+
+        The 3 C + 1 largest eigenvalues come from a Lanczos iteration with a random start, each with the norm of its
+        residual as error; trace and norm from random probes, with standard errors.
+        """
+        norm = float(np.linalg.norm(slope))
+        if operator.dimension <= DENSE_LIMIT:
+            eigenvalues, vectors = np.linalg.eigh(operator.to_dense())
+            return self.spectrum(eigenvalues, _powers(vectors, slope, norm), q)
+        start, of_trace, of_norm = rng.spawn(3)
+        pairs = top_eigenpairs(operator, min(3 * self.num_classes + 1, operator.dimension - 1), rng=start)
+        eigenvalues = to_numpy(pairs.eigenvalues)
+        trace = trace_estimate(operator, rng=of_trace)
+        frobenius = frobenius_estimate(operator, rng=of_norm)
+        powers = _powers(to_numpy(pairs.eigenvectors).astype(np.float64, copy=False), slope, norm)
+        sums = trace.estimate, frobenius.estimate
+        rung = self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
+        top = to_numpy(pairs.residuals)[::-1]
+        errors = {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
+        errors["top_eigenvalue"] = float(top[0])
+        errors |= {"trace": trace.standard_error, "frobenius_norm": frobenius.standard_error}
+        if frobenius.estimate > 0:  # of two independent estimates: the delta method
+            errors["goldilocks_ratio"] = math.hypot(
+                trace.standard_error / frobenius.estimate,
+                trace.estimate * frobenius.standard_error / frobenius.estimate**2,
+            )
+        return Rung(rung.values, rung.eigenvalues, rung.powers, errors)
+
+    def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
+        """Report what the theory expects: the C - 1 outliers, and the power up to each."""
+        outliers = theory.outliers()
+        cumulative = np.array([theory.gradient_power(k) for k in range(1, outliers.size + 1)])
+        powers = np.diff(cumulative, prepend=0.0)[::-1]
+        count = float(np.count_nonzero(outliers > theory.bulk_edge))
+        rung = self._rung(outliers, powers, (theory.trace, theory.frobenius), count, q)
+        rung.values["gradient_power_C"] = np.array([theory.gradient_power(self.num_classes)])
+        return rung
+
+    def _rung(
+        self,
+        eigenvalues: Floats,
+        powers: Floats,
+        sums: tuple[float, float],
+        num_outliers: float,
+        q: Clustered | None,
+    ) -> Rung:
+        trace, norm = sums
+        top = eigenvalues[::-1]
+        values = dict.fromkeys(QUANTITIES, math.nan)
+        if q is not None:
+            values["q_same_logit_same_class"] = q.same_logit_same_class
+            values["q_same_logit"] = q.same_logit
+            values["q_different_logits"] = q.different_logits
+        values |= {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
+        values["num_outliers"] = num_outliers
+        values["gradient_power_C_minus_1"] = float(powers[::-1][: self.num_classes - 1].sum())
+        values["gradient_power_C"] = float(powers[::-1][: self.num_classes].sum())
+        values["trace"], values["frobenius_norm"] = trace, norm
+        values["goldilocks_ratio"] = trace / norm if norm > 0 else math.nan
+        values["top_eigenvalue"] = float(top[0]) if top.size else 0.0
+        arrays = {quantity: np.array([value]) for quantity, value in values.items()}
+        return Rung(arrays, eigenvalues[None, :], powers[None, :])
+
+    def _count(self, eigenvalues: Floats) -> float:
+        if np.count_nonzero(eigenvalues > 0) < 2:
+            return math.nan
+        if eigenvalues.size < self.num_classes:  # rung (c) has nothing but its outliers
+            return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
+        return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
+
+
+def _powers(vectors: Floats, slope: Floats, norm: float) -> Floats:
+    """Share of the squared gradient along each column; NaN for a gradient of zero."""
+    if norm == 0:
+        return np.full(vectors.shape[1], math.nan)
+    powers: Floats = (vectors.T @ (slope / norm)) ** 2
+    return powers
+
+
+def stacked(draws: list[Rung]) -> Rung:
+    """Single draws as one rung; reduced draws leave out zeros, as many as they please, which are filled in."""
+    size = max(draw.eigenvalues.shape[1] for draw in draws)
+
+    def padded(values: Floats) -> Floats:
+        return np.pad(values, ((0, 0), (size - values.shape[1], 0)))
+
+    return Rung(
+        {quantity: np.concatenate([draw.values[quantity] for draw in draws]) for quantity in QUANTITIES},
+        np.concatenate([padded(draw.eigenvalues) for draw in draws]),
+        np.concatenate([padded(draw.powers) for draw in draws]),
+    )

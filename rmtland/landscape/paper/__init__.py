@@ -1,0 +1,1 @@
+"""The paper's figures as computations; `rmtland.plots.landscape` draws them."""

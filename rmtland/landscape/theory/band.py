@@ -1,0 +1,124 @@
+"""Theory averaged over draws of the logits: what one draw of the model may be expected to show, with its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import Seed, integer, spawn
+from rmtland.landscape.theory.given import LandscapeTheory, Model, theory_of
+from rmtland.landscape.theory.sums import Floats
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (ddof 1) over draws of the logits; floats or arrays."""
+
+    mean: Any
+    standard_deviation: Any
+
+
+@dataclass(frozen=True, eq=False)
+class TheoryBand:
+    """Predictions for several draws of the logits; made by `LandscapeModel.theory_band`.
+
+    Attributes
+    ----------
+    theories : tuple of LandscapeTheory
+        One for each draw of logits and labels. Every prediction is made for each and then averaged: averaging the
+        logits' statistics first would make the outliers equal (that is `LandscapeModel.population_theory`).
+
+    Notes
+    -----
+    The spread is that over logits alone; fluctuations given the logits (`outlier_deviations`, `goldilocks_deviation`,
+    `gradient_power_deviation` of each theory) come on top, see `total`.
+    """
+
+    theories: tuple[LandscapeTheory, ...] = field(repr=False)
+
+    def over(self, prediction: Callable[[LandscapeTheory], npt.ArrayLike]) -> Spread:
+        """Mean and standard deviation of any function of a theory.
+
+        Parameters
+        ----------
+        prediction : callable
+            LandscapeTheory -> number or array, of the same shape for all.
+
+        Returns
+        -------
+        Spread
+        """
+        values = np.array([prediction(theory) for theory in self.theories], dtype=np.float64)
+        return Spread(values.mean(axis=0)[()], values.std(axis=0, ddof=1)[()])
+
+    def density(self, x: npt.ArrayLike) -> Spread:
+        """Of the density of eigenvalues at x."""
+        return self.over(lambda theory: theory.density(x))
+
+    def gradient_density(self, x: npt.ArrayLike) -> Spread:
+        """Of the spectral density of the gradient at x."""
+        return self.over(lambda theory: theory.gradient_density(x))
+
+    @cached_property
+    def bulk_edge(self) -> Spread:
+        """Of the edge of the bulk."""
+        return self.over(lambda theory: theory.bulk_edge)
+
+    def outliers(self) -> Spread:
+        """Of the C - 1 outliers, each (C - 1,)."""
+        return self.over(lambda theory: theory.outliers())
+
+    def gradient_power(self, num_directions: int) -> Spread:
+        """Of the share of the gradient in the top directions."""
+        return self.over(lambda theory: theory.gradient_power(num_directions))
+
+    @property
+    def trace(self) -> Spread:
+        """Of the trace."""
+        return self.over(lambda theory: theory.trace)
+
+    @property
+    def frobenius(self) -> Spread:
+        """Of the Frobenius norm."""
+        return self.over(lambda theory: theory.frobenius)
+
+    def goldilocks_ratio(self, dimension: int | None = None) -> Spread:
+        """Of the Goldilocks ratio, on a random hyperplane if `dimension` is given."""
+        return self.over(lambda theory: theory.goldilocks_ratio(dimension))
+
+    def transition_snr(self) -> Spread:
+        """Of the SNRs at which outliers leave the bulk, each (C - 1,)."""
+        return self.over(lambda theory: theory.transition_snr())
+
+    def total(
+        self,
+        prediction: Callable[[LandscapeTheory], npt.ArrayLike],
+        deviation: Callable[[LandscapeTheory], npt.ArrayLike],
+    ) -> Spread:
+        """Mean and standard deviation of single draws of the model: logits and, given them, logit gradients.
+
+        Parameters
+        ----------
+        prediction, deviation : callable
+            LandscapeTheory -> what is predicted and its standard deviation given the logits, such as
+            LandscapeTheory.outliers and LandscapeTheory.outlier_deviations.
+
+        Returns
+        -------
+        Spread
+        """
+        within = np.array([deviation(theory) for theory in self.theories], dtype=np.float64)
+        between = self.over(prediction)
+        both: Floats = np.sqrt(np.square(between.standard_deviation) + np.mean(within**2, axis=0))
+        return Spread(between.mean, both[()])
+
+
+def band_of(model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+    """The band of a model; see `LandscapeModel.theory_band`."""
+    count = integer("size", size, at_least=2)
+    return TheoryBand(tuple(theory_of(model, child, cross_terms) for child in spawn(rng, count)))

@@ -1,0 +1,214 @@
+"""x = u + sum_i c_i t_i + sum_i c_i t_i^2 / (u - t_i) + sigma^2 / u for given atoms t_i, in the units of its kernels.
+
+The compiled backend of the general solver: c_i = w_i / D, sigma the scale of a Wigner matrix beside the atoms, which is
+one more pole, at 0, of residue sigma^2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland.laws import silverstein_counts, silverstein_edges
+from rmtland.laws import silverstein_kernels as kernels
+from rmtland.laws._law import Complexes, Floats
+
+_EPS = float(np.finfo(np.float64).eps)
+_SMALLEST = 1e-70
+"""Eigenvalues below this fraction of the largest count as zero: their squares leave the range of float64."""
+_WINDOW = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlainAtoms:
+    """x = map(u) of `silverstein_kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
+
+    Parameters
+    ----------
+    t : ndarray of float64, shape (k,)
+        Distinct, ascending, positive; with a Wigner matrix after a 0 that stands for it.
+    weights : ndarray of float64, shape (k,)
+        Multiplicities w > 0; 0 for the Wigner matrix.
+    dimension : float
+        D.
+    scale : float
+        The unit of t: the largest, or sigma where that is larger.
+    variance : float
+        sigma^2 in that unit.
+    """
+
+    t: Floats
+    weights: Floats
+    dimension: float
+    scale: float
+    variance: float = 0.0
+
+    @classmethod
+    def of(
+        cls, eigenvalues: Floats, multiplicities: Floats | None, dimension: float, variance: float = 0.0
+    ) -> PlainAtoms:
+        """Group equal eigenvalues and drop those without weight."""
+        weights = np.ones_like(eigenvalues) if multiplicities is None else multiplicities
+        scale = max(float(np.max(eigenvalues[weights > 0], initial=0.0)), float(np.sqrt(variance)))
+        keep = (eigenvalues > _SMALLEST * scale) & (weights > 1e-100 * dimension)
+        order = np.argsort(eigenvalues[keep])
+        values, weights = eigenvalues[keep][order], weights[keep][order]
+        # Neighbours that differ by rounding only would be poles with nothing representable between them.
+        first = np.diff(values, prepend=-1.0) > 4 * _EPS * values
+        t, grouped = values[first] / scale, np.add.reduceat(weights, np.flatnonzero(first))
+        if variance > 0:
+            t, grouped = np.append(0.0, t), np.append(0.0, grouped)
+        return cls(t, grouped, dimension, scale, variance / scale**2)
+
+    @cached_property
+    def b(self) -> Floats:
+        """Weights c t of the kernels, c = w / D."""
+        return self.weights / self.dimension * self.t
+
+    @cached_property
+    def a(self) -> Floats:
+        """Residues of the poles: c t^2, and sigma^2."""
+        residues: Floats = self.b * self.t
+        if self.variance > 0:
+            residues[0] = self.variance
+        return residues
+
+    @cached_property
+    def num_vectors(self) -> float:
+        """N: all multiplicities."""
+        return float(self.weights.sum())
+
+    @property
+    def deficit(self) -> float:
+        """1 - N / D; exactly 0 at the hard edge, which a Wigner matrix softens."""
+        return 1.0 if self.variance > 0 else (self.dimension - self.num_vectors) / self.dimension
+
+    @cached_property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues: min(N, D), or D with a Wigner matrix."""
+        return self.dimension if self.variance > 0 else min(self.num_vectors, self.dimension)
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Re u of the outermost edges."""
+        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.deficit == 0)
+        return float(low), float(high)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The outermost edges."""
+        low, high = (kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0] for u in self.ends)
+        return max(float(low), self._least), float(high)
+
+    @property
+    def _least(self) -> float:
+        """What no eigenvalue is below."""
+        return -np.inf if self.variance > 0 else 0.0
+
+    @cached_property
+    def crossings(self) -> Floats:
+        """Re u of all edges, ascending, shape (k, 2)."""
+        ends: Floats = silverstein_edges.crossings(*self.ends, self.t, self.a, _WINDOW)
+        return ends
+
+    @cached_property
+    def edges(self) -> tuple[Floats, Floats]:
+        """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
+        u = self.crossings.ravel()
+        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a, self.deficit)
+        return np.maximum(value, self._least).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
+
+    def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
+        """Whether x is strictly between the outermost edges."""
+        low, high = self.range
+        return (x > low) & (x < high)
+
+    def solve(self, x: Floats) -> Complexes:
+        """Solutions u(x + i0) for finite x in any order."""
+        order = np.argsort(x, kind="stable")
+        low, high = self.ends
+        if x.size and not self.inside(x[order[[0, -1]]]).all():
+            spread = 1.001 * (self.b.sum() + np.sqrt(self.a.sum()))
+            low, high = min(low, x[order[0]] - spread), max(high, x[order[-1]] + spread)
+        u = np.empty(x.size, dtype=np.complex128)
+        u[order] = kernels.solve_real(x[order], low, high, self.t, self.b, self.a, self.deficit)
+        return u
+
+    def solve_complex(self, z: Complexes) -> Complexes:
+        """Solutions u(z) for finite z of Im z >= 0."""
+        u = np.empty(z.size, dtype=np.complex128)
+        on_axis = z.imag == 0
+        u[on_axis] = self.solve(z.real[on_axis])
+        u[~on_axis] = kernels.solve_complex(z[~on_axis], self.t, self.b, self.a, self.deficit)
+        return u
+
+    def counts(self, x: Floats) -> tuple[Floats, Floats]:
+        """Expected numbers of nonzero eigenvalues above and below x, each accurate where small; x not NaN."""
+        inside = self.inside(x)
+        above = np.where(x >= self.range[1], 0.0, self.rank)
+        below = self.rank - above
+        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
+        above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
+        return above, below
+
+    def quantiles(self, above: Floats, below: Floats) -> Floats:
+        """Smallest x with `above` eigenvalues above them and `below` nonzero ones below (what counts in the tail)."""
+        low, high = self.range
+        x = np.where(above <= 0, high, np.where(below <= 0, low, np.nan))
+        from_above = (above <= below) | (below > silverstein_counts.TAIL * self.rank)
+        for side, levels in ((True, above), (False, below)):
+            here = np.flatnonzero((from_above == side) & (levels > 0))
+            here = here[np.argsort(levels[here], kind="stable")]
+            x[here] = silverstein_counts.quantiles(
+                levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension,
+                self.rank,
+            )  # fmt: skip
+        if self.deficit == 0:
+            # Near a hard edge the count goes like sqrt(x), on a scale of u that the search by Re u cannot resolve.
+            spread = np.sum(self.b / self.t**2)
+            start = (np.pi * below / (2 * self.dimension)) ** 2 / spread
+            near = (below > 0) & (start < 1e-8 * self.t[0] ** 2 * spread)
+            if near.any():
+                y, goal = start[near], below[near]
+                for _ in range(4):
+                    y = y * (goal / self.counts(y)[1]) ** 2
+                x[near] = y
+        return np.clip(x, low, high)
+
+    def evaluate(self, u: complex) -> tuple[complex, complex]:
+        """map(u) and map'(u); not finite at a pole."""
+        with np.errstate(all="ignore"):
+            value = u * (1 + np.sum(self.b / (u - self.t))) + np.divide(self.variance, u)
+            return complex(value), complex(1 - np.sum(self.a / (u - self.t) ** 2))
+
+    def atoms_above(self, u: float) -> float:
+        """Number of atoms above u; of eigenvalues above map(u) if u is outside the support, not 0."""
+        return self.rank if u < 0 else float(self.weights[self.t > u].sum())
+
+    def companion(self, u: Complexes) -> Complexes:
+        """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""
+        values = [np.sum(self.weights / (w - self.t)) / (1 + np.sum(self.b / (w - self.t))) for w in u]
+        return np.array(values, dtype=np.complex128)
+
+    def at_spikes(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Values map(theta) and map'(theta) without any copy of theta among the atoms; an outlier iff map' > 0."""
+        value, slope = np.empty(theta.size), np.empty(theta.size)
+        for j, spike in enumerate(theta):
+            distance = np.where(np.abs(spike - self.t) <= 4 * _EPS * spike, np.inf, spike - self.t)
+            value[j] = spike * (1 + np.sum(self.b / distance))
+            slope[j] = 1 - np.sum(self.a / distance**2)
+        return value, slope
+
+    def place(self, theta: float) -> float:
+        """Where the curve keeps a spike that is no outlier: the edge it is beyond, or its point of the band."""
+        # Nearest band, as rounding may put theta just outside of all.
+        band = int(np.argmin(np.maximum(self.crossings[:, 0] - theta, theta - self.crossings[:, 1])))
+        low, high = self.crossings[band]
+        atoms = self.t[(self.t >= low) & (self.t <= high)]
+        if atoms[0] <= theta <= atoms[-1]:
+            v = kernels.height(theta, 0.0, self.t, self.a)
+            return float(kernels.evaluate(theta, v, self.t, self.b, self.a, self.deficit)[0].real)
+        return float(self.edges[0][band, int(theta > atoms[-1])])

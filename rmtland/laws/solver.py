@@ -1,0 +1,341 @@
+"""Solutions of z(u) = u + Psi'(-1/u) / D: along the real axis, at given counts, contours through gaps, edges.
+
+Where all eigenvalues of D T are known the compiled backend (`plain_atoms`) gives the answers. Elsewhere its law of a
+few hundred rough atoms gives every first guess in microseconds, Newton's method on the levels takes it from there, and
+whatever that returns has to prove itself: in the upper half plane the point of the curve Im z(u) = 0 above each Re u is
+unique (Biane 1997), and a real u belongs outside the support iff dz/du > 0 (Silverstein and Choi 1995). What proves
+nothing goes to bracketed searches along the curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import brentq
+
+from rmtland.laws._law import Complexes, Floats
+from rmtland.laws.subordination import Subordination
+
+LARGE = 2e7
+"""Cost from which on slopes come from differences rather than from another derivative."""
+ITERATIONS = 25
+CIRCLE_POINTS = 96
+"""Points on half a circle beyond which panels take over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """Solutions of one equation.
+
+    Parameters
+    ----------
+    equation : Subordination
+        Not the zero matrix.
+    """
+
+    equation: Subordination
+
+    @property
+    def rank(self) -> float:
+        """Number of nonzero eigenvalues of the matrix."""
+        return self.equation.rank
+
+    @property
+    def _large(self) -> bool:
+        return self.equation.cost > LARGE
+
+    @cached_property
+    def reach(self) -> tuple[float, float]:
+        """An upper bound of the atoms of D T and of the height of the curve above the axis."""
+        top = 1.05 * self.equation.plain.scale
+        while self.equation.atoms_above(top) > 0:
+            top *= 1.3
+        # sum a / |u - t|^2 <= 1 from the height sqrt(sum a) on.
+        return top, math.sqrt(self.equation.power_sums[1] / self.equation.num_parameters)
+
+    # -- along the real axis ---------------------------------------------------------------------------------------
+
+    def solve(self, x: Floats) -> Complexes:
+        """u(x + i0) for x in any order, x > 0 without a Wigner matrix: complex on the support, real off it."""
+        plain = self.equation.plain
+        if self.equation.exact:
+            return np.asarray(plain.solve(x / plain.scale) * plain.scale)
+        result = np.empty(x.size, dtype=np.complex128)
+        shifts: list[tuple[float, complex]] = []
+        for j in np.argsort(x, kind="stable")[::-1]:
+            # What the rough atoms miss varies slowly: it is extrapolated from the neighbours that are done.
+            shift = _extrapolate(shifts, float(x[j]))
+            u = self._newton(self._guess(float(x[j] - shift.real)), float(x[j]))
+            if u is None:
+                u = self._search(float(x[j]))
+            result[j] = u
+            z = plain.evaluate(u / plain.scale)[0] * plain.scale
+            if math.isfinite(abs(z)):
+                shifts = [*shifts[-2:], (float(x[j]), x[j] - z)]
+        return result
+
+    def _guess(self, x: float) -> complex:
+        plain = self.equation.plain
+        scaled = x / plain.scale
+        return complex(plain.solve(np.array([scaled if plain.variance > 0 else max(scaled, 1e-300)]))[0]) * plain.scale
+
+    def _newton(self, u: complex, x: float) -> complex | None:
+        """Newton's method for z(u) = x from a guess; None unless the solution proves itself."""
+        if u.imag <= 0:
+            real = self._real_newton(u.real, x)
+            if real is not None:
+                return complex(real, 0.0)
+            u = complex(u.real, 0.05 * self.reach[1])
+        slopes = _Slopes(self)
+        last = math.inf
+        for _ in range(ITERATIONS):
+            value, slope = slopes.at(u)
+            if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
+                return None
+            step = (value - x) / slope
+            size = abs(step)
+            new = u - step
+            if new.imag <= 0:
+                if u.imag < 1e-7 * abs(u):
+                    break
+                u = complex(new.real if abs(new.real - u.real) < 0.5 * abs(u) else u.real, 0.1 * u.imag)
+                last = math.inf
+                continue
+            # Quadratic convergence leaves the square of the step, slopes by differences the product of two steps.
+            remains = size * min(last / new.imag, 1.0) if self._large else size * size / new.imag
+            u, last = new, size
+            # A real root that Newton's method falls into is approached with steps as large as Im u.
+            if size <= 1e-2 * u.imag and (remains <= 1e-10 * u.imag or size <= 1e-13 * abs(u)):
+                return u
+        real = self._real_newton(u.real, x)
+        return None if real is None else complex(real, 0.0)
+
+    def _real_newton(self, u: float, x: float) -> float | None:
+        """A real u with z(u) = x and dz/du > 0: x is outside the support; None where Newton's method finds none."""
+        for _ in range(ITERATIONS):
+            if not 1e-60 * self.reach[0] < abs(u) < math.inf:
+                return None
+            value, slope = self.equation.map(u)
+            if not 0 < slope < math.inf or not abs(value) < math.inf:
+                return None
+            step = (value - x) / slope
+            u -= step
+            if abs(step) <= 1e-12 * abs(u):
+                return u
+        return None
+
+    # -- along the curve, by brackets --------------------------------------------------------------------------------
+
+    def height(self, r: float) -> float:
+        """The v >= 0 of the curve above r: Im z(r + iv) = 0, or 0 where Im z > 0 down to the axis."""
+        top = self.reach[1] * (1 + 1e-9)
+
+        def excess(log_v: float) -> float:
+            v = math.exp(log_v)
+            return float(np.imag(self.equation.map(complex(r, v), False)[0])) / v
+
+        low, high = math.log(min(1e-11 * abs(r) + 1e-60 * top, 0.5 * top)), math.log(top)
+        if not excess(low) < 0:
+            return 0.0
+        if not excess(high) > 0:
+            return top
+        return math.exp(float(brentq(excess, low, high, xtol=1e-13, rtol=1e-14, maxiter=1000)))
+
+    def along(self, error: Callable[[complex, float], float]) -> complex:
+        """The point of the curve where an error of (u, z(u)), decreasing in Re u, changes sign."""
+        low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
+
+        def at(r: float) -> float:
+            u = complex(r, self.height(r))
+            value = self.equation.map(u if u.imag > 0 else r, False)[0]
+            return error(u, float(np.real(value)))
+
+        while at(high) > 0:
+            high *= 2
+        while at(low) < 0:
+            low *= 2
+        # What is sought may be smaller than the reach by any factor.
+        r = float(brentq(at, low, high, xtol=1e-60 * self.reach[0], rtol=1e-14, maxiter=1000))
+        return complex(r, self.height(r))
+
+    def _search(self, x: float) -> complex:
+        u = self.along(lambda _, value: x - value)
+        if u.imag > 0:
+            return u
+        real = self._real_newton(u.real, x)
+        return complex(u.real if real is None else real, 0.0)
+
+    # -- counts ------------------------------------------------------------------------------------------------------
+
+    def count_above(self, u: complex) -> float:
+        """Number of eigenvalues above z(u) for a solution u; whole numbers in gaps."""
+        if u.imag > 0:
+            return self.equation.potential(u, False)[2]
+        if u.real <= 0:
+            return self.rank
+        return self.equation.atoms_above(u.real)
+
+    def quantiles(self, above: Floats) -> Floats:
+        """Where so many eigenvalues are above; 0 < above < rank."""
+        places = [self.equation.map(u if u.imag > 0 else u.real, False)[0] for u in self.points(above)]
+        return np.real(np.array(places, dtype=np.complex128))
+
+    def points(self, above: Floats) -> list[complex]:
+        """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
+        plain = self.equation.plain
+        goals = np.minimum(above, plain.rank * (1 - 1e-12))
+        guesses = plain.solve(plain.quantiles(goals, plain.rank - goals)) * plain.scale
+        if self.equation.exact:
+            return [complex(u) for u in guesses]
+        return [self._point(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
+
+    def _point(self, goal: float, u: complex) -> complex:
+        slopes = _Slopes(self)
+        if u.imag > 0:
+            for _ in range(ITERATIONS):
+                value, slope = slopes.at(u, logs=True)
+                if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
+                    break
+                # Im dz = -Im z and Im(m dz) = pi (count - goal) / D are two real equations for dz.
+                m = -1 / u
+                rise = math.pi * (slopes.count - goal) / self.equation.num_parameters
+                step = complex((rise + m.real * value.imag) / m.imag, -value.imag) / slope
+                new = u + step
+                if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
+                    break
+                u = new
+                # The count tells the branch: it was right at the last point already.
+                if abs(step) <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
+                    return u
+        return self.along(lambda w, _: self.count_above(w) - goal)
+
+    # -- gaps, edges and contours --------------------------------------------------------------------------------------
+
+    def upper_edge(self) -> float:
+        """The u of the upper edge: beyond all atoms, with dz/du = 0."""
+        top, height = self.reach
+
+        def rise(u: float) -> float:
+            # 1 / sqrt(1 - dz/du), which is linear for a lone atom, less 1; from -1 at the largest atom.
+            if self.equation.atoms_above(u) > 0:
+                return -1.0
+            slope = float(np.real(self.equation.map(u)[1]))
+            return 1 / math.sqrt(1 - slope) - 1 if -math.inf < slope < 1 else (-1.0 if not slope >= 1 else math.inf)
+
+        # Beyond the largest atom by the height of the curve the slope is positive.
+        return float(brentq(rise, 1e-3 * min(top, height), 1.01 * (top + height), xtol=1e-15 * top, rtol=1e-14))
+
+    def gap(self, count: int) -> float | None:
+        """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
+        if count == 0:
+            return self.reach[0] + 3 * self.reach[1]
+        plain = self.equation.plain
+        bands = plain.crossings
+        for low, high in zip(bands[:-1, 1].tolist(), bands[1:, 0].tolist(), strict=True):
+            if abs(plain.atoms_above(0.5 * (low + high)) - count) < 0.5:
+                for share in (0.5, 0.25, 0.75, 0.1, 0.9):
+                    u = float(low + share * (high - low)) * plain.scale
+                    if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
+                        return u
+        return None
+
+    def boundary(self, count: int) -> complex:
+        """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""
+        gap = self.gap(count)
+        return self.points(np.array([float(count)]))[0] if gap is None else complex(gap)
+
+    def power_above(self, u: complex) -> float:
+        """Share of the vector's square above z(u), (1/pi) Im of an integral from u up to beyond the support.
+
+        On a circle through u, its conjugate and a point of the axis beyond the atoms. With u in a gap the trapezoidal
+        rule converges exponentially: 24 points, or as many as the atoms ask for, and the number of eigenvalues above,
+        by the same points, has to come out whole. Where that asks for more than 192, and with u on the curve, by
+        Gauss-Legendre on panels that halve towards u, where poles come near.
+        """
+        centre, radius = self.circle(u)
+
+        def rule(angles: Floats, weights: Floats) -> tuple[float, float]:
+            power = count = 0.0
+            for a, w in zip(angles.tolist(), weights.tolist(), strict=True):
+                turn = complex(math.cos(a), math.sin(a))
+                rates = self.equation.rates(centre + radius * turn)
+                power += w * (rates[0] * 1j * radius * turn).imag
+                count += w * (rates[1] * 1j * radius * turn).imag
+            # The angles run from the far end back to u.
+            return -power / math.pi, -count / math.pi
+
+        if u.imag == 0:
+            points = self.circle_points(centre, radius)
+            if points <= CIRCLE_POINTS:
+                turns: Floats = (np.arange(points, dtype=np.float64) + 0.5) * (math.pi / points)
+                power, count = rule(turns, np.full(points, math.pi / points))
+                if abs(count - round(count)) <= 1e-6:
+                    return power
+        return rule(*panels(u, centre, radius, 10))[0]
+
+    def circle(self, u: complex, share: float = 0.5) -> tuple[float, float]:
+        """Centre and radius of the circle through u and a point of the axis beyond the atoms, further by `share`."""
+        top, height = self.reach
+        far = top + max(share * (top - u.real), 4 * share * height, 0.1 * share * top)
+        centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
+        return centre, far - centre
+
+    def circle_points(self, centre: float, radius: float) -> int:
+        """Points on its upper half that the trapezoidal rule needs, as the atoms are near it or far."""
+        plain = self.equation.plain
+        ratio = np.abs(plain.t * plain.scale - centre) / radius
+        slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
+        return max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
+
+
+class _Slopes:
+    """z and dz/du along a Newton iteration; by differences where another derivative would cost too much."""
+
+    def __init__(self, solver: Solver) -> None:
+        self._equation, self._by_differences = solver.equation, solver._large
+        self._last: tuple[complex, complex] | None = None
+        self.count = math.nan
+
+    def at(self, u: complex, logs: bool = False) -> tuple[complex, complex]:
+        """z(u) and dz/du; with `logs` also the number of eigenvalues above, in `count`."""
+        exact = not self._by_differences
+        if logs:
+            value, slope, self.count = self._equation.potential(u, exact)
+        else:
+            value, slope = self._equation.map(u, exact)
+        if not exact:
+            if self._last is not None and self._last[0] != u:
+                slope = (value - self._last[1]) / (u - self._last[0])
+            else:
+                slope = self._equation.plain.evaluate(u / self._equation.plain.scale)[1]
+        self._last = (u, value)
+        return complex(value), complex(slope)
+
+
+def panels(u: complex, centre: float, radius: float, order: int) -> tuple[Floats, Floats]:
+    """Angles and weights, from the far end of a circle to u, of Gauss-Legendre rules on panels that halve towards u."""
+    angle = math.atan2(u.imag, u.real - centre)
+    shares = [0.0]
+    while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
+        shares.append(0.5 * (1 + shares[-1]))
+    ends: Floats = angle * np.array([*shares, 1.0])
+    nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(order))
+    half: Floats = 0.5 * np.diff(ends)[:, None]
+    angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
+    return angles, (half * weights).ravel()
+
+
+def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
+    """Polynomial through the last points, at x."""
+    total = 0j
+    for j, (at, value) in enumerate(points):
+        weight = 1.0
+        for k, (other, _) in enumerate(points):
+            if k != j:
+                weight *= (x - other) / (at - other) if at != other else 0.0
+        total += weight * value
+    return total

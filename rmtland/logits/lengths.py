@@ -1,0 +1,78 @@
+"""How long the logit gradients are, logit by logit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arrays import Array, namespace, to_numpy
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.gradients import LogitGradients
+
+
+@dataclass(frozen=True, eq=False)
+class LogitGradientLengths:
+    """Mean lengths |dz_k/dW|.
+
+    Attributes
+    ----------
+    overall : ndarray (C,)
+        Over all examples.
+    own_class : ndarray (C,)
+        Over the examples of class k; NaN for a class without examples.
+    """
+
+    overall: npt.NDArray[np.float64] = field(repr=False)
+    own_class: npt.NDArray[np.float64] = field(repr=False)
+
+
+class LengthAccumulator(SumAccumulator[LogitGradientLengths]):
+    """`logit_gradient_lengths` as an accumulator, for `measure`."""
+
+    by_example: ClassVar[bool] = True
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Sums of lengths over all examples and over each logit's own class, and the sizes of the classes."""
+        lengths, own = chunk.lengths, chunk.own
+        xp = namespace(lengths)
+        return (xp.stack([xp.sum(part, axis=0) for part in (lengths, own * lengths, own)]),)
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> LogitGradientLengths:
+        """Means of the sums."""
+        overall, own, sizes = to_numpy(sums[0])
+        with np.errstate(invalid="ignore"):
+            return LogitGradientLengths(overall / source.num_examples, own / sizes)
+
+
+def logit_gradient_lengths(source: LogitGradients) -> LogitGradientLengths:
+    """Mean length of the gradient of each logit, over all examples and over those of its class.
+
+    Parameters
+    ----------
+    source : LogitGradients
+
+    Returns
+    -------
+    LogitGradientLengths
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite logit gradients.
+
+    References
+    ----------
+    Fort and Ganguli (2019), sec. 3.1, where the lengths of the mean logit gradients set the outliers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rmtland as rl
+    >>> source = rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 9)))
+    >>> rl.logit_gradient_lengths(source).overall
+    array([3., 3.])
+    """
+    return accumulate_one(source, LengthAccumulator())

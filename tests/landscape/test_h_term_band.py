@@ -1,0 +1,111 @@
+"""The H-term as a band matrix: the law of dense draws, leading rows that are enough, sums of what is never drawn."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.landscape import h_term
+from rmtland.landscape.h_term import HTermBand, draw_h_term, h_term_spectrum
+from tests.statistical import assert_mean
+
+MODEL = rl.LandscapeModel.fort_ganguli(20, 3, 400, 1.0, sigma_H=0.05)
+
+
+def signal(w, top, seed=0):
+    """A positive matrix (w, w) with eigenvalues up to `top`, and a gradient."""
+    rng = np.random.default_rng(seed)
+    q = np.linalg.qr(rng.normal(size=(w, w)))[0]
+    return q @ np.diag(np.linspace(0.0, top, w)) @ q.T, rng.normal(size=w)
+
+
+def test_the_band_has_the_law_of_dense_draws():
+    g, slope = signal(3, 3.0)
+    size, draws = 12, 3000
+    dense, band = [], []
+    for i in range(draws):
+        h = draw_h_term(size, 0.8, np.random.default_rng((1, i)))
+        h[:3, :3] += g
+        values, vectors = np.linalg.eigh(h)
+        dense.append((values, (vectors[:3].T @ slope) ** 2))
+        values, squares, sums = h_term_spectrum(g, slope, size, 0.8, np.random.default_rng((2, i)), None)
+        assert sums is None
+        band.append((values, squares))
+    for pick in (
+        lambda v, s: v[-1], lambda v, s: v[-2], lambda v, s: v[0], lambda v, s: v.sum(), lambda v, s: v @ v,
+        lambda v, s: s[-1] / s.sum(), lambda v, s: s[-3:].sum() / s.sum(),
+    ):  # fmt: skip
+        one, two = (np.array([pick(*draw) for draw in found]) for found in (dense, band))
+        assert_mean(one - two, 0.0, detect=0.55 * one.std())
+        assert_mean((one - one.mean()) ** 2 - (two - one.mean()) ** 2, 0.0, detect=one.var())
+
+
+@pytest.mark.parametrize("dense_rows", [1500, 50])
+def test_leading_rows_are_enough(dense_rows, monkeypatch):
+    monkeypatch.setattr(h_term, "DENSE_ROWS", dense_rows)
+    g, slope = signal(5, 10.0)
+    values, squares, _ = h_term_spectrum(g, slope, 3000, 1.0, np.random.default_rng(4), 3)
+    band = HTermBand(g, 3000, 1.0, np.random.default_rng(4))
+    monkeypatch.setattr(h_term, "DENSE_ROWS", 3000)
+    whole, vectors = np.linalg.eigh(band.leading(3000))
+    np.testing.assert_allclose(values, whole[-3:], rtol=1e-10)
+    np.testing.assert_allclose(squares, (vectors[:5, -3:].T @ slope) ** 2, rtol=1e-6)
+
+
+def test_the_edge_of_the_bulk_takes_more_rows():
+    # Nothing stands out: the largest eigenvalue is that of the Gaussian ensemble.
+    g, slope = np.zeros((2, 2)), np.ones(2)
+    top = [h_term_spectrum(g, slope, 2000, 1.0, np.random.default_rng((3, i)), 1)[0][-1] for i in range(200)]
+    reference = rl.GaussianEnsemble(2000).largest(size=200, rng=5)[:, -1]
+    assert_mean(np.array(top) - np.asarray(reference), 0.0, detect=0.01)
+
+
+def test_sums_of_rows_that_are_not_drawn():
+    g, slope = signal(3, 10.0)
+    size, draws = 500, 1500
+    found, exact = [], []
+    for i in range(draws):
+        *_, sums = h_term_spectrum(g, slope, size, 1.0, np.random.default_rng((5, i)), 1)
+        found.append(sums)
+        diagonal = np.random.default_rng((6, i)).standard_normal(size) * math.sqrt(2 / size)
+        diagonal[:3] += np.diag(g)
+        exact.append(diagonal.sum())
+    trace, norm = np.array(found).T
+    assert_mean(trace, np.trace(g), detect=0.6 * math.sqrt(2))
+    assert np.std(trace) == pytest.approx(math.sqrt(2), rel=0.1)
+    assert np.std(exact) == pytest.approx(np.std(trace), rel=0.15)
+    expected = np.sum(g**2) + 2 + (size - 1)  # D diagonal entries of 2 / D, D (D - 1) others of 1 / D
+    assert_mean(norm**2, expected, detect=0.01 * expected)
+    variance = 8 * np.sum(g**2) / size + 4 * (1 + 1 / size)  # tr W^2 is chi^2 of D (D + 1) / 2 degrees, times 2 / D
+    assert np.var(norm**2) == pytest.approx(variance, rel=0.15)
+
+
+def test_top_eigenvalues_at_a_million_parameters_agree_with_the_theory():
+    model = dataclasses.replace(MODEL, num_parameters=10**6)
+    draws = [model.spectrum(rng=(7, i), num_top=2) for i in range(40)]
+    theories = [model.theory(rng=(7, i)) for i in range(40)]
+    for pick, other, spread in (
+        (lambda s: s.outliers().mean(), lambda t: t.outliers().mean(), 0.02),
+        (lambda s: s.gradient_power(2), lambda t: t.gradient_power(2), 0.03),
+        (lambda s: s.goldilocks_ratio(), lambda t: t.goldilocks_ratio(), 0.1),
+    ):
+        found, expected = np.array([pick(s) for s in draws]), np.array([other(t) for t in theories])
+        assert abs(np.mean(found - expected)) < spread * abs(np.mean(expected))
+    assert draws[0].num_parameters == 10**6
+
+
+def test_a_model_without_lengths_is_its_h_term():
+    model = dataclasses.replace(MODEL, gradients=rl.ClusteredGradients(0.0, 0.0))
+    draw = model.spectrum(rng=0, num_top=2)
+    assert draw.eigenvalues.shape == (2,)
+    assert draw.eigenvalues[-1] == pytest.approx(0.1, rel=0.1)  # 2 sigma_H
+    assert math.isnan(draw.null_power)
+
+
+def test_all_eigenvalues_of_a_large_hessian_are_refused_by_name():
+    with pytest.raises(MemoryError, match="the 1000000 x 1000000 H-term needs .* ask for num_top, or use model.theory"):
+        dataclasses.replace(MODEL, num_parameters=10**6).spectrum(rng=0)
+    with pytest.raises(MemoryError, match="the first .* rows of 1000000 x 1000000 Hessians, 200000 wide"):
+        HTermBand(np.broadcast_to(0.0, (200000, 200000)), 10**6, 1.0, np.random.default_rng(0)).extend(600000)

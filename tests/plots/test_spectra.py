@@ -1,0 +1,94 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+from rmtland.plots.spectra import plot_density, plot_log_density, plot_ordered_eigenvalues, plot_scree
+
+EIGENVALUES = np.append(rl.Wishart(100, 200).eigenvalues(rng=0), [6.0, 7.0])
+MATRIX = np.diag(EIGENVALUES)
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_density_shows_band_law_outliers_and_threshold():
+    found = rl.spectral_density(MATRIX, num_probes=3, num_steps=30, deflate=2, rng=0)
+    law, count = rl.MarchenkoPastur(0.5), rl.count_outliers(EIGENVALUES)
+    ax = plot_density(found, law, count=count)
+    density, theory, marks, threshold = ax.lines
+    np.testing.assert_array_equal(density.get_ydata(), found.density)
+    x, y = theory.get_data()
+    np.testing.assert_allclose(y, law.pdf(x))
+    np.testing.assert_allclose(marks.get_xdata(), [6, 7])
+    assert threshold.get_xdata()[0] == count.threshold
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx((found.density + 2 * found.standard_error).max())
+    assert labels(ax) == ["3 probes", "law", "2 eigenvalues taken out", "2 above the threshold"]
+    assert ax.get_xlabel() == r"eigenvalue $\lambda$"
+    assert ax.get_yscale() == "linear"
+    single = plot_density(rl.spectral_density(MATRIX, num_steps=30, rng=0), log=True)
+    assert not single.collections  # one probe knows no error
+    assert single.get_yscale() == "log"
+    assert len(single.lines) == 1
+    two = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 20.0], 0.1)
+    assert len(plot_density(found, two).lines) == 4  # a line for each interval of the support
+    assert plot_density(found, ax=single).get_yscale() == "log"
+    single.figure.canvas.draw()
+
+
+def test_scree_shows_the_largest_downwards():
+    count = rl.count_outliers(EIGENVALUES)
+    ax = plot_scree(EIGENVALUES, count=count, num_shown=20)
+    bulk, outliers = (container.lines[0] for container in ax.containers)
+    np.testing.assert_array_equal(outliers.get_xdata(), [1, 2])
+    np.testing.assert_array_equal(outliers.get_ydata(), [7, 6])
+    np.testing.assert_array_equal(bulk.get_ydata(), np.sort(EIGENVALUES)[-3:-21:-1])
+    assert ax.lines[-1].get_ydata()[0] == count.threshold
+    assert ax.get_yscale() == "log"
+    result = SimpleNamespace(eigenvalues=torch.tensor([-1.0, 2.0, 3.0]), residuals=torch.tensor([0.1, 0.2, 9.0]))
+    (points,) = plot_scree(result).containers
+    np.testing.assert_array_equal(points.lines[0].get_ydata(), [3, 2])  # -1 has no logarithm
+    segments = points.lines[2][0].get_segments()
+    np.testing.assert_allclose(segments[1], [[2, 1.8], [2, 2.2]], rtol=1e-6)
+    np.testing.assert_allclose(segments[0], [[1, 0.3], [1, 12]], rtol=1e-6)
+    (points,) = plot_scree(result, log=False).containers
+    np.testing.assert_array_equal(points.lines[0].get_ydata(), [3, 2, -1])
+
+
+def test_log_density_shows_both_signs_and_the_fit():
+    found = rl.log_spectral_density(
+        np.diag(np.append(np.geomspace(1e-3, 1, 60), -np.geomspace(1e-3, 1, 40))), num_probes=3, rng=0
+    )
+    line = rl.power_law_line(found.magnitudes, found.positive, xmin=1e-2, xmax=0.5)
+    ax = plot_log_density(found, line=line)
+    everything, positive, negative, fit, epsilon = ax.lines
+    for drawn, part in ((everything, found.density), (positive, found.positive), (negative, found.negative)):
+        np.testing.assert_array_equal(drawn.get_xdata(), found.magnitudes)
+        np.testing.assert_array_equal(drawn.get_ydata(), part)
+    x, y = fit.get_data()
+    assert (x[0], x[-1]) == (pytest.approx(line.xmin), pytest.approx(line.xmax))
+    np.testing.assert_allclose(y, line.density(x))
+    assert epsilon.get_xdata()[0] == found.epsilon
+    assert len(ax.collections) == 2
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    ax.figure.canvas.draw()
+    only = plot_log_density(rl.log_spectral_density(np.eye(20), rng=0))
+    assert "negative" not in labels(only)
+    assert not only.collections
+
+
+def test_ordered_eigenvalues():
+    ax = plot_ordered_eigenvalues(EIGENVALUES[::-1])
+    ranks, values = ax.lines[0].get_data()
+    np.testing.assert_array_equal(ranks, np.arange(1, 103))
+    np.testing.assert_array_equal(values, np.sort(EIGENVALUES))
+    assert ax.get_legend() is None
+    ax = plot_ordered_eigenvalues({"start": EIGENVALUES, "end": SimpleNamespace(eigenvalues=[2.0, 1.0])}, percent=True)
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [50, 100])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [1, 2])
+    assert labels(ax) == ["start", "end"]
+    assert ax.get_xlabel() == "rank, per cent"

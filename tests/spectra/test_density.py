@@ -1,0 +1,342 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+import rmtland as rl
+from rmtland.spectra import quadrature
+from rmtland.spectra.operators import SymmetricOperator
+from tests.statistical import assert_mean
+
+
+def rotated(eigenvalues, rng=0):
+    """A symmetric matrix with these eigenvalues."""
+    eigenvalues = np.asarray(eigenvalues, dtype=float)
+    basis = np.linalg.qr(np.random.default_rng(rng).normal(size=(eigenvalues.size, eigenvalues.size)))[0]
+    return (basis * eigenvalues) @ basis.T
+
+
+BULK = np.concatenate([np.linspace(-1, 1, 200) ** 3, [1.5] * 40])
+EIGENVALUES = np.concatenate([BULK, [8.0, 10.0, 12.0]])
+MATRIX = rotated(EIGENVALUES)
+SIZE = EIGENVALUES.size
+
+
+def smoothed(eigenvalues, grid, width):
+    """Density of dense eigenvalues under the same Gaussians: the oracle."""
+    return norm.pdf(grid[:, None], eigenvalues, width).mean(axis=1)
+
+
+def integral(found):
+    return np.trapezoid(found.density, found.grid)
+
+
+@pytest.mark.parametrize("options", [{}, {"reorthogonalize": False}, {"reorthogonalize": True}, {"deflate": 3}])
+@pytest.mark.parametrize("in_torch", [False, True])
+def test_density_is_that_of_dense_eigenvalues(options, in_torch):
+    matrix = torch.tensor(MATRIX, dtype=torch.float32) if in_torch else MATRIX
+    found = rl.spectral_density(matrix, num_probes=60, num_steps=60, rng=0, **options)
+    oracle = smoothed(EIGENVALUES, found.grid, found.width)
+    assert integral(found) == pytest.approx(1, abs=1e-3)
+    # Nodes stand for eigenvalues nearby, so single points may differ where these are dense; the mass may not.
+    distance = np.trapezoid(np.abs(found.density - oracle), found.grid)
+    noise = np.trapezoid(found.standard_error, found.grid)
+    assert distance < 2 * noise + 0.02
+    assert noise < 0.08
+    # Each weight as 1 / m, the first component unsquared: what peers got wrong.
+    for wrong in (np.full_like(found.weights, 1 / 60), np.sqrt(found.weights) / np.sqrt(found.weights).sum(1)[:, None]):
+        density = np.mean(
+            [norm.pdf(found.grid[:, None], x, found.width) @ w for x, w in zip(found.nodes, wrong, strict=True)], axis=0
+        )
+        assert np.trapezoid(np.abs(density - oracle), found.grid) > 0.2
+
+
+def test_grid_contains_every_outlier_of_every_probe():
+    # Runs of three steps see the outlier or not: a grid that ends at the mean of their maxima cuts it off.
+    eigenvalues = np.append(np.random.default_rng(1).normal(size=2000), 8.0)
+    operator = SymmetricOperator(lambda v: eigenvalues[:, None] * v, eigenvalues.size, eigenvalues)
+    found = rl.spectral_density(operator, num_probes=8, num_steps=3, rng=0)
+    tops = found.nodes.max(axis=1)
+    assert tops.max() > 1.15 * tops.mean()
+    assert found.grid[-1] >= tops.max() + 4 * found.width
+    assert found.grid[0] <= found.nodes.min() - 4 * found.width
+    assert integral(found) == pytest.approx(1, abs=1e-3)
+    found = rl.spectral_density(operator, num_probes=2, num_steps=40, rng=0)
+    assert found.grid[-1] > 8 > found.nodes.max() - 1e-6
+    assert found.cdf(6.0) < 1 - 1e-5 < found.cdf(10.0)
+    assert found.bounds[1] == pytest.approx(8 + 0.05 * (8 - eigenvalues.min()), rel=0.01)
+
+
+def test_quadrature_is_exact_for_polynomials_up_to_degree_2m_minus_1():
+    steps = 5
+    found = rl.spectral_density(MATRIX, num_steps=steps, rng=3)
+    source = np.random.default_rng(3)
+    source.spawn(1)
+    start = source.spawn(1)[0].standard_normal(SIZE)
+    start /= np.linalg.norm(start)
+    values, vectors = np.linalg.eigh(MATRIX)
+    weights = (vectors.T @ start) ** 2
+    for degree in range(2 * steps + 1):
+        exact = np.sum(weights * values**degree)
+        ours, error = found.expectation(lambda x, degree=degree: x**degree)
+        assert np.isnan(error)
+        assert (abs(ours - exact) < 1e-9 * abs(exact)) == (degree <= 2 * steps - 1), degree
+
+
+def test_expectations_are_unbiased_and_know_their_error():
+    found = [rl.spectral_density(MATRIX, num_probes=12, num_steps=30, rng=seed) for seed in range(40)]
+    growing = lambda x: np.exp(x / 4)  # noqa: E731
+    for function in (np.ones_like, np.square, growing, lambda x: np.abs(x) < 0.5):
+        exact = function(EIGENVALUES).mean()
+        values, errors = np.array([f.expectation(function) for f in found]).T
+        if function is np.ones_like:
+            np.testing.assert_allclose(values, 1, rtol=1e-12)
+            continue
+        bias = 0.01 if function not in (np.square, growing) else 0.0  # no polynomial
+        assert_mean(values, exact, bias=bias, detect=0.4 * exact)
+        if not bias:
+            assert np.sqrt(np.mean(((values - exact) / errors) ** 2)) == pytest.approx(1, abs=0.35)
+
+
+def test_one_probe_knows_no_error_and_says_so():
+    found = rl.spectral_density(MATRIX, num_steps=20, rng=0)
+    assert np.isnan(found.standard_error).all()
+    assert np.isnan(found.count(2.0)[1])
+    assert found.nodes.shape == (1, 20)
+
+
+def test_ghosts_share_the_weight_of_their_eigenvalue():
+    with_ghosts = rl.spectral_density(MATRIX, num_steps=150, reorthogonalize=False, rng=0)
+    without = rl.spectral_density(MATRIX, num_steps=150, reorthogonalize=True, rng=0)
+    near = [np.abs(f.nodes[0] - 12) < 1e-6 for f in (with_ghosts, without)]
+    assert near[0].sum() > 1 == near[1].sum()
+    assert with_ghosts.weights[0, near[0]].sum() == pytest.approx(without.weights[0, near[1]].sum(), rel=1e-6)
+    assert np.trapezoid(np.abs(with_ghosts.density - without.density), without.grid) < 0.05
+
+
+def test_deflation_resolves_the_bulk_and_keeps_the_outliers():
+    plain = rl.spectral_density(MATRIX, num_probes=6, num_steps=60, rng=0)
+    found = rl.spectral_density(MATRIX, num_probes=6, num_steps=60, deflate=3, rng=0)
+    np.testing.assert_allclose(found.outliers, [8, 10, 12], rtol=1e-8)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 240 / 243, rtol=1e-12)
+    assert found.width < 0.3 * plain.width
+    assert found.bounds[1] < 2
+    assert found.grid[-1] > 12
+    assert found.num_products > 6 * 60
+    # No zeros where the outliers were taken out, and their number is exact.
+    for edge, number in ((5.0, 240), (9.0, 241), (11.0, 242)):
+        count, error = found.count(edge)
+        assert count == pytest.approx(number, abs=1e-6)
+        assert error < 1e-6
+        rough, error = plain.count(edge)
+        assert abs(rough - number) < 5 * error
+    assert found.expectation(np.square)[1] < 0.5 * plain.expectation(np.square)[1]
+    pairs = rl.top_eigenpairs(MATRIX, 3, rng=1)
+    given = rl.spectral_density(MATRIX, num_probes=6, num_steps=60, deflate=pairs, rng=0)
+    np.testing.assert_allclose(given.outliers, found.outliers, rtol=1e-6)
+
+
+def test_width_is_papyans():
+    found = rl.spectral_density(MATRIX, num_steps=41, kappa=5.0, rng=0)
+    half = 0.5 * (found.bounds[1] - found.bounds[0])
+    # Half-way between nodes at the mean distance, range / (M - 1), a Gaussian has fallen to 1 / kappa.
+    assert norm.pdf(half / 40, 0, found.width) == pytest.approx(norm.pdf(0, 0, found.width) / 5)
+    assert rl.spectral_density(MATRIX, num_steps=41, kappa=3.0, rng=0).width > found.width
+    wider = rl.spectral_density(MATRIX, num_steps=41, margin=0.2, rng=0)
+    assert wider.bounds[1] - wider.bounds[0] == pytest.approx(2 * half * 1.4 / 1.1)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e12, 0.0), (-1.0, 0.0), (1.0, -20.0), (1e-100, 0.0)])
+def test_scale_and_shift_move_the_density_along(scale, shift):
+    plain = rl.spectral_density(MATRIX, num_probes=3, num_steps=20, rng=0)
+    moved = rl.spectral_density(scale * MATRIX + shift * np.eye(SIZE), num_probes=3, num_steps=20, rng=0)
+    order = slice(None, None, -1 if scale < 0 else 1)
+    np.testing.assert_allclose(moved.grid[order], scale * plain.grid + shift, rtol=1e-6, atol=1e-7 * abs(scale))
+    np.testing.assert_allclose(moved.density[order] * abs(scale), plain.density, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved.standard_error[order] * abs(scale), plain.standard_error, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e-12, 7e12])
+@pytest.mark.parametrize("method", ["lanczos", "kpm"])
+def test_multiples_of_the_identity_are_one_peak(value, method):
+    found = rl.spectral_density(value * np.eye(50), num_probes=2, method=method, rng=0)
+    assert integral(found) == pytest.approx(1, abs=0.02)
+    assert found.grid[np.argmax(found.density)] == pytest.approx(value, abs=0.01 * abs(value) + 0.05 * (value == 0))
+    assert found.expectation(np.ones_like)[0] == pytest.approx(1)
+    assert found.grid[0] < value < found.grid[-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_space_that_holds_all_leaves_zeros(dtype):
+    # What is left are rounding errors of the five, which are not even symmetric.
+    low = rotated([0.0] * 195 + [5.0, 6.0, 7.0, -8.0, 9.0]).astype(dtype)
+    for reorthogonalize in (True, False):
+        found = rl.spectral_density(low, num_probes=3, deflate=5, reorthogonalize=reorthogonalize, rng=0)
+        np.testing.assert_allclose(found.outliers, [-8, 5, 6, 7, 9], rtol=1e-5)
+        assert found.count(2.0)[0] == pytest.approx(196, abs=1e-3)
+        assert integral(found) == pytest.approx(1, abs=1e-3)
+        assert found.expectation(np.square)[0] == pytest.approx(255 / 200, rel=1e-5)
+
+
+def spectra():
+    """Spectra that are degenerate, clustered, indefinite, of any scale."""
+    one = st.one_of(st.sampled_from([0.0, 1.0, 1.0 + 1e-9, -3.0]), st.floats(-10, 10, allow_subnormal=False))
+    return st.tuples(st.lists(one, min_size=1, max_size=12), st.sampled_from([1e-12, 1.0, 1e12])).map(
+        lambda pair: np.array(pair[0]) * pair[1]
+    )
+
+
+@given(spectra(), st.integers(0, 3))
+def test_any_spectrum_is_within_the_grid_and_counted_once(eigenvalues, deflate):
+    size, largest = eigenvalues.size, np.abs(eigenvalues).max()
+    deflate = min(deflate, size - 1)
+    found = rl.spectral_density(rotated(eigenvalues), num_probes=3, num_steps=13, deflate=deflate, rng=0)
+    np.testing.assert_allclose(found.weights.sum(axis=1) * size, size - deflate, rtol=1e-9)
+    assert found.outliers.size == deflate
+    assert integral(found) == pytest.approx(1, abs=0.02)
+    # All steps: every node is an eigenvalue, up to a rounding of the largest.
+    nodes = np.concatenate([found.nodes[found.weights > 1e-6], found.outliers])
+    assert np.abs(nodes[:, None] - eigenvalues).min(axis=1).max() <= 1e-5 * largest
+    assert found.grid[0] <= nodes.min() <= nodes.max() <= found.grid[-1]
+    assert found.cdf(found.grid[-1]) == pytest.approx(1, abs=1e-3)
+
+
+def test_rank_deficient_operators():
+    low = rotated([0.0] * 90 + [1.0] * 5 + [-2.0] * 5)
+    found = rl.spectral_density(low, num_probes=200, num_steps=50, rng=0)
+    for edge, number in ((-1.0, 5), (0.5, 95), (1.5, 100)):
+        count, error = found.count(edge)
+        assert abs(count - number) < 4 * error + 1e-6
+        assert error < 0.5
+
+
+def test_probes_depend_on_the_seed_and_their_number_alone():
+    few, many = (rl.spectral_density(MATRIX, num_probes=n, num_steps=20, rng=5) for n in (2, 4))
+    np.testing.assert_array_equal(few.nodes, many.nodes[:2])
+    assert not np.array_equal(few.nodes[0], few.nodes[1])
+    assert not np.array_equal(few.nodes, rl.spectral_density(MATRIX, num_probes=2, num_steps=20, rng=6).nodes)
+
+
+def test_density_is_the_slope_of_the_counting_function():
+    found = rl.spectral_density(MATRIX, num_probes=3, num_steps=30, deflate=2, rng=0)
+    h = 1e-4 * found.width
+    for x in (-0.7, 0.1, 1.5, 10.0):
+        slope = (found.cdf(x + h) - found.cdf(x - h)) / (2 * h)
+        assert slope == pytest.approx(np.interp(x, found.grid, found.density), rel=0.02, abs=1e-3)
+    np.testing.assert_allclose(found.cdf(np.array([[-99.0, 99.0]])), [[0.0, 1.0]], atol=1e-12)
+    assert (np.diff(found.cdf(found.grid)) >= -1e-15).all()
+
+
+def test_transforms_carry_the_weights_and_no_slope():
+    found = rl.spectral_density(MATRIX, num_probes=4, num_steps=40, deflate=1, rng=0)
+    square = found.transform(np.square)
+    np.testing.assert_array_equal(square.weights, found.weights)
+    np.testing.assert_array_equal(square.nodes, found.nodes**2)
+    np.testing.assert_allclose(square.outliers, [144.0])
+    assert square.num_products == found.num_products
+    assert integral(square) == pytest.approx(1, abs=1e-3)
+    assert square.expectation(np.sqrt)[0] == pytest.approx(found.expectation(np.abs)[0])
+    oracle = smoothed(EIGENVALUES**2, square.grid, square.width)
+    assert np.trapezoid(np.abs(square.density - oracle), square.grid) < 0.15
+    assert found.transform(np.square, num_points=50).grid.size < 50 + 66
+    with pytest.raises(ValueError, match=r"`function\(nodes\)` must be finite"):
+        found.transform(lambda x: np.where(x < 0, np.nan, x))
+
+
+def test_grid_and_bounds_as_given():
+    grid = np.linspace(-0.5, 0.5, 7)
+    found = rl.spectral_density(MATRIX, num_steps=20, grid=grid, bounds=(-3, 15), rng=0)
+    np.testing.assert_array_equal(found.grid, grid)
+    assert found.bounds == (-3, 15)
+    whole = rl.spectral_density(MATRIX, num_steps=20, bounds=(-3, 15), num_points=3001, rng=0)
+    assert whole.grid.size == 3001
+    np.testing.assert_allclose(found.density, np.interp(grid, whole.grid, whole.density), rtol=1e-3)
+    assert whole.width == found.width > rl.spectral_density(MATRIX, num_steps=20, rng=0).width
+
+
+def test_chebyshev_moments_are_those_of_dense_eigenvalues():
+    moments = quadrature.chebyshev(SymmetricOperator.from_matrix(MATRIX), 3, 12, (-2.0, 14.0), np.random.default_rng(0))
+    values, vectors = np.linalg.eigh(MATRIX)
+    for row, child in zip(moments, np.random.default_rng(0).spawn(3), strict=True):
+        start = child.standard_normal(SIZE)
+        weights = (vectors.T @ start) ** 2 / (start @ start)
+        for k in range(24):
+            exact = np.sum(weights * np.polynomial.chebyshev.chebval((values - 6) / 8, np.eye(24)[k]))
+            assert row[k] == pytest.approx(exact, abs=1e-12), k
+
+
+def test_kernel_polynomials_give_the_same_density():
+    found = rl.spectral_density(MATRIX, num_probes=40, num_steps=80, method="kpm", rng=0)
+    assert (found.method, found.num_products) == ("kpm", 40 * 80 + 32)
+    assert integral(found) == pytest.approx(1, abs=5e-3)
+    assert (found.density >= -1e-12).all()  # Jackson's kernel is positive
+    # Its width is pi / number of moments, in units of half the range, in the middle.
+    half = 0.5 * (found.bounds[1] - found.bounds[0])
+    for edge in (-0.3, 0.3, 5.0, 9.0, 11.0):
+        count, error = found.count(edge)
+        nearby = np.sum(np.abs(EIGENVALUES - edge) < 2 * half * np.pi / 160)
+        assert abs(count - np.sum(edge >= EIGENVALUES)) < 4 * error + nearby
+    assert found.expectation(np.square)[0] == pytest.approx(np.mean(EIGENVALUES**2), rel=0.2)
+    given = rl.spectral_density(MATRIX, num_probes=2, num_steps=80, method="kpm", bounds=(-2, 14), rng=0)
+    assert given.num_products == 160
+    assert given.grid[[0, -1]].tolist() == [-2, 14]
+    outside = rl.spectral_density(MATRIX, method="kpm", num_steps=9, bounds=(-2, 14), grid=[-9.0, 0.0, 20.0], rng=0)
+    assert outside.density[[0, 2]].tolist() == [0, 0]
+    with pytest.raises(ValueError, match="`bounds` must contain the spectrum, without NaN; got -2 to 9"):
+        rl.spectral_density(MATRIX, method="kpm", bounds=(-2, 9), rng=0)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "kpm"])
+def test_half_precision(method):
+    matrix = torch.diag(torch.linspace(-1, 1, 400)).to(torch.bfloat16)
+    operator = SymmetricOperator(lambda v: matrix @ v, 400, matrix)
+    found = rl.spectral_density(operator, num_probes=8, num_steps=20, method=method, reorthogonalize=False, rng=0)
+    mean, error = found.expectation(np.square)
+    assert abs(mean - float((matrix.double().diagonal() ** 2).mean())) < 4 * error + 0.01
+
+
+def test_a_large_operator():
+    diagonal = np.linspace(-1, 1, 10**6, dtype=np.float32)
+    diagonal[-5:] = 30.0
+    operator = SymmetricOperator(lambda v: diagonal[:, None] * v, diagonal.size, diagonal)
+    found = rl.spectral_density(operator, num_steps=24, rng=0)
+    assert found.grid[-1] > 30
+    # Five eigenvalues of a million have a weight of 5e-6, give or take sqrt(10) / 1e6.
+    assert (1 - found.cdf(20.0)) * 1e6 == pytest.approx(5, abs=15)
+    assert found.cdf(0.0) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_probes": 0}, ValueError, "`num_probes` must be >= 1; got 0"),
+        ({"num_steps": 1}, ValueError, "`num_steps` must be >= 2; got 1"),
+        ({"num_points": 1}, ValueError, "`num_points` must be >= 2; got 1"),
+        ({"kappa": 1.0}, ValueError, "`kappa` must be > 1; got 1.0"),
+        ({"margin": -0.1}, ValueError, "`margin` must be >= 0; got -0.1"),
+        ({"bounds": (1, 1)}, ValueError, r"`bounds\[1\]` must be > 1; got 1"),
+        ({"bounds": (0, 20)}, ValueError, "`bounds` must contain the spectrum; got 0 to 20 and Ritz values from -"),
+        ({"grid": [0.0, 0.0]}, ValueError, "`grid` must be ascending; got 2 points that are not"),
+        ({"grid": []}, ValueError, "`grid` must be ascending; got 0"),
+        ({"grid": [np.nan]}, ValueError, "`grid` must be finite"),
+        ({"method": "fft"}, ValueError, "`method` must be one of 'lanczos', 'kpm'; got 'fft'"),
+        ({"method": "kpm", "deflate": 2}, ValueError, '`deflate` must be 0 with method="kpm"; got 2'),
+        ({"deflate": SIZE}, ValueError, f"`deflate` must be >= 0 and <= {SIZE - 1}; got {SIZE}"),
+        ({"deflate": 1.5}, TypeError, "`deflate` must be an integer; got 1.5"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        rl.spectral_density(MATRIX, **{"num_steps": 30, **options})
+
+
+def test_eigenpairs_that_did_not_converge_are_not_taken_out():
+    pairs = rl.top_eigenpairs(MATRIX, 3, rng=0)
+    failed = type(
+        "Pairs", (), {**{n: getattr(pairs, n) for n in ("eigenvalues", "eigenvectors", "residuals", "num_products")}}
+    )()
+    failed.converged = np.array([True, False, False])
+    with pytest.raises(ValueError, match="`deflate` must be eigenpairs that converge; got 2 of 3 that did not"):
+        rl.spectral_density(MATRIX, deflate=failed)

@@ -1,0 +1,339 @@
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rmtland as rl
+from rmtland import _arguments
+from tests.spectra.spectra import cast, epsilon, every_kind, is_of_kind, numpy, of_spectrum
+
+RANDOM = np.random.default_rng(0)
+SPECTRA = {
+    "outliers": [*np.arange(2.0, 8), *RANDOM.uniform(0, 1, 194)],
+    "degenerate": [5.0] * 3 + [4.0] * 2 + [*RANDOM.uniform(0, 1, 115)],
+    "clustered": [*(1 + 1e-9 * np.arange(5)), *RANDOM.uniform(-0.5, 0.5, 115)],
+    "indefinite": RANDOM.normal(size=150),
+    "negative": -np.arange(1.0, 61),
+    "low rank": [3.0, -2.0, 2.0] + [0.0] * 77,
+    "identity": [1.0] * 40,
+    "zero": [0.0] * 40,
+}
+ENDS = ("largest", "smallest", "both_ends", "magnitude")
+
+
+def wanted(eigenvalues, k, which):
+    ascending = np.sort(eigenvalues)
+    if which == "magnitude":
+        return np.sort(ascending[np.argsort(-np.abs(ascending), kind="stable")[:k]])
+    low = {"largest": 0, "smallest": k, "both_ends": k // 2}[which]
+    return np.concatenate([ascending[:low], ascending[ascending.size - (k - low) :]])
+
+
+def assert_pairs(matrix, pairs, expected, kind=("numpy", "float64"), eigenvalue_error=1e-9, restarts=0):
+    size = np.abs(np.linalg.eigvalsh(matrix)).max()
+    vectors = numpy(pairs.eigenvectors)
+    rounding = (40 + 10 * restarts) * epsilon(kind)
+    assert is_of_kind(pairs.eigenvectors, kind)
+    assert pairs.eigenvalues.dtype == np.float64
+    assert np.all(np.diff(pairs.eigenvalues) >= 0)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.eigenvalues, expected, atol=(eigenvalue_error + rounding) * size, rtol=0)
+    measured = np.linalg.norm(matrix @ vectors - vectors * pairs.eigenvalues, axis=0)
+    assert np.all(measured <= 1.1 * pairs.residuals + rounding * size)
+    assert np.abs(vectors.T @ vectors - np.eye(vectors.shape[1])).max() <= rounding
+
+
+@every_kind
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_eigenpairs_are_those_of_the_dense_matrix(kind, which, name):
+    matrix = of_spectrum(SPECTRA[name])
+    pairs = rl.top_eigenpairs(cast(matrix, kind), 6, which=which, rng=1)
+    assert pairs.multiplicity_checked
+    assert_pairs(numpy(cast(matrix, kind)), pairs, wanted(SPECTRA[name], 6, which), kind)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_the_operator_does_not_matter(name, scale, dtype):
+    kind = ("numpy", dtype)
+    matrix = cast(scale * of_spectrum(SPECTRA[name]), kind)
+    pairs = rl.top_eigenpairs(matrix, 6, which="both_ends", rng=1)
+    assert_pairs(numpy(matrix), pairs, wanted(scale * np.array(SPECTRA[name]), 6, "both_ends"), kind)
+
+
+@given(
+    st.one_of(
+        st.lists(st.floats(-1, 1), min_size=1, max_size=25),
+        st.lists(st.sampled_from([-2.0, 0.0, 1.0, 3.0]), min_size=1, max_size=25),
+        st.lists(st.sampled_from([1.0, 1.0 + 1e-10, 5.0, -5.0]), min_size=1, max_size=25),
+    ),
+    st.data(),
+    st.sampled_from(ENDS),
+)
+def test_any_spectrum_and_any_number(eigenvalues, data, which):
+    matrix = of_spectrum(eigenvalues)
+    k = data.draw(st.integers(1, len(eigenvalues)))
+    pairs = rl.top_eigenpairs(matrix, k, which=which, rng=0, tolerance=1e-9, check_products=12)
+    expected = wanted(eigenvalues, k, which)
+    if which == "magnitude":  # of two eigenvalues of one modulus either is right
+        np.testing.assert_allclose(np.sort(np.abs(pairs.eigenvalues)), np.sort(np.abs(expected)), atol=1e-9)
+        expected = pairs.eigenvalues
+    assert_pairs(matrix, pairs, expected)
+
+
+@pytest.mark.parametrize("basis_size", [9, 12, 40])
+@pytest.mark.parametrize("which", ENDS)
+def test_restarts_find_the_same(basis_size, which):
+    matrix = of_spectrum(SPECTRA["indefinite"])
+    pairs = rl.top_eigenpairs(matrix, 6, which=which, rng=0, basis_size=basis_size)
+    expected = wanted(SPECTRA["indefinite"], 6, which)
+    assert_pairs(matrix, pairs, expected, eigenvalue_error=1e-8, restarts=pairs.num_products // basis_size)
+    assert pairs.num_products > basis_size
+    plenty = rl.top_eigenpairs(matrix, 6, which=which, rng=0)
+    assert plenty.num_products <= pairs.num_products
+
+
+@pytest.mark.parametrize("basis_size", [6, 8, 20])
+def test_degenerate_eigenvalues_are_found_in_a_small_basis(basis_size):
+    eigenvalues = [5.0] * 3 + [4.0] * 2 + [*np.linspace(0, 1, 60)]
+    pairs = rl.top_eigenpairs(of_spectrum(eigenvalues), 3, rng=0, basis_size=basis_size)
+    assert_pairs(of_spectrum(eigenvalues), pairs, [5.0] * 3)
+
+
+def test_the_check_is_what_finds_copies():
+    matrix = of_spectrum([5.0] * 3 + [4.0, *np.linspace(0, 1, 96)])
+    with_check = rl.top_eigenpairs(matrix, 2, rng=0)
+    without = rl.top_eigenpairs(matrix, 2, rng=0, check_products=0)
+    np.testing.assert_allclose(with_check.eigenvalues, 5, rtol=1e-9)
+    np.testing.assert_allclose(without.eigenvalues, [4, 5], rtol=1e-9)  # true ones all the same
+    assert (with_check.multiplicity_checked, without.multiplicity_checked) == (True, False)
+    assert without.converged.all()
+    single = of_spectrum(np.arange(30.0))
+    counts = [rl.top_eigenpairs(single, 2, rng=0, check_products=check).num_products for check in (0, 5, 9)]
+    assert counts[1] - counts[0] == 5
+    assert counts[2] - counts[0] == 9
+
+
+def test_products_are_counted_pair_by_pair_and_in_all():
+    operator = rl.as_operator(of_spectrum(SPECTRA["outliers"])).counted()
+    pairs = rl.top_eigenpairs(operator, 6, rng=0)
+    assert pairs.num_products == operator.num_products
+    assert np.all((pairs.converged_after > 0) & (pairs.converged_after <= pairs.num_products - 8))
+    assert pairs.converged_after[-1] < pairs.converged_after[0]  # the largest stands alone
+    for which, method in (("largest", "arpack"), ("largest", "lobpcg"), ("magnitude", "subspace")):
+        counted = rl.as_operator(of_spectrum(SPECTRA["outliers"])).counted()
+        assert rl.top_eigenpairs(counted, 6, rng=0, which=which, method=method).num_products == counted.num_products
+
+
+def test_the_tolerance_acts():
+    matrix = of_spectrum(SPECTRA["indefinite"])
+    loose, tight = (rl.top_eigenpairs(matrix, 4, rng=0, tolerance=t) for t in (1e-2, 1e-10))
+    assert loose.num_products < tight.num_products
+    assert np.all(tight.residuals <= 1e-10 * np.abs(tight.eigenvalues))
+    assert 1e-6 < loose.residuals.max() <= 1e-2 * np.abs(loose.eigenvalues).max()
+    exact = rl.top_eigenpairs(matrix, 4, rng=0, tolerance=0)  # to rounding
+    assert exact.residuals.max() < 1e-13
+
+
+def test_what_has_not_converged_is_called_so():
+    matrix = of_spectrum([50.0, *np.linspace(0, 1, 299)])
+    with pytest.warns(
+        RuntimeWarning, match="[23] of 3 eigenpairs did not converge within 12 products; see `.converged`"
+    ):
+        pairs = rl.top_eigenpairs(matrix, 3, rng=0, max_products=12)
+    assert pairs.num_products == 12
+    assert not pairs.converged[0]
+    assert not pairs.multiplicity_checked
+    assert pairs.converged_after[0] == -1
+    nearest = np.abs(pairs.eigenvalues[:, None] - np.linalg.eigvalsh(matrix)).min(axis=1)
+    assert np.all(nearest <= pairs.residuals)
+
+
+def test_the_seed_and_the_start_decide():
+    matrix = of_spectrum(SPECTRA["outliers"])
+    one, same, other = (rl.top_eigenpairs(matrix, 2, rng=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.eigenvectors, same.eigenvectors)
+    assert not np.array_equal(one.eigenvectors, other.eigenvectors)
+    values, vectors = np.linalg.eigh(matrix)
+    started = rl.top_eigenpairs(matrix, 1, start=vectors[:, -1], rng=0, check_products=0)
+    assert started.num_products == 1
+    # A start with nothing of the largest: the check finds it.
+    rest = rl.top_eigenpairs(matrix, 1, start=vectors[:, -2], rng=0)
+    np.testing.assert_allclose(rest.eigenvalues, values[-1:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["arpack", "lobpcg", "subspace"])
+@pytest.mark.parametrize("kind", [("numpy", "float64"), ("cpu", "float64"), ("cpu", "float32")])
+def test_the_other_methods_agree(method, kind):
+    matrix = of_spectrum(SPECTRA["outliers"])
+    which = "magnitude" if method == "subspace" else "largest"
+    pairs = rl.top_eigenpairs(cast(matrix, kind), 6, which=which, method=method, rng=0)
+    assert_pairs(numpy(cast(matrix, kind)), pairs, wanted(SPECTRA["outliers"], 6, which), kind)
+
+
+@pytest.mark.parametrize("which", ENDS)
+def test_arpack_takes_every_end(which):
+    matrix = of_spectrum(SPECTRA["indefinite"])
+    pairs = rl.top_eigenpairs(matrix, 5, which=which, method="arpack", rng=0)
+    assert_pairs(matrix, pairs, wanted(SPECTRA["indefinite"], 5, which))
+
+
+@pytest.mark.parametrize("method", ["arpack", "lobpcg", "subspace"])
+def test_the_other_methods_own_up_too(method):
+    matrix = of_spectrum([50.0, *np.linspace(0, 1, 299)])
+    which = "magnitude" if method == "subspace" else "largest"
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        pairs = rl.top_eigenpairs(matrix, 3, which=which, method=method, rng=0, max_products=40)
+    assert not pairs.converged[0]
+    assert pairs.num_products <= 60
+
+
+def test_subspace_iteration_keeps_signs_and_copies():
+    eigenvalues = [-3.0, -3.0, 2.5, 2.0, *np.linspace(-0.5, 0.5, 56)]
+    pairs = rl.subspace_iteration(of_spectrum(eigenvalues), 4, rng=0)
+    assert_pairs(of_spectrum(eigenvalues), pairs, [-3.0, -3.0, 2.0, 2.5])
+    wide = rl.subspace_iteration(of_spectrum(eigenvalues), 4, rng=0, block_size=5)
+    assert wide.num_products != pairs.num_products
+    vector = np.linalg.eigh(of_spectrum(eigenvalues))[1][:, -1]
+    started = rl.subspace_iteration(
+        of_spectrum([4.0, *np.linspace(-1, 1, 39)]), 1, rng=0, block_size=1, start=np.ones(40)
+    )
+    np.testing.assert_allclose(started.eigenvalues, 4, rtol=1e-8)
+    assert vector.shape == (60,)
+
+
+def test_deflation_moves_eigenvalues_to_zero():
+    matrix = of_spectrum(SPECTRA["outliers"])
+    pairs = rl.top_eigenpairs(matrix, 4, rng=0, tolerance=1e-11)
+    rest = np.linalg.eigvalsh(rl.deflate(matrix, pairs).to_dense())
+    np.testing.assert_allclose(rest, np.sort([*np.sort(SPECTRA["outliers"])[:-4], 0, 0, 0, 0]), atol=1e-9)
+    by_hand = rl.as_operator(torch.tensor(matrix)).deflated((pairs.eigenvalues, pairs.eigenvectors))
+    np.testing.assert_allclose(by_hand.to_dense(), rl.deflate(matrix, pairs).to_dense(), atol=1e-12)
+    following = rl.top_eigenpairs(rl.deflate(matrix, pairs), 2, rng=0)
+    np.testing.assert_allclose(following.eigenvalues, np.sort(SPECTRA["outliers"])[-6:-4], rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "arpack", "lobpcg", "subspace"])
+def test_an_operator_that_is_not_symmetric_is_named(method):
+    lopsided = np.random.default_rng(0).normal(size=(100, 100))
+    operator = rl.SymmetricOperator(lambda v: lopsided @ v, 100, lopsided)
+    which = "magnitude" if method == "subspace" else "largest"
+    with pytest.raises(ValueError, match="`operator` must be symmetric; got"):
+        rl.top_eigenpairs(operator, 4, which=which, method=method, rng=0)
+
+
+def test_one_that_changes_after_a_restart_is_named():
+    matrix, calls = of_spectrum(SPECTRA["indefinite"]), []
+
+    def multiply(block):
+        calls.append(1)
+        return matrix @ block * (1.0 if len(calls) <= 12 else 1.1)
+
+    operator = rl.SymmetricOperator(multiply, 150, matrix)
+    with pytest.raises(ValueError, match="`operator` must be symmetric; got"):
+        rl.top_eigenpairs(operator, 4, rng=0, basis_size=12)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "arpack", "lobpcg", "subspace"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("after", [0, 8])
+def test_products_that_are_not_finite_are_named(method, bad, after):
+    matrix, done = of_spectrum(SPECTRA["indefinite"]), [0]
+
+    def multiply(block):
+        done[0] += block.shape[1]
+        product = matrix @ block
+        if done[0] > after:
+            product[0] = bad
+        return product
+
+    operator = rl.SymmetricOperator(multiply, 150, matrix)
+    which = "magnitude" if method == "subspace" else "largest"
+    with pytest.raises(ValueError, match="`operator` must give finite products; got NaN"):
+        rl.top_eigenpairs(operator, 4, which=which, method=method, rng=0)
+
+
+EYE = np.diag([3.0, 2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"k": 5}, ValueError, "`k` must be <= D = 4; got 5"),
+        ({"k": 0}, ValueError, "`k` must be >= 1; got 0"),
+        ({"k": 4, "method": "arpack"}, ValueError, '`k` must be < D = 4 with method="arpack"; got 4'),
+        ({"method": "lobpcg"}, ValueError, '`k` must be < D / 5 = 0.8 with method="lobpcg"; got 1'),
+        ({"method": "lobpcg", "which": "magnitude"}, ValueError, '`which` must be "largest" or "smallest"'),
+        ({"method": "lobpcg", "start": np.ones(4)}, ValueError, "`start` must be left out"),
+        ({"method": "subspace"}, ValueError, '`which` must be "magnitude" with method="subspace"; got \'largest\''),
+        (
+            {"operator": np.zeros((4, 4)), "method": "arpack"},
+            ValueError,
+            '`method` must be "lanczos" for this operator',
+        ),
+        (
+            {"which": "LA"},
+            ValueError,
+            "`which` must be one of 'largest', 'smallest', 'both_ends', 'magnitude'; got 'LA'",
+        ),
+        ({"method": "power"}, ValueError, "`method` must be one of"),
+        ({"tolerance": -1.0}, ValueError, "`tolerance` must be >= 0 and < 1; got -1.0"),
+        ({"max_products": 1}, ValueError, "`max_products` must be >= 2; got 1"),
+        ({"basis_size": 3}, ValueError, "`basis_size` must be >= 4; got 3"),
+        ({"check_products": -1}, ValueError, "`check_products` must be >= 0; got -1"),
+        ({"start": np.zeros(4)}, ValueError, "`start` must not be zero"),
+        ({"operator": scipy.sparse.csr_array(np.triu(np.ones((4, 4))))}, ValueError, "`operator` must be symmetric"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        rl.top_eigenpairs(**{"operator": EYE, "k": 1, "rng": 0} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("eigenpairs", "error", "message"),
+    [
+        (3.0, TypeError, "`eigenpairs` must be Eigenpairs or a pair .*; got float"),
+        (([1.0], np.ones((4, 1))), ValueError, "`eigenvectors` must be orthonormal"),
+        (([1.0], np.ones((3, 1))), ValueError, r"`eigenvectors` must have shape \(4, 1\); got \(3, 1\)"),
+        (([np.nan], np.eye(4)[:, :1]), ValueError, "`eigenvalues` must be finite"),
+    ],
+)
+def test_bad_eigenpairs(eigenpairs, error, message):
+    with pytest.raises(error, match=message):
+        rl.deflate(EYE, eigenpairs)
+
+
+def test_subspace_blocks_hold_what_is_wanted():
+    with pytest.raises(ValueError, match="`block_size` must be >= 2; got 1"):
+        rl.subspace_iteration(EYE, 2, block_size=1)
+
+
+def test_a_basis_that_does_not_fit_says_so(monkeypatch):
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"a basis of 31 vectors needs .* give a smaller `basis_size`"):
+        rl.top_eigenpairs(np.eye(100), 2, rng=0, basis_size=30)
+
+
+def test_the_default_basis_grows_with_what_memory_allows(monkeypatch):
+    from rmtland.spectra import eigenpairs as module
+
+    matrix = rl.as_operator(np.eye(400))
+    assert module._basis_size(matrix, 10, None) == 200
+    monkeypatch.setattr(module, "BASIS_BYTES", 8 * 400 * 70)
+    assert module._basis_size(matrix, 10, None) == 70
+    monkeypatch.setattr(module, "BASIS_BYTES", 1)
+    assert module._basis_size(matrix, 10, None) == 36
+    assert module._basis_size(rl.as_operator(np.eye(20)), 10, None) == 20
+
+
+def test_progress_shows_on_a_terminal_only(capsys, monkeypatch):
+    rl.top_eigenpairs(EYE, 1, rng=0, progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    rl.top_eigenpairs(EYE, 1, rng=0, progress=True)
+    assert "eigenpairs" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""`rmtland train`, `rmtland measure`, and the options of data and network: numbers read from what they write."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+import rmtland as rl
+from rmtland.cli import app
+from tests.test_cli import COMMAND, images, run  # noqa: F401
+
+FAST = ["--epochs", "2", "--examples", "20", "--statistics", "outputs,lengths"]
+DIGITS = ["--data", "digits", "--per-class", "5", "--hidden", "6"]
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    if done.exit_code:
+        raise done.exception
+    return done.stdout
+
+
+def train(folder, *arguments):
+    shown = invoke("train", *FAST, *arguments, "--out", folder)
+    return xr.open_zarr(folder / "record", chunks=None).load(), shown
+
+
+def test_every_option_of_training_acts(tmp_path):
+    base, shown = train(tmp_path / "base", *DIGITS)
+    assert "loss" in shown
+    assert base.step.values.tolist() == [0, 1, 2, 4]
+    assert base.split.values.tolist() == ["train"]  # digits have no test set
+    again, _ = train(tmp_path / "again", *DIGITS)
+    xr.testing.assert_identical(again.drop_attrs(), base.drop_attrs())
+    for place, options in enumerate(
+        (["--per-class", "4"], ["--hidden", "7"], ["--width", "2"], ["--seed", "1"], ["--learning-rate", "0.01"],
+         ["--batch-size", "10"], ["--epochs", "3"], ["--examples", "30"], ["--every", "3"],
+         ["--statistics", "outputs"])
+    ):  # fmt: skip
+        other, _ = train(tmp_path / str(place), *DIGITS, *options)
+        assert not other.drop_attrs().equals(base.drop_attrs()), options
+    cnn, _ = train(tmp_path / "cnn", "--per-class", "5", "--network", "cnn", "--width", "0.25")
+    clusters, _ = train(tmp_path / "clusters", "--data", "clusters", "--clusters", "3")
+    wide, _ = train(tmp_path / "wide", "--data", "clusters", "--clusters", "3", "--covariance", "10")
+    assert cnn.sizes["logit"] == 10
+    assert clusters.sizes["logit"] == 3
+    assert clusters.split.values.tolist() == ["train", "test"]
+    assert not wide.loss.equals(clusters.loss)
+
+
+def test_the_record_is_that_of_the_checkpoint(tmp_path):
+    record, _ = train(tmp_path / "run", *DIGITS)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    shown = invoke("measure", checkpoint, "--network", "mlp", "--hidden", "6", "--per-class", "5", "--examples", "20",
+                   "--statistics", "outputs,lengths", "--out", tmp_path / "m")  # fmt: skip
+    measured = rl.nets.open_record(tmp_path / "m").load()
+    assert measured.loss.item() == record.loss.isel(step=-1).item()
+    assert "checkpoint" in shown
+
+
+def test_a_training_goes_on_only_as_itself(tmp_path):
+    train(tmp_path / "run", *DIGITS)
+    before = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert before["step"] == 4
+    assert "going on after step 4 of 4" in train(tmp_path / "run", *DIGITS)[1]
+    with pytest.raises(ValueError, match=r"the same settings to go on with; .* has seed = 0, not 2"):
+        train(tmp_path / "run", *DIGITS, "--seed", "2")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    with pytest.raises(ValueError, match="`out` must be new, an empty folder or a training to go on with; got .*mine"):
+        train(tmp_path / "mine", *DIGITS)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path):
+    arguments = ["train", *DIGITS, "--epochs", "40", "--examples", "20", "--every", "1", "--statistics", "outputs"]
+    process = subprocess.Popen([COMMAND, *arguments, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted after step" in stderr
+    assert "Traceback" not in stderr
+    for name in ("run", "whole"):
+        done = run(tmp_path, *arguments, "--out", name)
+        assert done.returncode == 0, done.stderr
+    records = [rl.nets.open_record(tmp_path / name / "record").load().drop_attrs() for name in ("run", "whole")]
+    xr.testing.assert_identical(*records)
+    assert records[0].sizes["step"] == 81
+
+
+def test_a_network_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_network.py").write_text(
+        "import torch\ndef build():\n    return torch.nn.Linear(64, 10)\nnumber = 3\n"
+    )
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(torch.nn.Linear(64, 10).state_dict(), f"{seed}.pt")
+    common = ["--module", "own_network:build", "--examples", "20", "--statistics", "outputs"]
+    invoke("measure", "0.pt", "1.pt", *common, "--flatten", "--out", "m")
+    loss = rl.nets.open_record("m").loss.values
+    assert loss.shape == (2, 1)
+    assert loss[0] != loss[1]
+    for arguments, kind, message in (
+        (["0.pt", *common[2:]], ValueError, "`module` or `network` must be given, not both; got None and None"),
+        (["0.pt", *common, "--network", "mlp"], ValueError, "`module` or `network` must be given, not both"),
+        (["nowhere.pt", *common], FileNotFoundError, "`checkpoints` must be files; found none at nowhere.pt"),
+        (["0.pt", "--module", "own_network"], ValueError, "`module` must be pkg.mod:build; got 'own_network'"),
+        (["0.pt", "--module", "no_such:build"], ModuleNotFoundError, "can be imported; found no no_such"),
+        (["0.pt", "--module", "own_network:number"], ValueError, "found no callable 'number'"),
+        (["0.pt", *common, "--examples", "1"], ValueError, "`examples` must be >= 2; got 1"),
+    ):
+        with pytest.raises(kind, match=message):
+            invoke("measure", *arguments, "--out", "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "`epochs` must be >= 1; got 0"),
+        (["--every", "0"], "`every` must be >= 1; got 0"),
+        (["--examples", "61"], "`examples` must be >= 2 and <= 60; got 61"),
+        (["--statistics", "colour"], "`statistics` must be one of 'outputs'"),
+        (["--data-folder", "nowhere"], "`folder` must be a folder that exists; got nowhere"),
+    ],
+)
+def test_wrong_arguments_of_train(images, arguments, message):  # noqa: F811
+    done = run(images, "train", "--data", "images.npz", "--examples", "12", *arguments, "--out", "run")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in images.iterdir()) == ["images.npz"]
+
+
+def test_compare_takes_data_and_network(tmp_path):
+    common = ["--epochs", "2", "--draws", "2", "--examples", "12", "--per-class", "4"]
+    invoke("compare", *common, "--network", "cnn", "--width", "0.1", "--out", tmp_path / "cnn")
+    invoke("compare", *common, "--data", "clusters", "--clusters", "3", "--hidden", "4", "--out", tmp_path / "clusters")
+    cnn, clusters = (
+        json.loads((tmp_path / name / "comparison.json").read_text())["stages"]["initialisation"]
+        for name in ("cnn", "clusters")
+    )
+    assert cnn["num_parameters"] == sum(
+        p.numel() for p in rl.nets.cnn(channels=1, image_size=8, width=0.1).parameters()
+    )
+    assert clusters["num_parameters"] == 404 + 15

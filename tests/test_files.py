@@ -1,0 +1,28 @@
+import pytest
+
+from rmtland._files import replace_file, replace_text, unused_name
+
+
+def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fill(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(path, fill)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_text(tmp_path / "folder", "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    for text in ("long, with é", "short"):
+        replace_text(tmp_path / "file", text)
+        assert (tmp_path / "file").read_text(encoding="utf-8") == text
+    assert unused_name(tmp_path / "file") != unused_name(tmp_path / "file")
