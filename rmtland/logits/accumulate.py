@@ -20,6 +20,7 @@ from rmtland.logits.gradients import (
     targets_of,
 )
 from rmtland.logits.losses import LossAt, one_hot
+from rmtland.logits.ranks import gathered, in_step
 from rmtland.logits.rows import DenseRows, Rows, RowsChunk, require_finite, rows_of
 
 NO_CHUNK = "`source` must yield at least one chunk; got none"
@@ -164,7 +165,8 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
     """
     seen, last = 0, None
     for chunk in source.chunks():
-        source.loss.check(chunk.logits, targets_of(chunk))
+        if chunk.labels.shape[0]:  # a rank may be without examples
+            source.loss.check(chunk.logits, targets_of(chunk))
         if chunk.logits.shape[1] != source.num_classes:
             raise ValueError(
                 f"`source` has num_classes = {source.num_classes} but a chunk's logits have shape "
@@ -240,6 +242,16 @@ def accumulate_by(
 
     `view(chunk, views[name])` is a chunk of the source as that view has it.
     """
+    with in_step(source):
+        return _accumulate_by(source, views, view, statistics)
+
+
+def _accumulate_by(
+    source: LogitGradients,
+    views: Mapping[Any, LogitGradients],
+    view: Callable[[SharedChunk, Any], SharedChunk],
+    statistics: Mapping[Any, Accumulator[Any]],
+) -> dict[Any, dict[Any, Any]]:
     states = {
         (name, key): statistic.start(seen) for name, seen in views.items() for key, statistic in statistics.items()
     }
@@ -337,9 +349,11 @@ def sum_over_chunks(
 
 
 def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
-    """All logits (N, C) and labels (N,) of this process, as NumPy arrays in the order of one pass."""
-    pairs = [(to_numpy(chunk.logits), to_numpy(chunk.labels)) for chunk in checked_chunks(source)]
-    return np.concatenate([p[0] for p in pairs]).astype(np.float64), np.concatenate([p[1] for p in pairs])
+    """All logits (N, C) and labels (N,), NumPy arrays in the order of one pass; of several processes rank by rank."""
+    with in_step(source):
+        pairs = [(to_numpy(chunk.logits), to_numpy(chunk.labels)) for chunk in checked_chunks(source)]
+        logits, labels = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+        return gathered(source, logits.astype(np.float64)), gathered(source, labels)
 
 
 def same_order(before: npt.NDArray[np.float64] | None, now: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

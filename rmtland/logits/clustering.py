@@ -16,6 +16,7 @@ from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.jackknife import Jackknife
 from rmtland.logits.losses import one_hot
 from rmtland.logits.pairs import PairSums, row_mean
+from rmtland.logits.ranks import first_example
 
 GROUP_BYTES = 2**25
 """Memory for the running sums of all bootstrap groups together, where the number of groups is left open."""
@@ -81,7 +82,7 @@ class ClusteringAccumulator:
             8.0 * 2 * source.num_classes * num_groups * source.num_parameters,
             "use num_groups=None, num_bootstrap=0 or a source of fewer parameters",
         )
-        return _Sums.empty(source.num_examples, num_groups)
+        return _Sums.empty(source.num_examples, num_groups, first_example(source))
 
     def add(self, state: _Sums, chunk: SharedChunk) -> _Sums:
         """The sums of unit vectors with those of a chunk."""
@@ -209,13 +210,13 @@ class _Sums:
     scalars: Array  # (g, 2 C + 3) float64: counts, counts of own class, within, within_pairs, examples
 
     @classmethod
-    def empty(cls, num_examples: int, num_groups: int) -> _Sums:
+    def empty(cls, num_examples: int, num_groups: int, first: int = 0) -> _Sums:
         # At random, or the groups of a sorted file would be all of one kind; in turn, or they would differ in size.
         # Where each example is its own group there is nothing to deal.
         order = np.arange(num_examples)
         if 1 < num_groups < num_examples:
             order = np.random.default_rng(0).permutation(num_examples)
-        return cls((order % num_groups).astype(np.min_scalar_type(num_groups)), num_groups, 0, None, None)
+        return cls((order % num_groups).astype(np.min_scalar_type(num_groups)), num_groups, first, None, None)
 
     def add(self, chunk: SharedChunk) -> None:
         lengths, own = chunk.lengths, chunk.own
@@ -223,7 +224,9 @@ class _Sums:
         xp = namespace(lengths)
         has_direction = xp.astype(lengths > 0, xp.float64)
         inverse = has_direction / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
-        dealt = xp.asarray(np.take(self.groups, range(self.seen, self.seen + n), mode="wrap"), device=lengths.device)
+        dealt = xp.asarray(
+            np.take(self.groups, np.arange(self.seen, self.seen + n), mode="wrap"), device=lengths.device
+        )
         self.seen += n
         deal = one_hot(dealt, self.num_groups, xp.float64)
         for k in range(num_classes):

@@ -24,6 +24,7 @@ from rmtland.logits.accumulate import (
     sum_over_chunks,
 )
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
+from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import RowsChunk, require_finite
 from rmtland.spectra.measure import spectral_measure
@@ -179,7 +180,8 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
             curved = loss_at(source, chunk, in_double=False).hessian_product(chunk.jvp(block))
             return (chunk.vjp(curved / source.num_examples),)
 
-        return sum_over_chunks(source, terms)[0]
+        with in_step(source, block):
+            return sum_over_chunks(source, terms)[0]
 
     return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 
@@ -203,10 +205,10 @@ def gauss_newton_spectrum(
     Parameters
     ----------
     source : LogitGradients
-        Any source with any loss. In several processes only the D x D side is a sum over ranks. Where Y does not fit
-        into 256 MiB the other side takes a pass per block of parameters and needs the same order of examples in each.
-        Networks form it layer by layer instead, from layer inputs and backpropagated signals, without rows of D
-        numbers: mostly in one pass, in several where these take more than 1 GiB.
+        Any source with any loss. Where Y does not fit into 256 MiB the side of the examples takes a pass per block of
+        parameters and needs the same order of examples in each. Networks form it layer by layer instead, from layer
+        inputs and backpropagated signals, without rows of D numbers: mostly in one pass, in several where these take
+        more than 1 GiB. In several processes each gets these of all examples, and does its share of the products.
     by : {None, "parameter_groups"}
         With "parameter_groups", the spectrum of each group's diagonal block: of a network, of each tensor.
 
@@ -241,10 +243,21 @@ def gauss_newton_spectrum(
     1.0
     """
     choice("by", by, (None, "parameter_groups"))
+    with in_step(source):
+        return _gauss_newton_spectrum(source, by)
+
+
+def _gauss_newton_spectrum(
+    source: LogitGradients, by: str | None
+) -> GaussNewtonSpectrum | dict[str, GaussNewtonSpectrum]:
     if by is not None and isinstance(source, GramSource):
         return dict(zip(source.parameter_groups, _spectra_by_layers(source, by_group=True), strict=True))
     if by is not None:
-        return {name: gauss_newton_spectrum(part) for name, part in restricted_sources(source).items()}
+        return {name: _whole_spectrum(part) for name, part in restricted_sources(source).items()}
+    return _whole_spectrum(source)
+
+
+def _whole_spectrum(source: LogitGradients) -> GaussNewtonSpectrum:
     rows, by_parameters = _smaller_side(source, source.num_parameters)
     if by_parameters:
         return _spectrum_by_parameters(source)
@@ -257,9 +270,10 @@ def _smaller_side(source: LogitGradients, num_parameters: int) -> tuple[int, boo
     """Number of rows of Y, and whether Y^T Y is to be formed; MemoryError where neither side fits."""
     first = double(first_chunk(source).logits[:1, :])
     rows = source.num_examples * int(source.loss.hessian_factor(first).shape[2])
-    # The Gram side needs the rows of all examples in one place. Every rank asks, so that all take the same side.
-    ranks = int(to_numpy(source.reduce(zeros(first, (1,)) + 1))[0])
-    by_parameters = num_parameters <= rows or ranks > 1
+    by_parameters = num_parameters <= rows
+    if ranked(source) is None:
+        # The Gram side needs the rows of all examples in one place. Every rank asks, so that all take the same side.
+        by_parameters |= int(to_numpy(source.reduce(zeros(first, (1,)) + 1))[0]) > 1
     side = num_parameters if by_parameters else rows
     require_memory(
         f"the spectrum of a {side} x {side} matrix", 32.0 * side**2, "use products with gauss_newton(source)"
@@ -366,10 +380,12 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
             slope = part if slope is None else slope + part
         examples = same_order(examples, np.concatenate(passed))
         stacked = namespace(*parts).concat(parts)
-        gram = stacked @ stacked.T if gram is None else gram.__iadd__(stacked @ stacked.T)
+        slope = source.reduce(slope)
+        products = stacked @ gathered(source, stacked).T
+        gram = products if gram is None else gram.__iadd__(products)
         seen = stacked @ slope if seen is None else seen + stacked @ slope
         square += float(to_numpy(slope @ slope))
-    return _from_rows(gram, seen, math.sqrt(square), source.num_parameters)
+    return _from_rows(gathered(source, gram), gathered(source, seen), math.sqrt(square), source.num_parameters)
 
 
 def _rounding(eigenvalues: npt.NDArray[np.float64]) -> float:

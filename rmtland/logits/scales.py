@@ -88,7 +88,9 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             sums[k, 1, :] += double(chunk.logit_rows(k).sums(every)[0, :])
         square_sums += xp.stack([xp.sum(squares, axis=0), xp.sum(own * squares, axis=0)], axis=1)
         class_sizes += xp.sum(own, axis=0)
-        variances += xp.sum(xp.var(double(chunk.logits), axis=1, correction=1), axis=0, keepdims=True)
+        logits = double(chunk.logits)
+        spread = (logits - xp.mean(logits, axis=1, keepdims=True)) ** 2 / (logits.shape[1] - 1)
+        variances += xp.sum(spread, keepdims=True)[0, :]
         return state
 
     def conclude(self, sums_of_terms: tuple[Array, ...], source: LogitGradients) -> LogitScales:

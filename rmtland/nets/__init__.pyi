@@ -12,6 +12,10 @@ from .architectures.residual import resnet20 as resnet20
 from .datasets import Dataset as Dataset
 from .datasets import gaussian_clusters as gaussian_clusters
 from .datasets import load_dataset as load_dataset
+from .distributed import DistributedSource as DistributedSource
+from .distributed import RankError as RankError
+from .distributed import rank_range as rank_range
+from .distributed import shard as shard
 from .gradients import NetworkLogitGradients as NetworkLogitGradients
 from .record import TrainingRecord as TrainingRecord
 from .record import measure_checkpoints as measure_checkpoints

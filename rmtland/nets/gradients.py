@@ -208,7 +208,22 @@ class NetworkLogitGradients:
             return
         if total <= 0:
             raise ValueError("`weights` must not all be zero; got weights of sum 0")
-        self._reading = self._reading.divided_by(total / self._num_examples)
+        self.divide_weights(total / self._num_examples)
+
+    @property
+    def fingerprint(self) -> determinism.Fingerprint:
+        """Of a loader's examples, whatever their order; of arrays there is none."""
+        return self._fingerprint
+
+    @property
+    def mean_weight(self) -> float:
+        """What the examples' weights are divided by: their mean, or 1."""
+        return self._reading.mean_weight
+
+    def divide_weights(self, mean_weight: float) -> None:
+        """Divide the examples' weights by another mean: that over all ranks of a distributed source."""
+        assert self._plan is not None
+        self._reading = self._reading.divided_by(mean_weight)
         plan = self._plan
         self._plan = replace(plan, reading=self._reading)
         if self._chunks is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from rmtland._arrays import to_numpy
-from rmtland.logits.accumulate import checked_chunks, parts_of, same_order
+from rmtland.logits.accumulate import checked_chunks, parts_of, prototype, same_order
 from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.ranks import gathered, gathered_objects, is_mine, own_examples, ranked
 from rmtland.logits.rows import RowsChunk
 from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece, better_written, written_numbers
 from rmtland.nets.layer_rows import Layers
@@ -37,6 +38,9 @@ Columns = Callable[[Any], Tensor]
 class Store(Protocol):
     """The pieces of one tensor for all examples, direction by direction."""
 
+    by_example: ClassVar[tuple[str, ...]]
+    """Names of the arrays (N, ...) that are kept."""
+
     def add(self, example: int, direction: int, piece: Piece) -> None:
         """Put in the pieces of examples from `example` on."""
 
@@ -52,6 +56,8 @@ class Store(Protocol):
 
 class OuterStore:
     """sum r r^T, (d, d): the smaller side where there are more rows than parameters. Nothing is stored."""
+
+    by_example: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, size: int, like: Tensor) -> None:
         self.matrix = like.new_zeros((size, size), dtype=torch.float64)
@@ -72,6 +78,8 @@ class OuterStore:
 
 class FormedStore:
     """Rows written out, (N, r, d): no more numbers than the signals they come from."""
+
+    by_example: ClassVar[tuple[str, ...]] = ("rows",)
 
     def __init__(self, num_examples: int, num_directions: int, size: int, like: Tensor) -> None:
         self.rows = like.new_zeros((num_examples, num_directions, size))
@@ -95,6 +103,8 @@ class FormedStore:
 
 class PairStore:
     """Inputs (N, g, a, P) and signals (N, r, g, b, P) of a weight matrix."""
+
+    by_example: ClassVar[tuple[str, ...]] = ("inputs", "signals")
 
     def __init__(self, num_examples: int, num_directions: int) -> None:
         self.num_examples, self.num_directions = num_examples, num_directions
@@ -141,6 +151,8 @@ class PairStore:
 
 class EmbeddingStore:
     """Indices (N, P) and signals (N, r, e, P) of a table."""
+
+    by_example: ClassVar[tuple[str, ...]] = ("indices", "signals")
 
     def __init__(self, num_examples: int, num_directions: int) -> None:
         self.num_examples, self.num_directions = num_examples, num_directions
@@ -232,7 +244,7 @@ def _symmetric(matrix: Tensor, size: int = 1024) -> Tensor:
 
 def layer_matrices(
     source: LogitGradients,
-    layers: Layers,
+    layers: Layers | None,
     columns: Columns,
     vector: Tensor,
     lists: Sequence[Sequence[str]],
@@ -245,7 +257,7 @@ def layer_matrices(
     source : LogitGradients
         Of a network.
     layers : Layers
-        Of the same.
+        Of the same; None on a rank without examples.
     columns : callable
         From a chunk to its cotangents (n, C, r).
     vector : tensor (D,)
@@ -276,6 +288,8 @@ def layer_matrices(
         for name in one:
             if name not in collected:
                 batch = _batch(source, layers, [n for n in wanted if n not in collected], sides)
+                # The first rank with examples decides.
+                batch = next(names for names in gathered_objects(source, batch) if names)
                 found, num_rows, before = _collect(source, columns, {n: sides[n] for n in batch}, before)
                 stores |= found
                 collected |= set(batch)
@@ -286,17 +300,21 @@ def layer_matrices(
                 seen = vector.new_zeros(num_rows, dtype=torch.float64)
             if name in stores:  # a tensor that nothing uses has none
                 store = stores.pop(name)
-                store.add_to(matrix)
-                if not side:
+                if side:
+                    store.add_to(matrix)
+                elif is_mine(source, wanted.index(name)):
+                    store.add_to(matrix)
                     seen += store.products(vector[group].double()).flatten()
-        yield _symmetric(matrix), seen
+        matrix = _symmetric(matrix)
+        yield (matrix, seen) if side else (source.reduce(matrix), source.reduce(seen))
 
 
-def _batch(source: LogitGradients, layers: Layers, names: list[str], sides: dict[str, bool]) -> list[str]:
+def _batch(source: LogitGradients, layers: Layers | None, names: list[str], sides: dict[str, bool]) -> list[str]:
     """As many of the next tensors as the store holds, at least one."""
     held = 0.0
     batch: list[str] = []
-    for name in names:
+    for name in names if layers is not None else []:
+        assert layers is not None
         held += 0 if sides[name] else source.num_examples * layers.stored_bytes(name, source.num_classes)
         if batch and held > STORE_BYTES:
             break
@@ -310,19 +328,43 @@ def _collect(
     """One pass: stores of some tensors, the number of rows, and the order of the examples."""
     stores: dict[str, Store] = {}
     passed: list[npt.NDArray[np.float64]] = []
-    example = r = 0
+    example, r, count = 0, 0, own_examples(source)
     for chunk in checked_chunks(source):
         for part in parts_of(chunk):
-            assert isinstance(part, RowsChunk)
             cotangents = columns(part)
             r = cotangents.shape[2]
+            passed.append(np.column_stack([to_numpy(part.logits), to_numpy(part.labels)]))
+            if not len(cotangents):
+                continue
+            assert isinstance(part, RowsChunk)
             for j in range(r):
                 pieces = part.rows(cotangents[:, :, j]).pieces()  # type: ignore[attr-defined]
                 for name in sides:
                     if name in pieces:
                         if name not in stores:
-                            stores[name] = _store(pieces[name], source.num_examples, r, sides[name])
+                            stores[name] = _store(pieces[name], count, r, sides[name])
                         stores[name].add(example, j, pieces[name])
             example += len(cotangents)
-            passed.append(np.column_stack([to_numpy(part.logits), to_numpy(part.labels)]))
-    return stores, source.num_examples * r, same_order(before, np.concatenate(passed))
+    return (
+        _of_all_ranks(source, stores, list(sides)),
+        source.num_examples * r,
+        same_order(before, np.concatenate(passed)),
+    )
+
+
+def _of_all_ranks(source: LogitGradients, stores: dict[str, Store], names: Sequence[str]) -> dict[str, Store]:
+    """Stores with the examples of all ranks in place of this one's, in rank order."""
+    if ranked(source) is None:
+        return stores
+    found = gathered_objects(source, {name: type(stores[name]) for name in names if name in stores})
+    for name in names:
+        kinds = {kinds[name] for kinds in found if name in kinds}
+        if len(kinds) > 1:
+            raise RuntimeError(f"every rank must find the same layers; {name!r} is found in other ones on some")
+        for kind in kinds:
+            if name not in stores and kind.by_example:
+                stores[name] = kind.__new__(kind)  # of a rank without examples
+            for array in kind.by_example:
+                mine = getattr(stores[name], array, prototype(source))
+                setattr(stores[name], array, gathered(source, mine))
+    return stores

@@ -15,6 +15,7 @@ from rmtland._arguments import require_memory
 from rmtland._arrays import to_numpy
 from rmtland.logits.accumulate import checked_chunks, loss_at
 from rmtland.logits.losses import Loss
+from rmtland.logits.ranks import in_step, ranked
 from rmtland.nets.budget import MEMORY_BUDGET
 from rmtland.nets.chunks import NetworkChunk, Slope, loss_slope
 from rmtland.nets.dense_second_derivatives import dense_second_derivative
@@ -119,12 +120,12 @@ def _source(
     batch_size: int | None,
     memory_budget: int,
 ) -> NetworkLogitGradients:
-    if isinstance(module, NetworkLogitGradients):
+    if hasattr(module, "chunks") and hasattr(module, "network"):  # a network's source, or a rank's among several
         if inputs is not None or labels is not None or loss is not None:
             raise TypeError(
                 "`inputs`, `labels` and `loss` come with the source; give either it or the module and its data"
             )
-        return module
+        return module  # type: ignore[no-any-return]
     if inputs is None:
         raise TypeError("`inputs` must be given with a module; got None")
     return NetworkLogitGradients(module, inputs, labels, loss, batch_size=batch_size, memory_budget=memory_budget)
@@ -137,12 +138,13 @@ def _second_derivative(
 
     def multiply(block: Tensor) -> Tensor:
         chunk: Any
-        with torch.inference_mode(False):
+        with in_step(source, block), torch.inference_mode(False):
             total, parts = source.network.zeros(block.shape[1])
             tangents = source.network.split(block)
             for chunk in checked_chunks(source):
-                chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
-        return source.reduce(total)
+                if chunk.labels.shape[0]:  # a rank may be without examples
+                    chunk.second_derivative(name, slope(chunk)).add_to(parts, tangents)
+            return source.reduce(total)
 
     return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)
 
@@ -161,14 +163,15 @@ class _SecondDerivative(SymmetricOperator):
         ----------
         block_size : int, optional
             Columns at a time, by products. By default linear layers are summed over examples in one matrix product
-            for each pair of them, and only other parameters are multiplied column by column.
+            for each pair of them, and only other parameters are multiplied column by column; in several processes
+            all are.
 
         Raises
         ------
         MemoryError
             Where it does not fit; the products, or `to_scipy` with an iterative solver, do without it.
         """
-        if block_size is not None:
+        if block_size is not None or ranked(self.source) is not None:
             return super().to_dense(block_size)
         require_memory(
             f"the dense {self.dimension} x {self.dimension} matrix",

@@ -19,6 +19,9 @@ from rmtland.nets.pytrees import Inputs, num_inputs, on
 Forward = Callable[[torch.nn.Module, Any], Any]
 """How a module is called on a batch of inputs, where `module(inputs)` will not do."""
 
+SHARDED = {"FullyShardedDataParallel", "DTensor"}
+"""Modules and parameters of which each process has a part."""
+
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
@@ -210,6 +213,9 @@ def check_module(module: Any) -> None:
     if isinstance(module, wrappers):
         kind = type(module).__name__
         raise TypeError(f"`module` must be the network itself; got {kind}: pass its `.module`")
+    # By name: importing the classes imports all of torch.distributed.
+    if {type(part).__name__ for part in (*module.modules(), *module.parameters())} & SHARDED:
+        raise TypeError("`module` must have its parameters whole on every rank; got sharded ones (FSDP, DTensor)")
     if any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in module.parameters()):
         raise ValueError("`module` must have its shapes set; got lazy parameters: run it once")
     trainable = [p for p in module.parameters() if p.requires_grad]
