@@ -156,7 +156,7 @@ def everything_by_shares(rank, size):
         results[name, None] = of_layers(rl.nets.shard(*build(name), LABELS))
     results["weighted", None] = weighted(rl.nets.shard(network(), *data(), weights=WEIGHTS))
     if size == 4:
-        few = torch.tensor([[2.0**24, 1, -(2.0**24), 1][rank]])
+        few = torch.tensor([[2.0**24, 1.0, -(2.0**24), 1.0][rank]])
         total = source.reduce(few)  # added in float64, or a one would be lost
         assert total.dtype == torch.float32
         assert float(total) == 2
