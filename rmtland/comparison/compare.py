@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from rmtland._arguments import Seed, choice, integer, seed_sequence, spawn, told_seed
-from rmtland.comparison.ladder import MODEL_RUNGS, measure_stage
+from rmtland.comparison.ladder import MODEL_RUNGS, climb
+from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
@@ -20,6 +23,7 @@ def compare(
     *,
     num_draws: int = 8,
     rungs: Collection[str] | None = None,
+    by: str | None = None,
     outlier_method: str = "ratio",
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
@@ -38,6 +42,9 @@ def compare(
         Draws of each model rung, at least 2.
     rungs : collection of str, optional
         Rungs to measure, by the keys of `RUNGS`; by default all. The numbers of one do not depend on the others.
+    by : {None, "parameter_groups"}
+        With "parameter_groups" every stage is followed by one for each group of its parameters, a network's tensors for
+        instance, called "stage: group": the diagonal blocks of the matrices, the model of the group's own scales.
     outlier_method : {"ratio", "gap", "elbow"}
         Rule of `count_outliers`, looking among the 3 C largest eigenvalues.
     rng : seed
@@ -45,7 +52,8 @@ def compare(
     settings : mapping, optional
         Recorded with the result.
     progress : callable, optional
-        Called as progress(what, done, total).
+        Called as progress(what, done, total), after every rung and draw, and with the same `done` after every product
+        of an iterative step, whose number `what` then tells.
 
     Returns
     -------
@@ -61,9 +69,10 @@ def compare(
     Notes
     -----
     A Hessian of more than 4,096 parameters is not diagonalised: its 3 C top eigenvalues come from a Lanczos iteration,
-    with the norms of their residuals as errors, its trace and norm from random probes, with standard errors. The same
-    for G where both D and N (C - 1) exceed 4,096. The model's draws cost the same at any D; where N (C - 1) exceeds
-    4,096 the theory given each draw's logits takes their place, which then shows the C - 1 outliers only.
+    with the norms of their residuals as errors, its density, trace and norm from random probes beyond these, with
+    standard errors: about 350 products. The same for G where both D and N (C - 1) exceed 4,096. The model's draws cost
+    the same at any D; where N (C - 1) exceeds 4,096 the theory given each draw's logits takes their place, which then
+    shows the C - 1 outliers only.
 
     References
     ----------
@@ -82,24 +91,39 @@ def compare(
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     chosen = _rungs(rungs)
+    choice("by", by, (None, "parameter_groups"))
     sources = _sources(source_or_module, data)
     seeds = seed_sequence(rng)
     recorded_seed = told_seed(seeds)
     children = spawn(seeds, len(sources))
-    total = sum(num_draws if rung in MODEL_RUNGS else 1 for rung in chosen) * len(sources)
+    per_stage = sum(num_draws if rung in MODEL_RUNGS else 1 for rung in chosen)
+    total = per_stage * sum(1 if by is None else 1 + len(source.parameter_groups) for source in sources.values())
     done = 0
     stages = {}
     for (name, source), child in zip(sources.items(), children, strict=True):
+        for part, measured, generator in _parts(name, source, by, child):
 
-        def step(what: str, name: str = name) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(f"{name}: {what}", done, total)
+            def step(what: str, num_products: int | None, part: str = part) -> None:
+                nonlocal done
+                done += num_products is None
+                if progress is not None:
+                    products = "" if num_products is None else f", {num_products} products"
+                    progress(f"{part}: {what}{products}", done, total)
 
-        stages[name] = measure_stage(source, chosen, num_draws, outlier_method, child, step)
+            stages[part] = climb(measured, chosen, num_draws, outlier_method, generator, step)
     recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": recorded_seed, **(settings or {})}
     return Comparison(stages, recorded)
+
+
+def _parts(
+    name: str, source: LogitGradients, by: str | None, rng: np.random.Generator
+) -> Iterator[tuple[str, Measured, np.random.Generator]]:
+    """A stage and, if asked for, its groups of parameters, each with a generator of its own."""
+    yield name, Measured.of(source), rng
+    if by is not None:
+        groups = Measured.of_groups(source)
+        for (group, measured), child in zip(groups.items(), rng.spawn(len(groups)), strict=True):
+            yield f"{name}: {group}", measured, child
 
 
 def _rungs(rungs: Collection[str] | None) -> tuple[str, ...]:

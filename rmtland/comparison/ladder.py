@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,23 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from rmtland._arrays import double, to_numpy
+from rmtland._arrays import to_numpy
+from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import Reporter, stacked
 from rmtland.comparison.result import RUNGS, Rung, Stage
 from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.model import LandscapeModel
-from rmtland.logits.accumulate import gather_logits
-from rmtland.logits.clustering import Clustering
-from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
-from rmtland.logits.gradients import LogitGradients
-from rmtland.logits.measure import measure
-from rmtland.logits.outputs import OutputStatistics
-from rmtland.logits.scales import LogitScales, LogitScalesAccumulator
+from rmtland.logits.gauss_newton import gauss_newton
+from rmtland.logits.scales import LogitScales
+from rmtland.logits.traces import gauss_newton_trace
 
 Floats = npt.NDArray[np.float64]
-Step = Callable[[str], None]
+Told = Callable[[int | None], None]
+"""Hears of so many products done, or with None that a rung or a draw is done."""
+
+Step = Callable[[str, int | None], None]
+"""The same with the label of the rung first."""
 
 EXACT_ROWS = 4096
 """Up to so many rows N (C - 1), G and the model's draws are diagonalised; beyond, G goes through products and the
@@ -45,107 +44,48 @@ FROZEN = 1e-9
 """Mean 1 - sum p^2 below which no sigma_z is looked for: it falls like 1/sigma_z, and none freezes everything."""
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A source, and what every rung of its ladder starts from."""
-
-    source: LogitGradients
-    clustering: Clustering
-    scales: LogitScales
-    class_scales: LogitScales | None
-    outputs: OutputStatistics
-    logits: Floats
-    labels: npt.NDArray[np.int64]
-    slope: Floats
-
-    @classmethod
-    def of(cls, source: LogitGradients) -> Measured:
-        """Measure a source, in one pass after that for its logits."""
-        logits, labels = gather_logits(source)
-        wanted: dict[str, Any] = {"scales": LogitScalesAccumulator()}
-        if np.bincount(labels).max() > 1:  # without two examples of one class there are no class means to see
-            wanted["class_scales"] = LogitScalesAccumulator(class_means=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a sigma of 0 is what the rungs then show
-            found = measure(source, "clustering", "output_statistics", "gradient", **wanted)
-        return cls(
-            source=source,
-            clustering=found.clustering,
-            scales=found.scales,
-            class_scales=found.get("class_scales"),
-            outputs=found.output_statistics,
-            logits=logits,
-            labels=labels,
-            slope=to_numpy(double(found.gradient)),
-        )
-
-    @property
-    def num_rows(self) -> int:
-        """N (C - 1), the largest rank of G."""
-        return self.source.num_examples * (self.source.num_classes - 1)
-
-    @property
-    def full_model(self) -> LandscapeModel:
-        """The full Gaussian model of the measured scales."""
-        source = self.source
-        return LandscapeModel.from_scales(
-            self.scales, source.num_examples, source.num_parameters, self.outputs.accuracy
-        )
-
-
-def measure_stage(
-    source: LogitGradients,
-    rungs: Collection[str],
-    num_draws: int,
-    method: str,
-    rng: np.random.Generator,
-    step: Step,
+def climb(
+    measured: Measured, rungs: Collection[str], num_draws: int, method: str, rng: np.random.Generator, step: Step
 ) -> Stage:
-    """Measure a source and draw its models, rung by rung; `step` hears of each rung and each draw done."""
-    measured = Measured.of(source)
-    report = Reporter(source.num_classes, method)
+    """Every rung of what was measured; `step` hears of each rung and draw done, and of products on the way."""
+    report = Reporter(measured.source.num_classes, method)
     # A child for every rung of the ladder, asked for or not: a rung's numbers do not depend on the others.
     children = dict(zip(RUNGS, rng.spawn(len(RUNGS)), strict=True))
     results: dict[str, Rung] = {}
     for name in (name for name in RUNGS if name in rungs):
         result: Rung | None
+        told = partial(step, RUNGS[name])
         if name in MEASURED_RUNGS:
-            result = MEASURED_RUNGS[name](measured, report, children[name])
-            step(RUNGS[name])
+            result = MEASURED_RUNGS[name](measured, report, children[name], told)
+            told(None)
         else:
-            result = _model_rung(measured, name, report, num_draws, children[name], partial(step, RUNGS[name]))
+            result = _model_rung(measured, name, report, num_draws, children[name], partial(told, None))
         if result is not None:
             results[name] = result
-    sizes = source.num_examples, source.num_classes, source.num_parameters
-    return Stage(measured.outputs, measured.scales, measured.clustering, results, sizes)
+    return Stage(measured.outputs, measured.scales, measured.clustering, results, measured.sizes)
 
 
-def _hessian_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung | None:
+def _hessian_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung | None:
     """Rung (a), for sources that still have their network."""
-    if not hasattr(measured.source, "network"):  # spares everybody else the import of torch
-        return None
-    from rmtland.nets import NetworkLogitGradients, hessian
-
-    if not isinstance(measured.source, NetworkLogitGradients):
-        return None
-    return report.operator(hessian(measured.source), measured.slope, rng, measured.clustering)
+    operator = measured.hessian()
+    return None if operator is None else report.operator(operator, measured.slope, rng, measured.clustering, told=told)
 
 
-def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung:
+def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung:
     """Rung (b): all eigenvalues through the smaller side of the factor, or the top ones through products."""
-    smaller_side = min(measured.num_rows, measured.source.num_parameters)
-    if smaller_side > EXACT_ROWS:
-        return report.operator(gauss_newton(measured.source), measured.slope, rng, measured.clustering)
-    spectrum = gauss_newton_spectrum(measured.source)
+    if min(measured.num_rows, measured.source.num_parameters) > EXACT_ROWS:
+        operator, trace = gauss_newton(measured.source), gauss_newton_trace(measured.source)
+        return report.operator(operator, measured.slope, rng, measured.clustering, trace, told)
+    spectrum = measured.spectrum()
     return report.spectrum(spectrum.eigenvalues, spectrum.powers, q=measured.clustering)
 
 
-def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator) -> Rung:
+def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung:
     """Rung (c)."""
     return report.spectrum(*mean_gradient_outliers(measured.scales, measured.logits, measured.slope))
 
 
-MEASURED_RUNGS: dict[str, Callable[[Measured, Reporter, np.random.Generator], Rung | None]] = {
+MEASURED_RUNGS: dict[str, Callable[[Measured, Reporter, np.random.Generator, Told], Rung | None]] = {
     "hessian": _hessian_rung,
     "gauss_newton": _gauss_newton_rung,
     "mean_gradients": _mean_gradients_rung,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import to_numpy
+from rmtland._arrays import Array, to_numpy
 from rmtland.comparison.result import NUM_TOP, QUANTITIES, Rung
 from rmtland.logits.confinement import DENSE_LIMIT
+from rmtland.spectra.density import spectral_density
 from rmtland.spectra.eigenpairs import top_eigenpairs
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.outliers import count_outliers
 from rmtland.spectra.traces import frobenius_estimate, trace_estimate
 
 Floats = npt.NDArray[np.float64]
+
+NUM_PROBES = 60
+"""Random products behind each estimate of what the top eigenvectors leave."""
 
 
 class Clustered(Protocol):
@@ -79,35 +84,47 @@ class Reporter:
         return self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
 
     def operator(
-        self, operator: SymmetricOperator, slope: Floats, rng: np.random.Generator, q: Clustered | None = None
+        self,
+        operator: SymmetricOperator,
+        slope: Floats,
+        rng: np.random.Generator,
+        q: Clustered | None = None,
+        trace: float | None = None,
+        told: Callable[[int | None], None] | None = None,
     ) -> Rung:
         """Report a matrix known by its products: exactly up to `DENSE_LIMIT` parameters, else its top and estimates.
 
         The 3 C + 1 largest eigenvalues come from a Lanczos iteration with a random start, each with the norm of its
-        residual as error; trace and norm from random probes, with standard errors.
+        residual as error; the rest of the spectrum, its trace (unless given) and its norm from random probes beyond
+        them, with standard errors. `told` hears of every product.
         """
         norm = float(np.linalg.norm(slope))
         if operator.dimension <= DENSE_LIMIT:
             eigenvalues, vectors = np.linalg.eigh(operator.to_dense())
             return self.spectrum(eigenvalues, _powers(vectors, slope, norm), q)
-        start, of_trace, of_norm = rng.spawn(3)
+        if told is not None:
+            operator = _telling(operator, told)
+        start, of_trace, of_norm, of_density = rng.spawn(4)
         pairs = top_eigenpairs(operator, min(3 * self.num_classes + 1, operator.dimension - 1), rng=start)
-        eigenvalues = to_numpy(pairs.eigenvalues)
-        trace = trace_estimate(operator, rng=of_trace)
-        frobenius = frobenius_estimate(operator, rng=of_norm)
+        rest = operator.deflated(pairs)
+        if trace is None:
+            probes = trace_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_trace)
+            trace, trace_error = float(pairs.eigenvalues.sum()) + probes.estimate, probes.standard_error
+        else:
+            trace_error = 0.0
+        left = frobenius_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_norm)
+        frobenius = math.hypot(float(np.linalg.norm(pairs.eigenvalues)), left.estimate)
+        density = spectral_density(operator, num_probes=2, num_steps=64, deflate=pairs, rng=of_density)
         powers = _powers(to_numpy(pairs.eigenvectors).astype(np.float64, copy=False), slope, norm)
-        sums = trace.estimate, frobenius.estimate
-        rung = self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
-        top = to_numpy(pairs.residuals)[::-1]
+        rung = self._rung(pairs.eigenvalues, powers, (trace, frobenius), self._count(pairs.eigenvalues), q)
+        top = pairs.residuals[::-1]
         errors = {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
-        errors["top_eigenvalue"] = float(top[0])
-        errors |= {"trace": trace.standard_error, "frobenius_norm": frobenius.standard_error}
-        if frobenius.estimate > 0:  # of two independent estimates: the delta method
-            errors["goldilocks_ratio"] = math.hypot(
-                trace.standard_error / frobenius.estimate,
-                trace.estimate * frobenius.standard_error / frobenius.estimate**2,
-            )
-        return Rung(rung.values, rung.eigenvalues, rung.powers, errors)
+        errors |= {"top_eigenvalue": float(top[0]), "trace": trace_error}
+        if frobenius > 0:  # two independent estimates: the delta method
+            norm_error = left.standard_error * left.estimate / frobenius
+            errors["frobenius_norm"] = norm_error
+            errors["goldilocks_ratio"] = math.hypot(trace_error, trace * norm_error / frobenius) / frobenius
+        return Rung(rung.values, rung.eigenvalues, rung.powers, errors, density)
 
     def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
         """Report what the theory expects: the C - 1 outliers, and the power up to each."""
@@ -150,6 +167,20 @@ class Reporter:
         if eigenvalues.size < self.num_classes:  # rung (c) has nothing but its outliers
             return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
         return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
+
+
+def _telling(operator: SymmetricOperator, told: Callable[[int | None], None]) -> SymmetricOperator:
+    """The operator, telling how many products it has done."""
+    done = 0
+
+    def multiply(block: Array) -> Array:
+        nonlocal done
+        product = operator.multiply(block)
+        done += int(block.shape[1])
+        told(done)
+        return product
+
+    return SymmetricOperator(multiply, operator.dimension, operator.prototype)
 
 
 def _powers(vectors: Floats, slope: Floats, norm: float) -> Floats:

@@ -20,6 +20,7 @@ from rmtland._version import __version__
 from rmtland.logits.clustering import Clustering
 from rmtland.logits.outputs import OutputStatistics
 from rmtland.logits.scales import LogitScales
+from rmtland.spectra.density import SpectralDensity
 
 if TYPE_CHECKING:
     import pandas
@@ -85,13 +86,16 @@ class Rung:
         Share of the squared gradient along each of their eigenvectors.
     errors : dict
         Quantity to the error of its estimate, of a matrix too large to diagonalise: the norm of the residual for an
-        eigenvalue, a standard error for Trace/||.||_F. Empty where everything is exact.
+        eigenvalue, a standard error for trace, norm and their ratio. Empty where everything is exact.
+    density : SpectralDensity, optional
+        Of such a matrix, whose other eigenvalues are known by random probes only.
     """
 
     values: dict[str, npt.NDArray[np.float64]]
     eigenvalues: npt.NDArray[np.float64] = field(repr=False)
     powers: npt.NDArray[np.float64] = field(repr=False)
     errors: dict[str, float] = field(default_factory=dict)
+    density: SpectralDensity | None = field(default=None, repr=False)
 
     @property
     def num_draws(self) -> int:
@@ -270,3 +274,5 @@ def _rung_items(rung: Rung) -> Iterator[tuple[str, Any]]:
     )
     yield "eigenvalues", _plain(rung.eigenvalues)
     yield "powers", _plain(rung.powers)
+    if rung.density is not None:
+        yield "density", {name: _plain(getattr(rung.density, name)) for name in ("grid", "density", "standard_error")}

@@ -43,8 +43,8 @@ def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) 
     Returns
     -------
     Axes
-        One step line per rung (eigenvalues per bin and draw, with a band of one s.d. over draws); ticks for the C - 1
-        eigenvalues of the mean logit gradients.
+        One step line per rung (eigenvalues per bin and draw, with a band of one s.d. over draws; of a matrix too large
+        to diagonalise by its spectral density); ticks for the C - 1 eigenvalues of the mean logit gradients.
     """
     ax = _axes(ax)
     # A draw whose probabilities are all frozen has no eigenvalue that is not zero.
@@ -56,7 +56,9 @@ def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) 
             heights = np.full(rung.eigenvalues.shape[1], 0.6)
             ax.plot(rung.eigenvalues[0], heights, "|", color=colour, markersize=14, mew=2, label=labels[name])
             continue
-        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues])
+        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues], dtype=float)
+        if rung.density is not None:
+            counts[0] += _counts_of_the_rest(rung.density, bins)
         mean = counts.mean(axis=0)
         ax.stairs(mean, bins, color=colour, label=labels[name], linestyle=_style(rung), linewidth=1.4)
         if rung.num_draws > 1:
@@ -67,6 +69,16 @@ def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) 
             )
     ax.set(xscale="log", yscale="log", ylim=(0.4, None), xlabel=r"eigenvalue $\lambda$", ylabel="eigenvalues per bin")
     return ax
+
+
+def _counts_of_the_rest(density: Any, bins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Eigenvalues per bin beside those that are known, from the quadratures of random probes."""
+    probes = [
+        np.histogram(nodes, bins, weights=weights)[0]
+        for nodes, weights in zip(density.nodes, density.weights, strict=True)
+    ]
+    counts: npt.NDArray[np.float64] = density.dimension * np.mean(probes, axis=0)
+    return counts
 
 
 def plot_gradient_power(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:

@@ -9,7 +9,9 @@ import torch
 import rmtland as rl
 from rmtland.comparison import ladder, reporting
 from rmtland.comparison.ladder import mean_gradient_outliers
+from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
+from rmtland.plots.comparison import plot_spectra
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -203,10 +205,69 @@ def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):
 def test_matched_participation_has_the_measured_accuracy():
     law = rl.GaussianLogits(sigma=2.0, accuracy=0.3)
     draw = dataclasses.replace(MODEL, num_examples=400, logits=law).sample(rng=2)
-    measured = ladder.Measured.of(draw)
+    measured = Measured.of(draw)
     model = ladder.MODEL_RUNGS["matched_participation"](measured)
     assert model.logits.accuracy == measured.outputs.accuracy == pytest.approx(0.3, abs=0.05)
     assert model.logits.sigma == pytest.approx(2.0, rel=0.1)
+
+
+def test_the_density_of_a_large_matrix_is_kept_and_drawn(monkeypatch):
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(60, 5, dtype=torch.float64), torch.arange(60) % 3)
+    exact = np.linalg.eigvalsh(rl.nets.hessian(source).to_dense())
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    comparison = rl.compare(source, rungs=["hessian"])
+    stage = comparison.stages["network"]
+    density = stage.rungs["hessian"].density
+    np.testing.assert_allclose(density.outliers, exact[-10:], rtol=1e-6)
+    stored = comparison.to_dict()["stages"]["network"]["rungs"]["hessian"]["density"]
+    np.testing.assert_array_equal(stored["grid"], density.grid)
+    (stairs,) = plot_spectra(stage, comparison.rung_labels).patches
+    values, edges, _ = stairs.get_data()
+    # 147 parameters, two probes: counts to their noise, the known ones exactly.
+    assert values[edges[:-1] > 0.9 * exact[-10]].sum() == pytest.approx(10)
+    positive = np.count_nonzero(exact > edges[0])
+    assert values.sum() == pytest.approx(positive, abs=0.25 * positive)
+
+
+def test_groups_of_parameters_are_stages_of_their_own(network, of_network):
+    source = rl.nets.NetworkLogitGradients(*network)
+    comparison = rl.compare(source, num_draws=3, by="parameter_groups")
+    names = ["network", *(f"network: {group}" for group in source.parameter_groups)]
+    assert list(comparison.stages) == names
+    for name, rung in of_network.stages["network"].rungs.items():  # the whole does not depend on its parts
+        np.testing.assert_array_equal(rung.eigenvalues, comparison.stages["network"].rungs[name].eigenvalues)
+    hessian, gauss_newton = rl.nets.hessian(source).to_dense(), rl.gauss_newton(source).to_dense()
+    slope = rl.gradient(source).numpy()
+    for group, place in source.parameter_groups.items():
+        stage = comparison.stages[f"network: {group}"]
+        assert stage.sizes == (30, 3, place.stop - place.start)
+        for name, matrix in (("hessian", hessian), ("gauss_newton", gauss_newton)):
+            values, vectors = np.linalg.eigh(matrix[place, place])
+            rung = stage.rungs[name]
+            assert rung.mean("eigenvalue_1") == pytest.approx(values[-1])
+            assert rung.mean("trace") == pytest.approx(values.sum())
+            power = ((vectors[:, -3:].T @ slope[place]) ** 2).sum() / (slope[place] @ slope[place])
+            assert rung.mean("gradient_power_C") == pytest.approx(power)
+        alone = rl.compare(rl.restrict(source, group), num_draws=3, rungs=["gauss_newton", "class_means"])
+        expected = alone.stages["network"]
+        assert stage.clustering == expected.clustering
+        assert stage.rungs["class_means"].mean("q_same_logit") == expected.rungs["class_means"].mean("q_same_logit")
+    first, second = (comparison.stages[name].rungs["own_probabilities"] for name in names[1:3])
+    assert not np.array_equal(first.values["eigenvalue_1"], second.values["eigenvalue_1"])
+
+
+def test_products_on_the_way_are_told(network, monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    steps = []
+    rl.compare(network[0], network[1:], rungs=["hessian"], progress=lambda *step: steps.append(step))
+    *on_the_way, last = steps
+    assert last == ("network: (a) Hessian", 1, 1)
+    products = [int(what.removeprefix("network: (a) Hessian, ").removesuffix(" products")) for what, *_ in on_the_way]
+    assert products == sorted(products)
+    assert products[-1] > 50
+    assert {(done, total) for _, done, total in on_the_way} == {(0, 1)}
 
 
 def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
@@ -306,6 +367,8 @@ def test_bad_arguments(network):
         rl.compare(draw, num_draws=1)
     with pytest.raises(ValueError, match="`outlier_method` must be one of 'ratio', 'gap', 'elbow'; got 'edge'"):
         rl.compare(draw, outlier_method="edge")
+    with pytest.raises(ValueError, match="`by` must be one of None, 'parameter_groups'; got 'layers'"):
+        rl.compare(draw, by="layers")
     with pytest.raises(ValueError, match="`rungs` must be one of 'hessian', .* got 'hesian'"):
         rl.compare(draw, rungs=["hesian"])
     for empty in ("hessian", []):

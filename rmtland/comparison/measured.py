@@ -1,0 +1,146 @@
+"""What every rung of a ladder starts from: a source, or one of its groups of parameters, measured in one pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arrays import Array, double, to_numpy, zeros
+from rmtland.landscape.model import LandscapeModel
+from rmtland.logits.accumulate import gather_logits
+from rmtland.logits.clustering import Clustering
+from rmtland.logits.gauss_newton import GaussNewtonSpectrum, gauss_newton_spectrum
+from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.measure import measure
+from rmtland.logits.outputs import OutputStatistics
+from rmtland.logits.restriction import restricted_sources
+from rmtland.logits.scales import LogitScales, LogitScalesAccumulator
+from rmtland.spectra.operators import SymmetricOperator
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+
+STATISTICS = ("clustering", "output_statistics", "gradient")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A source and its statistics.
+
+    Attributes
+    ----------
+    source : LogitGradients
+    clustering, scales, outputs : Clustering, LogitScales, OutputStatistics
+    class_scales : LogitScales or None
+        With class means; None where no class has two examples.
+    logits, labels : ndarray (N, C), (N,)
+    slope : ndarray (D,)
+        The gradient.
+    spectrum : callable
+        Computes all eigenvalues of G.
+    hessian : callable
+        Makes the Hessian's operator, or None for a source without its network.
+    """
+
+    source: LogitGradients
+    clustering: Clustering
+    scales: LogitScales
+    class_scales: LogitScales | None
+    outputs: OutputStatistics
+    logits: Floats
+    labels: Labels
+    slope: Floats
+    spectrum: Callable[[], GaussNewtonSpectrum]
+    hessian: Callable[[], SymmetricOperator | None]
+
+    @classmethod
+    def of(cls, source: LogitGradients) -> Measured:
+        """Measure a source."""
+        logits, labels = gather_logits(source)
+        found = _measured(source, labels, None)
+        return cls._from(
+            found, source, logits, labels, lambda: gauss_newton_spectrum(source), partial(_network_hessian, source)
+        )
+
+    @classmethod
+    def of_groups(cls, source: LogitGradients) -> dict[str, Measured]:
+        """Measure every group of parameters of a source, in the passes of one."""
+        logits, labels = gather_logits(source)
+        found = _measured(source, labels, "parameter_groups")
+        spectra = cache(lambda: gauss_newton_spectrum(source, by="parameter_groups"))
+        hessian = cache(lambda: _network_hessian(source))
+
+        def block_of(group: slice) -> SymmetricOperator | None:
+            whole = hessian()
+            return None if whole is None else _block(whole, group)
+
+        return {
+            name: cls._from(
+                found[name], part, logits, labels, lambda name=name: spectra()[name], partial(block_of, part.parameters)
+            )
+            for name, part in restricted_sources(source).items()
+        }
+
+    @classmethod
+    def _from(cls, found: Any, source: LogitGradients, logits: Floats, labels: Labels, *late: Any) -> Measured:
+        return cls(
+            source,
+            found["clustering"],
+            found["scales"],
+            found.get("class_scales"),
+            found["output_statistics"],
+            logits,
+            labels,
+            to_numpy(double(found["gradient"])),
+            *late,
+        )
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """N, C, D."""
+        return self.source.num_examples, self.source.num_classes, self.source.num_parameters
+
+    @property
+    def num_rows(self) -> int:
+        """N (C - 1), the largest rank of G."""
+        return self.source.num_examples * (self.source.num_classes - 1)
+
+    @property
+    def full_model(self) -> LandscapeModel:
+        """The full Gaussian model of the measured scales."""
+        num_examples, _, num_parameters = self.sizes
+        return LandscapeModel.from_scales(self.scales, num_examples, num_parameters, self.outputs.accuracy)
+
+
+def _measured(source: LogitGradients, labels: Labels, by: str | None) -> Any:
+    wanted: dict[str, Any] = {"scales": LogitScalesAccumulator()}
+    if np.bincount(labels).max() > 1:  # without two examples of one class there are no class means to see
+        wanted["class_scales"] = LogitScalesAccumulator(class_means=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a sigma of 0 is what the rungs then show
+        return measure(source, *STATISTICS, by=by, **wanted)
+
+
+def _network_hessian(source: LogitGradients) -> SymmetricOperator | None:
+    if not hasattr(source, "network"):  # spares everybody else the import of torch
+        return None
+    from rmtland.nets import NetworkLogitGradients, hessian
+
+    return hessian(source) if isinstance(source, NetworkLogitGradients) else None
+
+
+def _block(operator: SymmetricOperator, group: slice) -> SymmetricOperator:
+    """The diagonal block of a group of parameters."""
+
+    def multiply(block: Array) -> Array:
+        full = zeros(block, (operator.dimension, block.shape[1]))
+        full[group] = block
+        return operator.multiply(full)[group]
+
+    return SymmetricOperator(multiply, group.stop - group.start, operator.prototype)
