@@ -163,7 +163,8 @@ def h_term_spectrum(
     MemoryError
         Where the rows do not fit.
     """
-    if num_top is None:
+    if num_top is None or num_top >= num_parameters:
+        num_top = None
         require_memory(
             f"the {num_parameters} x {num_parameters} H-term",
             24.0 * num_parameters**2,

@@ -106,8 +106,9 @@ class GaussianLogits:
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""
-        logits = self.sigma * rng.standard_normal((num_examples, num_classes))
-        return logits, assign_labels(logits, self.accuracy, rng)
+        normal = rng.standard_normal((num_examples, num_classes))
+        # Predictions before the scale: they are its limit at sigma = 0, where all logits tie.
+        return self.sigma * normal, assign_labels(normal, self.accuracy, rng)
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,34 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         return super().frobenius if self.sums is None else self.sums[1]
 
     def outliers(self, count: int | None = None) -> Floats:
-        """The C - 1 (or `count`) largest eigenvalues, ascending; zeros where there are fewer."""
+        """The C - 1 (or `count`) largest eigenvalues, ascending; zeros where there are fewer.
+
+        Raises
+        ------
+        ValueError
+            For more than `num_top` kept.
+        """
         number = integer("count", self.num_classes - 1 if count is None else count, at_least=0)
+        self._require_kept("count", number)
         missing = max(number - self.eigenvalues.size, 0)
         top: Floats = self.eigenvalues[self.eigenvalues.size - number + missing :]
         return np.append(np.zeros(missing), top)
+
+    def gradient_power(self, num_directions: int) -> float:
+        """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
+
+        Raises
+        ------
+        ValueError
+            For more than `num_top` kept, or than D.
+        """
+        power = super().gradient_power(num_directions)
+        self._require_kept("num_directions", num_directions)
+        return power
+
+    def _require_kept(self, name: str, number: int) -> None:
+        if self.sums is not None and number > self.eigenvalues.size:
+            raise ValueError(f"`{name}` must be <= {self.eigenvalues.size}, what `num_top` kept; got {number}")
 
     def goldilocks_ratio(self, dimension: int | None = None) -> float:
         """Trace over Frobenius norm, on the whole space or on a random hyperplane.
@@ -186,7 +209,7 @@ def _with_h_term(
 
 def _measure(matrix: Floats, vector: Floats, num_top: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:
     """`spectral_measure`, of the top alone if asked for; then also trace and norm of the whole matrix."""
-    if num_top is None:
+    if num_top is None or num_top >= matrix.shape[0]:
         return *spectral_measure(matrix, vector), None
     sums = float(np.trace(matrix)), float(np.linalg.norm(matrix))
     if 10 * num_top < matrix.shape[0] and sums != (0.0, 0.0):

@@ -369,6 +369,8 @@ def goldilocks_ratio(
             return GoldilocksRatio(*run.probe(spend, deflate=True).ratio(), run.spent)
         trace, norm = trace_and_norm(operator)
         spent = run.spent
+    elif hasattr(operator_or_eigenvalues, "frobenius"):  # a spectrum, which may keep its largest eigenvalues only
+        trace, norm, spent = float(operator_or_eigenvalues.trace), float(operator_or_eigenvalues.frobenius), 0
     else:
         values = getattr(operator_or_eigenvalues, "eigenvalues", operator_or_eigenvalues)
         eigenvalues = finite_array("eigenvalues", to_numpy(values) if is_torch(values) else values, ndim=1)

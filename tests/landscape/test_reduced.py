@@ -333,3 +333,22 @@ def test_one_generator_gives_draw_after_draw(sigma_H):
     assert model.spectrum(rng, rows=rows).trace != traces[-1]
     one, two = (rl.LandscapeModel.fort_ganguli(10, 3, 30, s).spectrum(4).eigenvalues[-1] for s in (1.0, 1.001))
     assert abs(one / two - 1) < 0.01  # one seed, one draw
+
+
+def test_what_was_not_kept_is_not_made_up():
+    model = rl.LandscapeModel.fort_ganguli(30, 10, 400, 2.0)
+    whole, few = model.spectrum(rng=0), model.spectrum(rng=0, num_top=4)
+    np.testing.assert_allclose(few.outliers(4), whole.outliers(4), rtol=1e-10)
+    assert few.gradient_power(4) == pytest.approx(whole.gradient_power(4))
+    for spectrum in (whole, few):  # knows the sums of all eigenvalues
+        assert float(rl.goldilocks_ratio(spectrum)) == pytest.approx(whole.goldilocks_ratio())
+    with pytest.raises(ValueError, match="`count` must be <= 4, what `num_top` kept; got 9"):
+        few.outliers()
+    with pytest.raises(ValueError, match="`num_directions` must be <= 4, what `num_top` kept; got 9"):
+        few.gradient_power(9)
+    # A matrix with fewer eigenvalues than asked for has nothing left out.
+    small = rl.LandscapeModel.fort_ganguli(2, 5, 3, 1.0)
+    for sigma_H in (0.0, 0.1):
+        spectrum = dataclasses.replace(small, sigma_H=sigma_H).spectrum(rng=0, num_top=4)
+        assert spectrum.outliers().shape == (4,)
+        assert spectrum.sums is None
