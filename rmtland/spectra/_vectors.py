@@ -193,7 +193,7 @@ def require_symmetric(operator: SymmetricOperator, rng: np.random.Generator) -> 
         fresh_row(pair, i, rng)
     images = [product(operator, row) for row in pair]
     one_way, other_way = dot(pair[0], images[1]), dot(pair[1], images[0])
-    length = max(map(norm, images))
+    length = max(operator.rounding_scale, *map(norm, images))
     if not (np.isfinite(one_way) and np.isfinite(other_way) and np.isfinite(length)):
         raise not_finite(2)
     if abs(one_way - other_way) > max(512 * epsilon(operator.prototype), 1e-6) * length:
