@@ -21,7 +21,7 @@ from benchmarks.peers import PeerError, run_peer
 from benchmarks.timing import criterion, interleaved, peak_memory
 
 K = 10
-SEEDS = range(3)
+SEEDS = range(10)
 STEPS = 64
 D_STEP, D_LARGE, LARGE_STEPS = 300_000, 30_000_000, 128
 PYHESSIAN = ("PyHessian==0.1", "torch==2.13.0", "numpy")
@@ -99,15 +99,16 @@ def products() -> list[bool]:
     reference, _ = eigsh_products(operator, 1e-9)
     worst, most = 0.0, 0
     print(f"top {K} of the Hessian, D = {operator.dimension}, float32: products, largest relative error")
-    for tolerance in (1e-5, 1e-4):
-        for seed in SEEDS:
-            begun = time.perf_counter()
-            pairs = rl.top_eigenpairs(operator, K, rng=seed, tolerance=tolerance)
-            seconds = time.perf_counter() - begun
-            assert pairs.converged.all()
-            error = float(np.abs(pairs.eigenvalues / reference - 1).max())
-            print(f"  tolerance {tolerance:g}, seed {seed}: {pairs.num_products:4d}  {error:.1e}  {seconds:.1f} s")
-            worst, most = max(worst, error), max(most, pairs.num_products)
+    for seed in SEEDS:
+        begun = time.perf_counter()
+        pairs = rl.top_eigenpairs(operator, K, rng=seed)
+        seconds = time.perf_counter() - begun
+        assert pairs.converged.all()
+        error = float(np.abs(pairs.eigenvalues / reference - 1).max())
+        print(f"  default tolerance, seed {seed}: {pairs.num_products:4d}  {error:.1e}  {seconds:.1f} s")
+        worst, most = max(worst, error), max(most, pairs.num_products)
+    pairs = rl.top_eigenpairs(operator, K, rng=0, tolerance=1e-5)
+    print(f"  tolerance 1e-5, seed 0: {pairs.num_products:4d}  {np.abs(pairs.eigenvalues / reference - 1).max():.1e}")
     for name, tolerance in (("eigsh, float64, default", 0.0), ("eigsh, float64, tol=1e-5", 1e-5)):
         values, count = eigsh_products(operator, tolerance)
         print(f"  {name}: {count:4d}  {np.abs(values / reference - 1).max():.1e}")

@@ -72,7 +72,7 @@ class RestartedLanczos:
         self.projected = np.zeros((self.capacity + 1, self.capacity + 1))
         self.size = 0
         self.border = 0  # Ritz vectors at the front that couple to row `border` itself
-        self.scale = 0.0
+        self.scale = operator.rounding_scale
         self.epsilon = _vectors.epsilon(rows)
         self.noise = max(self.epsilon, _vectors.epsilon(operator.prototype))
         self.asymmetry = max(512 * self.noise, 1e-6)
@@ -183,12 +183,17 @@ class RestartedLanczos:
             worst = float(ratios.max(initial=0.0))
             if worst <= 1 and self.size >= min(at_least, self.capacity):
                 return True
-            next_check, before = self.size + _steps_to_go(before, (self.size, worst)), (self.size, worst)
+            steps = 1 if self._looks_cost_little() else _steps_to_go(before, (self.size, worst))
+            next_check, before = self.size + steps, (self.size, worst)
             if full and not self.budget.spent:
                 keep = min(max(picked.size, 1) + (self.capacity - picked.size) // 2, self.capacity - 1)
                 self.restart(goal.order, keep)
                 next_check, before = keep + 1, None
         return False
+
+    def _looks_cost_little(self) -> bool:
+        """Whether the Ritz values, some 10 n^3 operations, cost less than orthogonalising a step's vector, 4 n D."""
+        return 10 * self.size**2 <= 4 * self.operator.dimension
 
     def _note(self, converged: npt.NDArray[np.bool_]) -> None:
         """Since how many products the i-th most wanted pair has been converged."""

@@ -193,8 +193,24 @@ def require_symmetric(operator: SymmetricOperator, rng: np.random.Generator) -> 
         fresh_row(pair, i, rng)
     images = [product(operator, row) for row in pair]
     one_way, other_way = dot(pair[0], images[1]), dot(pair[1], images[0])
-    length = max(map(norm, images))
+    length = max(operator.rounding_scale, *map(norm, images))
     if not (np.isfinite(one_way) and np.isfinite(other_way) and np.isfinite(length)):
         raise not_finite(2)
     if abs(one_way - other_way) > max(512 * epsilon(operator.prototype), 1e-6) * length:
+        raise not_symmetric(one_way, other_way)
+
+
+def require_symmetric_products(operator: SymmetricOperator, vectors: Array, images: Array) -> None:
+    """ValueError where the products A v (D, k) with two random vectors of (D, k) are not those of a symmetric matrix.
+
+    Takes the first two, at the cost of two sums. Random vectors are not orthogonal, but nearly so.
+    """
+    p, q, image_p, image_q = vectors[:, 0], vectors[:, 1], images[:, 0], images[:, 1]
+    lengths = norm(p), norm(q)
+    if 0.0 in lengths or operator.dimension < 2:
+        return
+    # One after the other: squares of a frozen network's products underflow.
+    one_way, other_way = (dot(p / lengths[0], image_q) / lengths[1], dot(q / lengths[1], image_p) / lengths[0])
+    size = max(operator.rounding_scale, norm(image_p) / lengths[0], norm(image_q) / lengths[1])
+    if abs(one_way - other_way) > max(512 * epsilon(operator.prototype), 1e-6) * size:
         raise not_symmetric(one_way, other_way)

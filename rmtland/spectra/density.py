@@ -13,7 +13,15 @@ from scipy.special import ndtr
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
 from rmtland.spectra.operators import SymmetricOperator, as_operator
-from rmtland.spectra.quadrature import MARGIN, NORMALIZATION_STEPS, Quadratures, chebyshev, mean_and_error, widened
+from rmtland.spectra.quadrature import (
+    MARGIN,
+    NORMALIZATION_STEPS,
+    Complement,
+    Quadratures,
+    chebyshev,
+    mean_and_error,
+    widened,
+)
 from rmtland.spectra.quadrature import quadratures as lanczos_quadratures
 
 Floats = npt.NDArray[np.float64]
@@ -158,8 +166,8 @@ def spectral_density(
     Raises
     ------
     ValueError
-        For arguments out of range, bounds that do not contain the spectrum, eigenpairs to deflate that do not converge,
-        `deflate` with "kpm".
+        For arguments out of range, bounds that do not contain the spectrum (of what is left, with `deflate`),
+        eigenpairs to deflate that do not converge.
 
     Notes
     -----
@@ -227,10 +235,7 @@ def _smoothed(
     """Gaussians in the place of nodes; `before` is the density that this one is a transform of."""
     if grid is None:
         low, high = min(ends[0], found.nodes.min() - 8 * width), max(ends[1], found.nodes.max() + 8 * width)
-        # Around outliers too, as far as a Gaussian reaches: an even grid may have no point there, and what is not 0 at
-        # the ends would be spread over the gap by whoever integrates.
-        near = (found.outliers[:, None] + width * np.linspace(-8, 8, 65)).ravel()
-        grid = np.unique(np.concatenate([np.linspace(low, high, num_points), near]))
+        grid = _with_outliers(np.linspace(low, high, num_points), found.outliers, width)
     samples = found.samples(lambda x: gaussians(grid, x, width))
     density, error = mean_and_error(samples)
     return SpectralDensity(
@@ -239,6 +244,15 @@ def _smoothed(
         num_products=found.num_products if before is None else before.num_products,
         method="lanczos" if before is None else before.method,
     )  # fmt: skip
+
+
+def _with_outliers(grid: Floats, outliers: Floats, width: float) -> Floats:
+    """The grid and points around each outlier, as far as a Gaussian reaches.
+
+    An even grid may have no point there, and what is not 0 at the ends would be spread over the gap by whoever
+    integrates.
+    """
+    return np.unique(np.concatenate([grid, (outliers[:, None] + width * np.linspace(-8, 8, 65)).ravel()]))
 
 
 def gaussians(grid: Floats, nodes: Floats, width: float) -> Floats:
@@ -251,34 +265,37 @@ def _kernel_polynomial(
     operator: SymmetricOperator, num_probes: int, num_steps: int, num_points: int, grid: Any,
     bounds: tuple[float, float] | None, margin: float, deflate: Any, rng: Seed,
 ) -> SpectralDensity:  # fmt: skip
-    if not isinstance(deflate, int) or deflate != 0:
-        raise ValueError(f'`deflate` must be 0 with method="kpm"; got {deflate!r}')
-    of_bounds, of_moments = seed_sequence(rng).spawn(2)
-    spent = num_probes * num_steps
+    of_bounds, of_moments, of_complement = seed_sequence(rng).spawn(3)
+    complement = Complement.of(operator, deflate, np.random.default_rng(of_complement))
+    outliers = complement.eigenvalues
+    spent = num_probes * num_steps + complement.num_products
     if bounds is None:
-        first = lanczos_quadratures(operator, 1, NORMALIZATION_STEPS, 0, False, of_bounds)
-        bounds = widened(first.bounds, margin)
-        spent += first.num_products
-    moments = chebyshev(operator, num_probes, num_steps, bounds, of_moments)
+        first = lanczos_quadratures(operator, 1, NORMALIZATION_STEPS, complement, False, of_bounds)
+        bounds = widened(first.bounds, margin, float(np.abs(outliers).max(initial=0.0)))
+        spent += first.num_products - complement.num_products
+    moments = complement.share * chebyshev(complement, num_probes, num_steps, bounds, of_moments)
     count = moments.shape[1]
     k = np.arange(count)
     turn = math.pi / (count + 1)
     jackson = ((count - k + 1) * np.cos(turn * k) + np.sin(turn * k) / math.tan(turn)) / (count + 1)
     terms = moments * jackson * np.where(k == 0, 1.0, 2.0)
     centre, half = 0.5 * (bounds[0] + bounds[1]), 0.5 * (bounds[1] - bounds[0])
+    width = math.pi * half / (count + 1)  # of Jackson's kernel, in the middle
     if grid is None:
-        grid = np.linspace(*bounds, num_points)
+        grid = _with_outliers(np.linspace(*bounds, num_points), outliers, width)
     # As a quadrature too, at the Chebyshev points, which integrates what it is made of exactly.
     angles = (np.arange(4 * count) + 0.5) * math.pi / (4 * count)
     weights = terms @ np.cos(k[:, None] * angles) / (4 * count)
-    inside = np.abs(grid - centre) < half
+    # At the ends the density is 0 / 0, and a grid point within their rounding would be a spike.
+    inside = np.abs(grid - centre) < half * (1 - 1e-9)
     places = np.arccos(np.clip((grid - centre) / half, -1, 1))
     with np.errstate(divide="ignore"):
         heights = np.where(inside, terms @ np.cos(k[:, None] * places) / (math.pi * half * np.sin(places)), 0.0)
-    density, error = mean_and_error(np.where(inside, heights, 0.0))
+    peaks = gaussians(grid, outliers, width).sum(axis=0) / operator.dimension
+    density, error = mean_and_error(np.where(inside, heights, 0.0) + peaks)
     nodes = np.broadcast_to(centre + half * np.cos(angles), weights.shape)
     return SpectralDensity(
         grid=grid, density=density, standard_error=error, nodes=nodes[:, ::-1], weights=weights[:, ::-1],
-        outliers=np.empty(0), bounds=bounds, width=half * math.pi / (4 * count), dimension=operator.dimension,
+        outliers=outliers, bounds=bounds, width=half * math.pi / (4 * count), dimension=operator.dimension,
         num_products=spent, method="kpm",
     )  # fmt: skip

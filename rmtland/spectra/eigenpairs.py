@@ -19,6 +19,8 @@ from rmtland.spectra.operators import SymmetricOperator, as_operator
 Floats = npt.NDArray[np.float64]
 
 METHODS = ("lanczos", "arpack", "lobpcg", "subspace")
+DOUBLE_TOLERANCE, SINGLE_TOLERANCE = 1e-5, 1e-4
+"""Relative residuals that count as converged by default, in float64 and in anything shorter."""
 BASIS_BYTES = 2**30
 """Memory that a basis takes by default, where the eigenpairs wanted do not need more."""
 
@@ -59,7 +61,7 @@ def top_eigenpairs(
     k: int,
     *,
     which: str = "largest",
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
     max_products: int | None = None,
     rng: Seed = None,
     start: Array | None = None,
@@ -79,9 +81,12 @@ def top_eigenpairs(
     which : {"largest", "smallest", "both_ends", "magnitude"}
         Largest or smallest with their signs, half from each end (of an odd k the greater half from the top), or largest
         modulus.
-    tolerance : float
+    tolerance : float, optional
         A pair has converged with a residual within this fraction of its eigenvalue's modulus, or at the rounding of the
-        largest one. The error of an eigenvalue is of the order of its residual squared over the distance to the next.
+        largest one. By default 1e-5, and 1e-4 where the operator or its vectors are in single precision or less: the
+        error of an eigenvalue is of the order of its residual squared over the distance to the next, and rounding is
+        the greater part of it then. That of an eigenvector is the residual over this distance: ask for less where
+        vectors of close eigenvalues matter.
     max_products : int, optional
         Where to give up, with a RuntimeWarning: by default 1000 + 100 k.
     rng : seed, optional
@@ -137,6 +142,8 @@ def top_eigenpairs(
     count = integer("k", k, at_least=1)
     if count > matrix.dimension:
         raise ValueError(f"`k` must be <= D = {matrix.dimension}; got {count}")
+    if tolerance is None:
+        tolerance = DOUBLE_TOLERANCE if _vectors.epsilon(matrix.prototype) < 1e-10 else SINGLE_TOLERANCE
     goal = Goal(ORDERS[which], count, real("tolerance", tolerance, at_least=0, below=1))
     limit = 1000 + 100 * count if max_products is None else integer("max_products", max_products, at_least=count + 1)
     integer("check_products", check_products, at_least=0)
@@ -244,7 +251,7 @@ def _look_for_missed(
     old and new, whose vectors are locked now.
     """
     values, residuals, since = known
-    process.scale = float(np.abs(values).max())
+    process.scale = max(process.scale, float(np.abs(values).max()))
     process.begin(None)
     missed = _missed(goal, values, process)
     found = process.run(goal, missed, check_products)
@@ -290,7 +297,8 @@ def _rayleigh_ritz(operator: SymmetricOperator, rows: Array, budget: Budget) -> 
 def _measured(operator: SymmetricOperator, rows: Array, goal: Goal, budget: Budget) -> Eigenpairs:
     """Eigenpairs of orthonormal rows from another solver, with residuals of our own."""
     values, residuals = _rayleigh_ritz(operator, rows, budget)
-    scale, noise = float(np.abs(values).max()), max(_vectors.epsilon(rows), _vectors.epsilon(operator.prototype))
+    scale = max(operator.rounding_scale, float(np.abs(values).max()))
+    noise = max(_vectors.epsilon(rows), _vectors.epsilon(operator.prototype))
     return collected(rows, values, residuals, np.full(goal.count, -1), goal, scale, noise, budget, False)
 
 
@@ -373,4 +381,5 @@ def deflate(operator: Any, eigenpairs: Any) -> SymmetricOperator:
         low_rank = vectors @ (weights[:, None] * (vectors.T @ inner))
         return matrix.multiply(block) - like(matrix.prototype, low_rank)
 
-    return SymmetricOperator(multiply, matrix.dimension, matrix.prototype)
+    scale = matrix.rounding_scale + float(np.abs(values).max(initial=0.0))
+    return SymmetricOperator(multiply, matrix.dimension, matrix.prototype, rounding_scale=scale)

@@ -254,7 +254,7 @@ class Recurrence:
         self.alpha: list[float] = []
         self.beta: list[float] = []
         self.restarts: list[int] = []
-        self.scale = 0.0
+        self.scale = operator.rounding_scale
         self.epsilon = _vectors.epsilon(prototype)
         # Rounding of the operator's own products, and of one that computes in float32 and says float64.
         self.asymmetry = max(512 * _vectors.epsilon(operator.prototype), 1e-6)
@@ -288,7 +288,8 @@ class Recurrence:
         self.scale = max(self.scale, abs(alpha) + coupling, beta)
         # Of a near breakdown the vectors are known too badly to compare.
         if coupling > math.sqrt(self.epsilon) * self.scale:
-            self._require_symmetric(probe, coupling)
+            # Normalisation has divided the rounding of the product before by the coupling: q is known that badly.
+            self._require_symmetric(probe, coupling, self.scale * (1 + self.scale / (8 * coupling)))
         if self.full:
             beta = self._orthogonalize(out, j + 1, beta)
         elif beta < math.sqrt(self.epsilon) * self.scale:
@@ -307,13 +308,13 @@ class Recurrence:
             coefficients = _vectors.orthogonalize(w, rows)
             left = _vectors.norm(w)
             if count > 2:
-                self._require_symmetric(float(namespace(w).max(namespace(w).abs(coefficients[:-2]))), 0.0)
+                self._require_symmetric(float(namespace(w).max(namespace(w).abs(coefficients[:-2]))), 0.0, self.scale)
             if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
                 return left
             length = left
 
-    def _require_symmetric(self, one_way: float, other_way: float) -> None:
-        if abs(one_way - other_way) > self.asymmetry * self.scale:
+    def _require_symmetric(self, one_way: float, other_way: float, scale: float) -> None:
+        if abs(one_way - other_way) > self.asymmetry * scale:
             raise _vectors.not_symmetric(one_way, other_way)
 
     def _close(self, out: Array, beta: float) -> None:

@@ -102,16 +102,8 @@ def _reflected(matrix: Floats, unit: Floats) -> Floats:
 
 
 @njit(cache=True, error_model="numpy")
-def implicit_ql(diagonal: Floats, off_diagonal: Floats, row: Floats) -> bool:
-    """Eigenvalues of a tridiagonal matrix, in place, and `row` times its eigenvectors, in place; whether it converged.
-
-    `off_diagonal` has n entries, the last one unused; it is overwritten. Eigenvalues come out in no order.
-    """
+def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) -> bool:
     size = diagonal.size
-    norm = 0.0
-    for i in range(size):
-        norm = max(norm, abs(diagonal[i]) + abs(off_diagonal[i]))
-    small = 2.220446049250313e-16 * norm
     for left in range(size):
         for attempt in range(61):
             block = left
@@ -154,3 +146,31 @@ def implicit_ql(diagonal: Floats, off_diagonal: Floats, row: Floats) -> bool:
             off_diagonal[left] = shift
             off_diagonal[block] = 0.0
     return True
+
+
+@njit(cache=True, error_model="numpy")
+def implicit_ql(diagonal: Floats, off_diagonal: Floats, row: Floats) -> bool:
+    """Eigenvalues of a tridiagonal matrix, in place, and `row` times its eigenvectors, in place; whether it converged.
+
+    `off_diagonal` has n entries, the last one unused; it is overwritten. Eigenvalues come out in no order.
+    """
+    size = diagonal.size
+    norm = 0.0
+    for i in range(size):
+        if not (math.isfinite(diagonal[i]) and math.isfinite(off_diagonal[i])):
+            return False
+        norm = max(norm, abs(diagonal[i]), abs(off_diagonal[i]))
+    if norm == 0.0:
+        return True
+    # To sizes whose squares are numbers, by a power of two (two of them, as 2^1074 is none), which rounds nothing.
+    exponent = math.frexp(norm)[1]
+    first_half = exponent // 2
+    second_half = exponent - first_half
+    diagonal *= math.ldexp(1.0, -first_half)
+    diagonal *= math.ldexp(1.0, -second_half)
+    off_diagonal *= math.ldexp(1.0, -first_half)
+    off_diagonal *= math.ldexp(1.0, -second_half)
+    converged = _iterate(diagonal, off_diagonal, row, 2.220446049250313e-16 * math.ldexp(norm, -exponent))
+    diagonal *= math.ldexp(1.0, first_half)
+    diagonal *= math.ldexp(1.0, second_half)
+    return converged

@@ -28,6 +28,9 @@ class SymmetricOperator:
         D.
     prototype : array
         Any array of the library, dtype and device that `multiply` works in; only those three facts are used.
+    rounding_scale : float
+        Norm of what products are a difference of, where that may exceed the operator's own: rounding errors are
+        relative to it. Deflation and shifts set it, sums and multiples pass it on.
 
     Notes
     -----
@@ -51,6 +54,7 @@ class SymmetricOperator:
     multiply: Callable[[Array], Array]
     dimension: int
     prototype: Array
+    rounding_scale: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def from_matrix(cls, matrix: Array) -> SymmetricOperator:
@@ -138,7 +142,7 @@ class SymmetricOperator:
 
     def __mul__(self, factor: float) -> SymmetricOperator:
         scale = real("factor", factor)
-        return SymmetricOperator(lambda block: scale * self.multiply(block), self.dimension, self.prototype)
+        return self._derived(lambda block: scale * self.multiply(block), abs(scale) * self.rounding_scale)
 
     __rmul__ = __mul__
 
@@ -146,7 +150,7 @@ class SymmetricOperator:
         scale = real("divisor", divisor)
         if scale == 0:
             raise ValueError("`divisor` must be nonzero; got 0")
-        return SymmetricOperator(lambda block: self.multiply(block) / scale, self.dimension, self.prototype)
+        return self._derived(lambda block: self.multiply(block) / scale, self.rounding_scale / abs(scale))
 
     def __neg__(self) -> SymmetricOperator:
         return self * -1.0
@@ -162,12 +166,17 @@ class SymmetricOperator:
         def multiply(block: Array) -> Array:
             return like(prototype, self @ block) + sign * like(prototype, right @ block)
 
-        return SymmetricOperator(multiply, self.dimension, prototype)
+        return SymmetricOperator(
+            multiply, self.dimension, prototype, rounding_scale=self.rounding_scale + right.rounding_scale
+        )
+
+    def _derived(self, multiply: Callable[[Array], Array], rounding_scale: float) -> SymmetricOperator:
+        return SymmetricOperator(multiply, self.dimension, self.prototype, rounding_scale=rounding_scale)
 
     def shifted(self, shift: float) -> SymmetricOperator:
         """The operator A - shift 1, whose eigenvalues are those of A less `shift`."""
         sigma = real("shift", shift)
-        return SymmetricOperator(lambda block: self.multiply(block) - sigma * block, self.dimension, self.prototype)
+        return self._derived(lambda block: self.multiply(block) - sigma * block, self.rounding_scale + abs(sigma))
 
     def deflated(self, eigenpairs: Any) -> SymmetricOperator:
         """The operator with the given eigenvalues moved to zero; see `rmtland.deflate`."""
@@ -231,7 +240,7 @@ class SymmetricOperator:
 
     def counted(self) -> CountingOperator:
         """The same operator, which counts its products."""
-        return CountingOperator(self.multiply, self.dimension, self.prototype)
+        return CountingOperator(self.multiply, self.dimension, self.prototype, rounding_scale=self.rounding_scale)
 
     def columns(self, block_size: int | None = None) -> Iterator[tuple[slice, Array]]:
         """Blocks of columns (slice, (D, k)) from products with unit vectors, in order.

@@ -125,6 +125,7 @@ class Run:
     _largest: float = field(init=False, default=0.0)
     _exact: list[float] = field(init=False, default_factory=lambda: [0.0, 0.0])
     _samples: list[Floats] = field(init=False, default_factory=list)
+    _checked: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.rng = generator(self.seed)
@@ -179,6 +180,9 @@ class Run:
     def products(self, vectors: Array) -> Array:
         """The operator's products; the first ones set the unit."""
         result = products(self.operator, vectors)
+        if not self._checked and vectors.shape[1] > 1:
+            _vectors.require_symmetric_products(self.operator, vectors, result)
+            self._checked = True
         if self.unit == 0:
             largest = float(namespace(result).max(namespace(result).abs(result)))
             # A power of two, so that scaling by it rounds nothing.

@@ -85,7 +85,9 @@ class Complement:
 
     @classmethod
     def of(cls, operator: SymmetricOperator, deflated: Any, rng: np.random.Generator) -> Complement:
-        """Take out the `deflated` eigenpairs, or as many of largest magnitude as it says."""
+        """Take out the `deflated` eigenpairs, or as many of largest magnitude as it says; or what is one already."""
+        if isinstance(deflated, cls):
+            return deflated
         if not hasattr(deflated, "eigenvectors"):
             count = integer("deflate", deflated, at_least=0, at_most=operator.dimension - 1)
             if count == 0:
@@ -108,10 +110,11 @@ class Complement:
 
     def start(self, rng: np.random.Generator) -> Array:
         """A vector whose direction is even in the space."""
-        vector = _normal(self.operator, rng)
-        for _ in range(2 if self.vectors is not None else 0):
-            vector = vector - self.vectors @ (self.vectors.T @ vector)
-        return vector
+        return self.projected(self.projected(_normal(self.operator, rng)))
+
+    def projected(self, vector: Array) -> Array:
+        """The part of a vector in the space."""
+        return vector if self.vectors is None else vector - self.vectors @ (self.vectors.T @ vector)
 
     def nothing_left(self, start: Array) -> bool:
         """Whether products are errors of what was taken out, which have no spectrum and no symmetry."""
@@ -177,22 +180,27 @@ def widened(bounds: tuple[float, float], margin: float, scale: float = 0.0) -> t
 
 
 def chebyshev(
-    operator: SymmetricOperator, num_probes: int, num_steps: int, bounds: tuple[float, float], rng: np.random.Generator
+    complement: Complement, num_probes: int, num_steps: int, bounds: tuple[float, float], rng: np.random.Generator
 ) -> Floats:
     """Moments (P, 2 num_steps) of the Chebyshev polynomials in the operator scaled from `bounds` to [-1, 1].
 
-    Two moments for every product, as 2 T_j T_k = T_{j+k} + T_{abs(j-k)}.
+    On the space that is left, so that the first one is 1. Two for every product, as 2 T_j T_k = T_{j+k} + T_{abs(j-k)}.
     """
     low, high = bounds
     centre, half = 0.5 * (low + high), 0.5 * (high - low)
+
+    def scaled(vector: Array) -> Array:
+        # Rounding brings back what was taken out, whose eigenvalue is 0 now: outside of the bounds it would grow.
+        return complement.projected((_vectors.product(complement.operator, vector) - centre * vector) / half)
+
     moments = np.zeros((num_probes, 2 * num_steps))
     for row, child in zip(moments, spawn(rng, num_probes), strict=True):
-        vector = _normal(operator, child)
+        vector = complement.start(child)
         vector = vector / _vectors.norm(vector)
-        before, now = vector, (_vectors.product(operator, vector) - centre * vector) / half
+        before, now = vector, scaled(vector)
         row[:2] = 1.0, _vectors.dot(vector, now)
         for k in range(1, num_steps):
-            before, now = now, (2 / half) * (_vectors.product(operator, now) - centre * now) - before
+            before, now = now, 2 * scaled(now) - before
             row[2 * k] = 2 * _vectors.dot(before, before) - row[0]
             row[2 * k + 1] = 2 * _vectors.dot(before, now) - row[1]
             # abs(T_k) <= 1 on [-1, 1] and grows exponentially beyond.

@@ -18,7 +18,7 @@ def subspace_iteration(
     operator: Any,
     k: int,
     *,
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
     max_products: int | None = None,
     rng: Seed = None,
     start: Array | None = None,
@@ -33,8 +33,9 @@ def subspace_iteration(
         D x D.
     k : int
         1 <= k <= D.
-    tolerance : float
-        A pair has converged with a residual within this fraction of its eigenvalue's modulus, or at rounding.
+    tolerance : float, optional
+        A pair has converged with a residual within this fraction of its eigenvalue's modulus, or at rounding. By
+        default as in `top_eigenpairs`.
     max_products : int, optional
         By default 1000 + 100 k. A residual falls by |x_{b+1} / x_i| per `block_size` = b products.
     rng : seed, optional
@@ -97,7 +98,7 @@ def iterate(
         images = _block_product(operator, rows, budget)
         values, residuals = _vectors.ritz_rotation(rows, images)
         picked = ORDERS["magnitude"](values)[:k]
-        scale = float(np.abs(values).max())
+        scale = max(operator.rounding_scale, float(np.abs(values).max()))
         converged = residuals[picked] <= goal.allowed(values[picked], scale, noise)
         if converged.all() or budget.done + width > budget.limit:
             since = np.full(k, -1)

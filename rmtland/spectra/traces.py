@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer
 from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, zeros
+from rmtland.spectra._vectors import require_symmetric_products
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.probes import NUM_PRODUCTS, Run, block_width, exchange, products, rademacher
 
@@ -164,7 +165,8 @@ def trace_estimate(
     Raises
     ------
     ValueError
-        For an unknown method, fewer than 6 products, a tolerance that is not positive, products that are not finite.
+        For an unknown method, fewer than 6 products, a tolerance that is not positive, products that are not finite or
+        not those of a symmetric operator, p^T A q != q^T A p for two of the probes.
     MemoryError
         Where the vectors that `method` keeps do not fit; "hutchinson" keeps none.
 
@@ -283,7 +285,7 @@ def diagonal_estimate(operator: Any, *, num_products: int = NUM_PRODUCTS, rng: S
     Raises
     ------
     ValueError
-        For fewer than 2 products, and products that are not finite.
+        For fewer than 2 products, and products that are not finite or not symmetric, as in `trace_estimate`.
 
     References
     ----------
@@ -309,7 +311,10 @@ def diagonal_estimate(operator: Any, *, num_products: int = NUM_PRODUCTS, rng: S
     while seen < count:
         width = min(block_width(matrix.dimension), count - seen)
         probes = rademacher(matrix, width, source)
-        terms = double(products(matrix, probes)) * double(probes)
+        images = products(matrix, probes)
+        if not seen and width > 1:
+            require_symmetric_products(matrix, probes, images)
+        terms = double(images) * double(probes)
         centre = xp.mean(terms, axis=1)
         spread = spread + xp.sum((terms - centre[:, None]) ** 2, axis=1)
         spread = spread + (centre - mean) ** 2 * (seen * width / (seen + width))

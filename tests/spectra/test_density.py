@@ -8,6 +8,7 @@ from scipy.stats import norm
 import rmtland as rl
 from rmtland.spectra import quadrature
 from rmtland.spectra.operators import SymmetricOperator
+from tests.spectra.spectra import of_spectrum
 from tests.statistical import assert_mean
 
 
@@ -255,7 +256,9 @@ def test_grid_and_bounds_as_given():
 
 
 def test_chebyshev_moments_are_those_of_dense_eigenvalues():
-    moments = quadrature.chebyshev(SymmetricOperator.from_matrix(MATRIX), 3, 12, (-2.0, 14.0), 0)
+    moments = quadrature.chebyshev(
+        quadrature.Complement.of(SymmetricOperator.from_matrix(MATRIX), 0, None), 3, 12, (-2.0, 14.0), 0
+    )
     values, vectors = np.linalg.eigh(MATRIX)
     for row, child in zip(moments, np.random.default_rng(0).spawn(3), strict=True):
         start = child.standard_normal(SIZE)
@@ -320,7 +323,7 @@ def test_a_large_operator():
         ({"grid": []}, ValueError, "`grid` must be ascending; got 0"),
         ({"grid": [np.nan]}, ValueError, "`grid` must be finite"),
         ({"method": "fft"}, ValueError, "`method` must be one of 'lanczos', 'kpm'; got 'fft'"),
-        ({"method": "kpm", "deflate": 2}, ValueError, '`deflate` must be 0 with method="kpm"; got 2'),
+        ({"method": "kpm", "deflate": -1}, ValueError, "`deflate` must be >= 0"),
         ({"deflate": SIZE}, ValueError, f"`deflate` must be >= 0 and <= {SIZE - 1}; got {SIZE}"),
         ({"deflate": 1.5}, TypeError, "`deflate` must be an integer; got 1.5"),
     ],
@@ -338,3 +341,34 @@ def test_eigenpairs_that_did_not_converge_are_not_taken_out():
     failed.converged = np.array([True, False, False])
     with pytest.raises(ValueError, match="`deflate` must be eigenpairs that converge; got 2 of 3 that did not"):
         rl.spectral_density(MATRIX, deflate=failed)
+
+
+@pytest.mark.parametrize("low", [-1.0, 1.0])  # 0, where outliers go, within the bounds and outside
+def test_kernel_polynomials_of_what_deflation_leaves(low):
+    bulk = np.linspace(low, low + 2, 297)
+    matrix = of_spectrum([*bulk, 40.0, 60.0, -50.0])
+    options = {"method": "kpm", "num_probes": 8, "num_steps": 60, "rng": 0}
+    whole, rest = (rl.spectral_density(matrix, deflate=count, **options) for count in (0, 3))
+    np.testing.assert_allclose(rest.outliers, [-50, 40, 60], rtol=1e-9)
+    assert rest.num_products > 8 * 60 + 32
+    # Rounding shows the recurrence for the bounds the zeros of what was taken out.
+    assert min(low, 0) - 0.5 < rest.bounds[0] < low < low + 2 < rest.bounds[1] < low + 2.5
+    np.testing.assert_allclose(np.trapezoid(rest.density, rest.grid), 1, atol=1e-3)
+    np.testing.assert_allclose(rest.weights.sum(axis=1), 1 - 3 / 300, rtol=1e-9)
+    for name, function in (("mean", lambda x: x), ("square", np.square)):
+        exact = function(np.linalg.eigvalsh(matrix)).mean()
+        value, error = rest.expectation(function)
+        assert abs(value - exact) < 5 * error + 2e-3 * abs(exact), name
+    points = low + np.linspace(0.1, 1.9, 19)
+    exact = np.searchsorted(np.sort(np.linalg.eigvalsh(matrix)), points) / 300
+    distance = {id(d): np.abs(d.cdf(points) - exact).max() for d in (whole, rest)}
+    assert distance[id(rest)] < 0.03 < distance[id(whole)]
+    pairs = rl.top_eigenpairs(matrix, 3, which="magnitude", tolerance=1e-10, rng=0)
+    given = rl.spectral_density(matrix, deflate=pairs, bounds=(low - 0.2, low + 2.2), **options)
+    assert given.num_products == 8 * 60 + pairs.num_products
+    np.testing.assert_allclose(given.cdf(points), exact, atol=0.03)
+
+
+def test_kernel_polynomials_of_nothing_left():
+    found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
+    np.testing.assert_allclose(found.count(0.5)[0], 28, rtol=1e-6)

@@ -337,3 +337,28 @@ def test_progress_shows_on_a_terminal_only(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     rl.top_eigenpairs(EYE, 1, rng=0, progress=True)
     assert "eigenpairs" in capsys.readouterr().err
+
+
+@every_kind
+def test_the_default_tolerance_is_that_of_the_precision(kind):
+    matrix = cast(of_spectrum([5.0, 4.0, 3.5, *np.linspace(-1, 1, 297)]), kind)
+    pairs, tight, loose = (
+        rl.top_eigenpairs(matrix, 3, rng=0, check_products=0, **options)
+        for options in ({}, {"tolerance": 1e-5}, {"tolerance": 1e-4})
+    )
+    expected = loose if kind[1] == "float32" else tight
+    assert pairs.num_products == expected.num_products
+    assert loose.num_products < tight.num_products
+    np.testing.assert_allclose(pairs.eigenvalues, [3.5, 4, 5], rtol=1e-6 if kind[1] == "float32" else 1e-10)
+    found = rl.subspace_iteration(matrix, 2, rng=0)
+    assert np.all(found.residuals <= (1e-4 if kind[1] == "float32" else 1e-5) * np.abs(found.eigenvalues))
+
+
+def test_no_product_is_spent_after_convergence_where_looking_is_cheap():
+    diagonal = np.append(np.linspace(-1, 1, 49_997), [2.0, 2.5, 3.0])
+    operator = rl.SymmetricOperator(lambda v: diagonal[:, None] * v, diagonal.size, diagonal)
+    for seed in range(3):
+        pairs = rl.top_eigenpairs(operator, 3, rng=seed, check_products=0)
+        assert pairs.num_products == pairs.converged_after.max()
+        with pytest.warns(RuntimeWarning, match="did not converge"):
+            rl.top_eigenpairs(operator, 3, rng=seed, check_products=0, max_products=pairs.num_products - 1)

@@ -257,6 +257,61 @@ def test_an_operator_that_is_not_symmetric_is_named(reorthogonalize, dtype):
         )
 
 
+@given(
+    st.sampled_from(
+        [[0.0, 1.0, 1.0], [0.0, 1.0], [5.0] * 6 + [0.0], [1.0, 1.0, 2.0, 2.0, 3.0], [*np.linspace(0, 1, 30)]]
+    ),
+    st.integers(0, 99),
+    st.floats(0, 16),
+    st.sampled_from(["float32", "float64"]),
+    st.sampled_from([1.0, 1e-12, 1e12]),
+    st.booleans(),
+)
+def test_a_start_next_to_an_eigenvector_is_no_asymmetry(eigenvalues, seed, digits, dtype, scale, reorthogonalize):
+    matrix = (scale * of_spectrum(eigenvalues, seed)).astype(dtype)
+    random = np.random.default_rng(seed)
+    vector = np.linalg.eigh(matrix.astype(float))[1][:, random.integers(len(eigenvalues))]
+    start = vector + 10.0**-digits * random.normal(size=vector.size)
+    result = rl.lanczos(matrix, 10, start=start, reorthogonalize=reorthogonalize, rng=seed)
+    error = 100 * np.finfo(dtype).eps * scale * max(eigenvalues)
+    assert scale * min(eigenvalues) - error <= result.nodes[0]
+    assert result.nodes[-1] <= scale * max(eigenvalues) + error
+    mean = start @ matrix.astype(float) @ start / (start @ start)
+    np.testing.assert_allclose(result.weights @ result.nodes, mean, atol=error)
+
+
+@pytest.mark.parametrize("reorthogonalize", [True, False])
+@pytest.mark.parametrize("weight", [1e-4, 1e-5])
+def test_of_a_deflated_operator_rounding_is_that_of_what_was_taken_out(reorthogonalize, weight):
+    matrix = of_spectrum([1.0, 0.9, 0.8, *(weight * np.linspace(-1, 1, 197))]).astype(np.float32)
+    values, vectors = np.linalg.eigh(matrix.astype(float))
+    operator = rl.deflate(matrix, (values[-3:], vectors[:, -3:]))
+    assert operator.rounding_scale == pytest.approx(1.0, rel=1e-6)
+    for derived, scale in (
+        (operator, 1.0),
+        (-3 * operator, 3.0),
+        (operator / 2, 0.5),
+        (operator + operator, 2.0),
+        (operator.shifted(0.0).counted(), 1.0),
+        (operator.shifted(2.0), 3.0),
+    ):
+        assert derived.rounding_scale == pytest.approx(scale, rel=1e-6)
+        rl.lanczos(derived, 20, rng=0, reorthogonalize=reorthogonalize)
+    found = rl.lanczos(operator, 40, rng=0, reorthogonalize=reorthogonalize)
+    np.testing.assert_allclose(found.ritz_values[[0, -1]], [-weight, weight], atol=0.03 * weight + 1e-6)
+    pairs = rl.top_eigenpairs(operator, 2, rng=0)
+    assert np.all(pairs.residuals >= np.finfo(np.float32).eps)
+
+
+def test_a_deflated_operator_that_is_not_symmetric_is_still_named():
+    lopsided = np.random.default_rng(0).normal(size=(200, 200)) / 200**0.5
+    vector = np.eye(200)[:, :1]
+    operator = rl.deflate(rl.SymmetricOperator(lambda v: lopsided @ v, 200, lopsided), (np.array([20.0]), vector))
+    for reorthogonalize in (True, False):
+        with pytest.raises(ValueError, match="must be symmetric"):
+            rl.lanczos(operator, 8, rng=0, reorthogonalize=reorthogonalize)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("reorthogonalize", [True, False])

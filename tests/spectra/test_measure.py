@@ -58,6 +58,29 @@ def test_nan_does_not_go_on_for_ever():
         spectral_measure(np.full((3, 3), np.nan), np.ones(3))
 
 
+@pytest.mark.parametrize("exponent", [-1040, -600, -500, 500, 1000])
+def test_the_iteration_has_the_same_digits_at_any_scale(exponent):
+    rng = np.random.default_rng(1)
+    diagonal, off_diagonal = rng.normal(size=30), np.append(rng.normal(size=29), 0.0)
+    one, other = (diagonal.copy(), off_diagonal.copy(), np.eye(30)[0]), np.eye(30)[0]
+    assert implicit_ql(*one)
+    scaled = np.ldexp(diagonal, exponent)
+    assert implicit_ql(scaled, np.ldexp(off_diagonal, exponent), other)
+    if exponent > -1000:
+        np.testing.assert_array_equal(np.ldexp(scaled, -exponent), one[0])
+        np.testing.assert_array_equal(other, one[2])
+    else:  # subnormal entries have few digits themselves
+        np.testing.assert_allclose(np.ldexp(scaled, 1000), np.ldexp(one[0], exponent + 1000), atol=2.0**-60)
+
+
+def test_the_iteration_of_zeros_and_of_what_is_not_finite():
+    row = np.eye(3)[0]
+    assert implicit_ql(np.zeros(3), np.zeros(3), row)
+    np.testing.assert_array_equal(row, np.eye(3)[0])
+    for bad in (np.nan, np.inf):
+        assert not implicit_ql(np.array([1.0, bad, 2.0]), np.ones(3), np.eye(3)[0])
+
+
 def test_without_numba_the_kernel_says_the_same():
     rng = np.random.default_rng(0)
     arguments = rng.normal(size=8), rng.normal(size=8), np.eye(8)[0]

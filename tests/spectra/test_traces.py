@@ -354,3 +354,21 @@ def test_vectors_that_do_not_fit_are_refused_with_another_way(monkeypatch):
 def test_bad_eigenvalues(eigenvalues, error, message):
     with pytest.raises(error, match=message):
         rl.goldilocks_ratio(eigenvalues)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_an_operator_that_is_not_symmetric_is_named(dtype, scale):
+    lopsided = (scale * np.random.default_rng(0).normal(size=(500, 500))).astype(dtype)
+    operator = rl.SymmetricOperator(lambda v: lopsided @ v, 500, lopsided)
+    symmetric = rl.SymmetricOperator(lambda v: lopsided @ v + lopsided.T @ v, 500, lopsided)
+    for estimate in (
+        *(lambda o, m=m: rl.trace_estimate(o, method=m, rng=0) for m in ("hutch++", "hutchinson", "xtrace")),
+        *(lambda o, m=m: rl.frobenius_estimate(o, method=m, rng=0) for m in ("hutch++", "hutchinson")),
+        lambda o: rl.diagonal_estimate(o, rng=0),
+        lambda o: rl.diagonal_estimate(o, num_products=2, rng=0),
+        lambda o: rl.goldilocks_ratio(o, num_products=60, rng=0),
+    ):
+        with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = .*, q\^T A p = "):
+            estimate(operator)
+        estimate(symmetric)
