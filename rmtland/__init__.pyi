@@ -19,6 +19,7 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.bartlett import SharedRows as SharedRows
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.logit_laws import GaussianLogits as GaussianLogits
@@ -26,7 +27,6 @@ from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.logit_laws import MarginLogits as MarginLogits
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
-from .landscape.reduced import SharedRows as SharedRows
 from .landscape.theory.band import TheoryBand as TheoryBand
 from .landscape.theory.given import LandscapeTheory as LandscapeTheory
 from .landscape.theory.population import PopulationTheory as PopulationTheory

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rmtland._arguments import finite_array, integer, real, require_memory
 from rmtland.laws._law import Complexes, Floats, Law, points
 from rmtland.laws._values import Value
-from rmtland.laws.plain_atoms import PlainAtoms
+from rmtland.laws.atoms.plain import PlainAtoms
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -44,7 +44,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     Notes
     -----
     With m the Stieltjes transform and g = D m, z = -D/g + sum_i w_i t_i / (1 + t_i g). The solution in the upper half
-    plane is unique; on the real axis it is found along the curve described in `rmtland.laws.silverstein_kernels`, where
+    plane is unique; on the real axis it is found along the curve described in `rmtland.laws.atoms.kernels`, where
     it can be bracketed, so no mass is lost at weak, narrow or nearly touching bands. All methods but `support` and
     `edge_scales` cost O(k) per point.
 

@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.laws import silverstein_counts, silverstein_edges
-from rmtland.laws import silverstein_kernels as kernels
 from rmtland.laws._law import Complexes, Floats
+from rmtland.laws.atoms import counts as count_kernels
+from rmtland.laws.atoms import edges as edge_kernels
+from rmtland.laws.atoms import kernels
 
 _EPS = float(np.finfo(np.float64).eps)
 _SMALLEST = 1e-70
@@ -24,7 +25,7 @@ _WINDOW = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlainAtoms:
-    """x = map(u) of `silverstein_kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
+    """x = map(u) of `kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class PlainAtoms:
     @cached_property
     def ends(self) -> tuple[float, float]:
         """Re u of the outermost edges."""
-        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.deficit == 0)
+        low, high = edge_kernels.outer_crossings(self.t, self.a, self.deficit == 0)
         return float(low), float(high)
 
     @cached_property
@@ -111,14 +112,14 @@ class PlainAtoms:
     @cached_property
     def crossings(self) -> Floats:
         """Re u of all edges, ascending, shape (k, 2)."""
-        ends: Floats = silverstein_edges.crossings(*self.ends, self.t, self.a, _WINDOW)
+        ends: Floats = edge_kernels.crossings(*self.ends, self.t, self.a, _WINDOW)
         return ends
 
     @cached_property
     def edges(self) -> tuple[Floats, Floats]:
         """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
         u = self.crossings.ravel()
-        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a, self.deficit)
+        value, curvature = edge_kernels.edges(u, self.t, self.b, self.a, self.deficit)
         return np.maximum(value, self._least).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
 
     def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
@@ -150,7 +151,7 @@ class PlainAtoms:
         inside = self.inside(x)
         above = np.where(x >= self.range[1], 0.0, self.rank)
         below = self.rank - above
-        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
+        found = count_kernels.counts(self.solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
         above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
         return above, below
 
@@ -158,11 +159,11 @@ class PlainAtoms:
         """Smallest x with `above` eigenvalues above them and `below` nonzero ones below (what counts in the tail)."""
         low, high = self.range
         x = np.where(above <= 0, high, np.where(below <= 0, low, np.nan))
-        from_above = (above <= below) | (below > silverstein_counts.TAIL * self.rank)
+        from_above = (above <= below) | (below > count_kernels.TAIL * self.rank)
         for side, levels in ((True, above), (False, below)):
             here = np.flatnonzero((from_above == side) & (levels > 0))
             here = here[np.argsort(levels[here], kind="stable")]
-            x[here] = silverstein_counts.quantiles(
+            x[here] = count_kernels.quantiles(
                 levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension,
                 self.rank,
             )  # fmt: skip
