@@ -43,7 +43,7 @@ class Solver:
     @property
     def rank(self) -> float:
         """Number of nonzero eigenvalues of the matrix."""
-        return self.equation.rank
+        return self.plain.rank if self.equation.exact else self.equation.rank
 
     @cached_property
     def plain(self) -> PlainAtoms:
@@ -72,7 +72,7 @@ class Solver:
         """u(x + i0) for x in any order, x > 0 without a Wigner matrix: complex on the support, real off it."""
         plain = self.plain
         if self.equation.exact:
-            return np.asarray(plain.solve(x / plain.scale) * plain.scale)
+            return plain.solve(x)
         result = np.empty(x.size, dtype=np.complex128)
         shifts: list[tuple[float, complex]] = []
         for j in np.argsort(x, kind="stable")[::-1]:
@@ -82,15 +82,14 @@ class Solver:
             if u is None:
                 u = self._search(float(x[j]))
             result[j] = u
-            z = plain.evaluate(u / plain.scale)[0] * plain.scale
+            z = plain.evaluate(u)[0]
             if math.isfinite(abs(z)):
                 shifts = [*shifts[-2:], (float(x[j]), x[j] - z)]
         return result
 
     def _guess(self, x: float) -> complex:
-        plain = self.plain
-        scaled = x / plain.scale
-        return complex(plain.solve(np.array([scaled if plain.variance > 0 else max(scaled, 1e-300)]))[0]) * plain.scale
+        least = -math.inf if self.plain.variance > 0 else 1e-300 * self.plain.scale
+        return complex(self.plain.solve(np.array([max(x, least)]))[0])
 
     def _newton(self, u: complex, x: float) -> complex | None:
         """Newton's method for z(u) = x from a guess; None unless the solution proves itself."""
@@ -188,8 +187,20 @@ class Solver:
             return self.rank
         return self.equation.atoms_above(u.real)
 
-    def quantiles(self, above: Floats) -> Floats:
-        """Where so many eigenvalues are above; 0 < above < rank."""
+    def counts(self, x: Floats) -> tuple[Floats, Floats]:
+        """Numbers of nonzero eigenvalues above and below x, x > 0 without a Wigner matrix."""
+        if self.equation.exact:
+            return self.plain.counts(x)
+        above: Floats = np.array([self.count_above(complex(u)) for u in self.solve(x)], dtype=np.float64)
+        return above, self.rank - above
+
+    def quantiles(self, above: Floats, below: Floats | None = None) -> Floats:
+        """Where so many eigenvalues are above, and `below` nonzero ones below (where these are few); 0 < above < rank.
+
+        Of known atoms also at the ends.
+        """
+        if self.equation.exact:
+            return self.plain.quantiles(above, self.rank - above if below is None else below)
         places = [self.equation.map(u if u.imag > 0 else u.real, False)[0] for u in self.points(above)]
         return np.real(np.array(places, dtype=np.complex128))
 
@@ -197,7 +208,7 @@ class Solver:
         """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
         plain = self.plain
         goals = np.minimum(above, plain.rank * (1 - 1e-12))
-        guesses = plain.solve(plain.quantiles(goals, plain.rank - goals)) * plain.scale
+        guesses = plain.solve(plain.quantiles(goals, plain.rank - goals))
         if self.equation.exact:
             return [complex(u) for u in guesses]
         return [self._point(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
@@ -247,7 +258,7 @@ class Solver:
         for low, high in zip(bands[:-1, 1].tolist(), bands[1:, 0].tolist(), strict=True):
             if abs(plain.atoms_above(0.5 * (low + high)) - count) < 0.5:
                 for share in (0.5, 0.25, 0.75, 0.1, 0.9):
-                    u = float(low + share * (high - low)) * plain.scale
+                    u = float(low + share * (high - low))
                     if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
                         return u
         return None
@@ -320,7 +331,7 @@ class _Slopes:
             if self._last is not None and self._last[0] != u:
                 slope = (value - self._last[1]) / (u - self._last[0])
             else:
-                slope = self._plain.evaluate(u / self._plain.scale)[1]
+                slope = self._plain.evaluate(u)[1]
         self._last = (u, value)
         return complex(value), complex(slope)
 
