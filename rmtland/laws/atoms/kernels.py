@@ -211,11 +211,12 @@ def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats, deficit: flo
     slope = complex(1.0, 0.0)
     for _ in range(12):
         value, slope = evaluate(u.real, u.imag, t, b, a, deficit)
+        if not (0.0 < abs(slope) < math.inf and abs(value) < math.inf):
+            # Numba raises where a complex number is divided by 0.
+            return u, slope, False
         step = (value - x) / slope
         new = u - step
         size = abs(step)
-        if not size < math.inf:
-            return u, slope, False
         if new.imag <= 0.0:
             new = complex(new.real, 0.1 * u.imag)
         elif size <= 1e-9 * u.imag or size <= 4.0 * EPS * abs(u):
@@ -235,7 +236,7 @@ def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floa
     hard = np.sum(b / (t * t)) if deficit == 0.0 else 0.0
     for j in range(x.size):
         done = False
-        if j > 0 and u.imag > 0.0:
+        if j > 0 and u.imag > 0.0 and abs(slope) > 0.0:
             first = u + (x[j] - x[j - 1]) / slope
             if first.imag <= 0.0:
                 first = complex(first.real, 0.5 * u.imag)
