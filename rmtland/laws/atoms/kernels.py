@@ -61,11 +61,12 @@ def evaluate(r: float, v: float, t: Floats, b: Floats, a: Floats, deficit: float
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def evaluate_real(r: float, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[float, float]:
-    """map(r) and map'(r) at real r away from the atoms."""
+    """map(r) and map'(r) at real r away from the atoms; a lone atom may be nearer than rounding lets r say."""
     s = d = 0.0
     low = 2.0 * abs(r) < t[0]
     for i in range(t.size):
-        q = 1.0 / (r - t[i])
+        x = r - t[i]
+        q = 1.0 / x if x != 0.0 else 1.0 / math.sqrt(a[i])
         s += (b[i] / t[i] if low else b[i]) * q
         d += a[i] * q * q
     value = r * (deficit + r * s if low else 1.0 + s)
