@@ -22,6 +22,7 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.bartlett import SharedRows as SharedRows
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.gradient_laws import GradientLaw as GradientLaw

@@ -8,8 +8,9 @@ import numpy as np
 
 from rmtland._arguments import Seed, generator, integer
 from rmtland.landscape.logit_laws import GivenLogits
-from rmtland.landscape.theory.examples import ExchangeableExamples, probabilities_in_units
-from rmtland.landscape.theory.given import Model, checked_lengths
+from rmtland.landscape.theory.examples import probabilities_in_units
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
+from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.sums import Floats
 
@@ -48,7 +49,8 @@ class PopulationTheory(Theory):
             With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
             unit of SNR.
         """
-        return self._transition_snr()
+        found = super().transition_snr()
+        return float(found[0]) if self.gradients.relative_lengths is None else found
 
 
 def population_of(
