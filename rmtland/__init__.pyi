@@ -32,7 +32,6 @@ from .landscape.logit_laws import LogitLaw as LogitLaw
 from .landscape.logit_laws import MarginLogits as MarginLogits
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
-from .landscape.reduced import SharedRows as SharedRows
 from .landscape.sweeps import landscape_cell as landscape_cell
 from .landscape.sweeps import theory_cell as theory_cell
 from .landscape.theory.band import TheoryBand as TheoryBand
