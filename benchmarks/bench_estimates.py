@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def spectra() -> dict[str, Floats]:
 def turned(eigenvalues: Floats) -> Floats:
     basis = np.linalg.qr(np.random.default_rng(1).normal(size=(D, D)))[0]
     matrix = (basis * eigenvalues) @ basis.T
-    return (matrix + matrix.T) / 2
+    return np.asarray((matrix + matrix.T) / 2)
 
 
 def distance(density: rl.SpectralDensity, eigenvalues: Floats) -> float:
@@ -53,7 +54,7 @@ def distance(density: rl.SpectralDensity, eigenvalues: Floats) -> float:
 def densities() -> list[bool]:
     print(f"densities, D = {D}, {PROBES * STEPS} products: Wasserstein distance over standard deviation, mean of seeds")
     met = []
-    ways = {
+    ways: dict[str, dict[str, Any]] = {
         "lanczos": {"method": "lanczos"},
         "kpm": {"method": "kpm"},
         "lanczos, 9 deflated": {"method": "lanczos", "deflate": 9},
