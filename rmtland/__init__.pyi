@@ -52,6 +52,9 @@ from .logits.clustering import ClusteringAccumulator as ClusteringAccumulator
 from .logits.clustering import clustering as clustering
 from .logits.confinement import Confinement as Confinement
 from .logits.confinement import confinement as confinement
+from .logits.cross_class import CrossClassMeans as CrossClassMeans
+from .logits.cross_class import CrossClassMeansAccumulator as CrossClassMeansAccumulator
+from .logits.cross_class import cross_class_means as cross_class_means
 from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
