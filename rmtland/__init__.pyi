@@ -55,6 +55,8 @@ from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
 from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
+from .logits.hierarchy import Hierarchy as Hierarchy
+from .logits.hierarchy import hierarchy as hierarchy
 from .logits.lengths import LengthAccumulator as LengthAccumulator
 from .logits.lengths import LogitGradientLengths as LogitGradientLengths
 from .logits.lengths import logit_gradient_lengths as logit_gradient_lengths
