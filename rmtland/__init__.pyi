@@ -40,6 +40,9 @@ from .laws.spikes import SpikedWignerLaw as SpikedWignerLaw
 from .laws.tracy_widom import TracyWidom as TracyWidom
 from .logits.accumulate import Accumulator as Accumulator
 from .logits.accumulate import SumAccumulator as SumAccumulator
+from .logits.attribution import Attribution as Attribution
+from .logits.attribution import attribution as attribution
+from .logits.attribution import attribution_changes as attribution_changes
 from .logits.clustering import Clustering as Clustering
 from .logits.clustering import ClusteringAccumulator as ClusteringAccumulator
 from .logits.clustering import clustering as clustering
