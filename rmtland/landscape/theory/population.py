@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rmtland._arguments import Seed, generator, integer
 from rmtland.landscape.logit_laws import GivenLogits
-from rmtland.landscape.theory.examples import ExchangeableExamples, probabilities_in_units
-from rmtland.landscape.theory.given import Model, checked_lengths
+from rmtland.landscape.theory.examples import probabilities_in_units
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
+from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
+from rmtland.landscape.theory.sums import Floats
 
 ENTRIES = 200_000
 """Probabilities in the sample of the logit law, unless told."""
@@ -33,14 +34,14 @@ class PopulationTheory(Theory):
     Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
     """
 
-    def transition_snr(self) -> Any:
-        """SNR from which on outliers stand apart from the bulk.
+    def transition_snr(self) -> Floats:
+        """SNRs from which on outliers stand apart from the bulk.
 
         Returns
         -------
-        float or ndarray of float64, shape (C - 1,)
-            A number for mean gradients of equal lengths, whose outliers leave all at once; with `relative_lengths` one
-            for each, ascending, inf for directions without length.
+        ndarray of float64, shape (C - 1,)
+            Ascending, inf for directions without length; all equal for mean gradients of equal lengths, whose outliers
+            leave at once.
 
         Raises
         ------
@@ -48,7 +49,7 @@ class PopulationTheory(Theory):
             With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
             unit of SNR.
         """
-        found = self._transition_snr()
+        found = super().transition_snr()
         return float(found[0]) if self.gradients.relative_lengths is None else found
 
 
