@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,15 +163,16 @@ def attributed(hierarchy: Hierarchy, eigenvalues: Floats, vectors: Array) -> Att
     )
 
 
-def attribution_changes(steps: Sequence[int], counts: Any) -> list[tuple[int, str, str]]:
+def attribution_changes(steps: Any, counts: Any = None) -> list[tuple[int, str, str]]:
     """When most outliers pass from one place to another in training.
 
     Parameters
     ----------
-    steps : sequence of int
-    counts : array (len(steps), 3)
-        How many outliers lie in "A1", "B1" and "rest" at each step, as a training record holds them; steps with NaN
-        are passed over.
+    steps : sequence of int, or xarray.Dataset
+        A dataset is that of a training record with the statistic "hierarchy", at one of its splits.
+    counts : array (len(steps), 3), optional
+        How many outliers lie in "A1", "B1" and "rest" at each step; left out with a dataset. Steps with NaN are passed
+        over.
 
     Returns
     -------
@@ -189,6 +190,9 @@ def attribution_changes(steps: Sequence[int], counts: Any) -> list[tuple[int, st
     >>> rl.attribution_changes([0, 1, 2, 4], [[0, 9, 0], [2, 7, 0], [8, 1, 0], [9, 0, 0]])
     [(2, 'B1', 'A1')]
     """
+    if counts is None:
+        dataset, steps = steps, steps["step"].to_numpy()
+        counts = np.stack([dataset[f"outliers_in_{place}"].to_numpy() for place in PLACES], axis=-1)
     table = np.asarray(counts, dtype=np.float64)
     if table.shape != (len(steps), len(PLACES)):
         raise ValueError(f"`counts` must have shape ({len(steps)}, {len(PLACES)}); got {table.shape}")

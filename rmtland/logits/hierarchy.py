@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from rmtland._arguments import choice, integer, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, loss_at, prototype, sum_over_chunks
+from rmtland.logits.accumulate import (
+    SharedChunk,
+    SumAccumulator,
+    accumulate_by,
+    accumulate_one,
+    loss_at,
+    prototype,
+    sum_over_chunks,
+)
 from rmtland.logits.cross_class import (
     PAIRS_BYTES,
     CrossClassMeans,
@@ -24,7 +32,7 @@ from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
 from rmtland.logits.pair_factor import PairFactor, at_own_class, pair_factor
 from rmtland.logits.pair_gram import PairGram
 from rmtland.logits.ranks import in_step
-from rmtland.logits.restriction import restrict
+from rmtland.logits.restriction import RestrictedChunk, restricted_sources
 from rmtland.logits.rows import require_finite
 from rmtland.spectra.operators import SymmetricOperator
 
@@ -118,6 +126,7 @@ class Hierarchy:
 
     source: LogitGradients = field(repr=False)
     means: CrossClassMeans = field(repr=False)
+    _class_traces: Callable[[], Floats] | None = field(default=None, repr=False)
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -143,6 +152,11 @@ class Hierarchy:
     def gauss_newton(self) -> SymmetricOperator:
         """G."""
         return gauss_newton(self.source)
+
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether the cross-class means are in memory."""
+        return self.means.pair_factor is not None
 
     @property
     def factors(self) -> Factors:
@@ -266,7 +280,8 @@ class Hierarchy:
     @property
     def class_traces(self) -> Floats:
         """What the examples of each class add to the trace of G, (C,); one pass."""
-        found: Floats = self._once("class", lambda: accumulate_one(self.source, ClassTraceAccumulator()))
+        make = self._class_traces or (lambda: accumulate_one(self.source, ClassTraceAccumulator()))
+        found: Floats = self._once("class", make)
         return found
 
     @property
@@ -318,11 +333,20 @@ class Hierarchy:
     def by_group(self) -> dict[str, Hierarchy]:
         """The hierarchy of each group of parameters, such as a network's tensors, by its name.
 
-        The diagonal blocks of G and of its parts, from the same means: no pass over the source.
+        The diagonal blocks of G and of its parts, from the same means; traces of all groups come from one pass.
         """
+        views = restricted_sources(self.source)
+        traces: dict[str, Any] = {}
+
+        def of(name: str) -> Floats:
+            if not traces:
+                traces.update(accumulate_by(self.source, views, RestrictedChunk, {None: ClassTraceAccumulator()}))
+            found: Floats = traces[name][None]
+            return found
+
         return {
-            name: Hierarchy(restrict(self.source, name), self.means.restricted(group))
-            for name, group in self.source.parameter_groups.items()
+            name: Hierarchy(view, self.means.restricted(view.parameters), partial(of, name))
+            for name, view in views.items()
         }
 
     def _from_rows(self, rows: Array) -> SymmetricOperator:
