@@ -47,6 +47,9 @@ from .laws.spikes import SpikedWignerLaw as SpikedWignerLaw
 from .laws.tracy_widom import TracyWidom as TracyWidom
 from .logits.accumulate import Accumulator as Accumulator
 from .logits.accumulate import SumAccumulator as SumAccumulator
+from .logits.attribution import Attribution as Attribution
+from .logits.attribution import attribution as attribution
+from .logits.attribution import attribution_changes as attribution_changes
 from .logits.clustering import Clustering as Clustering
 from .logits.clustering import ClusteringAccumulator as ClusteringAccumulator
 from .logits.clustering import clustering as clustering
@@ -62,6 +65,8 @@ from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
 from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
+from .logits.hierarchy import Hierarchy as Hierarchy
+from .logits.hierarchy import hierarchy as hierarchy
 from .logits.lengths import LengthAccumulator as LengthAccumulator
 from .logits.lengths import LogitGradientLengths as LogitGradientLengths
 from .logits.lengths import logit_gradient_lengths as logit_gradient_lengths

@@ -20,6 +20,7 @@ from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.lengths import LengthAccumulator
 from rmtland.logits.measure import measure
 from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.nets.hierarchy_moment import hierarchy_values
 from rmtland.nets.second_derivatives import hessian
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
@@ -29,6 +30,9 @@ Values = dict[str, tuple[tuple[str, ...], Floats]]
 """Name to (names of the axes, numbers)."""
 
 STATISTICS = ("outputs", "logit_scales", "lengths", "clustering", "gauss_newton", "hessian")
+"""Measured by default."""
+
+ALL_STATISTICS = (*STATISTICS, "hierarchy")
 
 EXACT = 1024
 """Up to this size eigenvalues come from a dense matrix: exact, and cheaper than iterating."""
@@ -41,7 +45,7 @@ class Moment:
     Attributes
     ----------
     statistics : tuple of str
-        Of `STATISTICS`.
+        Of `ALL_STATISTICS`.
     num_eigenvalues : int or None
         How many of the largest eigenvalues; C if None.
     options : dict
@@ -78,6 +82,8 @@ class Moment:
             values |= _curvature("gauss_newton", _gauss_newton_top(source, slope, count, rng), source)
         if "hessian" in self.statistics:
             values |= _curvature("hessian", _operator_top(hessian(source), slope, count, rng), source)
+        if "hierarchy" in self.statistics:
+            values |= hierarchy_values(source, rng.spawn(1)[0])
         return values
 
 
@@ -189,7 +195,7 @@ def checked_statistics(statistics: Any) -> tuple[str, ...]:
     """Names of statistics, in the order they are measured; ValueError for another name or none."""
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     for name in names:
-        choice("statistics", name, STATISTICS)
+        choice("statistics", name, ALL_STATISTICS)
     if not names:
-        raise ValueError(f"`statistics` must name at least one of {', '.join(STATISTICS)}; got none")
-    return tuple(name for name in STATISTICS if name in names)
+        raise ValueError(f"`statistics` must name at least one of {', '.join(ALL_STATISTICS)}; got none")
+    return tuple(name for name in ALL_STATISTICS if name in names)
