@@ -14,15 +14,11 @@ from rmtland._arrays import Array, to_numpy
 from rmtland.comparison.result import NUM_TOP, QUANTITIES, Rung
 from rmtland.logits.confinement import DENSE_LIMIT
 from rmtland.spectra.density import spectral_density
-from rmtland.spectra.eigenpairs import top_eigenpairs
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.outliers import count_outliers
-from rmtland.spectra.traces import frobenius_estimate, trace_estimate
+from rmtland.spectra.partial import partial_spectrum
 
 Floats = npt.NDArray[np.float64]
-
-NUM_PROBES = 60
-"""Random products behind each estimate of what the top eigenvectors leave."""
 
 
 class Clustered(Protocol):
@@ -104,26 +100,17 @@ class Reporter:
             return self.spectrum(eigenvalues, _powers(vectors, slope, norm), q)
         if told is not None:
             operator = _telling(operator, told)
-        start, of_trace, of_norm, of_density = rng.spawn(4)
-        pairs = top_eigenpairs(operator, min(3 * self.num_classes + 1, operator.dimension - 1), rng=start)
-        rest = operator.deflated(pairs)
-        if trace is None:
-            probes = trace_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_trace)
-            trace, trace_error = float(pairs.eigenvalues.sum()) + probes.estimate, probes.standard_error
-        else:
-            trace_error = 0.0
-        left = frobenius_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_norm)
-        frobenius = math.hypot(float(np.linalg.norm(pairs.eigenvalues)), left.estimate)
+        of_top, of_density = rng.spawn(2)
+        count = min(3 * self.num_classes + 1, operator.dimension - 1)
+        found = partial_spectrum(operator, count, trace=trace, rng=of_top)
+        pairs = found.pairs
         density = spectral_density(operator, num_probes=2, num_steps=64, deflate=pairs, rng=of_density)
         powers = _powers(to_numpy(pairs.eigenvectors).astype(np.float64, copy=False), slope, norm)
-        rung = self._rung(pairs.eigenvalues, powers, (trace, frobenius), self._count(pairs.eigenvalues), q)
+        rung = self._rung(pairs.eigenvalues, powers, (found.trace, found.frobenius), self._count(pairs.eigenvalues), q)
         top = pairs.residuals[::-1]
         errors = {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
-        errors |= {"top_eigenvalue": float(top[0]), "trace": trace_error}
-        if frobenius > 0:  # two independent estimates: the delta method
-            norm_error = left.standard_error * left.estimate / frobenius
-            errors["frobenius_norm"] = norm_error
-            errors["goldilocks_ratio"] = math.hypot(trace_error, trace * norm_error / frobenius) / frobenius
+        errors |= {"top_eigenvalue": float(top[0]), "trace": found.trace_error}
+        errors |= {"frobenius_norm": found.frobenius_error, "goldilocks_ratio": found.ratio_error}
         return Rung(rung.values, rung.eigenvalues, rung.powers, errors, density)
 
     def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
