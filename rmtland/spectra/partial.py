@@ -40,8 +40,9 @@ class PartialSpectrum:
 
 
 def partial_spectrum(
-    operator: SymmetricOperator, k: int, *, trace: float | None = None, num_probes: int = NUM_PROBES, rng: Seed = None
-) -> PartialSpectrum:
+    operator: SymmetricOperator, k: int, *, trace: float | None = None, num_probes: int = NUM_PROBES,
+    max_products: int | None = None, rng: Seed = None,
+) -> PartialSpectrum:  # fmt: skip
     """The k largest eigenpairs by Lanczos iteration, trace and norm beyond them from random probes.
 
     Parameters
@@ -54,6 +55,8 @@ def partial_spectrum(
         Where it is known; the probes then serve the norm alone.
     num_probes : int
         At least 6.
+    max_products : int, optional
+        Of the Lanczos iteration, as in `top_eigenpairs`.
     rng : seed, optional
         Of the start vector and of the probes, a child each.
 
@@ -81,7 +84,7 @@ def partial_spectrum(
     [50. 70.] 270.0 True
     """
     start, probing = generator(rng).spawn(2)
-    pairs = top_eigenpairs(operator, k, rng=start)
+    pairs = top_eigenpairs(operator, k, max_products=max_products, rng=start)
     run = Run(operator.deflated(pairs), num_probes, None, probing)
     samples = run.probe(run.limit, deflate=False)
     known = pairs.eigenvalues / samples.unit
