@@ -65,10 +65,10 @@ from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
 from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
-from .logits.hierarchy import Hierarchy as Hierarchy
-from .logits.hierarchy import hierarchy as hierarchy
 from .logits.gram import LogitGradientGram as LogitGradientGram
 from .logits.gram import logit_gradient_gram as logit_gradient_gram
+from .logits.hierarchy import Hierarchy as Hierarchy
+from .logits.hierarchy import hierarchy as hierarchy
 from .logits.kronecker import KroneckerFit as KroneckerFit
 from .logits.kronecker import kronecker_fit as kronecker_fit
 from .logits.lengths import LengthAccumulator as LengthAccumulator
