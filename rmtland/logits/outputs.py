@@ -72,7 +72,8 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> OutputStatistics:
         """Means over all examples, and their errors."""
-        means, errors = mean_and_error(*to_numpy(sums[0]), source.num_examples)
+        total, squares = to_numpy(sums[0])
+        means, errors = mean_and_error(total, squares, source.num_examples)
         return OutputStatistics(*means.tolist(), *errors.tolist())
 
 

@@ -19,6 +19,7 @@ from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.lengths import LengthAccumulator
 from rmtland.logits.measure import measure
 from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.nets.hierarchy_moment import hierarchy_values
 from rmtland.nets.second_derivatives import hessian
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.partial import partial_spectrum
@@ -30,6 +31,9 @@ Values = dict[str, tuple[tuple[str, ...], Floats]]
 """Name to (names of the axes, numbers)."""
 
 STATISTICS = ("outputs", "logit_scales", "lengths", "clustering", "gauss_newton", "hessian")
+"""Measured by default."""
+
+ALL_STATISTICS = (*STATISTICS, "hierarchy")
 
 EXACT = 1024
 """Up to this size eigenvalues come from a dense matrix: exact, and cheaper than iterating."""
@@ -42,7 +46,7 @@ class Moment:
     Attributes
     ----------
     statistics : tuple of str
-        Of `STATISTICS`.
+        Of `ALL_STATISTICS`.
     num_eigenvalues : int or None
         How many of the largest eigenvalues; C if None.
     options : dict
@@ -77,13 +81,15 @@ class Moment:
             if name in READERS:
                 values |= {key: (dims, np.asarray(v)) for key, (dims, v) in READERS[name](measured[name]).items()}
         count = self.num_eigenvalues or source.num_classes
-        of_gauss_newton, of_hessian = rng.spawn(2)
+        of_gauss_newton, of_hessian, of_hierarchy = rng.spawn(3)
         if "gauss_newton" in self.statistics:
             found = _gauss_newton(source, slope, count, measured.get("trace"), of_gauss_newton)
             values |= found.values("gauss_newton", count)
         if "hessian" in self.statistics:
             found = _of_operator(hessian(source), slope, count, source.num_classes, of_hessian)
             values |= found.values("hessian", count)
+        if "hierarchy" in self.statistics:
+            values |= hierarchy_values(source, of_hierarchy)
         return values
 
 
@@ -244,7 +250,7 @@ def checked_statistics(statistics: Any) -> tuple[str, ...]:
     """Names of statistics, in the order they are measured; ValueError for another name or none."""
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     for name in names:
-        choice("statistics", name, STATISTICS)
+        choice("statistics", name, ALL_STATISTICS)
     if not names:
-        raise ValueError(f"`statistics` must name at least one of {', '.join(STATISTICS)}; got none")
-    return tuple(name for name in STATISTICS if name in names)
+        raise ValueError(f"`statistics` must name at least one of {', '.join(ALL_STATISTICS)}; got none")
+    return tuple(name for name in ALL_STATISTICS if name in names)

@@ -301,7 +301,7 @@ def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
     # Eigenvalues that did not converge are in the density, and drawn once.
     assert few.density.outliers.size < many.density.outliers.size == 10
     for rung in (few, many):
-        (stairs,) = plot_rung_spectra(
+        (stairs,) = plot_stage_spectra(
             dataclasses.replace(comparison.stages["network"], rungs={"hessian": rung}), RUNGS
         ).patches
         values, edges, _ = stairs.get_data()
