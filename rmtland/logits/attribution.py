@@ -180,7 +180,7 @@ def attribution_changes(steps: Any, counts: Any = None) -> list[tuple[int, str, 
     steps : sequence of int, or xarray.Dataset
         A dataset is that of a training record with the statistic "hierarchy", at one of its splits.
     counts : array (len(steps), 3), optional
-        How many outliers belong to "A1", "B1" and "rest" at each step, without a dataset. Steps with NaN are passed over.
+        How many outliers belong to "A1", "B1" and "rest" at each step, without a dataset. NaNs are passed over.
 
     Returns
     -------
