@@ -78,8 +78,9 @@ def pairs_of(vectors, values=None):
 
 
 def test_places():
-    # All eigenvectors of G, each where most of its eigenvalue comes from. Little noise: some belong to A1.
-    arrays = oracles.examples(60, 4, 40, mean=4.0)
+    # All eigenvectors of G, each where most of its eigenvalue comes from. Trained logits: some belong to A1.
+    logits, labels, gradients = oracles.examples(60, 4, 40, mean=4.0)
+    arrays = logits + 3 * np.eye(4)[labels], labels, gradients
     parts = oracles.hierarchy(*arrays)
     values, vectors = np.linalg.eigh(oracles.gauss_newton(arrays[0], arrays[2]))
     found = rl.attribution(rl.hierarchy(rl.DenseLogitGradients(*arrays)), pairs_of(vectors, values))
