@@ -32,7 +32,6 @@ from .landscape.logit_laws import LogitLaw as LogitLaw
 from .landscape.logit_laws import MarginLogits as MarginLogits
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
-from .landscape.reduced import SharedRows as SharedRows
 from .landscape.sweeps import landscape_cell as landscape_cell
 from .landscape.sweeps import theory_cell as theory_cell
 from .landscape.theory.band import TheoryBand as TheoryBand
@@ -66,8 +65,12 @@ from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
 from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
+from .logits.gram import LogitGradientGram as LogitGradientGram
+from .logits.gram import logit_gradient_gram as logit_gradient_gram
 from .logits.hierarchy import Hierarchy as Hierarchy
 from .logits.hierarchy import hierarchy as hierarchy
+from .logits.kronecker import KroneckerFit as KroneckerFit
+from .logits.kronecker import kronecker_fit as kronecker_fit
 from .logits.lengths import LengthAccumulator as LengthAccumulator
 from .logits.lengths import LogitGradientLengths as LogitGradientLengths
 from .logits.lengths import logit_gradient_lengths as logit_gradient_lengths
@@ -76,9 +79,15 @@ from .logits.losses import Logistic as Logistic
 from .logits.losses import Loss as Loss
 from .logits.losses import SquaredError as SquaredError
 from .logits.measure import measure as measure
+from .logits.moments import MeanMoments as MeanMoments
+from .logits.moments import ResidualMoments as ResidualMoments
+from .logits.moments import mean_moments as mean_moments
+from .logits.moments import residual_moments as residual_moments
 from .logits.outputs import OutputAccumulator as OutputAccumulator
 from .logits.outputs import OutputStatistics as OutputStatistics
 from .logits.outputs import output_statistics as output_statistics
+from .logits.population import PopulationSpectrum as PopulationSpectrum
+from .logits.population import recover_spectrum as recover_spectrum
 from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator

@@ -41,7 +41,7 @@ class _Moments:
 
 
 def sets_of(source: Any, num_draws: int | None, rng: Seed, threads: int | None) -> Iterator[Floats]:
-    """Chunks (replicates, eigenvalues) of an ensemble, an array of that shape, or an iterable of them or of rows."""
+    """Chunks (draws, eigenvalues) of an ensemble, an array of that shape, or an iterable of them or of rows."""
     if hasattr(source, "iterate_eigenvalues"):
         yield from source.iterate_eigenvalues(integer("num_draws", num_draws, at_least=1), rng, threads=threads)
         return
@@ -104,7 +104,7 @@ def empirical_density(
     bins : array_like, shape (bins + 1,)
         Edges, increasing.
     num_draws : int, optional
-        Number of replicates of an ensemble.
+        Number of draws of an ensemble.
     rng, threads : optional
         As for its `eigenvalues`.
 

@@ -242,7 +242,7 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        children = spawn(rng, integer("size", size, at_least=2))
+        children = spawn(rng, integer("num_draws", num_draws, at_least=2))
         return TheoryBand(tuple(self.theory(child, cross_terms) for child in children))
 
     def population_theory(

@@ -115,7 +115,8 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
             p / n > 0.
         weights : array_like, shape (k,), optional
             How often each occurs, >= 0; all 1 by default. Only their proportions matter to the law; p = sum of the
-            weights is the number of eigenvalues in `count` and `classical_locations` and n = p / ratio sets the `edge_scales`.
+            weights is the number of eigenvalues in `count_below` and `classical_locations`, and n = p / ratio sets
+            the `edge_scales`.
 
         Returns
         -------

@@ -97,7 +97,7 @@ class TheoryBand:
     def total(
         self,
         prediction: Callable[[Theory], npt.ArrayLike],
-        deviation: Callable[[Theory], npt.ArrayLike],
+        std: Callable[[Theory], npt.ArrayLike],
     ) -> Spread:
         """Mean and standard deviation of single draws of the model: logits and, given them, logit gradients.
 

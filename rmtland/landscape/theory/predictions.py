@@ -171,7 +171,7 @@ class Theory(Sums):
         length, d = self.gradients.residual_length, self.equation.num_parameters
         return transitions.residual_edge(self.examples, length, d, self.sigma_H / self._unit)
 
-    def transition_snr(self) -> Any:
+    def transition_snr(self) -> Floats:
         """SNR from which on 1, 2, ..., C - 1 outliers stand apart from the bulk, with these logits, N, C and D.
 
         Returns
