@@ -64,7 +64,7 @@ class Attribution:
         }
 
     @property
-    def chance_deviation(self) -> dict[str, float]:
+    def chance_std(self) -> dict[str, float]:
         """The standard deviation of that overlap: of a Beta distribution of rank / 2 and (D - rank) / 2."""
         size = self.num_parameters
         return {name: math.sqrt(2 * share * (1 - share) / (size + 2)) for name, share in self.chance.items()}

@@ -68,7 +68,7 @@ def test_chance_is_what_random_vectors_have():
         shares = np.array([overlaps[name][0] for overlaps in drawn])
         error = shares.std(ddof=1) / np.sqrt(len(shares))
         assert abs(shares.mean() - found.chance[name]) < 4 * error < 0.1
-        assert shares.std(ddof=1) == pytest.approx(found.chance_deviation[name], rel=0.15)
+        assert shares.std(ddof=1) == pytest.approx(found.chance_std[name], rel=0.15)
 
 
 def pairs_of(vectors, values=None):
@@ -80,7 +80,7 @@ def pairs_of(vectors, values=None):
 def test_places():
     # All eigenvectors of G, each where most of its eigenvalue comes from. Trained logits: some belong to A1.
     logits, labels, gradients = oracles.examples(60, 4, 40, mean=4.0)
-    arrays = logits + 3 * np.eye(4)[labels], labels, gradients
+    arrays = 0.3 * logits + 4 * np.eye(4)[labels], labels, gradients
     parts = oracles.hierarchy(*arrays)
     values, vectors = np.linalg.eigh(oracles.gauss_newton(arrays[0], arrays[2]))
     found = rl.attribution(rl.hierarchy(rl.DenseLogitGradients(*arrays)), pairs_of(vectors, values))
