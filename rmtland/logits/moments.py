@@ -300,7 +300,8 @@ def _alignment(values: Floats) -> Floats:
 
 def _split_moments(matrix: Floats, splits: list[list[Integers]], left_out: npt.NDArray[np.bool_], order: int) -> Floats:
     """Mean over splits of the moments without some examples, then of tr Sigma and tr Sigma^2, (order + 3,)."""
-    return np.mean([_moments_of_split(matrix, split, left_out, order) for split in splits], axis=0)
+    mean: Floats = np.mean([_moments_of_split(matrix, split, left_out, order) for split in splits], axis=0)
+    return mean
 
 
 def _moments_of_split(matrix: Floats, split: list[Integers], left_out: npt.NDArray[np.bool_], order: int) -> Floats:

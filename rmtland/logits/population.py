@@ -213,5 +213,5 @@ def _bounds(moments: ResidualMoments, threshold: float, allowed: float) -> tuple
             A_eq=np.ones((1, grid.size)),
             b_eq=[1.0],
         )
-        limits.append(sign * float(found.fun) if found.success else float("nan"))
+        limits.append(sign * float(found.fun or 0.0) if found.success else float("nan"))
     return limits[0], limits[1]
