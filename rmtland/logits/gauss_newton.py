@@ -90,10 +90,10 @@ class GaussNewtonSpectrum:
         """Trace over Frobenius norm; NaN for the zero matrix."""
         return goldilocks_ratio(self.eigenvalues)
 
-    def outliers(self, count: int) -> npt.NDArray[np.float64]:
-        """The `count` largest eigenvalues, ascending."""
+    def outliers(self, k: int) -> npt.NDArray[np.float64]:
+        """The k largest eigenvalues, ascending."""
         size = self.eigenvalues.size
-        return self.eigenvalues[size - integer("count", count, at_least=0, at_most=size) :]
+        return self.eigenvalues[size - integer("k", k, at_least=0, at_most=size) :]
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors."""

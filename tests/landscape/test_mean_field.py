@@ -172,13 +172,13 @@ def test_the_outputs_kernel_spreads_as_in_networks(activation):
     for seed in range(60):
         outputs = network_draw(widths, activation, seed)[1].mean(axis=(0, 2))
         spreads.append(np.linalg.eigvalsh(outputs * num_classes / np.trace(outputs)).var())
-    assert np.sqrt(np.mean(spreads)) == pytest.approx(kernels.output_spread, rel=0.12)
+    assert np.sqrt(np.mean(spreads)) == pytest.approx(kernels.output_kernel_std, rel=0.12)
     drawn = [np.linalg.eigvalsh(kernels.effective_output_kernel(seed)) for seed in range(200)]
     relative = [(values / values.mean()).var() for values in drawn]
-    assert np.sqrt(np.mean(relative)) == pytest.approx(kernels.output_spread, rel=0.08)
+    assert np.sqrt(np.mean(relative)) == pytest.approx(kernels.output_kernel_std, rel=0.08)
     assert np.mean(drawn) == pytest.approx(1, abs=0.02)
     if activation == "relu":  # the mutant: units counted as if all of them carried the same
-        plain = kernels.output_spread * np.sqrt(kernels.effective_widths[0] / 120)
+        plain = kernels.output_kernel_std * np.sqrt(kernels.effective_widths[0] / 120)
         assert plain < 0.88 * np.sqrt(np.mean(spreads))
 
 
@@ -188,7 +188,7 @@ def test_the_goldilocks_ratio_is_that_of_the_dense_matrix_and_of_networks():
     sources = [source_of(*network_draw(widths, "relu", seed, 3.0), labels) for seed in range(40)]
     ratios = [rl.gauss_newton_spectrum(source).goldilocks_ratio() for source in sources]
     error = np.std(ratios) / np.sqrt(len(ratios))
-    assert kernels.goldilocks_ratio(size=100) == pytest.approx(np.mean(ratios), abs=4 * error)
+    assert kernels.goldilocks_ratio(num_draws=100) == pytest.approx(np.mean(ratios), abs=4 * error)
     # Against the matrix written out, of one draw.
     rng = spawn(3, 1)[0]
     logits, _ = rl.GaussianProcessLogits(kernels.covariance).draw_logits(6, 4, rng)
@@ -199,7 +199,7 @@ def test_the_goldilocks_ratio_is_that_of_the_dense_matrix_and_of_networks():
         curvature[4 * mu : 4 * mu + 4, 4 * mu : 4 * mu + 4] = oracles.curvature(logits[mu])
     dense = curvature @ gram
     expected = np.trace(dense) / np.sqrt(np.trace(dense @ dense))
-    assert kernels.goldilocks_ratio(size=1, rng=3) == pytest.approx(expected, rel=1e-10)
+    assert kernels.goldilocks_ratio(num_draws=1, rng=3) == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_model_by_one_call():
@@ -280,8 +280,8 @@ def test_bad_input():
         kernels.q_values([0, 1])
     with pytest.raises(ValueError, match="labels"):
         kernels.model([0, 1, 2])
-    with pytest.raises(ValueError, match="`size` must be >= 1"):
-        kernels.goldilocks_ratio(size=0)
+    with pytest.raises(ValueError, match="`num_draws` must be >= 1"):
+        kernels.goldilocks_ratio(num_draws=0)
     with pytest.raises(ValueError, match="must be square"):
         rl.GaussianProcessLogits(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="must be symmetric"):

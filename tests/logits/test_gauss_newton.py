@@ -155,7 +155,7 @@ def test_what_a_spectrum_answers():
     assert spectrum.gradient_power(0) == 0
     assert spectrum.gradient_power(3) == pytest.approx(spectrum.powers[-3:].sum())
     assert spectrum.gradient_power(40) == pytest.approx(1 - spectrum.null_power)
-    with pytest.raises(ValueError, match="`count` must be >= 0 and <= 12; got 13"):
+    with pytest.raises(ValueError, match="`k` must be >= 0 and <= 12; got 13"):
         spectrum.outliers(13)
     with pytest.raises(ValueError, match="`num_directions` must be >= 0 and <= 40; got 41"):
         spectrum.gradient_power(41)

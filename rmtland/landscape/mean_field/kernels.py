@@ -105,7 +105,7 @@ class MeanFieldKernels:
         return widths
 
     @property
-    def output_spread(self) -> float:
+    def output_kernel_std(self) -> float:
         """Standard deviation of the eigenvalues of the outputs' kernel K about their mean 1, to leading order.
 
         Backpropagated through a hidden layer of width n, K is a sample covariance of ratio C / n: a Marchenko-Pastur
@@ -150,13 +150,13 @@ class MeanFieldKernels:
         kernel: Floats = np.tensordot(self._shares, self.output_kernels(rng), axes=1)
         return kernel
 
-    def goldilocks_ratio(self, size: int = 16, rng: Seed = 0) -> float:
+    def goldilocks_ratio(self, num_draws: int = 16, rng: Seed = 0) -> float:
         """Trace over Frobenius norm of the Gauss-Newton matrix, the mean over draws of logits and outputs' kernels.
 
         Parameters
         ----------
-        size : int
-            Draws, >= 1.
+        num_draws : int
+            >= 1.
         rng : seed
             Anything `numpy.random.default_rng` takes.
 
@@ -170,7 +170,7 @@ class MeanFieldKernels:
         """
         law = GaussianProcessLogits(self.covariance)
         ratios = []
-        for child in spawn(rng, integer("size", size, at_least=1)):
+        for child in spawn(rng, integer("num_draws", num_draws, at_least=1)):
             logits, _ = law.draw_logits(self.num_examples, self.num_classes, child)
             factor = CrossEntropy().hessian_factor(logits)
             curvature = factor @ factor.swapaxes(1, 2)
