@@ -429,7 +429,9 @@ def test_many_parameters():
     np.testing.assert_allclose(top / 1e12, t, rtol=1e-11)
     np.testing.assert_allclose(np.diff(law.support)[:, 0] / (4 * t * 1e6), 1, rtol=1e-4)
     np.testing.assert_array_equal(1e12 - law.count_below([1.5e12, 4e12, 1e13]), [2, 1, 0])
-    with pytest.raises(MemoryError, match=r"all 1000000000000 locations needs .* ask for the k largest by `locations"):
+    with pytest.raises(
+        MemoryError, match=r"all 1000000000000 locations needs .* ask for the k largest by `classical_locations"
+    ):
         law.classical_locations()
 
 
