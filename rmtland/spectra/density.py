@@ -188,8 +188,8 @@ def spectral_density(
     >>> found = rl.spectral_density(np.diag(np.append(np.linspace(-1, 1, 997), [3.0, 4.0, 5.0])), num_probes=8, rng=0)
     >>> round(float(np.trapezoid(found.density, found.grid)), 4), bool(found.grid[-1] > 5), found.num_products
     (1.0, True, 1024)
-    >>> below, error = found.count_below(2.0)
-    >>> bool(abs(below - 997) < 4 * error)
+    >>> above, error = found.count_below(2.0)
+    >>> bool(abs(above - 997) < 4 * error)
     True
     """
     choice("method", method, ("lanczos", "kpm"))

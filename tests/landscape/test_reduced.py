@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland import _arguments
 from rmtland.landscape import reduced
-from rmtland.landscape.reduced import bartlett_factor, hyperplane_ratio
+from rmtland.landscape.bartlett import bartlett_factor
+from rmtland.landscape.reduced import hyperplane_ratio
 from tests import oracles
 from tests.statistical import assert_mean
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from rmtland._arguments import Seed, generator, integer
 from rmtland.landscape.logit_laws import GivenLogits
-from rmtland.landscape.theory.examples import ExchangeableExamples, probabilities_in_units
-from rmtland.landscape.theory.given import Model, checked_lengths
+from rmtland.landscape.theory.examples import probabilities_in_units
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
+from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
-from rmtland.landscape.theory.sums import Floats
 
 ENTRIES = 200_000
 """Probabilities in the sample of the logit law, unless told."""
@@ -32,23 +32,6 @@ class PopulationTheory(Theory):
     gradients the C (C - 1) class directions have two strengths, and classes are of equal size.
     Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
     """
-
-    def transition_snr(self) -> Floats:
-        """SNRs from which on outliers stand apart from the bulk.
-
-        Returns
-        -------
-        ndarray of float64, shape (C - 1,)
-            Ascending, inf for directions without length; all equal for mean gradients of equal lengths, whose outliers
-            leave at once.
-
-        Raises
-        ------
-        ValueError
-            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
-            unit of SNR.
-        """
-        return self._transition_snr()
 
 
 def population_of(
