@@ -57,16 +57,16 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         """Root of the sum of the squares of all eigenvalues."""
         return super().frobenius if self.sums is None else self.sums[1]
 
-    def outliers(self, count: int | None = None) -> Floats:
-        """The C - 1 (or `count`) largest eigenvalues, ascending; with zeros for those that D < count lacks.
+    def outliers(self, k: int | None = None) -> Floats:
+        """The C - 1 (or k) largest eigenvalues, ascending; with zeros for those that D < k lacks.
 
         Raises
         ------
         ValueError
             For more than `num_top` kept.
         """
-        number = integer("count", self.num_classes - 1 if count is None else count, at_least=0)
-        self._require_kept("count", number)
+        number = integer("k", self.num_classes - 1 if k is None else k, at_least=0)
+        self._require_kept("k", number)
         missing = max(number - self.eigenvalues.size, 0)
         top: Floats = self.eigenvalues[self.eigenvalues.size - number + missing :]
         return np.sort(np.append(np.zeros(missing), top))

@@ -41,7 +41,7 @@ def check_sums(model, theory, solver, unit):
     assert theory.trace == pytest.approx(unit * first, rel=1e-9, abs=0)
     assert theory.frobenius == pytest.approx(unit * norm, rel=1e-9, abs=0)
     assert theory.goldilocks_ratio() == pytest.approx(first / norm, rel=1e-9, abs=0)
-    assert np.isfinite(theory.goldilocks_deviation())
+    assert np.isfinite(theory.goldilocks_ratio_std())
 
 
 def gaps(solver):
@@ -74,7 +74,7 @@ def check_counts(theory, solver, unit):
     x = x[some]
     np.testing.assert_allclose([theory.count_above(unit * at) for at in x], counts[some], rtol=1e-5, atol=1e-5)
     density = np.abs((-1 / solver.solve(x)).imag) / np.pi
-    np.testing.assert_allclose(theory.density(unit * x) * unit, density, rtol=1e-4)
+    np.testing.assert_allclose(theory.pdf(unit * x) * unit, density, rtol=1e-4)
 
 
 def check_draw(model, theory, solver, unit, cross_terms):
@@ -94,8 +94,8 @@ def check_rest(model, theory, deviations):
     assert theory.bulk_edge >= 2 * model.sigma_H * (1 - 1e-9)
     assert np.isfinite(theory.first_order().mean_outlier)
     if deviations:
-        assert np.isfinite(theory.outlier_deviations()).all()
-        assert np.isnan(power) or np.isfinite(theory.gradient_power_deviation(count))
+        assert np.isfinite(theory.outliers_std()).all()
+        assert np.isnan(power) or np.isfinite(theory.gradient_power_std(count))
     if model.gradients.class_length == 0:
         swallowed = theory.transition_sigma_H()
         assert (np.diff(swallowed) >= -1e-9 * swallowed.max()).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.laws.fluctuations import outlier_deviations, power_deviation
+from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Atoms, Jet, Level, Part, Subordination
 from tests.statistical import assert_mean
@@ -115,7 +115,7 @@ def test_power_and_deviations_against_draws(draws):
     # The mean of a ratio is lower by 2 q (1 - q) / D.
     assert_mean(above, share, bias=3 / D, detect=0.1)
     assert power_deviation(solver, boundary) == pytest.approx(above.std(ddof=1), rel=0.25)
-    deviations = outlier_deviations(solver, [solver.boundary(j) for j in (1, 2, 3)])[::-1]
+    deviations = outliers_std(solver, [solver.boundary(j) for j in (1, 2, 3)])[::-1]
     np.testing.assert_allclose(deviations, values[:, -3:].std(axis=0, ddof=1), rtol=0.25)
 
 

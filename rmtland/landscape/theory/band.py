@@ -19,7 +19,7 @@ class Spread:
     """Mean and standard deviation (ddof 1) over draws of the logits; floats or arrays."""
 
     mean: Any
-    standard_deviation: Any
+    std: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class TheoryBand:
 
     Notes
     -----
-    The spread is that over logits alone; fluctuations given the logits (`outlier_deviations`, `goldilocks_deviation`,
-    `gradient_power_deviation` of each theory) come on top, see `total`.
+    The spread is that over logits alone; fluctuations given the logits (`outliers_std`, `goldilocks_ratio_std`,
+    `gradient_power_std` of each theory) come on top, see `total`.
     """
 
     theories: tuple[Theory, ...] = field(repr=False)
@@ -55,13 +55,13 @@ class TheoryBand:
         values = np.array([prediction(theory) for theory in self.theories], dtype=np.float64)
         return Spread(values.mean(axis=0)[()], values.std(axis=0, ddof=1)[()])
 
-    def density(self, x: npt.ArrayLike) -> Spread:
+    def pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the density of eigenvalues at x."""
-        return self.over(lambda theory: theory.density(x))
+        return self.over(lambda theory: theory.pdf(x))
 
-    def gradient_density(self, x: npt.ArrayLike) -> Spread:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the spectral density of the gradient at x."""
-        return self.over(lambda theory: theory.gradient_density(x))
+        return self.over(lambda theory: theory.gradient_pdf(x))
 
     @cached_property
     def bulk_edge(self) -> Spread:
@@ -97,21 +97,21 @@ class TheoryBand:
     def total(
         self,
         prediction: Callable[[Theory], npt.ArrayLike],
-        deviation: Callable[[Theory], npt.ArrayLike],
+        std: Callable[[Theory], npt.ArrayLike],
     ) -> Spread:
         """Mean and standard deviation of single draws of the model: logits and, given them, logit gradients.
 
         Parameters
         ----------
-        prediction, deviation : callable
+        prediction, std : callable
             LandscapeTheory -> what is predicted and its standard deviation given the logits, such as
-            LandscapeTheory.outliers and LandscapeTheory.outlier_deviations.
+            LandscapeTheory.outliers and LandscapeTheory.outliers_std.
 
         Returns
         -------
         Spread
         """
-        within = np.array([deviation(theory) for theory in self.theories], dtype=np.float64)
+        within = np.array([std(theory) for theory in self.theories], dtype=np.float64)
         between = self.over(prediction)
-        both: Floats = np.sqrt(np.square(between.standard_deviation) + np.mean(within**2, axis=0))
+        both: Floats = np.sqrt(np.square(between.std) + np.mean(within**2, axis=0))
         return Spread(between.mean, both[()])

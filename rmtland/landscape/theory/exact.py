@@ -117,7 +117,7 @@ class Sums:
         first, second = self.equation.power_sums
         return first * math.sqrt(d) / math.sqrt(first**2 + (d + 1) * second)
 
-    def goldilocks_deviation(self, dimension: int | None = None) -> float:
+    def goldilocks_ratio_std(self, dimension: int | None = None) -> float:
         """Standard deviation of the ratio over draws, by the exact covariance of trace and squared norm (delta method).
 
         Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,24 +32,6 @@ class PopulationTheory(Theory):
     gradients the C (C - 1) class directions have two strengths, and classes are of equal size.
     Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
     """
-
-    def transition_snr(self) -> Any:
-        """SNR from which on outliers stand apart from the bulk.
-
-        Returns
-        -------
-        float or ndarray of float64, shape (C - 1,)
-            A number for mean gradients of equal lengths, whose outliers leave all at once; with `relative_lengths` one
-            for each, ascending, inf for directions without length.
-
-        Raises
-        ------
-        ValueError
-            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
-            unit of SNR.
-        """
-        found = super().transition_snr()
-        return float(found[0]) if self.gradients.relative_lengths is None else found
 
 
 def population_of(

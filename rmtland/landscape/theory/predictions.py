@@ -22,7 +22,7 @@ from rmtland.landscape.theory.levels import Means, Residuals
 from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.landscape.theory.sums import Floats
 from rmtland.laws._law import Complexes
-from rmtland.laws.fluctuations import outlier_deviations, power_deviation
+from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
 
 
@@ -61,7 +61,7 @@ class Theory(Sums):
         some = points.reshape(-1) > (-math.inf if self.sigma_H > 0 else 0.0)
         return self._solver.solve(points.reshape(-1)[some] / self._unit), some, points.shape
 
-    def density(self, x: npt.ArrayLike) -> Any:
+    def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D Hessian: bulk and outliers, without the atom at 0.
 
         Parameters
@@ -84,7 +84,7 @@ class Theory(Sums):
         values[some] = np.abs((-1 / u).imag) / (math.pi * self._unit)
         return values.reshape(shape)[()]
 
-    def gradient_density(self, x: npt.ArrayLike) -> Any:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
 
         Parameters
@@ -171,7 +171,7 @@ class Theory(Sums):
         length, d = self.gradients.residual_length, self.equation.num_parameters
         return transitions.residual_edge(self.examples, length, d, self.sigma_H / self._unit)
 
-    def transition_snr(self) -> Any:
+    def transition_snr(self) -> Floats:
         """SNR from which on 1, 2, ..., C - 1 outliers stand apart from the bulk, with these logits, N, C and D.
 
         Returns
@@ -252,7 +252,7 @@ class Theory(Sums):
         """
         return np.sort(self._outliers)
 
-    def outlier_deviations(self) -> Floats:
+    def outliers_std(self) -> Floats:
         """Standard deviations of the outliers over draws with the same logits.
 
         Returns
@@ -262,14 +262,14 @@ class Theory(Sums):
         Notes
         -----
         To first order in 1/D and 1/N, whether they stand apart from the bulk or not: from the covariance of
-        log-determinants (`fluctuations.outlier_deviations` has the formula), each outlier between its neighbours'
+        log-determinants (`fluctuations.outliers_std` has the formula), each outlier between its neighbours'
         quantiles. Within 4% of draws from N = 30, C = 3, D = 150 on.
         """
         deviations = np.zeros(self.num_classes - 1)
         rank = self._solver.rank
         count = min(self.num_classes - 1, math.ceil(rank))
         boundaries = [self._fast.boundary(j) if j < rank else 0j for j in range(1, count + 1)]
-        deviations[self.num_classes - 1 - count :] = self._unit * outlier_deviations(self._fast, boundaries)[::-1]
+        deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
         return deviations[np.argsort(self._outliers, kind="stable")]
 
     def gradient_power(self, num_directions: int) -> float:
@@ -300,7 +300,7 @@ class Theory(Sums):
             return 1.0
         return min(max(self._solver.power_above(self._solver.boundary(count)), 0.0), 1.0)
 
-    def gradient_power_deviation(self, num_directions: int) -> float:
+    def gradient_power_std(self, num_directions: int) -> float:
         """Standard deviation of that share over draws with the same logits and labels.
 
         Parameters
