@@ -317,37 +317,6 @@ class SumAccumulator(Generic[Result]):
         return self.conclude(tuple(source.reduce(total) for total in state), source)
 
 
-class _Terms(SumAccumulator[tuple[Array, ...]]):
-    def __init__(self, terms: Callable[[LogitGradientsChunk], tuple[Array, ...]]) -> None:
-        self._terms = terms
-
-    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        return self._terms(chunk)
-
-    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> tuple[Array, ...]:
-        return sums
-
-
-def sum_over_chunks(
-    source: LogitGradients, terms: Callable[[LogitGradientsChunk], tuple[Array, ...]]
-) -> tuple[Array, ...]:
-    """Each of the arrays that `terms` returns for a chunk, summed over all examples of all ranks.
-
-    Parameters
-    ----------
-    source : LogitGradients
-        The examples.
-    terms : callable
-        Takes a chunk of any size, returns a tuple of arrays whose shapes do not depend on that size.
-
-    Returns
-    -------
-    tuple of array
-        In the dtypes that `terms` returns; each reduced over ranks once.
-    """
-    return accumulate_one(source, _Terms(terms))
-
-
 def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     """All logits (N, C) and labels (N,), NumPy arrays in the order of one pass; of several processes rank by rank."""
     with in_step(source):
