@@ -57,6 +57,15 @@ class BlockedChunk(Protocol):
 
 
 @runtime_checkable
+class NarrowChunk(Protocol):
+    """A chunk that says how many columns its products take at a time. An offer, not a duty."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns whose tangents, outputs and products fit into memory together, >= 1."""
+
+
+@runtime_checkable
 class TargetedChunk(Protocol):
     """A chunk whose loss compares with more than its labels, or weighs its examples. An offer, not a duty."""
 
@@ -84,6 +93,12 @@ def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
         yield from chunk.blocks()
     else:
         yield chunk
+
+
+def column_slices(chunk: LogitGradientsChunk, num_columns: int) -> Iterator[slice]:
+    """Consecutive slices of the columns of a product, as many at a time as the chunk takes."""
+    width = chunk.num_columns if isinstance(chunk, NarrowChunk) else num_columns
+    yield from example_slices(num_columns, max(width, 1))
 
 
 def targets_of(chunk: LogitGradientsChunk) -> Array:
