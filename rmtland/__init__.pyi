@@ -58,6 +58,8 @@ from .logits.confinement import confinement as confinement
 from .logits.cross_class import CrossClassMeans as CrossClassMeans
 from .logits.cross_class import CrossClassMeansAccumulator as CrossClassMeansAccumulator
 from .logits.cross_class import cross_class_means as cross_class_means
+from .logits.embedding import ClassEmbedding as ClassEmbedding
+from .logits.embedding import class_embedding as class_embedding
 from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
