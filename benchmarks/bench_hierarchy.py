@@ -1,4 +1,4 @@
-"""What class means and cross-class means cost beside full gradients on one thread, and their memory.
+"""The hierarchy of G: what class means and cross-class means cost beside full gradients on one thread, and memory.
 
 784-256-256-10 on 5,000 examples. First each mean and each part is held against loops over examples and pairs of classes
 on networks small enough for it, and the sum of the parts against G on the large one.

@@ -30,6 +30,10 @@ from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.logit_laws import LogitLaw as LogitLaw
 from .landscape.logit_laws import MarginLogits as MarginLogits
+from .landscape.mean_field.activations import Activation as Activation
+from .landscape.mean_field.kernels import MeanFieldKernels as MeanFieldKernels
+from .landscape.mean_field.logits import GaussianProcessLogits as GaussianProcessLogits
+from .landscape.mean_field.network import MeanFieldNetwork as MeanFieldNetwork
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .landscape.sweeps import landscape_cell as landscape_cell

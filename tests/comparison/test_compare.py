@@ -306,7 +306,8 @@ def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
         ).patches
         values, edges, _ = stairs.get_data()
         above = edges[:-1] > 0.2 * exact[-1]
-        assert values[above].sum() == pytest.approx(np.count_nonzero(exact > edges[:-1][above][0]), abs=4)
+        # Two probes count ten eigenvalues with a standard deviation of 3; ten counted twice are too many.
+        assert values[above].sum() == pytest.approx(np.count_nonzero(exact > edges[:-1][above][0]), abs=7)
 
 
 def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
