@@ -61,10 +61,10 @@ def judge(data, theory):
             figures.legend(ax)
         return figure
 
-    text = f"""The four parts add up to G within {max(sums):.1e} of its norm, with balanced and unbalanced
-    classes, a class without examples, probabilities that underflow, and for a perceptron on digits;
-    the package's operators are these matrices within {np.max(ours):.1e}. A1 has the rank of the classes that have examples, B1 that of the pairs with a
-    weight less one for each class, and all three together that of the pairs: C (C - 1) at most."""
+    text = f"""The four parts add up to G within {max(sums):.1e} of its norm, with balanced and unbalanced classes, a
+    class without examples, probabilities that underflow, and for a perceptron on digits; the package's operators are
+    these matrices within {np.max(ours):.1e}. A1 has the rank of the classes that have examples, B1 that of the pairs
+    with a weight less one for each class, and all three together that of the pairs: C (C - 1) at most."""
     return Outcome(checks, text, plot)
 
 

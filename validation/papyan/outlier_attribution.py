@@ -79,7 +79,7 @@ def judge(data, theory):
             left.axhline(level, color=figures.COLOURS[1], ls="--", lw=1)
         for ax, label in ((left, "mean over C - 1 outliers; limits dashed"), (right, "mean; chance dotted")):
             ax.set_xscale("symlog", linthresh=10)
-            ax.set(xlabel="step", ylim=(0, 1.03), ylabel=label)
+            ax.set(xlabel="step", xlim=(-1, None), ylim=(0, 1.03), ylabel=label)
             figures.legend(ax)
         return figure
 
@@ -88,12 +88,12 @@ def judge(data, theory):
     initialisation (1 / (C - 1) = {start:.4f} where logit gradients do not know the class and p is uniform) and
     {share[last].mean():.3f} at step {last} (C / (2 (C - 1)) = {end:.4f} where every example is right and all mistakes
     are as likely). So outliers come from B1 at first, and pass to A1 by half: B1 keeps (C - 2) / (2 (C - 1)) of them
-    however long training goes on, unless classes are mistaken for one other class only. {most:.1f} of {C - 1} owe A1 more than
-    any other part in the end.
+    however long training goes on, unless classes are mistaken for one other class only. {most:.1f} of {C - 1} owe A1
+    more than any other part in the end.
 
     Angles do not tell: at initialisation the squared overlap of outliers with the range of A1 is
-    {over(first, "overlaps", "A1").mean():.2f} already, against {rows[first][0].chance["A1"]:.3f} by chance, and that with
-    the range of B1 is {over(first, "overlaps", "B1").mean():.2f}; after training they are
+    {over(first, "overlaps", "A1").mean():.2f} already, against {rows[first][0].chance["A1"]:.3f} by chance, and that
+    with the range of B1 is {over(first, "overlaps", "B1").mean():.2f}; after training they are
     {over(last, "overlaps", "A1").mean():.2f} and {over(last, "overlaps", "B1").mean():.2f}."""
     return Outcome(checks, text, plot)
 
@@ -105,11 +105,12 @@ CLAIM = Claim(
     training; the two limits are derived here""",
     estimates="""v^T (A1 + A2) v over v^T (A1 + A2 + B1) v, summed over the C - 1 top eigenvectors v of G, means over
     networks trained on digits; squared overlaps with the ranges of A1 and B1""",
-    reference="""With the same mean logit gradients m_k in all classes, g_{c,c'} = m_c' - sum_k p_k m_k. Uniform p: A2 is
-    1/C of A1 + A2 + B1, A1 is 1 / (C - 1) of A2. p near the label, mistakes equally likely: g_c is C / (C - 1) times the
-    distance of m_c from the mean of all, and A1 + B1 has 2 C sum_k of the squares that A1 has C^2 / (C - 1) of.""",
-    bias="""0.004 at initialisation: class means differ by some per cent. 0.1 after training: with weights w of the other
-    classes the share is (1 + sum w^2) / 2 for orthogonal m_k, up to 0.1 more or less on digits.""",
+    reference="""With the same mean logit gradients m_k in all classes, g_{c,c'} = m_c' - sum_k p_k m_k. Uniform p: A2
+    is 1/C of A1 + A2 + B1, A1 is 1 / (C - 1) of A2. p near the label, mistakes equally likely: g_c is C / (C - 1)
+    times the distance of m_c from the mean of all, and A1 + B1 has 2 C sum_k of the squares that A1 has C^2 / (C - 1)
+    of.""",
+    bias="""0.004 at initialisation: class means differ by some per cent. 0.1 after training: with weights w of the
+    other classes the share is (1 + sum w^2) / 2 for orthogonal m_k, up to 0.1 more or less on digits.""",
     draw=draw,
     judge=judge,
     theory=lambda num_classes: (1 / (num_classes - 1), num_classes / (2 * (num_classes - 1))),
@@ -119,7 +120,7 @@ CLAIM = Claim(
         "all to A1 after training": lambda n: (1 / (n - 1), 1.0),
         "B1 as before after training": lambda n: (1 / (n - 1), 1 / (n - 1)),
     },
-    disagreement="""Outliers are said to be due to A1. By their eigenvalues it is half of them at best that A1 holds where
-    mistakes spread over all classes; and Papyan's code leaves A2 out, nine tenths at initialisation of what lies along
-    the class means.""",
+    disagreement="""Outliers are said to be due to A1. By their eigenvalues it is half of them at best that A1 holds
+    where mistakes spread over all classes; and Papyan's code leaves A2 out, nine tenths at initialisation of what
+    lies along the class means.""",
 )

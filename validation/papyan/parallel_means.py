@@ -67,8 +67,8 @@ def judge(data, theory):
 CLAIM = Claim(
     statement="""A2 is parallel to A1: g_{c,c} = -(p_c / p_{c,c}) g_c, so that the rank of A1 + A2 + B1 is at most
     C (C - 1), and no eigenvalues are due to A2.""",
-    source="""Papyan (2019), Measurements of three-level hierarchical structure, which speaks of "final C eigenvalues due
-    to A2"; theory of this project, from sum_c' p_{i,c'} g_{i,c,c'} = 0""",
+    source="""Papyan (2019), Measurements of three-level hierarchical structure, which speaks of "final C eigenvalues
+    due to A2"; theory of this project, from sum_c' p_{i,c'} g_{i,c,c'} = 0""",
     estimates="g_{c,c} and g_c by their definitions; eigenvalues of A1 + A2 + B1 by the dense matrix",
     reference="the factor -p_c / p_{c,c}; C (C - 1) eigenvalues that are not zero",
     bias="None: an identity, up to rounding.",
@@ -81,6 +81,6 @@ CLAIM = Claim(
         "the factor upside down": lambda totals, own, num_classes: (-own / totals, num_classes * (num_classes - 1)),
         "C eigenvalues due to A2": lambda totals, own, num_classes: (-totals / own, num_classes**2),
     },
-    disagreement="""The papers leave A2 out of the code and give it C eigenvalues of its own. It has none: it lies in the
-    span of the g_c, where at uniform probabilities it is C - 1 times as large as A1.""",
+    disagreement="""The papers leave A2 out of the code and give it C eigenvalues of its own. It has none: it lies in
+    the span of the g_c, where at uniform probabilities it is C - 1 times as large as A1.""",
 )
