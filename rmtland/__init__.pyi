@@ -66,6 +66,8 @@ from .logits.cross_class import cross_class_means as cross_class_means
 from .logits.curvature_scales import CurvatureScales as CurvatureScales
 from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScalesAccumulator
 from .logits.curvature_scales import curvature_scales as curvature_scales
+from .logits.embedding import ClassEmbedding as ClassEmbedding
+from .logits.embedding import class_embedding as class_embedding
 from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
