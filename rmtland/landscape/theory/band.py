@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -121,4 +121,6 @@ class TheoryBand:
 def band_of(model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
     """The band of a model; see `LandscapeModel.theory_band`."""
     count = integer("size", size, at_least=2)
-    return TheoryBand(tuple(theory_of(model, child, cross_terms) for child in spawn(rng, count)))
+    return TheoryBand(
+        tuple(cast("LandscapeTheory", theory_of(model, child, cross_terms)) for child in spawn(rng, count))
+    )
