@@ -93,7 +93,7 @@ class StructuredTheory:
             before = found[j]
         return [found[j] for j in range(x.size)]
 
-    def density(self, x: npt.ArrayLike) -> Any:
+    def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D matrix, without the atom at 0.
 
         Parameters
@@ -112,7 +112,7 @@ class StructuredTheory:
         """
         return self._density(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
 
-    def gradient_density(self, x: npt.ArrayLike) -> Any:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues, of mass 1 less what lies in the null space.
 
         Parameters
@@ -301,7 +301,7 @@ class StructuredTheory:
         """
         return self.trace / self.frobenius
 
-    def outlier_deviations(self) -> Floats:
+    def outliers_std(self) -> Floats:
         """Standard deviations of the C - 1 largest eigenvalues over draws with the same logits and means.
 
         Returns
@@ -312,9 +312,9 @@ class StructuredTheory:
         if self._points is not None:
             return np.zeros(self.num_classes - 1)
         boundaries = [self._boundary(j) for j in range(1, self.num_classes)]
-        return fluctuations.outlier_deviations(self.equation, boundaries)[::-1]
+        return fluctuations.outliers_std(self.equation, boundaries)[::-1]
 
-    def goldilocks_deviation(self) -> float:
+    def goldilocks_ratio_std(self) -> float:
         """Standard deviation of the ratio over draws, to first order (delta method); 0 without residuals."""
         if self._points is not None:
             return 0.0
