@@ -22,7 +22,10 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.anisotropic import AnisotropicGradients as AnisotropicGradients
+from .landscape.anisotropic import KernelGradients as KernelGradients
 from .landscape.bartlett import SharedRows as SharedRows
+from .landscape.covariance import ResidualCovariance as ResidualCovariance
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.gradient_laws import GradientLaw as GradientLaw
