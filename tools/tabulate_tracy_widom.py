@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-TABLE = Path(__file__).parent / "data" / "tracy_widom.npz"
+TABLE = Path(__file__).parents[1] / "rmtland" / "laws" / "data" / "tracy_widom.npz"
 LEFT, RIGHT = -12, 16
 SPLIT = {1: -2, 2: -2, 4: -4}
 RIGHT_LEADING = {

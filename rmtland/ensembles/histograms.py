@@ -1,4 +1,4 @@
-"""Spectral densities and linear statistics accumulated over replicates, with standard errors between replicates.
+"""Spectral densities and linear statistics accumulated over draws, with standard errors between draws.
 
 Eigenvalues of one matrix repel, so errors are taken between matrices, never between eigenvalues.
 """
@@ -41,7 +41,7 @@ class _Moments:
 
 
 def sets_of(source: Any, num_draws: int | None, rng: Seed, threads: int | None) -> Iterator[Floats]:
-    """Chunks (replicates, eigenvalues) of an ensemble, an array of that shape, or an iterable of them or of rows."""
+    """Chunks (draws, eigenvalues) of an ensemble, an array of that shape, or an iterable of them or of rows."""
     if hasattr(source, "iterate_eigenvalues"):
         yield from source.iterate_eigenvalues(integer("num_draws", num_draws, at_least=1), rng, threads=threads)
         return
@@ -51,22 +51,22 @@ def sets_of(source: Any, num_draws: int | None, rng: Seed, threads: int | None) 
     for chunk in chunks:
         array = np.atleast_2d(finite_array("source", chunk))
         if array.ndim != 2:
-            raise ValueError(f"`source` must hold arrays (replicates, eigenvalues); got shape {array.shape}")
+            raise ValueError(f"`source` must hold arrays (draws, eigenvalues); got shape {array.shape}")
         yield array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpectralHistogram:
-    """Empirical spectral density over replicates.
+    """Empirical spectral density over draws.
 
     Parameters
     ----------
     edges : ndarray, shape (bins + 1,)
     density : ndarray, shape (bins,)
-        Mean over replicates of (eigenvalues in the bin) / (all eigenvalues) / width. Eigenvalues that are exactly 0 are
+        Mean over draws of (eigenvalues in the bin) / (all eigenvalues) / width. Eigenvalues that are exactly 0 are
         in `atom` instead.
     standard_error : ndarray, shape (bins,)
-        Of `density`, between replicates.
+        Of `density`, between draws.
     atom : float
         Mean share of eigenvalues that are 0.
     outside : float
@@ -104,7 +104,7 @@ def empirical_density(
     bins : array_like, shape (bins + 1,)
         Edges, increasing.
     num_draws : int, optional
-        Number of replicates of an ensemble.
+        Number of draws of an ensemble.
     rng, threads : optional
         As for its `eigenvalues`.
 
@@ -149,7 +149,7 @@ class LinearStatistics:
     ----------
     names : tuple of str
     mean, standard_error : ndarray, shape (k,)
-        Over and between replicates.
+        Over and between draws.
     covariance : ndarray, shape (k, k)
         Between the statistics of one matrix.
     num_draws : int
@@ -170,7 +170,7 @@ def linear_statistics(
     *,
     threads: int | None = None,
 ) -> LinearStatistics:
-    """Mean, standard error and covariance of sum_i f(lambda_i) over replicates.
+    """Mean, standard error and covariance of sum_i f(lambda_i) over draws.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ class BBPTransition:
     def table(self) -> str:
         """The rows as aligned text."""
         lines = [
-            f"p = {self.num_features}, n = {self.num_samples}, beta = {self.beta}, {self.num_draws} replicates, "
+            f"p = {self.num_features}, n = {self.num_samples}, beta = {self.beta}, {self.num_draws} draws, "
             f"threshold {self.threshold:.6g}",
             "     spike   eigenvalue +- error         s.d.        limit    overlap +- error     limit",
         ]

@@ -6,13 +6,14 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from rmtland._arguments import Seed, choice, generator, integer, real, require_memory
+from rmtland._arguments import Seed, choice, generator, integer, real, require_memory, spawn
+from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.draw import LandscapeDraw
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.h_term import draw_h_term
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
-from rmtland.landscape.reduced import LandscapeSpectrum, SharedRows, reduced_spectrum
-from rmtland.landscape.theory.band import TheoryBand, band_of
+from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum
+from rmtland.landscape.theory.band import TheoryBand
 from rmtland.landscape.theory.given import LandscapeTheory, theory_of
 from rmtland.landscape.theory.population import PopulationTheory, population_of
 from rmtland.logits.accumulate import gather_logits
@@ -241,7 +242,8 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        return band_of(self, num_draws, rng, cross_terms)
+        children = spawn(rng, integer("num_draws", num_draws, at_least=2))
+        return TheoryBand(tuple(self.theory(child, cross_terms) for child in children))
 
     def population_theory(
         self, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None

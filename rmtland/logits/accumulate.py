@@ -360,6 +360,16 @@ def sum_over_chunks(
     return accumulate_one(source, _Terms(terms))
 
 
+def mean_and_error(
+    total: npt.NDArray[np.float64], squares: npt.NDArray[np.float64], count: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means and their standard errors (ddof 1; NaN below two) from sums and sums of squares over `count` examples."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+        # Rounding may leave a variance of -1e-16 of the mean square.
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0) / (count - 1))
+
+
 def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     """All logits (N, C) and labels (N,), NumPy arrays in the order of one pass; of several processes rank by rank."""
     with in_step(source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -79,18 +79,9 @@ class CrossClassMeans:
         sizes = to_numpy(class_sizes).astype(np.float64)
         if sums.ndim == 2:
             return cls(num_examples, sizes, weights, sums)
-        num_classes, _, num_parameters = sums.shape
-        class_sums = zeros(sums, (num_classes, num_parameters))
-        for c in range(num_classes):
-            for other in range(num_classes):
-                if other == c or weights[c, other] == 0:
-                    sums[c, other, :] = 0
-                    continue
-                class_sums[c, :] += sums[c, other, :]
-                sums[c, other, :] /= float(np.sqrt(num_examples * weights[c, other]))
-            if weights[c, c] > 0:
-                # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
-                sums[c, c, :] = class_sums[c, :] / -float(np.sqrt(num_examples * weights[c, c]))
+        class_sums = zeros(sums, (sums.shape[0], sums.shape[2]))
+        for c in range(sums.shape[0]):
+            class_sums[c, :] = _to_factor(sums[c, ...], c, num_examples * weights[c])
         return cls(num_examples, sizes, weights, class_sums, sums)
 
     @property
@@ -111,6 +102,18 @@ class CrossClassMeans:
         return total
 
     @property
+    def inverse_pair_weights(self) -> npt.NDArray[np.float64]:
+        """1 / p_{c,c'}, (C, C), and zero for zero."""
+        return _inverse(self.pair_weights)
+
+    @property
+    def pair_shares(self) -> npt.NDArray[np.float64]:
+        """Roots of p_{c,c'} / p_c, (C, C), zero at c' = c: sqrt(p_c) g_c is their sum of sqrt(p_{c,c'}) g_{c,c'}."""
+        others = self.pair_weights * (1 - np.eye(self.num_classes))
+        shares: npt.NDArray[np.float64] = np.sqrt(others * _inverse(self.class_weights)[:, None])
+        return shares
+
+    @property
     def class_means(self) -> Array:
         """g_c, (C, D)."""
         return self._scaled(self.class_sums, _inverse(self.class_weights))
@@ -126,7 +129,7 @@ class CrossClassMeans:
         """
         factor = self.kept_factor("pair_means")
         require_memory(f"{self.num_classes}^2 cross-class means", 8.0 * np.prod(factor.shape), "use pair_factor")
-        return self._scaled(factor, np.sqrt(self.num_examples * _inverse(self.pair_weights)))
+        return self._scaled(factor, np.sqrt(self.num_examples * self.inverse_pair_weights))
 
     @property
     def class_factor(self) -> Array:
@@ -162,6 +165,24 @@ class CrossClassMeans:
         return vectors * like(vectors, scale)[..., None]
 
 
+def _to_factor(sums: Array, c: int, weights: npt.NDArray[np.float64]) -> Array:
+    """The sums p_{c,c'} g_{c,c'} of a class (C, D) made into rows of the factor, in place; p_c g_c.
+
+    `weights` are N p_{c,c'}, (C,).
+    """
+    total = zeros(sums, tuple(sums.shape[1:]))
+    for other in range(sums.shape[0]):
+        if other == c or weights[other] == 0:
+            sums[other, :] = 0
+            continue
+        total += sums[other, :]
+        sums[other, :] /= float(np.sqrt(weights[other]))
+    if weights[c] > 0:
+        # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
+        sums[c, :] = total / -float(np.sqrt(weights[c]))
+    return total
+
+
 def _inverse(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """1 / weights, and zero for zero."""
     inverse: npt.NDArray[np.float64] = (weights > 0) / np.where(weights > 0, weights, 1.0)
@@ -169,7 +190,7 @@ def _inverse(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class CrossClassMeansAccumulator(SumAccumulator[CrossClassMeans]):
+class CrossClassMeansAccumulator(SumAccumulator[Any]):
     """The sums behind the hierarchy as an accumulator, for `measure`.
 
     Parameters
@@ -193,7 +214,7 @@ class CrossClassMeansAccumulator(SumAccumulator[CrossClassMeans]):
         if self.keeps(source):
             require_memory(
                 f"the {source.num_classes}^2 cross-class means in {source.num_parameters} parameters",
-                8.0 * source.num_classes * (source.num_classes + 2) * source.num_parameters,
+                8.0 * source.num_classes * (len(self._classes(source.num_classes)) + 2) * source.num_parameters,
                 "use keep_pairs=False",
             )
 
@@ -207,9 +228,10 @@ class CrossClassMeansAccumulator(SumAccumulator[CrossClassMeans]):
         """The sums with those of a chunk."""
         own = double(chunk.own)
         num_classes, source = chunk.source.num_classes, chunk.source
-        keeps = self.keeps(source)  # type: ignore[arg-type]
+        keeps = self.keeps(source)
+        classes = self._classes(num_classes)
         if state is None:
-            between = (num_classes, num_classes) if keeps else (num_classes,)
+            between = (len(classes), num_classes) if keeps else (num_classes,)
             shapes = ((*between, source.num_parameters), (num_classes, num_classes), (num_classes,))
             state = tuple(zeros(own, shape) for shape in shapes)
         sums, pair_weights, class_sizes = state
@@ -223,20 +245,47 @@ class CrossClassMeansAccumulator(SumAccumulator[CrossClassMeans]):
             sums += double(chunk.rows(like(chunk.logits, -_own_columns(chunk, own))).sums(own))
         elif isinstance(chunk, RowsChunk) or isinstance(chunk.chunk, RowsChunk):
             for step in range(1, num_classes):
-                sums_by_class = chunk.cross_class_rows(step).sums(own)
-                for c in range(num_classes):
-                    sums[c, (c + step) % num_classes, :] += double(sums_by_class[c, :])
+                by_class = chunk.cross_class_rows(step).sums(own[:, classes.start : classes.stop])
+                for place, c in enumerate(classes):
+                    sums[place, (c + step) % num_classes, :] += double(by_class[place, :])
         else:
-            _add_dense(sums, chunk)
+            _add_dense(sums, chunk, classes)
         return state
+
+    def _classes(self, num_classes: int) -> range:
+        """Of which classes all pairs are kept."""
+        return range(num_classes)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> CrossClassMeans:
         """The means, and the weights of the examples to scale them by."""
-        # A pair of classes whose probabilities underflow in what products are computed in has no mean that is known.
-        products = prototype(source)
-        limits = namespace(products).finfo(products.dtype)
-        tiny = float(limits.smallest_normal) / float(limits.eps)
-        return CrossClassMeans.from_sums(source.num_examples, sums[2], sums[1], sums[0], tiny=tiny)
+        return CrossClassMeans.from_sums(source.num_examples, sums[2], sums[1], sums[0], tiny=_tiny(source))
+
+
+@dataclass(frozen=True)
+class PairRowsAccumulator(CrossClassMeansAccumulator):
+    """The rows of `pair_factor` of some classes, (m, C, D), as an accumulator: all of them, a block at a time."""
+
+    keep_pairs: bool | None = True
+    classes: range = range(0)
+
+    def _classes(self, num_classes: int) -> range:
+        return self.classes
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Any:
+        """The rows."""
+        rows, weights = sums[0], to_numpy(sums[1])
+        require_finite(rows)
+        weights = np.where(weights > _tiny(source), weights, 0.0) * source.num_examples
+        for place, c in enumerate(self.classes):
+            _to_factor(rows[place, ...], c, weights[c])
+        return rows
+
+
+def _tiny(source: LogitGradients) -> float:
+    """Weights that are zeros in the dtype of products: a pair whose probabilities underflow there has no known mean."""
+    products = prototype(source)
+    limits = namespace(products).finfo(products.dtype)
+    return float(limits.smallest_normal) / float(limits.eps)
 
 
 def _own_columns(chunk: SharedChunk, own: Array) -> Array:
@@ -244,18 +293,18 @@ def _own_columns(chunk: SharedChunk, own: Array) -> Array:
     return chunk.loss.hessian_product(own[:, :, None])[:, :, 0]
 
 
-def _add_dense(sums: Array, chunk: SharedChunk) -> None:
+def _add_dense(sums: Array, chunk: SharedChunk, classes: range) -> None:
     """Add the sums of a chunk whose logit gradients lie in memory: a matrix product for each class."""
     gradients = chunk.dense()
-    num_classes = sums.shape[0]
+    num_classes = sums.shape[1]
     labels = to_numpy(chunk.labels)
     xp = namespace(sums)
     identity = xp.broadcast_to(like(sums, np.eye(num_classes)), (len(labels), num_classes, num_classes))
     columns = chunk.loss.hessian_product(identity)
-    for c in np.unique(labels):
+    for place, c in enumerate(classes):
         some = xp.asarray(np.flatnonzero(labels == c), device=sums.device)
         rows = double(gradients[some, ...]).reshape(-1, gradients.shape[2])
-        sums[int(c), ...] += columns[some, ...].reshape(-1, num_classes).T @ rows
+        sums[place, ...] += columns[some, ...].reshape(-1, num_classes).T @ rows
 
 
 def cross_class_means(source: LogitGradients, *, keep_pairs: bool | None = None) -> CrossClassMeans:
@@ -297,4 +346,5 @@ def cross_class_means(source: LogitGradients, *, keep_pairs: bool | None = None)
     >>> means.pair_means.shape, round(float(means.pair_weights.sum()), 12)
     ((5, 5, 400), 100.0)
     """
-    return accumulate_one(source, CrossClassMeansAccumulator(keep_pairs))
+    means: CrossClassMeans = accumulate_one(source, CrossClassMeansAccumulator(keep_pairs))
+    return means

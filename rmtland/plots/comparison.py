@@ -56,7 +56,9 @@ def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = 
             heights = np.full(rung.eigenvalues.shape[1], 0.6)
             ax.plot(rung.eigenvalues[0], heights, "|", color=colour, markersize=14, mew=2, label=labels[name])
             continue
-        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues], dtype=float)
+        # Beside a density only those count one by one that it has taken out: the others are part of it.
+        known = rung.eigenvalues if rung.density is None else rung.density.outliers[None, :]
+        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in known], dtype=float)
         if rung.density is not None:
             counts[0] += _counts_of_the_rest(rung.density, bins)
         mean = counts.mean(axis=0)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 import rmtland as rl
-from rmtland.laws import silverstein_counts as counts
-from rmtland.laws import silverstein_edges as edges
-from rmtland.laws import silverstein_kernels as kernels
+from rmtland.laws.atoms import counts as counts
+from rmtland.laws.atoms import edges as edges
+from rmtland.laws.atoms import kernels as kernels
 from tests.statistical import assert_mean
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)

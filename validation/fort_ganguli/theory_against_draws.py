@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmtland.landscape.theory.fluctuations import covariance_of_powers, power_traces_of
+from rmtland.laws.fluctuations import covariance_of_powers, power_traces_of
 from validation import Check, Claim, Outcome, exact, figures
 from validation.fort_ganguli import _pairs
 

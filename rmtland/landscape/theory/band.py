@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, integer, spawn
-from rmtland.landscape.theory.given import LandscapeTheory, Model, theory_of
+from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.sums import Floats
 
 
@@ -39,9 +38,9 @@ class TheoryBand:
     `gradient_power_std` of each theory) come on top, see `total`.
     """
 
-    theories: tuple[LandscapeTheory, ...] = field(repr=False)
+    theories: tuple[Theory, ...] = field(repr=False)
 
-    def over(self, prediction: Callable[[LandscapeTheory], npt.ArrayLike]) -> Spread:
+    def over(self, prediction: Callable[[Theory], npt.ArrayLike]) -> Spread:
         """Mean and standard deviation of any function of a theory.
 
         Parameters
@@ -97,14 +96,14 @@ class TheoryBand:
 
     def total(
         self,
-        prediction: Callable[[LandscapeTheory], npt.ArrayLike],
-        deviation: Callable[[LandscapeTheory], npt.ArrayLike],
+        prediction: Callable[[Theory], npt.ArrayLike],
+        std: Callable[[Theory], npt.ArrayLike],
     ) -> Spread:
         """Mean and standard deviation of single draws of the model: logits and, given them, logit gradients.
 
         Parameters
         ----------
-        prediction, deviation : callable
+        prediction, std : callable
             LandscapeTheory -> what is predicted and its standard deviation given the logits, such as
             LandscapeTheory.outliers and LandscapeTheory.outliers_std.
 
@@ -112,13 +111,7 @@ class TheoryBand:
         -------
         Spread
         """
-        within = np.array([deviation(theory) for theory in self.theories], dtype=np.float64)
+        within = np.array([std(theory) for theory in self.theories], dtype=np.float64)
         between = self.over(prediction)
         both: Floats = np.sqrt(np.square(between.std) + np.mean(within**2, axis=0))
         return Spread(between.mean, both[()])
-
-
-def band_of(model: Model, num_draws: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
-    """The band of a model; see `LandscapeModel.theory_band`."""
-    count = integer("num_draws", num_draws, at_least=2)
-    return TheoryBand(tuple(theory_of(model, child, cross_terms) for child in spawn(rng, count)))
