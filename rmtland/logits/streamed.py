@@ -13,12 +13,13 @@ import numpy.typing as npt
 from rmtland._arguments import choice, integer, require_memory
 from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
-from rmtland.logits.cross_class import CrossClassMeans, CrossClassMeansAccumulator
+from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
 from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk
 from rmtland.logits.pair_factor import at_own_class
 from rmtland.logits.ranks import in_step, own_examples, ranked
 from rmtland.logits.rows import require_finite
+from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,33 +62,40 @@ class StreamedOutliers:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """F in F F^T <= G: each column is the mean of some gradients, times the root of their weight over n."""
+    """F in F F^T <= G, (D, r): means of some gradients, times the roots of their weights over n; F^T = turn @ sums.
 
-    rows: Array  # (r, D), F^T
-    weights: Floats  # (r,)
-    count: float  # n
+    The sums stay as they came: C^2 D numbers are read a few times and never copied.
+
+    Attributes
+    ----------
+    turn : ndarray (r, s)
+    weights : ndarray (r,)
+        Of each mean, over n.
+    """
+
+    turn: Floats
+    weights: Floats
 
     @classmethod
-    def of(cls, means: CrossClassMeans) -> _Cells:
-        if means.pair_factor is not None:
-            rows = means.pair_factor.reshape(-1, means.num_parameters)
-            return cls(rows, means.pair_weights.reshape(-1), means.num_examples)
-        rows = namespace(means.class_sums).concat([means.class_factor, means.own_factor])
-        weights = np.concatenate([means.class_weights, np.diag(means.pair_weights)])
-        return cls(rows, weights, means.num_examples)
+    def of(cls, pair_weights: Floats, keeps_pairs: bool) -> _Cells:
+        """From p_{c,c'} / n, (C, C), and whether sums are those of pairs (C^2, D) or of classes (C, D)."""
+        num_classes = len(pair_weights)
+        own = np.eye(num_classes, dtype=bool)
+        if keeps_pairs:
+            weights = pair_weights.reshape(-1)
+            plain = np.diag((~own).reshape(-1).astype(float))
+            # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
+            plain[np.flatnonzero(own)] = -np.repeat(np.eye(num_classes), num_classes, axis=1) * ~own.reshape(-1)
+        else:
+            others = (pair_weights * ~own).sum(axis=1)
+            weights = np.concatenate([others, np.diag(pair_weights)])
+            plain = np.concatenate([np.eye(num_classes), -np.eye(num_classes)])
+        return cls(_inverse_root(weights)[:, None] * plain, weights)
 
-    def within(self, others: _Cells, products: Array, block: Array) -> Array:
-        """B V for V (D, m), where B = G - F F^T as `others` see it: of their examples, about the means of all.
-
-        `products` is G V of their examples.
-        """
-        root = like(self.rows, np.sqrt(others.weights / others.count))[:, None]
-        unscaled = like(self.rows, _inverse_root(self.weights / self.count))[:, None]
-        seen, theirs = self.rows @ block, others.rows @ block
-        # About any centre: the sum of g g^T less sum g times the centre, less its transpose, plus that of the centre.
-        first = others.rows.T @ (root * unscaled * seen)
-        second = self.rows.T @ (unscaled * (root * theirs - root**2 * unscaled * seen))
-        return products - first - second
+    @property
+    def inverse_root(self) -> Floats:
+        """1 / sqrt(weights), and zero for zero."""
+        return _inverse_root(self.weights)
 
 
 def _inverse_root(weights: Floats) -> Floats:
@@ -173,7 +181,7 @@ def streamed_outliers(
             raise ValueError("`start` must be finite; got NaN or infinite entries")
     with in_step(source, start):
         run = _Stream(source, statistic, width)
-        run.pass_over(None if start is None else _orthonormal(double(like(kind, start))))
+        run.pass_over(None if start is None else _orthonormal(like(kind, start)))
         found = run.estimate(wanted)
         if passes == 2:
             run.exact(found.vectors(width))
@@ -186,82 +194,77 @@ class _Stream:
 
     def __init__(self, source: LogitGradients, statistic: CrossClassMeansAccumulator, width: int) -> None:
         self.source, self.statistic, self.width = source, statistic, width
-        self.slope = GradientAccumulator()
-        self.kind = prototype(source)
+        self.keeps, self.kind = statistic.keeps(source), prototype(source)
+        statistic.start(source)
+        if self.keeps:
+            size = self.kind.dtype.itemsize * source.num_classes**2 * float(source.num_parameters)
+            require_memory(f"two sets of {source.num_classes}^2 cross-class means", 2.5 * size, "use keep_pairs=False")
         self.num_products, self.sampled = 0.0, 0.0
-        if statistic.keeps(source):
-            size = 16.0 * source.num_classes**2 * source.num_parameters
-            require_memory(f"two sets of {source.num_classes}^2 cross-class means", 1.5 * size, "use keep_pairs=False")
+        self.grouped, self.sizes = np.zeros((NUM_GROUPS, 0, 0)), np.zeros(NUM_GROUPS)
+        self.centres: Array = None
+        self.images: Array = None
+
+    def _nothing(self) -> tuple[Array, ...]:
+        """The state of `statistic` before the first example, in the dtype of products: half the traffic of float64."""
+        num_classes = self.source.num_classes
+        between = (num_classes, num_classes) if self.keeps else (num_classes,)
+        wide = double(self.kind)
+        shapes = ((num_classes, num_classes), (num_classes,))
+        sums = zeros(self.kind, (*between, self.source.num_parameters))
+        return (sums, *(zeros(wide, shape) for shape in shapes))
 
     def pass_over(self, directions: Array | None) -> None:
         """The means of all, and products of the examples that come after the directions are known."""
         boundary = 0 if directions is not None else _own_half(self.source)
-        halves: list[Any] = [self.statistic.start(self.source) for _ in range(2)]
-        slope: Any = self.slope.start(self.source)
-        self.directions, self.centres = directions, None
-        self.images: Array = None
-        self.grouped = np.zeros((NUM_GROUPS, 1, 1))
-        self.sizes = np.zeros(NUM_GROUPS)
-        seen, first = 0, None
+        slope_of = GradientAccumulator()
+        slope: Any = slope_of.start(self.source)
+        self.block = directions
+        first: Any = None
+        state: Any = self._nothing()
+        seen = 0
         for chunk in checked_chunks(self.source):
             for piece in _cut_at(chunk, boundary - seen):
                 if seen >= boundary and first is None:
-                    first = self._first_half(halves[0])
-                half = int(seen >= boundary)
-                if half:
+                    first, state = self._first_half(state), self._nothing()
+                if seen >= boundary:
                     self._multiply(piece, seen)
                 for part in parts_of(piece):
-                    halves[half] = self.statistic.add(halves[half], SharedChunk(part, self.source))
-                slope = self.slope.add(slope, SharedChunk(piece, self.source))
+                    state = self.statistic.add(state, SharedChunk(part, self.source))
+                slope = slope_of.add(slope, SharedChunk(piece, self.source))
                 seen += int(piece.labels.shape[0])
-        self.gradient = double(self.slope.finish(slope, self.source))
-        self._conclude(first, halves[1])
+        self.gradient = double(slope_of.finish(slope, self.source))
+        self._conclude(first, self._reduced(state))
 
-    def _first_half(self, state: Any) -> tuple[Array, ...] | None:
+    def _reduced(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
+        """Sums (r, D), pair weights and number of examples of all ranks."""
+        sums, pairs, sizes = (self.source.reduce(total) for total in state)
+        return sums.reshape(-1, sums.shape[-1]), to_numpy(pairs), float(to_numpy(sizes).sum())
+
+    def _first_half(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
         """Sums over the first half of all ranks; the directions, where there are none yet, from them."""
-        sums = self._reduced(state)
-        if self.directions is None:
-            copies = tuple(namespace(s).asarray(s, copy=True) for s in sums)
-            cells = self._cells(copies)
-            self.directions = _leading(cells.rows, self.width)
-            self.centres = None
-            if self.statistic.keeps(self.source):
-                means = like(cells.rows, _inverse_root(cells.weights / cells.count))[:, None]
-                seen = (means * (cells.rows @ self.directions)).reshape(
-                    self.source.num_classes, self.source.num_classes, -1
-                )
-                self.centres = seen
-        return sums
-
-    def _reduced(self, state: Any) -> tuple[Array, ...]:
-        if state is None:  # a rank without examples here
-            state = self._empty()
-        return tuple(self.source.reduce(total) for total in state)
-
-    def _empty(self) -> tuple[Array, ...]:
-        num_classes, kind = self.source.num_classes, double(self.kind)
-        between = (num_classes, num_classes) if self.statistic.keeps(self.source) else (num_classes,)
-        shapes = ((*between, self.source.num_parameters), (num_classes, num_classes), (num_classes,))
-        return tuple(zeros(kind, shape) for shape in shapes)
-
-    def _cells(self, sums: tuple[Array, ...]) -> _Cells:
-        count = float(to_numpy(sums[2]).sum())
-        return _Cells.of(CrossClassMeans.from_sums(max(count, 1e-300), sums[2], sums[1], sums[0]))
+        sums, pairs, count = self._reduced(state)
+        if self.block is None:
+            cells = _Cells.of(pairs / max(count, 1.0), self.keeps)
+            turn = cells.turn / max(count, 1.0)
+            values, vectors = np.linalg.eigh(turn @ _gram(sums) @ turn.T)
+            kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-self.width :]
+            self.block = _orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
+            if self.keeps:
+                means = cells.inverse_root[:, None] * (turn @ to_numpy(sums @ self.block).astype(np.float64))
+                self.centres = like(double(self.kind), means.reshape(*pairs.shape, -1))
+        return sums, pairs, count
 
     def _multiply(self, piece: LogitGradientsChunk, seen: int) -> None:
-        """Add A-weighted products of a piece's examples with the directions."""
-        if self.directions is None or self.directions.shape[1] == 0:
-            return
+        """Add products of a piece's examples with the directions, and their scatter by groups."""
+        width = int(self.block.shape[1])
         shared = SharedChunk(piece, self.source)
-        pushed = piece.jvp(like(self.kind, self.directions))
-        curved = shared.loss.hessian_product(double(pushed))
-        image = double(piece.vjp(like(pushed, curved)))
-        self.images = image if self.images is None else self.images + image
+        pushed = piece.jvp(like(self.kind, self.block))
+        image = piece.vjp(like(pushed, shared.loss.hessian_product(double(pushed))))
+        self.images = double(image) if self.images is None else self.images + image
         centred = double(pushed)
         if self.centres is not None:
             centred = centred - at_own_class(piece, self.centres)
         weighed = shared.loss.hessian_product(centred)
-        width = centred.shape[2]
         if self.grouped.shape[1] != width:
             self.grouped = np.zeros((NUM_GROUPS, width, width))
         for group in range(NUM_GROUPS):  # the examples in turn, whatever the chunks
@@ -270,48 +273,56 @@ class _Stream:
             self.grouped[group] += to_numpy(one.T @ other)
             self.sizes[group] += len(one) // self.source.num_classes
 
-    def _conclude(self, first: tuple[Array, ...] | None, second: Any) -> None:
-        sums = self._reduced(second)
-        if first is None:
-            first = self._first_half(None)
-        width = 0 if self.directions is None else int(self.directions.shape[1])
-        if self.images is None:
-            self.images = zeros(double(self.kind), (self.source.num_parameters, width))
+    def _conclude(self, first: tuple[Array, Floats, float] | None, second: tuple[Array, Floats, float]) -> None:
+        """The products as those of B = G - F F^T, about the means of all examples."""
+        wide, num_examples = double(self.kind), float(self.source.num_examples)
+        width = int(self.block.shape[1])
+        if self.images is None:  # a rank without examples there
+            self.images = zeros(wide, (self.source.num_parameters, width))
+            self.grouped = np.zeros((NUM_GROUPS, width, width))
         images = self.source.reduce(self.images)
-        require_finite(images)
-        grouped = self.grouped if self.grouped.shape[1] == width else np.zeros((NUM_GROUPS, width, width))
-        reference = double(self.kind)
-        self.grouped = to_numpy(self.source.reduce(like(reference, grouped)))
-        self.sizes = to_numpy(self.source.reduce(like(reference, self.sizes)))
-        total = tuple(a + b for a, b in zip(first, sums, strict=True))
-        tiny = 0.0
-        self.cells = _Cells.of(
-            CrossClassMeans.from_sums(self.source.num_examples, total[2], total[1], total[0], tiny=tiny)
-        )
-        others = self._cells(sums)
-        share = others.count / self.source.num_examples
-        self.num_products += width * share
-        self.sampled = 1.0 - share
-        self.block = self.directions
-        if width and others.count > 0:
-            self.spread = self.cells.within(others, images / others.count, self.directions)
-        else:
-            self.block = zeros(self.cells.rows, (self.source.num_parameters, 0))
-            self.spread = self.block
+        self.grouped = to_numpy(self.source.reduce(like(wide, self.grouped)))
+        self.sizes = to_numpy(self.source.reduce(like(wide, self.sizes)))
+        sums, pairs, count = second
+        self.sampled = 1.0 - count / num_examples
+        self.num_products += width * (1.0 - self.sampled)
+        before, before_pairs, _ = first if first is not None else (None, np.zeros_like(pairs), 0.0)
+        self.cells = _Cells.of((pairs + before_pairs) / num_examples, self.keeps)
+        self.turn = self.cells.turn / num_examples
+        here = _Cells.of(pairs / max(count, 1.0), self.keeps)
+        # Second moments about the means of all: the sum of g g^T less sum g times the mean, less its transpose, plus
+        # that of the mean. Coefficients (r, m) first, then two products with the sums.
+        block = like(sums, self.block)
+        later = to_numpy(sums @ block).astype(np.float64)
+        earlier = 0.0 if before is None else to_numpy(before @ block).astype(np.float64)
+        seen, theirs = self.turn @ (later + earlier), (here.turn / max(count, 1.0)) @ later
+        root, unscaled = np.sqrt(here.weights)[:, None], self.cells.inverse_root[:, None]
+        of_here = root * unscaled * seen
+        of_all = unscaled * (root * theirs - root**2 * unscaled * seen)
+        lost = self.turn.T @ of_all
+        coefficients = (here.turn / max(count, 1.0)).T @ of_here + lost
+        subtracted = double(sums.T @ like(sums, coefficients))
+        if before is not None:
+            subtracted = subtracted + double(before.T @ like(sums, lost))
+            sums += before
+        self.sums = sums
+        self.spread = images / max(count, 1.0) - subtracted
+        self.own = self.turn @ _gram(sums) @ self.turn.T
+        require_finite(self.spread, like(wide, self.own))
 
     def exact(self, block: Array) -> None:
         """Products of all examples with other directions, (D, m), orthonormal."""
         images = double(gauss_newton(self.source) @ like(self.kind, block))
         require_finite(images)
+        sums = self.sums
+        seen = self.turn.T @ (self.turn @ to_numpy(sums @ like(sums, block)).astype(np.float64))
         self.block, self.sampled = block, 0.0
-        self.spread = images - self.cells.rows.T @ (self.cells.rows @ block)
+        self.spread = images - double(sums.T @ like(sums, seen))
         self.num_products += int(block.shape[1])
 
     def estimate(self, k: int) -> _Estimate:
         """The eigenvalues of what is known of G."""
-        return _Estimate.of(
-            self.cells.rows, self.block, self.spread, k, float(namespace(self.kind).finfo(self.kind.dtype).eps)
-        )
+        return _Estimate.of(self, k)
 
     def result(self, found: _Estimate, passes: int) -> StreamedOutliers:
         """All that is handed out."""
@@ -321,7 +332,7 @@ class _Stream:
         powers = (seen / norm) ** 2 if norm > 0 else np.full(found.k, math.nan)
         noise = np.zeros(found.k)
         if self.sampled > 0 and self.block.shape[1]:
-            noise = self._noise(to_numpy(self.block.T @ vectors))
+            noise = self._noise(to_numpy(double(self.block).T @ vectors))
         values = found.values[-found.k :]
         return StreamedOutliers(values, _errors(found, noise), vectors, powers, passes, self.num_products)
 
@@ -337,54 +348,54 @@ class _Stream:
 
 @dataclass(frozen=True, eq=False)
 class _Estimate:
-    """F F^T + N N^T by its rows [F^T; N^T] and their Gram matrix."""
+    """F F^T + N N^T by the Gram matrix of the columns of F and N."""
 
-    parts: tuple[Array, Array]  # (r, D), (D, m)
+    run: _Stream
+    nystrom: Array  # N, (D, m)
     values: Floats  # ascending, all of them
     combinations: Floats
-    lower: Floats  # of F F^T + V V^T B V V^T
+    lower: Floats  # of F F^T + V (V^T B V) V^T
     k: int
 
     @classmethod
-    def of(cls, rows: Array, block: Array, spread: Array, k: int, epsilon: float) -> _Estimate:
-        own = to_numpy(rows @ rows.T)
+    def of(cls, run: _Stream, k: int) -> _Estimate:
+        block, spread = double(run.block), run.spread
         core = to_numpy(block.T @ spread)
         sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
-        scale = max(float(np.trace(own)), float(sizes.max(initial=0.0)))
-        kept = sizes > 10 * epsilon * scale
+        scale = max(float(np.trace(run.own)), float(sizes.max(initial=0.0)))
+        kept = sizes > 10 * _vectors.epsilon(run.kind) * scale
         sizes, turn = sizes[kept], turn[:, kept]
         nystrom = spread @ like(spread, turn / np.sqrt(sizes))
         plain = block @ like(block, turn * np.sqrt(sizes))
-        values, combinations = np.linalg.eigh(_bordered(own, rows, nystrom))
-        lower = np.linalg.eigvalsh(_bordered(own, rows, plain))
+        values, combinations = np.linalg.eigh(_bordered(run, nystrom))
+        lower = np.linalg.eigvalsh(_bordered(run, plain))
         size = max(values.size, k)
         values, lower = (np.concatenate([np.zeros(size - v.size), np.maximum(v, 0.0)]) for v in (values, lower))
-        return cls((rows, nystrom), values, combinations, lower, k)
+        return cls(run, nystrom, values, combinations, lower, k)
 
     def vectors(self, count: int) -> Array:
-        """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending; fewer where there are fewer."""
-        rows, nystrom = self.parts
+        """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
+        run, r = self.run, len(self.run.own)
         count = min(count, self.combinations.shape[1])
         chosen = self.combinations[:, self.combinations.shape[1] - count :]
-        r = rows.shape[0]
-        block = rows.T @ like(rows, chosen[:r]) + nystrom @ like(rows, chosen[r:])
-        return _orthonormal(block)
+        from_means = run.sums.T @ like(run.sums, run.turn.T @ chosen[:r])
+        return _orthonormal(double(from_means) + self.nystrom @ like(self.nystrom, chosen[r:]))
 
 
-def _bordered(own: Floats, rows: Array, columns: Array) -> Floats:
-    """The Gram matrix of rows and columns."""
-    cross = to_numpy(rows @ columns)
-    return np.block([[own, cross], [cross.T, to_numpy(columns.T @ columns)]])
+def _bordered(run: _Stream, columns: Array) -> Floats:
+    """The Gram matrix of the columns of F and others."""
+    cross = run.turn @ to_numpy(run.sums @ like(run.sums, columns)).astype(np.float64)
+    return np.block([[run.own, cross], [cross.T, to_numpy(columns.T @ columns)]])
 
 
-def _leading(rows: Array, width: int) -> Array:
-    """The leading left singular vectors of F = rows^T, (D, width), as many as it has."""
-    values, vectors = np.linalg.eigh(to_numpy(rows @ rows.T))
-    kept = np.flatnonzero(values > 1e-12 * max(values[-1], 0.0))[-width:]
-    if values[-1] <= 0:
-        kept = kept[:0]
-    block = rows.T @ like(rows, vectors[:, kept] / np.sqrt(values[kept]))
-    return _orthonormal(block)
+def _gram(rows: Array) -> Floats:
+    """Inner products of rows, (r, r), float64: sums in blocks of the rows' own dtype."""
+    width = 2**16
+    total = np.zeros((rows.shape[0], rows.shape[0]))
+    for start in range(0, rows.shape[1], width):
+        part = to_numpy(rows[:, start : start + width])
+        total += part @ part.T  # NumPy knows that this is symmetric
+    return total
 
 
 def _orthonormal(block: Array) -> Array:
