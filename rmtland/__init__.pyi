@@ -105,6 +105,8 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .logits.streamed import StreamedOutliers as StreamedOutliers
+from .logits.streamed import streamed_outliers as streamed_outliers
 from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
 from .logits.traces import gauss_newton_trace as gauss_newton_trace
 from .spectra.density import SpectralDensity as SpectralDensity
