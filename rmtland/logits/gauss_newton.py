@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, integer, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, where_double_is, zeros
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -314,15 +314,15 @@ def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, paramete
         return chunk.weighted_rows(source.num_examples), chunk.vjp(slopes[:, :, None])[:, 0]
     if isinstance(chunk, RowsChunk) and parameters == slice(None):
         shared = SharedChunk(chunk, source)
-        parts = [double(part.formed()) for part in shared.factor_rows]
+        parts = [double(where_double_is(part.formed())) for part in shared.factor_rows]
         every = namespace(slopes).ones_like(slopes[:, :1])
-        slope = double(shared.rows(like(chunk.logits, slopes)).sums(every)[0, :])
+        slope = double(where_double_is(shared.rows(like(chunk.logits, slopes)).sums(every)[0, :]))
         return namespace(*parts).concat(parts), slope
-    gradients = double(chunk.dense(parameters))
+    gradients = double(where_double_is(chunk.dense(parameters)))
     width = gradients.shape[2]
-    factor = loss.hessian_factor() / math.sqrt(source.num_examples)
+    factor = like(gradients, loss.hessian_factor() / math.sqrt(source.num_examples))
     rows = namespace(factor).matrix_transpose(factor) @ gradients
-    return rows.reshape(-1, width), slopes.reshape(-1) @ gradients.reshape(-1, width)
+    return rows.reshape(-1, width), like(gradients, slopes).reshape(-1) @ gradients.reshape(-1, width)
 
 
 def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
