@@ -122,6 +122,7 @@ def test_networks_layer_by_layer(name):
     assert len(chunks) > 1
     means = rl.cross_class_means(source)
     check(means, (logits, labels, gradients), weights)
+    np.testing.assert_array_equal(means.class_sizes, np.bincount(labels, minlength=3))
     np.testing.assert_allclose(
         rl.cross_class_means(source, keep_pairs=False).class_sums, means.class_sums, rtol=1e-9, atol=1e-12
     )
