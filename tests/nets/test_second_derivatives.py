@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,18 @@ def test_the_matrix_of_branches_and_of_layers_called_in_any_order(count, monkeyp
     monkeypatch.setattr(rl.spectra.operators.SymmetricOperator, "to_dense", column_by_column)
     np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), expected, atol=1e-13)
     np.testing.assert_allclose(gauss + rl.nets.logit_curvature(source).to_dense(), expected, atol=1e-13)
+
+
+def test_blocks_some_columns_at_a_time(monkeypatch):
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+    assert next(source.chunks()).num_columns > 1000
+    block = torch.randn(source.num_parameters, 5, dtype=torch.float64)
+    whole = [operator @ block for operator in (rl.nets.hessian(source), rl.gauss_newton(source))]
+    for rows_bytes, width in ((1, 1), (2 * 8 * (3 * source.num_parameters + 6 * 4 * 3), 2)):
+        plan = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)._plan
+        narrow = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+        narrow._chunks = [chunk.under(dataclasses.replace(plan, rows_bytes=rows_bytes)) for chunk in narrow._chunks]
+        assert next(narrow.chunks()).num_columns == width
+        torch.testing.assert_close(rl.nets.hessian(narrow) @ block, whole[0])
+        torch.testing.assert_close(rl.gauss_newton(narrow) @ block, whole[1])
