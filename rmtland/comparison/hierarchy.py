@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.model import LandscapeModel
 from rmtland.landscape.reduced_draw import num_columns, reduced_draw
 from rmtland.logits.gradients import LogitGradients
@@ -37,7 +38,9 @@ def of_source(source: LogitGradients, rng: np.random.Generator) -> dict[str, flo
 
 
 def of_model(model: LandscapeModel, rng: np.random.Generator) -> dict[str, float]:
-    """The rows of a draw of a model, exact in law at any D; none where its logit gradients do not fit."""
-    if 8 * model.num_examples * model.num_classes * num_columns(model) > DRAW_BYTES:
+    """The rows of a draw of a model, exact in law, of clustered gradients at any D; none where it does not fit."""
+    clustered = type(model.gradients) is ClusteredGradients
+    width = num_columns(model) if clustered else model.num_parameters
+    if 8 * model.num_examples * model.num_classes * width > DRAW_BYTES:
         return {}
-    return of_source(reduced_draw(model, rng), rng)
+    return of_source(reduced_draw(model, rng) if clustered else model.sample(rng), rng)

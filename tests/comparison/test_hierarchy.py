@@ -79,6 +79,23 @@ def test_models_that_do_not_fit_have_no_rows(monkeypatch):
     assert set(rows.of_model(model, np.random.default_rng(0))) == set(HIERARCHY)
     monkeypatch.setattr(rows, "DRAW_BYTES", 1000)
     assert rows.of_model(model, np.random.default_rng(0)) == {}
+
+
+def test_another_gradient_law_is_drawn_as_it_is():
+    class Law(rl.ClusteredGradients):
+        pass
+
+    model = rl.LandscapeModel(20, 3, 30, rl.GaussianLogits(sigma=2.0), Law(mean_length=1.0, residual_length=0.5))
+    found = rows.of_model(model, np.random.default_rng(0))
+    assert found["A1_rank"] == 3
+    assert sum(found[f"{part}_trace_share"] for part in ("A1", "A2", "B1", "B2")) == pytest.approx(1)
+
+
+def test_every_rung_can_be_asked(monkeypatch):
+    every = rl.compare(SOURCE, num_draws=2, hierarchy=True).stages["network"].rungs
+    for name, rung in every.items():
+        assert np.isnan(rung.mean("A1_rank")) == (name in ("hessian", "mean_gradients")), name
+    monkeypatch.setattr(rows, "DRAW_BYTES", 1000)
     asked = rl.compare(SOURCE, num_draws=2, hierarchy=True, rungs=["gauss_newton", "full_model"])
     assert np.isnan(asked.stages["network"].rungs["full_model"].mean("A1_rank"))
 
