@@ -63,7 +63,7 @@ class Moment:
 
     def measure(self, module: torch.nn.Module, inputs: Any, labels: Any, rng: np.random.Generator) -> Values:
         """Measure a module on some examples; it, its gradients and all random states are left as found."""
-        with _undisturbed(module), warnings.catch_warnings():
+        with undisturbed(module), warnings.catch_warnings():
             # A sigma that is clipped at 0 is there to see in the numbers.
             warnings.filterwarnings("ignore", "sigma_", RuntimeWarning)
             return self._measure(NetworkLogitGradients(module, inputs, labels, **self.options), rng)
@@ -235,7 +235,7 @@ def _last(values: Floats, count: int) -> Floats:
 
 
 @contextlib.contextmanager
-def _undisturbed(module: torch.nn.Module) -> Iterator[None]:
+def undisturbed(module: torch.nn.Module) -> Iterator[None]:
     """Random states put back, and no autocast or no_grad of the caller's around what is measured."""
     devices = {p.device for p in module.parameters()}
     accelerators = [device for device in devices if device.type == "cuda"]
