@@ -61,7 +61,7 @@ def test_chance_is_what_random_vectors_have():
     rng = np.random.default_rng(0)
     vectors = np.linalg.qr(rng.normal(size=(40, 40)))[0]
     drawn = [
-        rl.attribution(hierarchy, pairs_of(np.linalg.qr(rng.normal(size=(40, 40)))[0])).overlaps for _ in range(300)
+        rl.attribution(hierarchy, pairs_of(np.linalg.qr(rng.normal(size=(40, 40)))[0])).overlaps for _ in range(1200)
     ]
     found = rl.attribution(hierarchy, pairs_of(vectors))
     for name in ("A1", "B1", "rest"):
