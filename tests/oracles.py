@@ -188,3 +188,38 @@ def examples(num_examples, num_classes, num_parameters, seed=0, mean=0.7):
     labels[: min(num_classes, num_examples)] = np.arange(num_classes)[: min(num_classes, num_examples)]
     means = mean * rng.normal(size=(num_classes, num_parameters))
     return logits, labels, means + rng.normal(size=(num_examples, num_classes, num_parameters))
+
+
+def hierarchy(logits, labels, gradients, weights=None):
+    """Papyan's hierarchy by loops over examples and pairs of classes: a dict of weights, means and dense matrices.
+
+    `p` (C, C), `pair` (C, C, D), `cls` (C, D); A1, A2, B1 and B2 (D, D), `B2_of` one for each class. 0/0 is 0.
+    """
+    num_examples, num_classes, num_parameters = gradients.shape
+    weights = np.ones(num_examples) if weights is None else weights
+    p = np.zeros((num_classes, num_classes))
+    pair = np.zeros((num_classes, num_classes, num_parameters))
+    vectors = []
+    for z, y, jacobian, weight in zip(logits, labels, gradients, weights, strict=True):
+        prob = softmax(z)
+        vectors.append([(np.eye(num_classes)[k] - prob) @ jacobian for k in range(num_classes)])
+        for k in range(num_classes):
+            p[y, k] += weight * prob[k]
+            pair[y, k] += weight * prob[k] * vectors[-1][k]
+    pair = np.where(p[:, :, None] > 0, pair / np.where(p > 0, p, 1)[:, :, None], 0)
+    cls, between = np.zeros((num_classes, num_parameters)), np.zeros((num_parameters, num_parameters))
+    first, second = np.zeros_like(between), np.zeros_like(between)
+    for c in range(num_classes):
+        others = [k for k in range(num_classes) if k != c]
+        total = sum(p[c, k] for k in others)
+        if total > 0:
+            cls[c] = sum(p[c, k] * pair[c, k] for k in others) / total
+        first += total * np.outer(cls[c], cls[c])
+        second += p[c, c] * np.outer(pair[c, c], pair[c, c])
+        between += sum(p[c, k] * np.outer(pair[c, k] - cls[c], pair[c, k] - cls[c]) for k in others)
+    within = np.zeros((num_classes, num_parameters, num_parameters))
+    for z, y, example, weight in zip(logits, labels, vectors, weights, strict=True):
+        for k in range(num_classes):
+            within[y] += weight * softmax(z)[k] * np.outer(example[k] - pair[y, k], example[k] - pair[y, k])
+    matrices = {"A1": first, "A2": second, "B1": between, "B2": within.sum(axis=0), "B2_of": within}
+    return {"p": p, "pair": pair, "cls": cls, **{name: matrix / num_examples for name, matrix in matrices.items()}}

@@ -23,6 +23,7 @@ FLOORS = {
     "_arguments": -1,  # the cellar: argument checks, for everybody
     "_arrays": -1,
     "_files": -1,
+    "_lock": -1,
     "_version": -1,
 }
 ALONE = {"laws", "plots", "sweeps"}  # import nothing of ours but the cellar

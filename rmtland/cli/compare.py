@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -19,16 +20,19 @@ from rmtland.cli.networks import (
     Data,
     DataFolder,
     Download,
+    Epochs,
     Hidden,
     LearningRate,
     Network,
     PerClass,
     Width,
     check_training,
+    epochs_or_default,
     load_data,
 )
 from rmtland.cli.output import OutputFolder
-from rmtland.comparison.result import GAP_RULES, QUANTITIES, REMEDIES, RUNGS, Comparison
+from rmtland.comparison.result import GAP_RULES, QUANTITIES, REMEDIES, RUNGS, Comparison, with_deviation
+from rmtland.nets.architectures.names import DEEP
 
 
 def compare(
@@ -42,12 +46,20 @@ def compare(
     hidden: Hidden = None,
     width: Width = 1.0,
     examples: Annotated[int, typer.Option(help="Training examples to measure on.")] = 300,
-    epochs: Annotated[
-        int, typer.Option(help="Passes of SGD over the training set; mid training is half of them.")
-    ] = 20,
+    epochs: Epochs = None,
     learning_rate: LearningRate = 0.05,
     batch_size: BatchSize = 32,
     draws: Annotated[int, typer.Option(help="Draws of each model rung.")] = 8,
+    rungs: Annotated[
+        str | None, typer.Option(help="Rungs to measure, with commas: a,b,e, or names as the JSON has; else all.")
+    ] = None,
+    products: Annotated[
+        int | None,
+        typer.Option(help="Products with a Hessian too large to diagonalise; 300 unless told, 100 of a deep network."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="parameter_groups: every layer's ladder too, its weights and biases apart.")
+    ] = None,
     outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
@@ -56,15 +68,22 @@ def compare(
     console = Console()
     # Before torch is imported and a network trained, not after.
     widths = check_training(network, hidden, width, learning_rate, batch_size)
+    chosen = parse_rungs(rungs)
     settings = {
         "data": data, "per_class": per_class, "network": network,
         "hidden": ",".join(map(str, widths)) if network == "mlp" else None, "width": width,
         "clusters": clusters, "covariance": covariance, "examples": examples, "epochs": epochs,
-        "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "seed": seed,
+        "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "rungs": list(chosen), "by": by,
+        "seed": seed,
     }  # fmt: skip
     integer("examples", examples, at_least=2)
-    integer("epochs", epochs, at_least=2)
+    if epochs is not None:
+        integer("epochs", epochs, at_least=2)
+    if products is None:
+        products = 100 if network in DEEP else 300
+    integer("products", products, at_least=40)
     integer("draws", draws, at_least=2)
+    choice("by", by, (None, "parameter_groups"))
     integer("seed", seed, at_least=0)
     choice("outliers", outliers, GAP_RULES)
     with OutputFolder(out) as folder:
@@ -77,6 +96,7 @@ def compare(
         ) as progress:  # fmt: skip
             dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
             count = len(dataset.x_train)
+            epochs = settings["epochs"] = epochs_or_default(epochs, network, count, batch_size)
             training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
             steps_per_epoch = -(-count // batch_size)
             stages = training_stages(
@@ -87,7 +107,8 @@ def compare(
             progress.update(training, completed=epochs)
             measuring = progress.add_task("measuring", total=None)
             comparison = run_comparison(
-                stages, num_draws=draws, outlier_method=outliers, rng=seed, settings=settings,
+                stages, num_draws=draws, rungs=chosen, by=by, outlier_method=outliers, num_products=products,
+                rng=seed, settings=settings,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),
@@ -104,10 +125,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Two tables per stage on the terminal, 80 columns wide: the ladder, and other laws beside G."""
     frame = comparison.table()
     console.print(
-        "Each rung replaces one more real thing by the model; 0.41(1): mean and s.d. over draws.", style="dim"
+        "Each rung replaces one more real thing by the model.\n"
+        "0.41(1): mean and standard deviation over draws, or an estimate and its error",
+        style="dim",
+        highlight=False,
     )
     console.print("  ".join(comparison.rung_labels.values()), style="dim", highlight=False)
-    for name, stage in comparison.stages.items():
+    stages = list(comparison.stages)
+    whole = [name for name in stages if not any(name.startswith(f"{other}: ") for other in stages)]
+    for name in whole:
+        stage = comparison.stages[name]
         num_examples, num_classes, num_parameters = stage.sizes
         outputs, scales = stage.outputs, stage.scales
         console.print(f"\n{name}", style="bold", highlight=False)
@@ -119,14 +146,59 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             highlight=False,
         )
         # Eight rungs are wider than a terminal: the remedies in a table of their own, beside what they should match.
-        for rungs in (
-            [rung for rung in stage.rungs if rung not in REMEDIES],
-            ["gauss_newton", *(rung for rung in stage.rungs if rung in REMEDIES)],
-        ):
-            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            table.add_column("", no_wrap=True)
-            for rung in rungs:
-                table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
-            for quantity, label in QUANTITIES.items():
-                table.add_row(label, *(str(frame.loc[quantity, (name, RUNGS[rung])]) for rung in rungs))
-            console.print(table)
+        ladder = [rung for rung in stage.rungs if rung not in REMEDIES]
+        remedies = [rung for rung in stage.rungs if rung in REMEDIES]
+        beside = [rung for rung in ("gauss_newton",) if remedies and rung in ladder]
+        for rungs in (ladder, [*beside, *remedies]):
+            if rungs:
+                print_rungs(frame[name], rungs, console)
+        layers = [other for other in stages if other.startswith(f"{name}: ")]
+        if layers:
+            print_layers(comparison, name, layers, console)
+
+
+def print_rungs(frame: Any, rungs: Sequence[str], console: Console) -> None:
+    """One table of some rungs of one stage, without the rows that none of them has."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for rung in rungs:
+        table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
+    for quantity, label in QUANTITIES.items():
+        cells = [str(frame.loc[quantity, RUNGS[rung]]) for rung in rungs]
+        if any(cells):
+            table.add_row(label, *cells)
+    console.print(table)
+
+
+def print_layers(comparison: Comparison, of: str, layers: Sequence[str], console: Console) -> None:
+    """A line for each layer of a stage: its size, clustering, scales, and the top and trace of a measured matrix."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rung = next((name for name in comparison.rung_labels if name in ("hessian", "gauss_newton")), None)
+    shown = {} if rung is None else {name: QUANTITIES[name] for name in ("top_eigenvalue", "trace", "goldilocks_ratio")}
+    of_rung = "" if rung is None else f"; eigenvalue and traces of {RUNGS[rung][:3]}"
+    table.title = f"{of}, layer by layer{of_rung}"
+    table.add_column("", overflow="fold")
+    for title in ("D", "q_SLSC", "q_SL", "SNR", *shown.values()):
+        table.add_column(title, justify="right", no_wrap=True)
+    frame = comparison.table()
+    for name in layers:
+        stage, q = comparison.stages[name], comparison.stages[name].clustering
+        cells = [] if rung is None else [str(frame.loc[row, (name, RUNGS[rung])]) for row in shown]
+        clustered = with_deviation(q.same_logit_same_class, q.same_logit_same_class_error)
+        table.add_row(
+            name.removeprefix(f"{of}: "), f"{stage.sizes[2]:,}", clustered,
+            with_deviation(q.same_logit, q.same_logit_error), f"{stage.scales.snr:.3g}", *cells,
+        )  # fmt: skip
+    console.print(table)
+
+
+def parse_rungs(text: str | None) -> tuple[str, ...]:
+    """Rungs by letter or name, with commas; all where there is no text."""
+    if text is None:
+        return tuple(RUNGS)
+    letters = {label[1]: name for name, label in RUNGS.items()}
+    names = [letters.get(part.strip(), part.strip()) for part in text.split(",")]
+    for name in names:
+        if name not in RUNGS:
+            raise ValueError(f"`rungs` must be letters a to {max(letters)} or {', '.join(RUNGS)}; got {name!r}")
+    return tuple(name for name in RUNGS if name in names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmtland._arguments import choice, integer, real
-from rmtland.nets.architectures.names import NETWORKS
+from rmtland.nets.architectures.names import DEEP, NETWORKS
 
 if TYPE_CHECKING:
     from rmtland.nets import Dataset
@@ -37,6 +37,21 @@ Hidden = Annotated[
 Width = Annotated[float, typer.Option(help="Multiplies the network's channels and hidden widths.")]
 LearningRate = Annotated[float, typer.Option(help="Of SGD with momentum 0.9.")]
 BatchSize = Annotated[int, typer.Option(help="Examples in a step of training.")]
+
+
+Epochs = Annotated[
+    int | None,
+    typer.Option(help="Passes of SGD over the training set; 20 unless told, 5 of a deep network, at most 6,000 steps."),
+]
+MOST_STEPS = 6000
+
+
+def epochs_or_default(epochs: int | None, network: str, num_examples: int, batch_size: int) -> int:
+    """How many epochs to train; by default what a minute or a few allow, and never fewer than two."""
+    if epochs is not None:
+        return epochs
+    steps_per_epoch = -(-num_examples // batch_size)
+    return max(2, min(5 if network in DEEP else 20, MOST_STEPS // steps_per_epoch))
 
 
 def check_training(

@@ -25,12 +25,14 @@ from rmtland.cli.networks import (
     Data,
     DataFolder,
     Download,
+    Epochs,
     Hidden,
     LearningRate,
     Network,
     PerClass,
     Width,
     check_training,
+    epochs_or_default,
     load_data,
 )
 
@@ -60,7 +62,7 @@ def train(
     network: Network = "mlp",
     hidden: Hidden = None,
     width: Width = 1.0,
-    epochs: Annotated[int, typer.Option(help="Passes of SGD over the training set.")] = 20,
+    epochs: Epochs = None,
     learning_rate: LearningRate = 0.05,
     batch_size: BatchSize = 32,
     examples: Annotated[int, typer.Option(help="Examples to measure on, of the training and of the test set.")] = 300,
@@ -72,7 +74,8 @@ def train(
     """Train a network and measure it at chosen steps; after Ctrl-C or a kill the same command goes on."""
     widths = check_training(network, hidden, width, learning_rate, batch_size)
     integer("examples", examples, at_least=2)
-    integer("epochs", epochs, at_least=1)
+    if epochs is not None:
+        integer("epochs", epochs, at_least=1)
     integer("seed", seed, at_least=0)
     if every is not None:
         integer("every", every, at_least=1)
@@ -89,6 +92,7 @@ def train(
 
     dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
     module, dataset = network_and_data(dataset, network, hidden=widths, width=width, seed=seed)
+    epochs = epochs_or_default(epochs, network, len(dataset.x_train), batch_size)
     training = Training(
         module, dataset.x_train, dataset.y_train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
         seed=seed,

@@ -10,6 +10,7 @@ import numpy as np
 from rmtland._arguments import Seed, choice, integer, seed_sequence, spawn, told_seed
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
+from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
 from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
@@ -25,6 +26,7 @@ def compare(
     rungs: Collection[str] | None = None,
     by: str | None = None,
     outlier_method: str = "ratio",
+    num_products: int = NUM_PRODUCTS,
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -47,13 +49,16 @@ def compare(
         instance, called "stage: group": the diagonal blocks of the matrices, the model of the group's own scales.
     outlier_method : {"ratio", "gap", "elbow"}
         Rule of `count_outliers`, looking among the 3 C largest eigenvalues.
+    num_products : int
+        Products to spend on a matrix too large to diagonalise, at least 40: half of them at the most for its top
+        eigenpairs, a fifth for trace and norm, the rest for its density. With few of them errors are large, and stated.
     rng : seed
         Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
     settings : mapping, optional
         Recorded with the result.
     progress : callable, optional
-        Called as progress(what, done, total), after every rung and draw, and with the same `done` after every product
-        of an iterative step, whose number `what` then tells.
+        Called as progress(what, done, total) as a stage and each of its rungs begin, after every rung and draw, and
+        after every product of an iterative step, whose number `what` then tells; `done` counts rungs and draws.
 
     Returns
     -------
@@ -70,9 +75,9 @@ def compare(
     -----
     A Hessian of more than 4,096 parameters is not diagonalised: its 3 C top eigenvalues come from a Lanczos iteration,
     with the norms of their residuals as errors, its density, trace and norm from random probes beyond these, with
-    standard errors: about 350 products. The same for G where both D and N (C - 1) exceed 4,096. The model's draws cost
-    the same at any D; where N (C - 1) exceeds 4,096 the theory given each draw's logits takes their place, which then
-    shows the C - 1 outliers only.
+    standard errors: `num_products` in all. The same for G where both D and N (C - 1) exceed 4,096. The model's draws
+    cost the same at any D; where both D and N (C - 1) exceed 2,048 the theory given each draw's logits takes their
+    place, which then shows the C - 1 outliers only, and their scatter from the logits.
 
     References
     ----------
@@ -90,6 +95,7 @@ def compare(
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
+    integer("num_products", num_products, at_least=40)
     chosen = _rungs(rungs)
     choice("by", by, (None, "parameter_groups"))
     sources = _sources(source_or_module, data)
@@ -101,17 +107,26 @@ def compare(
     done = 0
     stages = {}
     for (name, source), child in zip(sources.items(), children, strict=True):
+        if progress is not None:
+            progress(f"{name}: clustering and scales", done, total)
         for part, measured, generator in _parts(name, source, by, child):
 
             def step(what: str, num_products: int | None, part: str = part) -> None:
                 nonlocal done
                 done += num_products is None
                 if progress is not None:
-                    products = "" if num_products is None else f", {num_products} products"
+                    products = f", {num_products} products" if num_products else ""
                     progress(f"{part}: {what}{products}", done, total)
 
-            stages[part] = climb(measured, chosen, num_draws, outlier_method, generator, step)
-    recorded = {"num_draws": num_draws, "outlier_method": outlier_method, "rng": recorded_seed, **(settings or {})}
+            report = Reporter(source.num_classes, outlier_method, num_products)
+            stages[part] = climb(measured, chosen, num_draws, report, generator, step)
+    recorded = {
+        "num_draws": num_draws,
+        "outlier_method": outlier_method,
+        "num_products": num_products,
+        "rng": recorded_seed,
+        **(settings or {}),
+    }
     return Comparison(stages, recorded)
 
 

@@ -28,14 +28,17 @@ from rmtland.logits.traces import gauss_newton_trace
 
 Floats = npt.NDArray[np.float64]
 Told = Callable[[int | None], None]
-"""Hears of so many products done, or with None that a rung or a draw is done."""
+"""Hears of so many products done, 0 as a rung begins, or with None that a rung or a draw is done."""
 
 Step = Callable[[str, int | None], None]
 """The same with the label of the rung first."""
 
 EXACT_ROWS = 4096
-"""Up to so many rows N (C - 1), G and the model's draws are diagonalised; beyond, G goes through products and the
-model through its theory."""
+"""Up to so many rows N (C - 1), G is diagonalised, which takes ten seconds or so; beyond, it goes through products."""
+
+DRAWN_ROWS = 2048
+"""Up to so many rows the model's draws are diagonalised, many of them in a second each at the most; beyond, the theory
+given each draw's logits takes their place."""
 
 MAX_DRAWS = 4
 """Draws in memory at a time."""
@@ -45,16 +48,16 @@ FROZEN = 1e-9
 
 
 def climb(
-    measured: Measured, rungs: Collection[str], num_draws: int, method: str, rng: np.random.Generator, step: Step
+    measured: Measured, rungs: Collection[str], num_draws: int, report: Reporter, rng: np.random.Generator, step: Step
 ) -> Stage:
     """Every rung of what was measured; `step` hears of each rung and draw done, and of products on the way."""
-    report = Reporter(measured.source.num_classes, method)
     # A child for every rung of the ladder, asked for or not: a rung's numbers do not depend on the others.
     children = dict(zip(RUNGS, rng.spawn(len(RUNGS)), strict=True))
     results: dict[str, Rung] = {}
     for name in (name for name in RUNGS if name in rungs):
         result: Rung | None
         told = partial(step, RUNGS[name])
+        told(0)
         if name in MEASURED_RUNGS:
             result = MEASURED_RUNGS[name](measured, report, children[name], told)
             told(None)
@@ -110,7 +113,7 @@ def _matched_participation(measured: Measured) -> LandscapeModel | None:
     outputs, count = measured.outputs, measured.source.num_classes
     if 1.0 - outputs.participation < FROZEN:
         return None
-    law = GaussianLogits.matching_participation(outputs.participation, count, outputs.accuracy)
+    law = GaussianLogits.from_participation(outputs.participation, count, outputs.accuracy)
     return dataclasses.replace(measured.full_model, logits=law)
 
 
@@ -149,7 +152,7 @@ def _model_rung(
         return None
     gradients: Any = model.gradients
     q = gradients.q_values(model.num_classes, measured.labels)
-    exact = min(measured.num_rows, model.num_parameters) <= EXACT_ROWS
+    exact = min(measured.num_rows, model.num_parameters) <= DRAWN_ROWS
 
     def one(child: np.random.Generator) -> Rung:
         if not exact:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,15 +16,15 @@ from rmtland._arrays import Array, to_numpy
 from rmtland.comparison.result import NUM_TOP, QUANTITIES, Rung
 from rmtland.logits.confinement import DENSE_LIMIT
 from rmtland.spectra.density import spectral_density
-from rmtland.spectra.eigenpairs import top_eigenpairs
+from rmtland.spectra.eigenpairs import Eigenpairs
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.outliers import count_outliers
-from rmtland.spectra.traces import frobenius_estimate, trace_estimate
+from rmtland.spectra.partial import partial_spectrum
 
 Floats = npt.NDArray[np.float64]
 
-NUM_PROBES = 60
-"""Random products behind each estimate of what the top eigenvectors leave."""
+NUM_PRODUCTS = 300
+"""Products with a matrix too large to diagonalise, unless told: enough for some thirty eigenpairs to converge."""
 
 
 class Clustered(Protocol):
@@ -73,10 +75,14 @@ class Reporter:
         C.
     method : str
         Rule of `count_outliers`.
+    num_products : int
+        Products for a matrix too large to diagonalise: half of them at the most for its top, a fifth for trace and
+        norm, the rest for its density.
     """
 
     num_classes: int
     method: str
+    num_products: int = NUM_PRODUCTS
 
     def spectrum(self, eigenvalues: Floats, powers: Floats, q: Clustered | None = None) -> Rung:
         """Report one matrix whose nonzero eigenvalues (r,) are all known, with the gradient's powers (r,) in each."""
@@ -95,8 +101,8 @@ class Reporter:
         """Report a matrix known by its products: exactly up to `DENSE_LIMIT` parameters, else its top and estimates.
 
         The 3 C + 1 largest eigenvalues come from a Lanczos iteration with a random start, each with the norm of its
-        residual as error; the rest of the spectrum, its trace (unless given) and its norm from random probes beyond
-        them, with standard errors. `told` hears of every product.
+        residual as error, large where the products did not suffice for it; the rest of the spectrum, its trace (unless
+        given) and its norm from random probes beyond them, with standard errors. `told` hears of every product.
         """
         norm = float(np.linalg.norm(slope))
         if operator.dimension <= DENSE_LIMIT:
@@ -104,26 +110,21 @@ class Reporter:
             return self.spectrum(eigenvalues, _powers(vectors, slope, norm), q)
         if told is not None:
             operator = _telling(operator, told)
-        start, of_trace, of_norm, of_density = rng.spawn(4)
-        pairs = top_eigenpairs(operator, min(3 * self.num_classes + 1, operator.dimension - 1), rng=start)
-        rest = operator.deflated(pairs)
-        if trace is None:
-            probes = trace_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_trace)
-            trace, trace_error = float(pairs.eigenvalues.sum()) + probes.estimate, probes.standard_error
-        else:
-            trace_error = 0.0
-        left = frobenius_estimate(rest, method="hutchinson", num_products=NUM_PROBES, rng=of_norm)
-        frobenius = math.hypot(float(np.linalg.norm(pairs.eigenvalues)), left.estimate)
-        density = spectral_density(operator, num_probes=2, num_steps=64, deflate=pairs, rng=of_density)
+        of_top, of_density = rng.spawn(2)
+        half, fifth = self.num_products // 2, self.num_products // 5
+        count = min(3 * self.num_classes + 1, operator.dimension - 1, half - 8)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*eigenpairs did not converge", RuntimeWarning)  # their errors tell
+            found = partial_spectrum(operator, count, trace=trace, num_probes=fifth, max_products=half, rng=of_top)
+        pairs = found.pairs
+        steps = (self.num_products - half - fifth) // 2
+        density = spectral_density(operator, num_probes=2, num_steps=steps, deflate=_converged(pairs), rng=of_density)
         powers = _powers(to_numpy(pairs.eigenvectors).astype(np.float64, copy=False), slope, norm)
-        rung = self._rung(pairs.eigenvalues, powers, (trace, frobenius), self._count(pairs.eigenvalues), q)
+        rung = self._rung(pairs.eigenvalues, powers, (found.trace, found.frobenius), self._count(pairs.eigenvalues), q)
         top = pairs.residuals[::-1]
         errors = {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
-        errors |= {"top_eigenvalue": float(top[0]), "trace": trace_error}
-        if frobenius > 0:  # two independent estimates: the delta method
-            norm_error = left.standard_error * left.estimate / frobenius
-            errors["frobenius_norm"] = norm_error
-            errors["goldilocks_ratio"] = math.hypot(trace_error, trace * norm_error / frobenius) / frobenius
+        errors |= {"top_eigenvalue": float(top[0]), "trace": found.trace_error}
+        errors |= {"frobenius_norm": found.frobenius_error, "goldilocks_ratio": found.ratio_error}
         return Rung(rung.values, rung.eigenvalues, rung.powers, errors, density)
 
     def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
@@ -181,6 +182,18 @@ def _telling(operator: SymmetricOperator, told: Callable[[int | None], None]) ->
         return product
 
     return SymmetricOperator(multiply, operator.dimension, operator.prototype)
+
+
+def _converged(pairs: Eigenpairs) -> Eigenpairs | int:
+    """Those that converged, or 0 where none did: what the density may take out."""
+    kept = pairs.converged
+    if not kept.any():
+        return 0
+    columns = np.flatnonzero(kept).tolist()
+    return dataclasses.replace(
+        pairs, eigenvalues=pairs.eigenvalues[kept], eigenvectors=pairs.eigenvectors[:, columns],
+        residuals=pairs.residuals[kept], converged=pairs.converged[kept], converged_after=pairs.converged_after[kept],
+    )  # fmt: skip
 
 
 def _powers(vectors: Floats, slope: Floats, norm: float) -> Floats:

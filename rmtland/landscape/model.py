@@ -7,14 +7,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmtland._arguments import Seed, choice, generator, integer, real, require_memory
+from rmtland._arguments import Seed, choice, generator, integer, real, require_memory, spawn
 from rmtland.landscape.anisotropic import StructuredGradients, check_structured
+from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.draw import LandscapeDraw
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.h_term import draw_h_term
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
-from rmtland.landscape.reduced import LandscapeSpectrum, SharedRows, reduced_spectrum, spectrum_of_rows
-from rmtland.landscape.theory.band import TheoryBand, band_of
+from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum, spectrum_of_rows
+from rmtland.landscape.theory.band import TheoryBand
 from rmtland.landscape.theory.given import theory_of
 from rmtland.landscape.theory.population import PopulationTheory, population_of
 from rmtland.logits.accumulate import gather_logits
@@ -159,7 +160,7 @@ class LandscapeModel:
         scales = logit_scales(source, class_means=class_means)
         model = cls.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
         if logit_law == "participation":
-            law = GaussianLogits.matching_participation(outputs.participation, model.num_classes, outputs.accuracy)
+            law = GaussianLogits.from_participation(outputs.participation, model.num_classes, outputs.accuracy)
             return dataclasses.replace(model, logits=law)
         if logit_law == "margin":
             return dataclasses.replace(model, logits=MarginLogits.from_logits(*gather_logits(source)))
@@ -230,7 +231,7 @@ class LandscapeModel:
         """
         return theory_of(self, rng, cross_terms)
 
-    def theory_band(self, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+    def theory_band(self, num_draws: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
         """Mean and standard deviation of every prediction over draws of the logits.
 
         Parameters
@@ -246,7 +247,8 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        return band_of(self, size, rng, cross_terms)
+        children = spawn(rng, integer("num_draws", num_draws, at_least=2))
+        return TheoryBand(tuple(self.theory(child, cross_terms) for child in children))
 
     def population_theory(
         self, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None

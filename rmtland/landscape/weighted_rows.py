@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
 from rmtland._arguments import require_memory
+from rmtland.landscape.bartlett import bartlett_factor
 from rmtland.landscape.covariance import ResidualCovariance
-from rmtland.landscape.reduced import bartlett_factor
 from rmtland.logits.losses import CrossEntropy
 
 Floats = npt.NDArray[np.float64]

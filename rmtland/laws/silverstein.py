@@ -11,14 +11,17 @@ import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real, require_memory
 from rmtland.laws._law import Complexes, Floats, Law, points
+from rmtland.laws._spike_map import SpikeMap
 from rmtland.laws._values import Value
-from rmtland.laws.plain_atoms import PlainAtoms
+from rmtland.laws.atoms.plain import PlainAtoms
+from rmtland.laws.solver import Solver
+from rmtland.laws.subordination import Atoms, Subordination
 
 _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GeneralizedMarchenkoPastur(Value, Law):
+class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
     """Law of the eigenvalues of G = sum_i t_i x_i x_i^T with x_i ~ N(0, I_D) independent.
 
     G is D x D; t_i may carry a multiplicity w_i, so N = sum_i w_i vectors enter. No normalisation is hidden: E tr G / D
@@ -44,7 +47,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     Notes
     -----
     With m the Stieltjes transform and g = D m, z = -D/g + sum_i w_i t_i / (1 + t_i g). The solution in the upper half
-    plane is unique; on the real axis it is found along the curve described in `rmtland.laws.silverstein_kernels`, where
+    plane is unique; on the real axis it is found along the curve described in `rmtland.laws.atoms.kernels`, where
     it can be bracketed, so no mass is lost at weak, narrow or nearly touching bands. All methods but `support` and
     `edge_scales` cost O(k) per point.
 
@@ -65,7 +68,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     >>> law.support.round(1)
     array([[  202.7,  2389.1],
            [44182. , 56830.3]])
-    >>> print(law.atom, law.count(10_000.0))
+    >>> print(law.atom, law.count_below(10_000.0))
     0.696 996.0
     """
 
@@ -112,7 +115,8 @@ class GeneralizedMarchenkoPastur(Value, Law):
             p / n > 0.
         weights : array_like, shape (k,), optional
             How often each occurs, >= 0; all 1 by default. Only their proportions matter to the law; p = sum of the
-            weights is the number of eigenvalues in `count` and `locations` and n = p / ratio sets the `edge_scales`.
+            weights is the number of eigenvalues in `count_below` and `classical_locations`, and n = p / ratio sets
+            the `edge_scales`.
 
         Returns
         -------
@@ -136,13 +140,19 @@ class GeneralizedMarchenkoPastur(Value, Law):
         return cls(values, total / ratio, None if weights is None else counts, covariance=True)
 
     @cached_property
-    def _equation(self) -> PlainAtoms:
-        return PlainAtoms.of(self.eigenvalues, self.multiplicities, self.num_parameters)
+    def _solver(self) -> Solver:
+        """Of G / D, whose atoms of D T are the t_i."""
+        weights = np.ones_like(self.eigenvalues) if self.multiplicities is None else self.multiplicities
+        return Solver(Subordination((Atoms(self.eigenvalues, weights),), self.num_parameters))
 
-    @cached_property
+    @property
+    def _atoms(self) -> PlainAtoms:
+        return self._solver.plain
+
+    @property
     def _unit(self) -> float:
         """The unit of x in the equation."""
-        return self._equation.scale * (1.0 if self.covariance else self.num_parameters)
+        return 1.0 if self.covariance else self.num_parameters
 
     @property
     def size(self) -> float:
@@ -164,7 +174,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         A gap between neighbouring t_i costs O(k), and only where it may be open: at most about sqrt(D) of them are,
         times the number of e-folds over which t spreads.
         """
-        return self._unit * self._equation.edges[0]
+        return self._unit * self._atoms.edges
 
     @cached_property
     def edge_scales(self) -> Floats:
@@ -179,12 +189,12 @@ class GeneralizedMarchenkoPastur(Value, Law):
         ----------
         El Karoui (2007), theorem 1; Lee and Schnelli (2016), theorem 2.4.
         """
-        return self._unit * np.cbrt(self._equation.edges[1] / (2 * self.num_parameters**2))
+        return self._unit * self._atoms.edge_scales
 
     @property
     def atom(self) -> float:
         """Mass of the point 0: 1 - min(N, D) / size, N the number of vectors with t > 0."""
-        return 1 - self._equation.rank / self.size
+        return 1 - self._solver.rank / self.size
 
     def _scaled(self, x: Floats) -> Floats:
         with np.errstate(over="ignore"):
@@ -192,11 +202,11 @@ class GeneralizedMarchenkoPastur(Value, Law):
 
     def _pdf(self, x: Floats) -> Floats:
         scaled = self._scaled(x)
-        inside = self._equation.inside(scaled)
+        inside = self._atoms.inside(scaled)
         density = np.where(np.isnan(x), np.nan, 0.0)
-        if self._equation.range[0] == 0:
+        if self._atoms.range[0] == 0:
             density[x == 0] = np.inf
-        u = self._equation.solve(scaled[inside])
+        u = self._solver.solve(scaled[inside])
         density[inside] = self.num_parameters / self.size / self._unit * u.imag / (np.pi * np.abs(u) ** 2)
         return density
 
@@ -204,8 +214,8 @@ class GeneralizedMarchenkoPastur(Value, Law):
         """Expected numbers of eigenvalues > x and <= x."""
         known = ~np.isnan(x)
         above, below = np.full((2, x.size), np.nan)
-        above[known], below[known] = self._equation.counts(self._scaled(x[known]))
-        zeros = self.size - self._equation.rank
+        above[known], below[known] = self._solver.counts(self._scaled(x[known]))
+        zeros = self.size - self._solver.rank
         return np.where(x < 0, above + zeros, above), np.where(x < 0, below, below + zeros)
 
     def _cdf(self, x: Floats) -> Floats:
@@ -214,7 +224,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     def _sf(self, x: Floats) -> Floats:
         return self._counts(x)[0] / self.size
 
-    def count(self, x: npt.ArrayLike) -> Any:
+    def count_below(self, x: npt.ArrayLike) -> Any:
         """Expected number of eigenvalues <= x, out of `size`; exact in the gaps of the support.
 
         Parameters
@@ -232,9 +242,9 @@ class GeneralizedMarchenkoPastur(Value, Law):
 
     def _quantiles(self, above: Floats, below: Floats) -> Floats:
         """Smallest points with `above` eigenvalues above and `below` at or below them; 0 within the atom."""
-        zeros = self.size - self._equation.rank
+        zeros = self.size - self._solver.rank
         slack = 4 * _EPS * self.size
-        x = self._unit * self._equation.quantiles(above, below - zeros)
+        x = self._unit * self._solver.quantiles(above, below - zeros)
         return np.where(below <= zeros + slack, 0.0, x) if zeros > 0 else x
 
     def _ppf(self, q: Floats) -> Floats:
@@ -243,7 +253,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     def _isf(self, q: Floats) -> Floats:
         return self._quantiles(self.size * q, self.size * (1 - q))
 
-    def locations(self, k: int | None = None) -> Floats:
+    def classical_locations(self, k: int | None = None) -> Floats:
         """Classical locations of the eigenvalues: the j-th largest where the law has j - 1/2 eigenvalues above.
 
         Parameters
@@ -265,7 +275,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         """
         size = int(np.floor(self.size * (1 + 4 * _EPS)))
         if k is None:
-            require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `locations(k)`")
+            require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `classical_locations(k)`")
         k = size if k is None else integer("k", k, at_least=0, at_most=size)
         above = np.arange(k, 0.0, -1) - 0.5
         return self._quantiles(above, self.size - above)
@@ -285,7 +295,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         k = integer("k", k, at_least=0)
         if k == 0:
             return 1.0
-        cumulants = [float(np.sum(self._equation.b * self._equation.t**j)) for j in range(k)]
+        cumulants = [float(np.sum(self._atoms.b * self._atoms.t**j)) for j in range(k)]
         # m_n = sum_s kappa_s [y^(n-s)] M(y)^s, M(y) = sum_n m_n y^n: a sum of positive terms.
         moments = np.zeros(k + 1)
         moments[0] = 1.0
@@ -294,17 +304,17 @@ class GeneralizedMarchenkoPastur(Value, Law):
             for s in range(1, n + 1):
                 power = np.convolve(power, moments[:n])[:n]
                 moments[n] += cumulants[s - 1] * (power[n - s] if n - s < power.size else 0.0)
-        return float(self.num_parameters / self.size * moments[k] * self._unit**k)
+        return float(self.num_parameters / self.size * moments[k] * (self._unit * self._atoms.scale) ** k)
 
     def var(self) -> float:
         """Variance: D sum_i w_i t_i^2 for G; population variance + ratio * mean^2 for a sample covariance."""
-        t, weights = self._equation.t, self._equation.weights
+        t, weights, unit = self._atoms.t, self._atoms.weights, self._unit * self._atoms.scale
         if not self.covariance:
-            return float(self._unit**2 * np.sum(self._equation.a))
+            return float(unit**2 * np.sum(self._atoms.a))
         mean = np.sum(weights * t) / self.size
-        zeros = self.size - self._equation.num_vectors
+        zeros = self.size - self._atoms.num_vectors
         spread = (np.sum(weights * (t - mean) ** 2) + zeros * mean**2) / self.size
-        return float(self._unit**2 * (spread + self.ratio * mean**2))
+        return float(unit**2 * (spread + self.ratio * mean**2))
 
     def stieltjes(self, z: npt.ArrayLike) -> Any:
         """Stieltjes transform E[1 / (x - z)]: negative right of the support, Im of the sign of Im z.
@@ -330,7 +340,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         point = flat[finite] / self._unit
         lower = np.signbit(point.imag)
         upper = np.where(lower, point.conj(), point)
-        u = self._equation.solve_complex(upper)
+        u = self._atoms.solve_complex(upper)
         transform = self._stieltjes(upper, u)
         value[finite] = np.where(lower, transform.conj(), transform)
         value = value.reshape(given.shape)
@@ -339,86 +349,12 @@ class GeneralizedMarchenkoPastur(Value, Law):
 
     def _stieltjes(self, z: Complexes, u: Complexes) -> Complexes:
         """The transform from u(z), z in units of x."""
-        zeros = self.size - self._equation.num_vectors
+        zeros = self.size - self._atoms.num_vectors
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.covariance:
                 # Sum over the population instead of n m_(G/n) + (n - p)/z, whose two terms cancel near 0.
-                result = -self._equation.companion(u) - (zeros / z if zeros > 0 else 0)
+                result = -self._atoms.companion(u) - (zeros / z if zeros > 0 else 0)
             else:
                 result = -self.num_parameters / u
             result = result / (self.size * self._unit)
-            return np.where((z == 0) & ((self.atom > 0) | (self._equation.range[0] == 0)), np.inf, result)
-
-    def _map(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Location of an outlier and its derivative in units of D (1 for a sample covariance); an outlier iff > 0."""
-        value, slope = self._equation.at_spikes(theta / self._equation.scale)
-        return self._unit * value, slope
-
-    def _spikes(self, theta: npt.ArrayLike) -> tuple[Floats, tuple[int, ...]]:
-        array = finite_array("theta", theta)
-        if (array <= 0).any():
-            raise ValueError(f"`theta` must be > 0; got {array.min()}")
-        return array.reshape(-1), array.shape
-
-    def is_outlier(self, theta: npt.ArrayLike) -> Any:
-        """Whether t = theta gives an eigenvalue apart from those of the others: D > sum_j w_j t_j^2 / (theta - t_j)^2.
-
-        Parameters
-        ----------
-        theta : array_like
-            Spikes > 0, on the scale of `eigenvalues` (of the population, for a sample covariance); among these or not:
-            the sum leaves copies of theta out, so that a law may be asked about its own spikes.
-
-        Returns
-        -------
-        bool or ndarray of bool, shape of theta
-        """
-        array, shape = self._spikes(theta)
-        return (self._map(array)[1] > 0).reshape(shape)[()]
-
-    def outlier(self, theta: npt.ArrayLike) -> Any:
-        """Where the eigenvalue of t = theta goes: theta (D + sum_j w_j t_j / (theta - t_j)).
-
-        Parameters
-        ----------
-        theta : array_like
-            As in `is_outlier`; also between bands and below all of them.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of theta
-            NaN where there is no outlier (`is_outlier` is false): the eigenvalue stays with the bulk. To first order;
-            spikes that are many or near each other are better served by `locations`.
-        """
-        array, shape = self._spikes(theta)
-        location, slope = self._map(array)
-        return np.where(slope > 0, location, np.nan).reshape(shape)[()]
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        """Outermost ends of the spikes that give no outlier: below the first or above the second, theta always does.
-
-        The first is 0, so that nothing is below it, unless N < D. Between bands only `is_outlier` tells.
-        """
-        low, high = self._equation.ends
-        return max(0.0, self._equation.scale * low), self._equation.scale * high
-
-    def place(self, theta: npt.ArrayLike) -> Any:
-        """Where the eigenvalue of t = theta stays if it is no outlier.
-
-        Parameters
-        ----------
-        theta : array_like
-            As in `is_outlier`.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of theta
-            The edge of the band whose population theta is beyond; where theta is among that population, the point of
-            the band that belongs to it; NaN for outliers.
-        """
-        array, shape = self._spikes(theta)
-        result = np.full(array.size, np.nan)
-        for j in np.flatnonzero(~(self._map(array)[1] > 0)):
-            result[j] = self._unit * self._equation.place(array[j] / self._equation.scale)
-        return result.reshape(shape)[()]
+            return np.where((z == 0) & ((self.atom > 0) | (self._atoms.range[0] == 0)), np.inf, result)

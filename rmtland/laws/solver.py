@@ -1,6 +1,6 @@
 """Solutions of z(u) = u + Psi'(-1/u) / D: along the real axis, at given counts, contours through gaps, edges.
 
-Where all eigenvalues of D T are known the compiled backend (`plain_atoms`) gives the answers. Elsewhere its law of a
+Where all eigenvalues of D T are known the compiled backend (`atoms`) gives the answers. Elsewhere its law of a
 few hundred rough atoms gives every first guess in microseconds, Newton's method on the levels takes it from there, and
 whatever that returns has to prove itself: in the upper half plane the point of the curve Im z(u) = 0 above each Re u is
 unique (Biane 1997), and a real u belongs outside the support iff dz/du > 0 (Silverstein and Choi 1995). What proves
@@ -18,6 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from rmtland.laws._law import Complexes, Floats
+from rmtland.laws.atoms.plain import PlainAtoms
 from rmtland.laws.subordination import Subordination
 
 LARGE = 2e7
@@ -42,7 +43,15 @@ class Solver:
     @property
     def rank(self) -> float:
         """Number of nonzero eigenvalues of the matrix."""
-        return self.equation.rank
+        return self.plain.rank if self.equation.exact else self.equation.rank
+
+    @cached_property
+    def plain(self) -> PlainAtoms:
+        """The law of the levels' rough atoms, compiled: where the first guesses come from, or all there is to it."""
+        equation = self.equation
+        places, weights = zip(*(level.rough_atoms() for level in equation.levels), strict=True)
+        joined = np.concatenate(places), np.concatenate(weights)
+        return PlainAtoms.of(*joined, equation.num_parameters, equation.variance)
 
     @property
     def _large(self) -> bool:
@@ -51,7 +60,7 @@ class Solver:
     @cached_property
     def reach(self) -> tuple[float, float]:
         """An upper bound of the atoms of D T and of the height of the curve above the axis."""
-        top = 1.05 * self.equation.plain.scale
+        top = 1.05 * self.plain.scale
         while self.equation.atoms_above(top) > 0:
             top *= 1.3
         # sum a / |u - t|^2 <= 1 from the height sqrt(sum a) on.
@@ -61,9 +70,9 @@ class Solver:
 
     def solve(self, x: Floats) -> Complexes:
         """u(x + i0) for x in any order, x > 0 without a Wigner matrix: complex on the support, real off it."""
-        plain = self.equation.plain
+        plain = self.plain
         if self.equation.exact:
-            return np.asarray(plain.solve(x / plain.scale) * plain.scale)
+            return plain.solve(x)
         result = np.empty(x.size, dtype=np.complex128)
         shifts: list[tuple[float, complex]] = []
         for j in np.argsort(x, kind="stable")[::-1]:
@@ -73,15 +82,14 @@ class Solver:
             if u is None:
                 u = self._search(float(x[j]))
             result[j] = u
-            z = plain.evaluate(u / plain.scale)[0] * plain.scale
+            z = plain.evaluate(u)[0]
             if math.isfinite(abs(z)):
                 shifts = [*shifts[-2:], (float(x[j]), x[j] - z)]
         return result
 
     def _guess(self, x: float) -> complex:
-        plain = self.equation.plain
-        scaled = x / plain.scale
-        return complex(plain.solve(np.array([scaled if plain.variance > 0 else max(scaled, 1e-300)]))[0]) * plain.scale
+        least = -math.inf if self.plain.variance > 0 else 1e-300 * self.plain.scale
+        return complex(self.plain.solve(np.array([max(x, least)]))[0])
 
     def _newton(self, u: complex, x: float) -> complex | None:
         """Newton's method for z(u) = x from a guess; None unless the solution proves itself."""
@@ -179,16 +187,28 @@ class Solver:
             return self.rank
         return self.equation.atoms_above(u.real)
 
-    def quantiles(self, above: Floats) -> Floats:
-        """Where so many eigenvalues are above; 0 < above < rank."""
+    def counts(self, x: Floats) -> tuple[Floats, Floats]:
+        """Numbers of nonzero eigenvalues above and below x, x > 0 without a Wigner matrix."""
+        if self.equation.exact:
+            return self.plain.counts(x)
+        above: Floats = np.array([self.count_above(complex(u)) for u in self.solve(x)], dtype=np.float64)
+        return above, self.rank - above
+
+    def quantiles(self, above: Floats, below: Floats | None = None) -> Floats:
+        """Where so many eigenvalues are above, and `below` nonzero ones below (where these are few); 0 < above < rank.
+
+        Of known atoms also at the ends.
+        """
+        if self.equation.exact:
+            return self.plain.quantiles(above, self.rank - above if below is None else below)
         places = [self.equation.map(u if u.imag > 0 else u.real, False)[0] for u in self.points(above)]
         return np.real(np.array(places, dtype=np.complex128))
 
     def points(self, above: Floats) -> list[complex]:
         """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
-        plain = self.equation.plain
+        plain = self.plain
         goals = np.minimum(above, plain.rank * (1 - 1e-12))
-        guesses = plain.solve(plain.quantiles(goals, plain.rank - goals)) * plain.scale
+        guesses = plain.solve(plain.quantiles(goals, plain.rank - goals))
         if self.equation.exact:
             return [complex(u) for u in guesses]
         return [self._point(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
@@ -233,12 +253,12 @@ class Solver:
         """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
         if count == 0:
             return self.reach[0] + 3 * self.reach[1]
-        plain = self.equation.plain
+        plain = self.plain
         bands = plain.crossings
         for low, high in zip(bands[:-1, 1].tolist(), bands[1:, 0].tolist(), strict=True):
             if abs(plain.atoms_above(0.5 * (low + high)) - count) < 0.5:
                 for share in (0.5, 0.25, 0.75, 0.1, 0.9):
-                    u = float(low + share * (high - low)) * plain.scale
+                    u = float(low + share * (high - low))
                     if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
                         return u
         return None
@@ -286,7 +306,7 @@ class Solver:
 
     def circle_points(self, centre: float, radius: float) -> int:
         """Points on its upper half that the trapezoidal rule needs, as the atoms are near it or far."""
-        plain = self.equation.plain
+        plain = self.plain
         ratio = np.abs(plain.t * plain.scale - centre) / radius
         slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
         return max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
@@ -296,7 +316,7 @@ class _Slopes:
     """z and dz/du along a Newton iteration; by differences where another derivative would cost too much."""
 
     def __init__(self, solver: Solver) -> None:
-        self._equation, self._by_differences = solver.equation, solver._large
+        self._equation, self._plain, self._by_differences = solver.equation, solver.plain, solver._large
         self._last: tuple[complex, complex] | None = None
         self.count = math.nan
 
@@ -311,7 +331,7 @@ class _Slopes:
             if self._last is not None and self._last[0] != u:
                 slope = (value - self._last[1]) / (u - self._last[0])
             else:
-                slope = self._equation.plain.evaluate(u / self._equation.plain.scale)[1]
+                slope = self._plain.evaluate(u)[1]
         self._last = (u, value)
         return complex(value), complex(slope)
 

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland.laws._law import Floats
-from rmtland.laws.plain_atoms import PlainAtoms
 
 Array = npt.NDArray[Any]
 NOTHING = np.empty(0)
@@ -363,12 +362,6 @@ class Subordination:
             except np.linalg.LinAlgError:  # u is an eigenvalue to the last digit
                 u *= 1 + 4 * float(np.finfo(np.float64).eps)
         return math.nan
-
-    @cached_property
-    def plain(self) -> PlainAtoms:
-        """The law of the levels' rough atoms, compiled: where the first guesses come from, or all there is to it."""
-        places, weights = zip(*(level.rough_atoms() for level in self.levels), strict=True)
-        return PlainAtoms.of(np.concatenate(places), np.concatenate(weights), self.num_parameters, self.variance)
 
     @property
     def exact(self) -> bool:

@@ -57,6 +57,7 @@ class SharedChunk:
     def __init__(self, chunk: LogitGradientsChunk, source: LogitGradients) -> None:
         self.chunk, self.source = chunk, source
         self._rows: dict[int, Rows] = {}
+        self._cross_class_rows: dict[int, Rows] = {}
         self._dense: Array = None
 
     @property
@@ -129,6 +130,17 @@ class SharedChunk:
             else:
                 self._rows[k] = DenseRows(self.dense()[:, k, :])
         return self._rows[k]
+
+    def cross_class_rows(self, step: int, *, keep: bool = False) -> Rows:
+        """The rows J_mu^T A_mu e_c', c' being `step` classes on from the label (round from the last to the first)."""
+        if step in self._cross_class_rows:
+            return self._cross_class_rows[step]
+        xp = namespace(self.own)
+        tangents = xp.roll(self.own, step, axis=1)
+        rows = self.rows(like(self.logits, self.loss.hessian_product(tangents[:, :, None])[:, :, 0]))
+        if keep:
+            self._cross_class_rows[step] = rows
+        return rows
 
     @cached_property
     def factor_rows(self) -> list[Rows]:
@@ -346,6 +358,16 @@ def sum_over_chunks(
         In the dtypes that `terms` returns; each reduced over ranks once.
     """
     return accumulate_one(source, _Terms(terms))
+
+
+def mean_and_error(
+    total: npt.NDArray[np.float64], squares: npt.NDArray[np.float64], count: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means and their standard errors (ddof 1; NaN below two) from sums and sums of squares over `count` examples."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+        # Rounding may leave a variance of -1e-16 of the mean square.
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0) / (count - 1))
 
 
 def gather_logits(source: LogitGradients) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
@@ -20,9 +21,9 @@ from rmtland.logits.accumulate import (
     first_chunk,
     loss_at,
     prototype,
-    same_order,
     sum_over_chunks,
 )
+from rmtland.logits.blocks import parameter_blocks
 from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
@@ -30,9 +31,6 @@ from rmtland.logits.rows import RowsChunk, require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import goldilocks_ratio
-
-BLOCK_BYTES = 2**28
-"""Memory for one block of weighted rows on the Gram side."""
 
 
 @runtime_checkable
@@ -92,10 +90,10 @@ class GaussNewtonSpectrum:
         """Trace over Frobenius norm; NaN for the zero matrix."""
         return goldilocks_ratio(self.eigenvalues)
 
-    def outliers(self, count: int) -> npt.NDArray[np.float64]:
-        """The `count` largest eigenvalues, ascending."""
+    def outliers(self, k: int) -> npt.NDArray[np.float64]:
+        """The k largest eigenvalues, ascending."""
         size = self.eigenvalues.size
-        return self.eigenvalues[size - integer("count", count, at_least=0, at_most=size) :]
+        return self.eigenvalues[size - integer("k", k, at_least=0, at_most=size) :]
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors."""
@@ -363,24 +361,11 @@ def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray
 def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonSpectrum:
     gram: Array = None
     seen: Array = None
-    examples: npt.NDArray[np.float64] | None = None
     square = 0.0
-    width = max(1, min(source.num_parameters, BLOCK_BYTES // (8 * num_rows)))
-    for start in range(0, source.num_parameters, width):
-        block = (
-            slice(start, min(start + width, source.num_parameters)) if width < source.num_parameters else slice(None)
-        )
-        parts: list[Array] = []
-        passed: list[npt.NDArray[np.float64]] = []
-        slope: Array = None
-        for chunk in checked_blocks(source):
-            rows, part = _rows_and_slope(source, chunk, block)
-            parts.append(rows)
-            passed.append(np.column_stack([to_numpy(chunk.logits), to_numpy(chunk.labels)]))
-            slope = part if slope is None else slope + part
-        examples = same_order(examples, np.concatenate(passed))
-        stacked = namespace(*parts).concat(parts)
-        slope = source.reduce(slope)
+    for parts in parameter_blocks(source, num_rows, partial(_rows_and_slope, source)):
+        rows, slopes = zip(*parts, strict=True)
+        stacked = namespace(*rows).concat(rows)
+        slope = source.reduce(sum(slopes[1:], start=slopes[0]))
         products = stacked @ gathered(source, stacked).T
         gram = products if gram is None else gram.__iadd__(products)
         seen = stacked @ slope if seen is None else seen + stacked @ slope

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from rmtland._arguments import integer
+import numpy as np
+
+from rmtland._arguments import integer, unmasked
 from rmtland._arrays import Array, all_finite, at_least_single, is_floating, like, namespace
 from rmtland.logits.losses import CrossEntropy, Loss
 
@@ -211,6 +213,9 @@ class DenseLogitGradients:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss) or isinstance(self.loss, type):
             raise TypeError(f"`loss` must be a loss such as CrossEntropy(); got {self.loss!r}")
+        for name in ("logits", "labels", "gradients"):
+            if isinstance(getattr(self, name), np.ma.MaskedArray):
+                object.__setattr__(self, name, unmasked(name, getattr(self, name)))
         namespace(self.logits, self.labels, self.gradients)  # refuses a mixture of libraries
         self.loss.check(self.logits, self.labels)
         shape = tuple(self.gradients.shape)

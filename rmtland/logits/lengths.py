@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arrays import Array, namespace, to_numpy
-from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
 
 
@@ -23,10 +23,14 @@ class LogitGradientLengths:
         Over all examples.
     own_class : ndarray (C,)
         Over the examples of class k; NaN for a class without examples.
+    overall_error, own_class_error : ndarray (C,)
+        Standard errors over examples (ddof 1); NaN for fewer than two.
     """
 
     overall: npt.NDArray[np.float64] = field(repr=False)
     own_class: npt.NDArray[np.float64] = field(repr=False)
+    overall_error: npt.NDArray[np.float64] = field(repr=False)
+    own_class_error: npt.NDArray[np.float64] = field(repr=False)
 
 
 class LengthAccumulator(SumAccumulator[LogitGradientLengths]):
@@ -35,16 +39,18 @@ class LengthAccumulator(SumAccumulator[LogitGradientLengths]):
     by_example: ClassVar[bool] = True
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Sums of lengths over all examples and over each logit's own class, and the sizes of the classes."""
+        """Sums of lengths and squares over all examples and over each logit's own class, and the classes' sizes."""
         lengths, own = chunk.lengths, chunk.own
         xp = namespace(lengths)
-        return (xp.stack([xp.sum(part, axis=0) for part in (lengths, own * lengths, own)]),)
+        parts = (lengths, lengths**2, own * lengths, own * lengths**2, own)
+        return (xp.stack([xp.sum(part, axis=0) for part in parts]),)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> LogitGradientLengths:
-        """Means of the sums."""
-        overall, own, sizes = to_numpy(sums[0])
-        with np.errstate(invalid="ignore"):
-            return LogitGradientLengths(overall / source.num_examples, own / sizes)
+        """Means of the sums, and their errors."""
+        overall, squares, own, own_squares, sizes = to_numpy(sums[0])
+        whole = mean_and_error(overall, squares, source.num_examples)
+        of_class = mean_and_error(own, own_squares, sizes)
+        return LogitGradientLengths(whole[0], of_class[0], whole[1], of_class[1])
 
 
 def logit_gradient_lengths(source: LogitGradients) -> LogitGradientLengths:

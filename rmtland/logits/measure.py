@@ -8,6 +8,7 @@ from typing import Any
 from rmtland._arguments import choice
 from rmtland.logits.accumulate import Accumulator, accumulate, accumulate_by
 from rmtland.logits.clustering import ClusteringAccumulator
+from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import OutputAccumulator
@@ -21,6 +22,7 @@ STATISTICS: Mapping[str, Callable[[], Accumulator[Any]]] = {
     "logit_scales": LogitScalesAccumulator,
     "output_statistics": OutputAccumulator,
     "gauss_newton_trace": GaussNewtonTraceAccumulator,
+    "cross_class_means": CrossClassMeansAccumulator,
 }
 """By the names of the functions that are the case of one."""
 
@@ -63,7 +65,7 @@ def measure(source: LogitGradients, *names: str, by: str | None = None, **statis
         A draw, a network, arrays.
     *names : str
         Statistics by the name of their function, with its default options: "gradient", "clustering", "logit_scales",
-        "output_statistics", "gauss_newton_trace".
+        "output_statistics", "gauss_newton_trace", "cross_class_means".
     by : {None, "parameter_groups"}
         With "parameter_groups" every statistic is measured for each group of parameters alone, a network's tensors
         for instance, in the same pass.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rmtland._arrays import Array, double, namespace, to_numpy
-from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 
@@ -26,6 +27,8 @@ class OutputStatistics:
         Mean of the largest probability.
     participation : float
         Mean of sum_k p_k^2, between 1/C (uniform) and 1 (frozen).
+    loss_error, accuracy_error, entropy_error, max_probability_error, participation_error : float
+        Standard errors over examples (ddof 1); NaN for a single one.
     """
 
     loss: float
@@ -33,6 +36,11 @@ class OutputStatistics:
     entropy: float
     max_probability: float
     participation: float
+    loss_error: float = math.nan
+    accuracy_error: float = math.nan
+    entropy_error: float = math.nan
+    max_probability_error: float = math.nan
+    participation_error: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
             raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {source.loss!r}")
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Sums over the chunk of the five quantities, (5,)."""
+        """Sums over the chunk of the five quantities and of their squares, (2, 5)."""
         loss = chunk.source.loss
         assert isinstance(loss, CrossEntropy)
         logits = double(chunk.logits)
@@ -59,11 +67,14 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
             xp.max(p, axis=1),
             xp.sum(p * p, axis=1),
         )
-        return (xp.stack([xp.sum(values, axis=0) for values in per_example]),)
+        powers = (per_example, [values * values for values in per_example])
+        return (xp.stack([xp.stack([xp.sum(values, axis=0) for values in part]) for part in powers]),)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> OutputStatistics:
-        """Means over all examples."""
-        return OutputStatistics(*(float(total) / source.num_examples for total in to_numpy(sums[0])))
+        """Means over all examples, and their errors."""
+        total, squares = to_numpy(sums[0])
+        means, errors = mean_and_error(total, squares, source.num_examples)
+        return OutputStatistics(*means.tolist(), *errors.tolist())
 
 
 def output_statistics(source: LogitGradients) -> OutputStatistics:

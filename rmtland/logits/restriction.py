@@ -7,7 +7,7 @@ from typing import Any
 
 from rmtland._arguments import choice
 from rmtland._arrays import Array, zeros
-from rmtland.logits.accumulate import SharedChunk, parts_of
+from rmtland.logits.accumulate import SharedChunk, parts_of, prototype
 from rmtland.logits.gradients import LogitGradients, dense_blocks
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
@@ -59,6 +59,10 @@ class RestrictedChunk(SharedChunk):
         """The gradients of logit k."""
         return self.whole.logit_rows(k).restricted(self.parameters)
 
+    def cross_class_rows(self, step: int, *, keep: bool = True) -> Rows:
+        """The rows behind cross-class means; kept, for the other groups of parameters."""
+        return self.whole.cross_class_rows(step, keep=keep).restricted(self.parameters)
+
     def parts(self) -> Iterator[RestrictedChunk]:
         """Smaller chunks."""
         for part in parts_of(self.whole.chunk):
@@ -87,6 +91,11 @@ class RestrictedSource:
     def loss(self) -> Loss:
         """The source's."""
         return self.source.loss
+
+    @property
+    def prototype(self) -> Array:
+        """The source's: a restricted chunk of a network would differentiate a tensor to learn it."""
+        return prototype(self.source)
 
     def chunks(self) -> Iterator[RestrictedChunk]:
         """The source's chunks, seen from these parameters."""

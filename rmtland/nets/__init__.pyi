@@ -22,6 +22,7 @@ from .record import measure_checkpoints as measure_checkpoints
 from .record_store import open_record as open_record
 from .second_derivatives import hessian as hessian
 from .second_derivatives import logit_curvature as logit_curvature
+from .sweeps import network_cell as network_cell
 from .training import Training as Training
 from .training import train as train
 from .training import training_stages as training_stages

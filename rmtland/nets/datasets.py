@@ -273,13 +273,13 @@ def _dataset(
     (x_train, y_train), (x_test, y_test) = checked
     if len(x_train) == 0:
         raise ValueError("`x_train` must hold at least one example; got none")
-    mean, deviation = _moments(x_train)
+    moments = _moments(x_train)
     if per_class is not None:
         chosen = _balanced(y_train, per_class, seed)
         x_train, y_train = x_train[chosen], y_train[chosen]
     needed = float(x_train.size + x_test.size) * np.dtype(dtype).itemsize
     require_memory(f"{name} as {np.dtype(dtype)}", needed, "keep fewer examples with `per_class`, or use float32,")
-    x_train, x_test = (_normalised(x, mean, deviation, dtype) for x in (x_train, x_test))
+    x_train, x_test = (_normalised(x, moments, dtype) for x in (x_train, x_test))
     return Dataset(name, x_train, y_train, x_test, y_test)
 
 
@@ -288,17 +288,23 @@ def _slices(length: int, step: int = 4096) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _moments(x: npt.NDArray[Any]) -> tuple[float, float]:
-    """Mean and standard deviation over all entries; 1 in place of a deviation of 0. No copy in float64 is made."""
-    mean = sum(float(x[part].sum(dtype=np.float64)) for part in _slices(len(x))) / x.size
-    variance = sum(float(np.square(x[part] - mean, dtype=np.float64).sum()) for part in _slices(len(x))) / x.size
-    return mean, variance**0.5 or 1.0
+def _moments(x: npt.NDArray[Any]) -> tuple[float, float, float]:
+    """A unit, and mean and standard deviation over all entries in it; 1 in place of a deviation of 0.
+
+    The unit is 1 but for entries whose squares float64 cannot hold. No copy in float64 is made.
+    """
+    largest = max(abs(float(x.max())), abs(float(x.min())))
+    unit = 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
+    mean = sum(float((x[part] / unit).sum(dtype=np.float64)) for part in _slices(len(x))) / x.size
+    variance = sum(float(np.square(x[part] / unit - mean, dtype=np.float64).sum()) for part in _slices(len(x))) / x.size
+    return unit, mean, variance**0.5 or 1.0
 
 
-def _normalised(x: npt.NDArray[Any], mean: float, deviation: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def _normalised(x: npt.NDArray[Any], moments: tuple[float, float, float], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    unit, mean, deviation = moments
     out = np.empty(x.shape, dtype=dtype)
     for part in _slices(len(x)):
-        out[part] = (x[part] - mean) / deviation
+        out[part] = (x[part] / unit - mean) / deviation
     return out
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from rmtland._arguments import choice
 from rmtland._arrays import double, to_numpy
@@ -20,15 +19,21 @@ from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.lengths import LengthAccumulator
 from rmtland.logits.measure import measure
 from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.nets.hierarchy_moment import hierarchy_values
 from rmtland.nets.second_derivatives import hessian
 from rmtland.spectra.operators import SymmetricOperator
+from rmtland.spectra.partial import partial_spectrum
 from rmtland.spectra.traces import goldilocks_ratio
 
 Floats = npt.NDArray[np.float64]
+Rng = np.random.Generator
 Values = dict[str, tuple[tuple[str, ...], Floats]]
 """Name to (names of the axes, numbers)."""
 
 STATISTICS = ("outputs", "logit_scales", "lengths", "clustering", "gauss_newton", "hessian")
+"""Measured by default."""
+
+ALL_STATISTICS = (*STATISTICS, "hierarchy")
 
 EXACT = 1024
 """Up to this size eigenvalues come from a dense matrix: exact, and cheaper than iterating."""
@@ -41,7 +46,7 @@ class Moment:
     Attributes
     ----------
     statistics : tuple of str
-        Of `STATISTICS`.
+        Of `ALL_STATISTICS`.
     num_eigenvalues : int or None
         How many of the largest eigenvalues; C if None.
     options : dict
@@ -67,6 +72,8 @@ class Moment:
         ):  # fmt: skip
             if name in self.statistics:
                 wanted[name] = statistic
+        if "gauss_newton" in self.statistics and not _is_exact(source):
+            wanted["trace"] = "gauss_newton_trace"
         measured = measure(source, **wanted)
         slope = to_numpy(double(measured.gradient))
         values: Values = {"gradient_norm": ((), np.asarray(np.linalg.norm(slope)))}
@@ -74,17 +81,25 @@ class Moment:
             if name in READERS:
                 values |= {key: (dims, np.asarray(v)) for key, (dims, v) in READERS[name](measured[name]).items()}
         count = self.num_eigenvalues or source.num_classes
+        of_gauss_newton, of_hessian, of_hierarchy = rng.spawn(3)
         if "gauss_newton" in self.statistics:
-            values |= _curvature("gauss_newton", _gauss_newton_top(source, slope, count, rng), source)
+            found = _gauss_newton(source, slope, count, measured.get("trace"), of_gauss_newton)
+            values |= found.values("gauss_newton", count)
         if "hessian" in self.statistics:
-            values |= _curvature("hessian", _operator_top(hessian(source), slope, count, rng), source)
+            found = _of_operator(hessian(source), slope, count, source.num_classes, of_hessian)
+            values |= found.values("hessian", count)
+        if "hierarchy" in self.statistics:
+            values |= hierarchy_values(source, of_hierarchy)
         return values
 
 
+def _with_errors(result: Any, names: tuple[str, ...], prefix: str = "") -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Attributes and, beside each, its standard error over examples."""
+    return {f"{prefix}{n}": ((), getattr(result, n)) for name in names for n in (name, f"{name}_error")}
+
+
 READERS: Mapping[str, Callable[[Any], dict[str, tuple[tuple[str, ...], Any]]]] = {
-    "outputs": lambda s: {
-        name: ((), getattr(s, name)) for name in ("loss", "accuracy", "entropy", "max_probability", "participation")
-    },
+    "outputs": lambda s: _with_errors(s, ("loss", "accuracy", "entropy", "max_probability", "participation")),
     "logit_scales": lambda s: {
         "logit_variance": ((), s.sigma_z**2),
         "sigma_c": ((), s.sigma_c),
@@ -93,71 +108,117 @@ READERS: Mapping[str, Callable[[Any], dict[str, tuple[tuple[str, ...], Any]]]] =
     },
     "lengths": lambda s: {
         "logit_gradient_length": (("logit",), s.overall),
+        "logit_gradient_length_error": (("logit",), s.overall_error),
         "own_class_length": (("logit",), s.own_class),
+        "own_class_length_error": (("logit",), s.own_class_error),
     },
-    "clustering": lambda s: {
-        f"q_{name}": ((), getattr(s, name)) for name in ("same_logit_same_class", "same_logit", "different_logits")
-    },
+    "clustering": lambda s: _with_errors(s, ("same_logit_same_class", "same_logit", "different_logits"), "q_"),
 }
 """Name of a statistic to the function that reads numbers from its result."""
 
 
 @dataclass(frozen=True)
-class Top:
-    """The largest eigenvalues of a curvature matrix, ascending, the gradient's power in each, Trace/||.||_F."""
+class Curvature:
+    """A curvature matrix of C classes seen from the top: eigenvalues ascending, the gradient's power in each, sums.
+
+    Attributes
+    ----------
+    eigenvalues, errors, powers : ndarray (k,)
+        Errors are the norms of residuals, 0 where the matrix was diagonalised.
+    gradient_power, gradient_power_error : float
+        In the top C - 1 eigenvectors; the error is a bound from residuals and the gap below them.
+    sums : dict
+        "trace", "frobenius_norm" and "goldilocks_ratio", each to (value, standard error).
+    """
 
     eigenvalues: Floats
+    errors: Floats
     powers: Floats
-    ratio: float
-    ratio_error: float
+    gradient_power: float
+    gradient_power_error: float
+    sums: Mapping[str, tuple[float, float]]
+
+    def values(self, name: str, count: int) -> Values:
+        """Named arrays with the `count` largest eigenvalues, NaN in front where there are fewer."""
+        found: Values = {
+            f"{name}_eigenvalues": (("rank",), _last(self.eigenvalues, count)),
+            f"{name}_eigenvalues_error": (("rank",), _last(self.errors, count)),
+            f"{name}_powers": (("rank",), _last(self.powers, count)),
+        }
+        power = self.gradient_power, self.gradient_power_error
+        for quantity, (value, error) in {"gradient_power": power, **self.sums}.items():
+            found[f"{name}_{quantity}"] = ((), np.asarray(value))
+            found[f"{name}_{quantity}_error"] = ((), np.asarray(error))
+        return found
 
 
-def _curvature(name: str, top: Top, source: NetworkLogitGradients) -> Values:
-    directions = max(source.num_classes - 1, 1)
-    return {
-        f"{name}_eigenvalues": (("rank",), top.eigenvalues),
-        f"{name}_powers": (("rank",), top.powers),
-        f"{name}_gradient_power": ((), np.asarray(top.powers[-directions:].sum())),
-        f"{name}_goldilocks_ratio": ((), np.asarray(top.ratio)),
-        f"{name}_goldilocks_ratio_error": ((), np.asarray(top.ratio_error)),
-    }
+def _of_spectrum(eigenvalues: Floats, powers: Floats, num_classes: int) -> Curvature:
+    """From all eigenvalues that are not zero, ascending, and the gradient's power in each."""
+    trace, norm = float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues))
+    sums = {"trace": trace, "frobenius_norm": norm, "goldilocks_ratio": float(goldilocks_ratio(eigenvalues))}
+    power = float(powers[-max(num_classes - 1, 1) :].sum())
+    return Curvature(
+        eigenvalues, np.zeros_like(eigenvalues), powers, power, 0.0, {name: (sums[name], 0.0) for name in sums}
+    )
 
 
-def _gauss_newton_top(source: NetworkLogitGradients, slope: Floats, count: int, rng: np.random.Generator) -> Top:
-    if min(source.num_parameters, source.num_examples * source.num_classes) > EXACT:
-        return _operator_top(gauss_newton(source), slope, count, rng)
+def _is_exact(source: NetworkLogitGradients) -> bool:
+    """Whether G is diagonalised, through the smaller side of its factor."""
+    return min(source.num_parameters, source.num_examples * (source.num_classes - 1)) <= EXACT
+
+
+def _gauss_newton(source: NetworkLogitGradients, slope: Floats, count: int, trace: float | None, rng: Rng) -> Curvature:
+    if trace is not None:
+        return _of_operator(gauss_newton(source), slope, count, source.num_classes, rng, trace)
     spectrum = gauss_newton_spectrum(source)
-    eigenvalues, powers = (_last(values, count) for values in (spectrum.eigenvalues, spectrum.powers))
-    return Top(eigenvalues, powers, float(spectrum.goldilocks_ratio()), 0.0)
+    return _of_spectrum(spectrum.eigenvalues, spectrum.powers, source.num_classes)
 
 
-def _operator_top(operator: SymmetricOperator, slope: Floats, count: int, rng: np.random.Generator) -> Top:
+def _of_operator(
+    operator: SymmetricOperator, slope: Floats, count: int, num_classes: int, rng: Rng, trace: float | None = None
+) -> Curvature:
+    """From a dense matrix where it is small, else from products: the top, and trace and norm with their errors."""
+    norm = float(np.linalg.norm(slope))
     if operator.dimension <= EXACT:
         eigenvalues, vectors = np.linalg.eigh(to_numpy(double(operator.to_dense())))
-        ratio, error = float(goldilocks_ratio(eigenvalues)), 0.0
-    else:
-        eigenvalues, vectors = top_eigenpairs(operator, count, rng)
-        estimate = goldilocks_ratio(operator, num_products=RATIO_PRODUCTS, rng=rng)
-        ratio, error = float(estimate), float(estimate.standard_error)
-    norm = float(np.linalg.norm(slope))
-    powers = (vectors.T @ (slope / norm)) ** 2 if norm > 0 else np.full(eigenvalues.size, math.nan)
-    return Top(_last(eigenvalues, count), _last(powers, count), ratio, error)
+        return _of_spectrum(eigenvalues, _powers(vectors, slope, norm), num_classes)
+    directions = max(num_classes - 1, 1)
+    # One more than the power needs, which tells the gap below it.
+    wanted = min(max(count, directions + 1), operator.dimension - 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*eigenpairs did not converge", RuntimeWarning)  # their errors tell
+        found = partial_spectrum(operator, wanted, trace=trace, rng=rng)
+    pairs = found.pairs
+    powers = _powers(to_numpy(double(pairs.eigenvectors)), slope, norm)
+    power = float(powers[-directions:].sum())
+    sums = {
+        "trace": (found.trace, found.trace_error),
+        "frobenius_norm": (found.frobenius, found.frobenius_error),
+        "goldilocks_ratio": (found.ratio, found.ratio_error),
+    }
+    error = power_error(power, pairs.residuals, pairs.eigenvalues, directions)
+    return Curvature(pairs.eigenvalues, pairs.residuals, powers, power, error, sums)
 
 
-RATIO_PRODUCTS = 120
-"""Products for an estimate of Trace/||.||_F."""
+def power_error(power: float, residuals: Floats, eigenvalues: Floats, directions: int) -> float:
+    """How far the share of a vector in the span of the top eigenvectors may be off.
+
+    The span is off by an angle of sine s <= |residuals| / gap (Davis and Kahan 1970), and its share p by at most
+    2 s sqrt(p (1 - p)) + s^2, never by more than 1.
+    """
+    if math.isnan(power):
+        return math.nan
+    gap = float(eigenvalues[-directions] - eigenvalues[-directions - 1] - residuals[-directions - 1])
+    residual = float(np.linalg.norm(residuals[-directions:]))
+    sine = residual / gap if gap > residual else 1.0
+    inside = min(power, 1.0)
+    return min(2 * sine * math.sqrt(inside * (1 - inside)) + sine**2, 1.0)
 
 
-def top_eigenpairs(operator: SymmetricOperator, count: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """The `count` largest eigenvalues, ascending, and eigenvectors; those that did not converge are left out."""
-    start = rng.standard_normal(operator.dimension)
-    tolerance = 1e-8 if operator.dtype == np.float64 else 1e-5
-    try:
-        values, vectors = eigsh(operator.to_scipy(), k=count, which="LA", v0=start, tol=tolerance)
-    except ArpackNoConvergence as error:
-        values, vectors = error.eigenvalues, error.eigenvectors
-    order = np.argsort(values)
-    return values[order].astype(np.float64), vectors[:, order].astype(np.float64)
+def _powers(vectors: Floats, slope: Floats, norm: float) -> Floats:
+    """Share of the squared gradient along each column; NaN for a gradient of zero."""
+    powers: Floats = (vectors.T @ (slope / norm)) ** 2 if norm > 0 else np.full(vectors.shape[1], math.nan)
+    return powers
 
 
 def _last(values: Floats, count: int) -> Floats:
@@ -189,7 +250,7 @@ def checked_statistics(statistics: Any) -> tuple[str, ...]:
     """Names of statistics, in the order they are measured; ValueError for another name or none."""
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     for name in names:
-        choice("statistics", name, STATISTICS)
+        choice("statistics", name, ALL_STATISTICS)
     if not names:
-        raise ValueError(f"`statistics` must name at least one of {', '.join(STATISTICS)}; got none")
-    return tuple(name for name in STATISTICS if name in names)
+        raise ValueError(f"`statistics` must name at least one of {', '.join(ALL_STATISTICS)}; got none")
+    return tuple(name for name in ALL_STATISTICS if name in names)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from rmtland._arguments import MaskedError, unmasked
+
 Inputs = Any
 """A tensor (n, ...), or a tuple, list or dict of them."""
 
@@ -18,10 +20,12 @@ def tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        array = np.asarray(value)
+        array = unmasked(name, value)
         if array.dtype == object:
             raise TypeError("an array of objects")
         return torch.as_tensor(array, device="cpu")
+    except MaskedError as error:
+        raise ValueError(str(error)) from None
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`{name}` must be arrays or tensors; got {type(value).__name__}") from None
 
@@ -56,6 +60,10 @@ def on(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
     def move(leaf: Tensor) -> Tensor:
         real = leaf.is_floating_point() or leaf.dtype == torch.uint8
         moved = leaf.detach().to(device, dtype if real else leaf.dtype)
+        if leaf.is_floating_point() and torch.finfo(leaf.dtype).max > torch.finfo(dtype).max:
+            largest = float(leaf.abs().max()) if leaf.numel() else 0.0
+            if largest > torch.finfo(dtype).max:
+                raise ValueError(f"`inputs` must be finite in {dtype}, the network's; got up to {largest:g}")
         # Autograd may not save tensors of inference mode.
         return moved.clone() if moved.is_inference() else moved
 

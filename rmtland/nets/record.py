@@ -51,7 +51,9 @@ class TrainingRecord:
         Any of "outputs" (loss, accuracy, entropy, max_probability, participation), "logit_scales" (logit_variance,
         sigma_c, sigma_E, snr), "lengths" (mean lengths of the logit gradients), "clustering" (q-values),
         "gauss_newton" and "hessian" (largest eigenvalues, gradient power in each and in the top C - 1, Trace/||.||_F);
-        by default all. Weight norm and gradient norm are always there.
+        by default all of these. And "hierarchy": traces of A1, A2, B1 and B2, whole and by tensor, top eigenvalues, and
+        to which of A1 and B1 the C - 1 outliers of G belong (`attribution_changes` tells when they pass from one to the
+        other). Weight norm and gradient norm are always there.
     num_eigenvalues : int, optional
         How many of the largest eigenvalues; by default C.
     seed : int
@@ -195,6 +197,8 @@ class TrainingRecord:
         for dims, values in rows.values():
             if dims[-1:] == ("rank",):
                 coords["rank"] = np.arange(values.shape[-1], 0, -1)  # eigenvalues ascend: 1 is the largest
+            if dims[-1:] == ("group",):
+                coords["group"] = np.array([n for n, p in self._module.named_parameters() if p.requires_grad])
         return rows, coords
 
     def _nothing(self, norm: float) -> Values:

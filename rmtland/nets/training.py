@@ -7,13 +7,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rmtland._arguments import integer, real
+from rmtland.nets import pytrees
 from rmtland.nets.architectures.choose import build_network
 from rmtland.nets.datasets import Dataset
 from rmtland.nets.gradients import NetworkLogitGradients
@@ -86,9 +87,11 @@ class Training:
         self.learning_rate = real("learning_rate", learning_rate, above=0)
         self.seed = integer("seed", seed, at_least=0)
         self.module = module
-        parameter = next(module.parameters())
-        self.inputs: Tensor = torch.as_tensor(inputs).to(parameter)
-        self.labels: Tensor = torch.as_tensor(labels).to(parameter.device)
+        parameter = next(module.parameters(), None)
+        if parameter is None:
+            raise ValueError("`module` must have parameters to train; got none")
+        self.inputs: Tensor = _inputs(inputs, parameter)
+        self.labels: Tensor = pytrees.tensor("labels", labels).to(parameter.device)
         _check(self.inputs, self.labels)
         self.optimiser = torch.optim.SGD(
             module.parameters(),
@@ -149,9 +152,16 @@ class Training:
         self.step = step
 
 
+def _inputs(inputs: Any, parameter: Tensor) -> Tensor:
+    """Real and finite, in the parameters' dtype and where they lie."""
+    given = pytrees.tensor("inputs", inputs)
+    if given.is_complex():
+        raise TypeError(f"`inputs` must be real numbers; got {given.dtype}")
+    pytrees.check_inputs(given)
+    return cast(Tensor, pytrees.on(given, parameter.device, parameter.dtype)).to(parameter.dtype)
+
+
 def _check(inputs: Tensor, labels: Tensor) -> None:
-    if inputs.ndim == 0 or len(inputs) == 0:
-        raise ValueError(f"`inputs` must have shape (N, ...) with N >= 1; got {tuple(inputs.shape)}")
     if labels.ndim != 1 or len(labels) != len(inputs):
         raise ValueError(f"`labels` must have shape ({len(inputs)},), one per example; got {tuple(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or int(labels.min()) < 0:

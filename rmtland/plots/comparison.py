@@ -28,7 +28,7 @@ DECADES = 7
 """How far below the largest eigenvalue the spectra are drawn; below lies what float64 and frozen examples leave."""
 
 
-def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
+def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
     """Eigenvalue histograms of the rungs of one stage, on logarithmic axes.
 
     Parameters
@@ -56,7 +56,9 @@ def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) 
             heights = np.full(rung.eigenvalues.shape[1], 0.6)
             ax.plot(rung.eigenvalues[0], heights, "|", color=colour, markersize=14, mew=2, label=labels[name])
             continue
-        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues], dtype=float)
+        # Beside a density only those count one by one that it has taken out: the others are part of it.
+        known = rung.eigenvalues if rung.density is None else rung.density.outliers[None, :]
+        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in known], dtype=float)
         if rung.density is not None:
             counts[0] += _counts_of_the_rest(rung.density, bins)
         mean = counts.mean(axis=0)
@@ -157,7 +159,7 @@ def plot_comparison(comparison: Any) -> dict[str, Figure]:
     """
     labels = comparison.rung_labels
     figures = {
-        "spectra": _panels(comparison, lambda stage, ax: plot_spectra(stage, labels, ax=ax)),
+        "spectra": _panels(comparison, lambda stage, ax: plot_stage_spectra(stage, labels, ax=ax)),
         "gradient_power": _panels(comparison, lambda stage, ax: plot_gradient_power(stage, labels, ax=ax)),
     }
     if len(comparison.stages) > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rmtland._arrays import is_torch, to_numpy
 
@@ -121,6 +122,11 @@ def plot_scree(
         ax.axhline(count.threshold, color=MARK, lw=0.9, ls=":", label=f"threshold ({count.method})")
     if log:
         ax.set_yscale("log")
+        kept = shown[keep]
+        if kept.size and kept.max() < 30 * kept.min():  # too few powers of ten for an axis to be read by them
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="rank $k$", ylabel=r"eigenvalue $\lambda_k$")
     ax.legend(frameon=False)
     return ax

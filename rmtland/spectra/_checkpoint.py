@@ -1,4 +1,4 @@
-"""The state of a Lanczos run in a file: replaced in one step, refused where it belongs to another run."""
+"""The state of a Lanczos run in a file: one process at a time, replaced in one step, refused where of another run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import re
 import time
+import uuid
 import zipfile
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmtland._arguments import real_path
 from rmtland._arrays import Array, like, to_numpy
 from rmtland.spectra import _vectors
 
@@ -24,11 +27,12 @@ FORMAT = "rmtland.lanczos 1"
 
 
 class Checkpoint:
-    """One file of one run.
+    """One file of one run; as a context it keeps every other process from it.
 
     Parameters
     ----------
     path : path
+        Beside it, while the run goes on, its name and `.lock`. What killed runs left half written is removed.
     interval : float
         Seconds between two writes, at least.
     seed_given : bool
@@ -36,10 +40,27 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, interval: float, seed_given: bool) -> None:
-        self.path, self.interval, self.seed_given = Path(path), interval, seed_given
+        from rmtland._lock import RunLock  # where it is used: filelock brings asyncio
+
+        self.path, self.interval, self.seed_given = real_path("checkpoint", path), interval, seed_given
+        self._lock = RunLock(self.path, "lanczos run")
         self.identity: tuple[int, int, int] | None = None
         self.written, self.seconds, self.size = time.monotonic(), 0.0, 0
         self.header: dict[str, Any] = {}
+
+    def __enter__(self) -> Checkpoint:
+        self._lock.__enter__()
+        # Names that nothing but `write` makes, of nobody who is at work: the lock is ours.
+        mine = re.compile(re.escape(f".{self.path.name}.rmtland-") + r"[0-9a-f]{32}\.partial")
+        for left in self.path.parent.iterdir():
+            if mine.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+                left.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
 
     def resume(self, run: Recurrence, start: Array | None) -> bool:
         """Put a fresh `run` where the file's stands; False where there is no file yet.
@@ -127,9 +148,9 @@ class Checkpoint:
             vectors = {"rows": to_numpy(run.rows[: run.size + 1])}
         else:
             vectors = {"current": to_numpy(run.row(run.size)), "previous": to_numpy(run.row(run.size - 1))}
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp")
+        name = self.path.with_name(f".{self.path.name}.rmtland-{uuid.uuid4().hex}.partial")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(name, "xb") as file:
                 np.savez(
                     file,
                     header=np.array(json.dumps(self.header)),
@@ -149,8 +170,8 @@ class Checkpoint:
         self.size, self.written = run.size, time.monotonic()
         self.seconds = self.written - begun
 
-    def _publish(self, name: str) -> None:
-        identity = _identity(Path(name))
+    def _publish(self, name: Path) -> None:
+        identity = _identity(name)
         if self.identity is None:
             try:
                 os.link(name, self.path)  # unlike a rename it fails where the name is taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def lanczos(
         Stop after the step that ends past so many seconds.
     checkpoint : path, optional
         A file that holds the state of the run, written every now and then and at the end. The same call goes on from
-        there with the bits of an uninterrupted run; a finished run is continued by more steps.
+        there with the bits of an uninterrupted run; a finished run is continued by more steps. Its folder is made where
+        there is none.
     checkpoint_interval : float
         Seconds between two writes; longer where writing would take more than a twentieth of the time.
     progress : bool
@@ -163,7 +165,9 @@ def lanczos(
     MemoryError
         Where the basis does not fit.
     FileExistsError
-        Where `checkpoint` names a file that is none of ours; it is left alone.
+        Where `checkpoint` names a file that is none of ours, or the name of its lock is taken; it is left alone.
+    BlockingIOError
+        Where another run, of this process or another, is writing `checkpoint`.
 
     Notes
     -----
@@ -196,16 +200,15 @@ def lanczos(
         raise ValueError("`operator` must have a dimension >= 1; got 0")
     keep = reorthogonalize if keep_basis is None else bool(keep_basis)
     random = generator(rng)
-    saved = None
-    if checkpoint is not None:
-        saved = Checkpoint(checkpoint, checkpoint_interval, seed_given=rng is not None)
-    run = Recurrence(matrix, steps, random, reorthogonalize, keep)
-    begun = time.monotonic()
-    if saved is None or not saved.resume(run, start):
-        run.begin(_vectors.start_vector(matrix, random, start))
-    stopped = _advance(run, tolerance, None if time_budget is None else begun + time_budget, saved, progress)
-    if saved is not None:
-        saved.write(run)
+    saved = None if checkpoint is None else Checkpoint(checkpoint, checkpoint_interval, seed_given=rng is not None)
+    with saved or contextlib.nullcontext():
+        run = Recurrence(matrix, steps, random, reorthogonalize, keep)
+        begun = time.monotonic()
+        if saved is None or not saved.resume(run, start):
+            run.begin(_vectors.start_vector(matrix, random, start))
+        stopped = _advance(run, tolerance, None if time_budget is None else begun + time_budget, saved, progress)
+        if saved is not None:
+            saved.write(run)
     return run.result(stopped)
 
 

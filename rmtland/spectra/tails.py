@@ -124,7 +124,7 @@ def fit_power_law(
     xmin: float | None = None,
     num_bootstrap: int = 200,
     bins_per_decade: int = 10,
-    rng: Seed = None,
+    rng: Seed = 0,
 ) -> PowerLawFit:
     """Fit a power law to the tail of a spectrum, say how well it fits, and set rivals beside it.
 
@@ -143,7 +143,7 @@ def fit_power_law(
     bins_per_decade : int
         Of the density through which the line is drawn.
     rng : optional
-        Anything `numpy.random.default_rng` takes.
+        Of the resampling; anything `numpy.random.default_rng` takes.
 
     Returns
     -------

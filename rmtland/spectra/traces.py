@@ -239,6 +239,10 @@ def frobenius_estimate(
     The square is unbiased. Its root is low by standard_error^2 / (2 ||A||_F) to first order; the error of the root is
     that of the square over 2 ||A||_F.
 
+    References
+    ----------
+    Meyer, Musco, Musco and Woodruff (2021), Hutch++, algorithm 1, applied to A^2 through ||A x||^2.
+
     Examples
     --------
     >>> import numpy as np

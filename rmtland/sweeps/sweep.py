@@ -17,11 +17,11 @@ import numpy.typing as npt
 import zarr
 
 from rmtland._arguments import flag, integer, real_path, shown
+from rmtland._lock import RunLock
 from rmtland.sweeps import provenance
 from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.engines import Engine, make_engine, undisturbed
 from rmtland.sweeps.grids import Grid, check_coords, check_grid
-from rmtland.sweeps.lock import StoreLock
 from rmtland.sweeps.progress import Report, reporter
 from rmtland.sweeps.reading import is_sweep, open_group, to_dataset
 from rmtland.sweeps.store import (
@@ -163,7 +163,7 @@ def sweep(
         _run(kept, task, told, axes, workers, scheduler, progress)
         return _finished(kept)
     path = real_path("store", store)
-    with StoreLock(path):
+    with RunLock(path, "sweep"):
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             check_settings(path, cells, attributes, axes, told, repair)
             kept = SweepStore.open(path, cells, repair)

@@ -11,7 +11,7 @@ from rmtland.comparison import ladder, reporting
 from rmtland.comparison.ladder import mean_gradient_outliers
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
-from rmtland.plots.comparison import plot_spectra
+from rmtland.plots.comparison import plot_stage_spectra
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -176,7 +176,7 @@ def test_a_hessian_whose_gradient_misses_the_top_eigenvector(monkeypatch):
 
 
 def test_many_examples_go_through_the_theory(of_draw, monkeypatch):
-    monkeypatch.setattr(ladder, "EXACT_ROWS", 10)
+    monkeypatch.setattr(ladder, "DRAWN_ROWS", 10)
     names = ("own_probabilities", "full_model", "class_means")
     predicted = rl.compare(MODEL.sample(rng=5), num_draws=12, rng=1, rungs=names).stages["network"].rungs
     for name in names:
@@ -223,12 +223,16 @@ def test_the_density_of_a_large_matrix_is_kept_and_drawn(monkeypatch):
     np.testing.assert_allclose(density.outliers, exact[-10:], rtol=1e-6)
     stored = comparison.to_dict()["stages"]["network"]["rungs"]["hessian"]["density"]
     np.testing.assert_array_equal(stored["grid"], density.grid)
-    (stairs,) = plot_spectra(stage, comparison.rung_labels).patches
+    (stairs,) = plot_stage_spectra(stage, comparison.rung_labels).patches
     values, edges, _ = stairs.get_data()
-    # 147 parameters, two probes: counts to their noise, the known ones exactly.
+    # The known ones are counted exactly, the others to the noise of two probes: that of the share of 137 directions.
     assert values[edges[:-1] > 0.9 * exact[-10]].sum() == pytest.approx(10)
-    positive = np.count_nonzero(exact > edges[0])
-    assert values.sum() == pytest.approx(positive, abs=0.25 * positive)
+    middle = (edges[:-1] > 1e-3) & (edges[:-1] < 0.5 * exact[-10])
+    inside = np.count_nonzero((exact > edges[:-1][middle][0]) & (exact < edges[1:][middle][-1]))
+    share = inside / 137
+    noise = 137 * np.sqrt(share * (1 - share) / 137)  # of the mean of two Rademacher or Gaussian probes
+    assert inside > 20
+    assert values[middle].sum() == pytest.approx(inside, abs=4 * noise)
 
 
 def test_groups_of_parameters_are_stages_of_their_own(network, of_network):
@@ -262,12 +266,48 @@ def test_products_on_the_way_are_told(network, monkeypatch):
     monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
     steps = []
     rl.compare(network[0], network[1:], rungs=["hessian"], progress=lambda *step: steps.append(step))
-    *on_the_way, last = steps
+    start, begun, *on_the_way, last = steps
+    assert (start[0], begun[0]) == ("network: clustering and scales", "network: (a) Hessian")
     assert last == ("network: (a) Hessian", 1, 1)
     products = [int(what.removeprefix("network: (a) Hessian, ").removesuffix(" products")) for what, *_ in on_the_way]
     assert products == sorted(products)
     assert products[-1] > 50
     assert {(done, total) for _, done, total in on_the_way} == {(0, 1)}
+
+
+def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(60, 5, dtype=torch.float64), torch.arange(60) % 3)
+    exact = np.linalg.eigvalsh(rl.nets.hessian(source).to_dense())
+    found = {}
+    for most in (40, 300):
+        told = []
+        comparison = rl.compare(
+            source, rungs=["hessian"], num_products=most, progress=lambda *step, told=told: told.append(step[0])
+        )
+        spent = [int(what.split(", ")[1].split()[0]) for what in told if what.endswith(" products")]
+        assert 0.6 * most < spent[-1] <= most + 5  # and what tries the symmetry
+        assert comparison.settings["num_products"] == most
+        found[most] = comparison.stages["network"].rungs["hessian"]
+    few, many = found[40], found[300]
+    assert few.errors["eigenvalue_9"] > 10 * many.errors["eigenvalue_9"]
+    for rung in (few, many):
+        for i in range(1, 11):
+            off = abs(exact - rung.mean(f"eigenvalue_{i}")).min()
+            assert off <= rung.errors[f"eigenvalue_{i}"] + 1e-12
+    assert many.errors["trace"] < few.errors["trace"]
+    # Eigenvalues that did not converge are in the density, and drawn once.
+    assert few.density.outliers.size < many.density.outliers.size == 10
+    for rung in (few, many):
+        (stairs,) = plot_stage_spectra(
+            dataclasses.replace(comparison.stages["network"], rungs={"hessian": rung}), RUNGS
+        ).patches
+        values, edges, _ = stairs.get_data()
+        above = edges[:-1] > 0.2 * exact[-1]
+        # Two probes count ten eigenvalues with a standard deviation of 3; ten counted twice are too many.
+        assert values[above].sum() == pytest.approx(np.count_nonzero(exact > edges[:-1][above][0]), abs=7)
 
 
 def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
@@ -315,7 +355,11 @@ def test_stages_come_as_a_mapping_and_progress_is_told():
     sources = {"a": MODEL.sample(rng=0), "b": MODEL.sample(rng=1)}
     comparison = rl.compare(sources, num_draws=2, progress=lambda *step: steps.append(step))
     assert list(comparison.stages) == ["a", "b"]
-    assert [done for _, done, _ in steps] == list(range(1, 27))
+    begun = ["a: clustering and scales", "a: (a) Hessian", "a: (a) Hessian", "a: (b) G", "a: (b) G"]
+    assert [what for what, *_ in steps[:5]] == begun  # and done
+    assert [done for _, done, _ in steps[:5]] == [0, 0, 1, 1, 2]
+    assert sorted({done for _, done, _ in steps}) == list(range(27))
+    assert steps == sorted(steps, key=lambda step: step[1])
     assert {total for *_, total in steps} == {26}
     assert set(comparison.plot()) == {"spectra", "gradient_power", "stages"}
 

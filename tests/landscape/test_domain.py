@@ -82,22 +82,22 @@ def check(n, c, d, sigma_z, law, sigma_H, cross_terms, seed):
     if found is None:
         return
     theory, unit, solver = found
-    reach = max(solver.equation.plain.range[1], 2 * sigma_H)
+    reach = max(solver.plain.range[1], 2 * sigma_H)
     outliers = theory.outliers() / unit
     above = np.arange(c - 1, 0, -1) - 0.5
     some = above < min(solver.rank, theory._solver.rank)
     np.testing.assert_allclose(outliers[some], solver.quantiles(above[some]), rtol=1e-6, atol=1e-7 * reach)
     # Counts in the gaps are whole and exact, in bands those of the law.
-    bands = solver.equation.plain.edges[0] * solver.equation.plain.scale
+    bands = solver.plain.edges
     gaps = bands[1:, 0] - bands[:-1, 1]
     for low, high in zip(bands[:-1, 1][gaps > 1e-3 * reach], bands[1:, 0][gaps > 1e-3 * reach], strict=True):
         x = 0.5 * (low + high)
-        exact = solver.equation.plain.counts(np.array([x / solver.equation.plain.scale]))[0][0]
+        exact = solver.counts(np.array([x]))[0][0]
         assert theory.count_above(unit * x) == pytest.approx(exact, abs=1e-9)
     inside = [x for x in np.linspace(0.05, 1.2, 6) * reach if np.abs(bands - x).min() > 1e-3 * reach]
-    expected = solver.equation.plain.counts(np.array(inside) / solver.equation.plain.scale)[0]
+    expected = solver.counts(np.array(inside))[0]
     np.testing.assert_allclose([theory.count_above(unit * x) for x in inside], expected, rtol=1e-5, atol=1e-5)
-    densities = theory.density(unit * np.array(inside)) * unit
+    densities = theory.pdf(unit * np.array(inside)) * unit
     u = solver.solve(np.array(inside))
     np.testing.assert_allclose(densities, np.abs((-1 / u).imag) / np.pi, rtol=1e-4, atol=1e-5 / reach)
     power = theory.gradient_power(min(c - 1, d))
@@ -105,7 +105,7 @@ def check(n, c, d, sigma_z, law, sigma_H, cross_terms, seed):
     assert theory.bulk_edge >= 2 * sigma_H * (1 - 1e-9)
     first = theory.first_order()
     assert np.isfinite(first.mean_outlier)
-    assert np.isfinite(theory.outlier_deviations()).all()
+    assert np.isfinite(theory.outliers_std()).all()
     if law.class_length == 0:
         swallowed = theory.transition_sigma_H()
         assert (np.diff(swallowed) >= -1e-9 * swallowed.max()).all()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.theory.examples import ExchangeableExamples, GivenExamples
+from rmtland.landscape.theory.examples import GivenExamples
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
 from rmtland.landscape.theory.levels import levels_of
 from rmtland.landscape.theory.sums import label_sums
+from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Semicircle, Subordination
 from tests import oracles
 from tests.statistical import assert_mean
@@ -48,7 +50,7 @@ def test_against_all_permutations_of_examples(num_classes, sigma, residual, of_c
     given, population = pair(num_classes, sigma, residual, of_class, cross_terms, mean)
     assert population.rank == given.rank
     assert [level.rank for level in population.levels] == [level.rank for level in given.levels]
-    top = given.plain.scale
+    top = Solver(given).plain.scale
     for m in (0.0, 0.3 / top, -0.3 / top, (0.7 + 0.4j) / top, (-1.5 + 0.2j) / top, (-20 + 9j) / top):
         one, two = (e.evaluate(m, 2, logs=np.imag(m) > 0).psi for e in (given, population))
         np.testing.assert_allclose(two.first, one.first, rtol=1e-9)

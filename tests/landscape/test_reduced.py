@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland import _arguments
 from rmtland.landscape import reduced
-from rmtland.landscape.reduced import bartlett_factor, hyperplane_ratio
+from rmtland.landscape.bartlett import bartlett_factor
+from rmtland.landscape.reduced import hyperplane_ratio
 from tests import oracles
 from tests.statistical import assert_mean
 
@@ -298,7 +299,7 @@ class OneSided:
         (lambda m: m.spectrum(0, tolerance=-1.0), ValueError, "`tolerance` must be >= 0 and < 1; got -1.0"),
         (lambda m: m.spectrum(0, tolerance=1), ValueError, "`tolerance` must be >= 0 and < 1; got 1"),
         (lambda m: m.spectrum(0, num_top=0), ValueError, "`num_top` must be >= 1; got 0"),
-        (lambda m: m.spectrum(0).outliers(-1), ValueError, "`count` must be >= 0; got -1"),
+        (lambda m: m.spectrum(0).outliers(-1), ValueError, "`k` must be >= 0; got -1"),
         (lambda m: m.spectrum(0).goldilocks_ratio(0), ValueError, "`dimension` must be >= 1 and <= 50; got 0"),
         (lambda m: m.spectrum(0).goldilocks_ratio(51), ValueError, "`dimension` must be >= 1 and <= 50; got 51"),
         (
@@ -342,7 +343,7 @@ def test_what_was_not_kept_is_not_made_up():
     assert few.gradient_power(4) == pytest.approx(whole.gradient_power(4))
     for spectrum in (whole, few):  # knows the sums of all eigenvalues
         assert float(rl.goldilocks_ratio(spectrum)) == pytest.approx(whole.goldilocks_ratio())
-    with pytest.raises(ValueError, match="`count` must be <= 4, what `num_top` kept; got 9"):
+    with pytest.raises(ValueError, match="`k` must be <= 4, what `num_top` kept; got 9"):
         few.outliers()
     with pytest.raises(ValueError, match="`num_directions` must be <= 4, what `num_top` kept; got 9"):
         few.gradient_power(9)

@@ -39,9 +39,9 @@ def test_fluctuations():
     theory = model.theory()
     spectra = [model.spectrum(rng=i) for i in range(400)]
     drawn = np.std([s.outliers() for s in spectra], axis=0)
-    np.testing.assert_allclose(theory.outlier_deviations(), drawn, rtol=0.12)  # 4% of it the error of 400 draws
+    np.testing.assert_allclose(theory.outliers_std(), drawn, rtol=0.12)  # 4% of it the error of 400 draws
     ratio = np.std([s.goldilocks_ratio() for s in spectra])
-    assert theory.goldilocks_deviation() == pytest.approx(ratio, rel=0.15)
+    assert theory.goldilocks_ratio_std() == pytest.approx(ratio, rel=0.15)
 
 
 def test_the_isotropic_case_is_the_other_theory():
@@ -57,8 +57,8 @@ def test_the_isotropic_case_is_the_other_theory():
     ours = rl.LandscapeModel(N, C, small, GIVEN, rl.AnisotropicGradients.clustered(C, 0.0, 0.6)).theory()
     other = rl.LandscapeModel(N, C, small, GIVEN, rl.ClusteredGradients(0.0, 0.6)).theory()
     x = np.linspace(0.2, 0.9, 5) * other.bulk_edge
-    np.testing.assert_allclose(ours.density(x), other.density(x), rtol=1e-6)
-    np.testing.assert_allclose(ours.gradient_density(x), other.gradient_density(x), rtol=1e-6)
+    np.testing.assert_allclose(ours.pdf(x), other.pdf(x), rtol=1e-6)
+    np.testing.assert_allclose(ours.gradient_pdf(x), other.gradient_pdf(x), rtol=1e-6)
     assert ours.bulk_edge == pytest.approx(other.bulk_edge, rel=1e-8)
     assert ours.count_above(x[2]) == pytest.approx(other.count_above(x[2]), rel=1e-6)
 
@@ -67,11 +67,11 @@ def test_density_and_counts_belong_together():
     theory = model_of(LAWS["anisotropic"]).theory()
     top, edge = theory.outliers()[-1], theory.bulk_edge
     x = np.concatenate([np.linspace(0.4 * edge, 1.1 * edge, 60), np.linspace(1.11 * edge, 1.3 * top, 120)])
-    mass = D * np.trapezoid(theory.density(x), x)
+    mass = D * np.trapezoid(theory.pdf(x), x)
     assert mass == pytest.approx(theory.count_above(x[0]), rel=0.04)
-    share = np.trapezoid(theory.gradient_density(x[::2]), x[::2])
+    share = np.trapezoid(theory.gradient_pdf(x[::2]), x[::2])
     assert 0.7 < share < 1.0
-    assert theory.density(2 * top) == 0.0
+    assert theory.pdf(2 * top) == 0.0
     assert theory.quantiles([theory.count_above(0.5 * edge)])[0] == pytest.approx(0.5 * edge, rel=1e-4)
 
 
@@ -117,11 +117,11 @@ def test_nothing_random_is_exact():
         np.testing.assert_allclose(theory.outliers(), spectrum.outliers(), rtol=1e-9)
         assert theory.gradient_power(1) == pytest.approx(spectrum.gradient_power(1))
         assert theory.goldilocks_ratio() == pytest.approx(spectrum.goldilocks_ratio())
-        assert not theory.outlier_deviations().any()
-        assert theory.goldilocks_deviation() == 0
+        assert not theory.outliers_std().any()
+        assert theory.goldilocks_ratio_std() == 0
         assert theory.count_above(0.5 * theory.outliers()[-1]) >= 1
         with pytest.raises(ValueError, match="must have residuals for a density"):
-            theory.density(0.1)
+            theory.pdf(0.1)
 
 
 def test_bad_input():

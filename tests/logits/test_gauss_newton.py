@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.logits import gauss_newton as module
+from rmtland.logits import blocks
 from tests import oracles
 
 
@@ -48,7 +48,7 @@ def test_both_sides_against_loops(n, c, d, seed, chunk_size, in_torch):
 @pytest.mark.parametrize("width", [1, 7, 40])
 def test_blocks_of_parameters_on_the_gram_side(monkeypatch, width):
     arrays = oracles.examples(6, 3, 40)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 12 * width)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 12 * width)
     matrix, slope = oracles.gauss_newton(arrays[0], arrays[2]), oracles.gradient(*arrays)
     check(rl.gauss_newton_spectrum(dense(arrays, chunk_size=4)), matrix, slope)
 
@@ -58,7 +58,7 @@ def test_another_order_between_blocks_is_refused_not_summed(monkeypatch):
     matrix, slope = oracles.gauss_newton(arrays[0], arrays[2]), oracles.gradient(*arrays)
     shuffling = oracles.ScratchSource(*arrays, rl.CrossEntropy())
     check(rl.gauss_newton_spectrum(shuffling), matrix, slope)  # one block, one pass: any order
-    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * 100 * 150)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 100 * 150)
     with pytest.raises(RuntimeError, match="`source` must yield its examples in the same order on every pass here"):
         rl.gauss_newton_spectrum(shuffling)
     check(rl.gauss_newton_spectrum(oracles.ScratchSource(*arrays, rl.CrossEntropy(), shuffle=False)), matrix, slope)
@@ -155,7 +155,7 @@ def test_what_a_spectrum_answers():
     assert spectrum.gradient_power(0) == 0
     assert spectrum.gradient_power(3) == pytest.approx(spectrum.powers[-3:].sum())
     assert spectrum.gradient_power(40) == pytest.approx(1 - spectrum.null_power)
-    with pytest.raises(ValueError, match="`count` must be >= 0 and <= 12; got 13"):
+    with pytest.raises(ValueError, match="`k` must be >= 0 and <= 12; got 13"):
         spectrum.outliers(13)
     with pytest.raises(ValueError, match="`num_directions` must be >= 0 and <= 40; got 41"):
         spectrum.gradient_power(41)

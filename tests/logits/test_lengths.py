@@ -17,6 +17,10 @@ def test_lengths_by_brute_force(arrays):
     np.testing.assert_allclose(found.overall, lengths.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(found.own_class[:2], [lengths[labels == k, k].mean() for k in (0, 1)], rtol=1e-14)
     assert np.isnan(found.own_class[2])  # a class without examples
+    np.testing.assert_allclose(found.overall_error, lengths.std(axis=0, ddof=1) / np.sqrt(11), rtol=1e-10)
+    spread = [lengths[labels == k, k].std(ddof=1) / np.sqrt((labels == k).sum()) for k in (0, 1)]
+    np.testing.assert_allclose(found.own_class_error[:2], spread, rtol=1e-10)
+    assert np.isnan(found.own_class_error[2])
 
 
 def test_beside_other_statistics(arrays):

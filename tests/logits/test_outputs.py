@@ -23,6 +23,20 @@ def test_against_loops():
     assert got.participation == pytest.approx(np.mean([(q**2).sum() for q in p]))
 
 
+def test_errors_are_those_of_means_over_examples():
+    logits, labels, _ = oracles.examples(40, 5, 1)
+    got = rl.output_statistics(source(logits, labels, chunk_size=7))
+    p = np.array([oracles.softmax(z) for z in logits])
+    per_example = {
+        "loss": -np.log(p[np.arange(40), labels]), "accuracy": p.argmax(axis=1) == labels,
+        "entropy": -(p * np.log(p)).sum(axis=1), "max_probability": p.max(axis=1), "participation": (p**2).sum(axis=1),
+    }  # fmt: skip
+    for name, values in per_example.items():
+        expected = np.std(values, ddof=1) / np.sqrt(40)
+        assert getattr(got, f"{name}_error") == pytest.approx(expected, rel=1e-9), name
+    assert math.isnan(rl.output_statistics(source(logits[:1], labels[:1])).loss_error)
+
+
 def test_uniform_and_frozen_ends():
     uniform = rl.output_statistics(source(np.zeros((3, 4)), np.array([0, 1, 2])))
     assert (uniform.loss, uniform.entropy) == pytest.approx((math.log(4), math.log(4)))

@@ -44,6 +44,18 @@ def test_a_file_by_path_and_by_name(tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_dataset("mine").x_train, dataset.x_train)
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_the_scale_of_the_entries_does_not_matter(tmp_path, scale):
+    """Where squares overflow everything became 0 / inf, and nobody was told."""
+    for name, factor in (("far", scale), ("near", 1.0)):
+        values = arrays()
+        np.savez(tmp_path / f"{name}.npz", **values | {k: v * factor for k, v in values.items() if k.startswith("x")})
+    far, near = (load_dataset(tmp_path / f"{name}.npz") for name in ("far", "near"))
+    for part in ("x_train", "x_test"):
+        np.testing.assert_allclose(getattr(far, part), getattr(near, part), rtol=1e-9)
+    assert near.x_train.std() == pytest.approx(1)
+
+
 def test_labels_may_come_as_a_column(tmp_path):
     values = arrays()
     np.savez(tmp_path / "column.npz", **arrays(y_train=values["y_train"][:, None]))

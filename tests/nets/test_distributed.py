@@ -71,6 +71,7 @@ def everything(source):
         "gradient": numbers(rl.gradient(source)),
         "gauss_newton": numbers(rl.gauss_newton(source) @ vectors),
         "spectrum": numbers(rl.gauss_newton_spectrum(source)),
+        "gram": numbers(rl.logit_gradient_gram(source)),
         "trace": numbers(rl.gauss_newton_trace(source)),
         "logits": logits,
         "labels": labels,
@@ -130,6 +131,7 @@ def of_layers(source):
     return {
         "clustering": numbers(rl.clustering(source)),
         "spectrum": numbers(rl.gauss_newton_spectrum(source)),
+        "gram": numbers(rl.logit_gradient_gram(source)),
         "by tensor": {name: numbers(spectrum) for name, spectrum in by_tensor.items()},
     }
 

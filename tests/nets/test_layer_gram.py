@@ -155,3 +155,26 @@ def test_by_groups_of_a_dense_source():
         part = gradients[:, :, source.parameter_groups[name]]
         values = np.linalg.eigvalsh(oracles.gauss_newton(logits, part))
         np.testing.assert_allclose(spectrum.eigenvalues, values[-len(spectrum.eigenvalues) :], atol=1e-12)
+
+
+@pytest.mark.parametrize("store", [2**30, 0], ids=["one pass", "a pass for each layer"])
+@pytest.mark.parametrize("name", NAMES)
+def test_inner_products_of_all_logit_gradients(name, store, monkeypatch):
+    monkeypatch.setattr(layer_gram, "STORE_BYTES", store)
+    module, inputs = build(name)
+    gradients, outputs = jacobian(module, inputs)
+    gram = rl.logit_gradient_gram(rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4))
+    expected = np.einsum("mkd,nld->mknl", gradients.numpy(), gradients.numpy())
+    np.testing.assert_allclose(gram.matrix, expected, atol=1e-11 * np.abs(expected).max())
+    np.testing.assert_allclose(gram.logits, outputs.numpy(), atol=1e-12)
+    np.testing.assert_array_equal(gram.labels, LABELS.numpy())
+
+
+def test_inner_products_of_ten_million_parameters():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(784, 12_600), nn.ReLU(), nn.Linear(12_600, 10))
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(20, 784), torch.arange(20) % 10)
+    assert source.num_parameters > 10**7
+    gram = rl.logit_gradient_gram(source)
+    lengths = rl.logit_gradient_lengths(source).overall
+    np.testing.assert_allclose(np.sqrt(np.einsum("mkmk->mk", gram.matrix)).mean(axis=0), lengths, rtol=1e-6)

@@ -101,6 +101,35 @@ def test_bad_settings_of_training(options, message):
         train(mlp([4, 5, 3]), data.x_train, data.y_train, **{"epochs": 1, **options})
 
 
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"labels": np.arange(61) % 3}, ValueError, r"`labels` must have shape \(60,\), one per example; got \(61,\)"),
+        ({"labels": np.arange(9) % 3}, ValueError, r"`labels` must have shape \(60,\), one per example; got \(9,\)"),
+        ({"inputs": np.ma.masked_greater(blobs().x_train, 3)}, ValueError, "`inputs` must have no masked entries; got"),
+        (
+            {"labels": np.ma.masked_equal(blobs().y_train, 1)},
+            ValueError,
+            "`labels` must have no masked entries; got 20",
+        ),
+        ({"inputs": blobs().x_train * 1j}, TypeError, "`inputs` must be real numbers; got torch.complex128"),
+        ({"inputs": np.full((60, 4), np.nan)}, ValueError, "`inputs` must be finite; got NaN or infinite entries"),
+        ({"inputs": np.full((60, 4), "1")}, TypeError, "`inputs` must be arrays or tensors; got ndarray"),
+        (
+            {"inputs": np.full((60, 4), 1e300)},
+            ValueError,
+            "`inputs` must be finite in torch.float32, the network's; got",
+        ),
+        ({"module": torch.nn.ReLU()}, ValueError, "`module` must have parameters to train; got none"),
+    ],
+)
+def test_bad_data_of_training(changed, error, message):
+    data = blobs()
+    given = {"module": mlp([4, 5, 3], dtype=torch.float32), "inputs": data.x_train, "labels": data.y_train}
+    with pytest.raises(error, match=message):
+        train(**given | changed, epochs=1)
+
+
 def weights(module):
     return torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 import rmtland as rl
-from tests.spectra.spectra import cast, epsilon, every_kind, of_spectrum
+from tests.spectra.spectra import cast, epsilon, every_kind, numpy, of_spectrum
 
 SIZE = 60
 BULK = np.linspace(0.5, 1.5, SIZE - 3)
@@ -36,6 +37,7 @@ SOLVERS = {
 }
 every_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS.keys())
 every_spectrum = pytest.mark.parametrize("spectrum", SPECTRA)
+every_rule = pytest.mark.parametrize("method", ["gap", "ratio", "elbow", "edge"])
 every_scale = pytest.mark.parametrize("scale", SCALES)
 
 
@@ -140,17 +142,97 @@ def test_traces_and_densities_are_right(spectrum, scale, kind):
         assert abs(mean - values.mean()) <= 8 * error + 1e-2 * size / np.sqrt(SIZE) + rounding
 
 
+@every_kind
+@pytest.mark.parametrize("more", [0, 5])
+def test_more_products_than_dimensions(kind, more):
+    values = SPECTRA["ordinary"]
+    matrix = of_spectrum(values)
+    operator, count = operator_of(matrix, kind), SIZE + more
+    for method in ("hutch++", "hutchinson", "xtrace"):
+        found = rl.trace_estimate(operator, method=method, num_products=count)
+        assert (found.estimate, found.standard_error) == (pytest.approx(values.sum(), rel=1e-6), 0)
+    found = rl.frobenius_estimate(operator, num_products=count)
+    assert (found.estimate, found.standard_error) == (pytest.approx(np.linalg.norm(values), rel=1e-6), 0)
+    found = rl.diagonal_estimate(operator, num_products=count)
+    np.testing.assert_allclose(np.asarray(found.estimate), np.diag(matrix), rtol=1e-5)
+    for method in ("lanczos", "kpm"):
+        density = rl.spectral_density(operator, num_steps=count, num_probes=2, rng=0, method=method)
+        assert density.num_products <= 2 * SIZE + 2 * 32 + 2 * more
+        np.testing.assert_allclose(density.weights.sum(axis=1), 1.0)
+    with pytest.raises(ValueError, match="`k` must be <= D = 60; got 61"):
+        rl.subspace_iteration(operator, SIZE + 1)
+
+
+NUM_OUTLIERS = {  # of the rules; None where no positive eigenvalues have a ratio
+    "ordinary": {"gap": 3, "ratio": 3, "elbow": 3, "edge": 3},
+    "negative": {"gap": 57, "ratio": None, "elbow": 0, "edge": 0},
+    "rank-deficient": {"gap": 3, "ratio": 2, "elbow": 3, "edge": 3},
+    "identity": {"gap": 0, "ratio": 0, "elbow": 0, "edge": 0},
+    "zero": {"gap": 0, "ratio": None, "elbow": 0, "edge": 0},
+}
+
+
+@every_kind
 @every_scale
 @every_spectrum
-def test_statistics_of_the_values_are_right(spectrum, scale):
-    values = scale * SPECTRA[spectrum]
-    expected = 3 if spectrum in ("ordinary", "rank-deficient") else 0
-    if spectrum != "negative":
-        assert rl.count_outliers(values, method="gap") == expected
-    with pytest.raises(ValueError, match="eigenvalues"):
-        rl.count_outliers(np.append(values, np.nan))
-    with pytest.raises(ValueError, match="eigenvalues"):
-        rl.fit_power_law(np.append(values, np.nan))
-    if spectrum in ("zero", "negative"):
-        with pytest.raises(ValueError, match="eigenvalues"):
-            rl.fit_power_law(values)
+@every_rule
+def test_outliers_by_every_rule(method, spectrum, scale, kind):
+    values = cast(scale * SPECTRA[spectrum], kind)
+    options = {"edge": scale * 1.6} if method == "edge" else {"max_outliers": SIZE}  # as many as there are, and more
+    expected = NUM_OUTLIERS[spectrum][method]
+    if expected is None:
+        with pytest.raises(ValueError, match='`eigenvalues` must hold at least 2 positive ones for method="ratio"'):
+            rl.count_outliers(values, method, **options)
+        return
+    count = rl.count_outliers(values, method, **options)
+    assert count == expected
+    assert count == np.count_nonzero(numpy(values) > count.threshold)
+
+
+@every_rule
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_spectrum_are_named_by_every_rule(method, bad):
+    options = {"edge": 1.6} if method == "edge" else {}
+    for values in (np.append(SPECTRA["ordinary"], bad), torch.tensor([1.0, bad, 2.0])):
+        with pytest.raises(ValueError, match="`eigenvalues` must be finite"):
+            rl.count_outliers(values, method, **options)
+    with pytest.raises(ValueError, match="`eigenvalues` must have 1 dimension"):
+        rl.count_outliers(of_spectrum(SPECTRA["ordinary"]), method, **options)
+    with pytest.raises((TypeError, ValueError), match="`eigenvalues` must be an array of real numbers; got"):
+        rl.count_outliers([1.0, 2.0j], method, **options)
+    with pytest.raises(TypeError, match="`eigenvalues` must be"):
+        rl.count_outliers("some", method, **options)
+
+
+@every_kind
+@every_scale
+def test_power_laws_of_any_spectrum(scale, kind):
+    tail = 1 - np.arange(SIZE) / SIZE
+    values = np.sort(tail**-0.5)  # density x^-3
+    rounding = 10 * epsilon(kind)
+    reference = rl.fit_power_law(values, num_bootstrap=10, rng=0)
+    for sign in (1, -1):
+        given = cast(sign * scale * values, kind)
+        fit = rl.fit_power_law(given, num_bootstrap=10, rng=0, sign="positive" if sign > 0 else "negative")
+        assert fit.exponent == pytest.approx(reference.exponent, rel=1e3 * rounding)
+        assert fit.xmin == pytest.approx(scale * reference.xmin, rel=rounding)
+        assert (fit.num_tail, fit.p_value) == (reference.num_tail, reference.p_value)
+        line = rl.power_law_line(scale * values, 2 * values**-3 / scale)
+        assert line.exponent == pytest.approx(3)
+        with pytest.raises(ValueError, match="`eigenvalues` must hold at least 10 .* in the tail; got 0 of 0"):
+            rl.fit_power_law(given, sign="negative" if sign > 0 else "positive")
+    for spectrum, message in (
+        ("rank-deficient", "at least 10 positive ones in the tail; got 3 of 3"),
+        ("identity", "`eigenvalues` must differ in the tail; got 60 equal ones"),
+        ("zero", "at least 10 positive ones in the tail; got 0 of 0"),
+        ("negative", "at least 10 positive ones in the tail; got 0 of 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rl.fit_power_law(cast(scale * SPECTRA[spectrum], kind))
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="`eigenvalues` must be finite"):
+            rl.fit_power_law(np.append(values, bad))
+        with pytest.raises(ValueError, match="`density` must be finite"):
+            rl.power_law_line(values, np.append(values[1:], bad))
+    with pytest.raises(ValueError, match="`eigenvalues` must have 1 dimension"):
+        rl.fit_power_law(of_spectrum(values))

@@ -14,17 +14,16 @@ from rmtland.spectra import _checkpoint
 from tests.spectra.spectra import of_spectrum
 
 MATRIX = of_spectrum([5.0, 4.0, *np.linspace(-1, 1, 58)])
+LONG = of_spectrum([5.0, 4.0, *np.linspace(-1, 1, 598)])
 
 SCRIPT = """
 import sys, time
-import numpy as np
 import rmtland as rl
-from tests.spectra.spectra import of_spectrum
-matrix = of_spectrum([5.0, 4.0, *np.linspace(-1, 1, 58)])
+from tests.spectra.test_lanczos_checkpoint import LONG
 def multiply(block):
     time.sleep(0.01)  # so that the kill finds it at work
-    return matrix @ block
-rl.lanczos(rl.SymmetricOperator(multiply, 60, matrix), 4000, rng=3, reorthogonalize=False,
+    return LONG @ block
+rl.lanczos(rl.SymmetricOperator(multiply, 600, LONG), 600, rng=3, reorthogonalize=sys.argv[2] == "True",
            checkpoint=sys.argv[1], checkpoint_interval=0)
 """
 
@@ -37,24 +36,63 @@ def assert_same_bits(one, other):
         np.testing.assert_array_equal(one.basis, other.basis)
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("reorthogonalize", [True, False])
+def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, reorthogonalize):
     path = tmp_path / "run.npz"
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], cwd=Path(__file__).parents[2])
+    arguments = [sys.executable, "-c", SCRIPT, str(path), str(reorthogonalize)]
+    child = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    options = {"rng": 3, "reorthogonalize": reorthogonalize, "checkpoint": path}
     try:
         deadline = time.monotonic() + 60
         while not path.exists() and child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
+        with pytest.raises(BlockingIOError, match=f"the lanczos run at .*run.npz is being run by process {child.pid}"):
+            rl.lanczos(LONG, 600, **options)
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
     with np.load(path) as data:
         done = data["alpha"].size
-    assert 1 <= done < 4000
-    counted = rl.SymmetricOperator.from_matrix(MATRIX).counted()
-    steps = done + 30
-    resumed = rl.lanczos(counted, steps, rng=3, reorthogonalize=False, checkpoint=path)
+    assert 1 <= done < 570
+    counted = rl.SymmetricOperator.from_matrix(LONG).counted()
+    resumed = rl.lanczos(counted, done + 30, **options)
     assert counted.num_products == 31  # the rest, and one that knows the operator again
-    assert_same_bits(resumed, rl.lanczos(MATRIX, steps, rng=3, reorthogonalize=False))
+    assert_same_bits(resumed, rl.lanczos(LONG, done + 30, rng=3, reorthogonalize=reorthogonalize))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]  # the lock and half-written files are gone
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path):
+    token = "0123456789abcdef" * 2
+    left = tmp_path / f".run.npz.rmtland-{token}.partial"
+    link = tmp_path / f".run.npz.rmtland-{token[::-1]}.partial"
+    others = [".run.npz.rmtland-1.partial", f".ran.npz.rmtland-{token}.partial", "run.npz.abc.tmp", f"{left.name}.txt"]
+    for name in (left.name, *others):
+        (tmp_path / name).write_text("half")
+    link.symlink_to(tmp_path / others[0])
+    rl.lanczos(MATRIX, 3, rng=1, checkpoint=tmp_path / "run.npz")
+    assert {file.name for file in tmp_path.iterdir()} == {"run.npz", link.name, *others}
+
+
+def test_one_run_at_a_time_and_a_lock_of_somebody_else_is_left(tmp_path):
+    path = tmp_path / "new folder" / "run.npz"
+
+    def multiply(block):
+        with pytest.raises(BlockingIOError, match=f"run by process {os.getpid()} on .*; one run at a time"):
+            rl.lanczos(MATRIX, 3, rng=1, checkpoint=path)
+        return MATRIX @ block
+
+    rl.lanczos(rl.SymmetricOperator(multiply, 60, MATRIX), 3, rng=1, checkpoint=path)
+    lock = path.with_name("run.npz.lock")
+    assert not lock.exists()
+    lock.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"needs the name .*run\.npz\.lock for its lock, and something else"):
+        rl.lanczos(MATRIX, 4, rng=1, checkpoint=path)
+    assert lock.read_text() == "mine"
+    with pytest.raises(TypeError, match="`checkpoint` must be"):
+        rl.lanczos(MATRIX, 4, checkpoint=3)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="`checkpoint` must not be a link to nothing"):
+        rl.lanczos(MATRIX, 4, checkpoint=tmp_path / "link")
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])

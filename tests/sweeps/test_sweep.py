@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
+from rmtland._lock import RunLock
 from rmtland.sweeps import store as store_module
-from rmtland.sweeps.lock import StoreLock
 from rmtland.sweeps.provenance import fingerprint
 from rmtland.sweeps.work import cell_generator
 
@@ -425,7 +425,7 @@ def test_a_lock_of_somebody_else_is_left_alone_and_named(tmp_path, kind):
 def test_a_store_behind_a_link_has_one_lock(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    with StoreLock(tmp_path / "disk"), pytest.raises(BlockingIOError, match="one run at a time"):
+    with RunLock(tmp_path / "disk", "sweep"), pytest.raises(BlockingIOError, match="one run at a time"):
         rl.sweep(noise, GRID, 1, 1, tmp_path / "link", workers=1)
     rl.sweep(noise, GRID, 1, 1, tmp_path / "link", workers=1)
     assert (tmp_path / "link").is_symlink()
@@ -437,15 +437,15 @@ def test_a_store_behind_a_link_has_one_lock(tmp_path):
 
 def test_one_holder_at_a_time(tmp_path):
     with (
-        StoreLock(tmp_path / "s"),
+        RunLock(tmp_path / "s", "sweep"),
         pytest.raises(BlockingIOError, match=f"run by process {os.getpid()} on"),
-        StoreLock(tmp_path / "s"),
+        RunLock(tmp_path / "s", "sweep"),
     ):
         pass
-    with StoreLock(tmp_path / "s"):
+    with RunLock(tmp_path / "s", "sweep"):
         assert (tmp_path / "s.lock").exists()
     assert not (tmp_path / "s.lock").exists()
-    with StoreLock(tmp_path / "s"):
+    with RunLock(tmp_path / "s", "sweep"):
         left = (tmp_path / "s.lock").read_bytes()
     (tmp_path / "s.lock").write_bytes(left)  # as after a kill
     rl.sweep(noise, GRID, 1, 1, tmp_path / "s", workers=1)

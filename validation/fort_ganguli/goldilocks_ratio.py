@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 import rmtland as rl
-from rmtland.landscape.reduced import SharedRows
+from rmtland.landscape.bartlett import SharedRows
 from validation import Check, Claim, Outcome, exact, figures, rate
 from validation.fort_ganguli._draws import root_hessians, softmax, sums
 

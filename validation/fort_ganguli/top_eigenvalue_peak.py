@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import rmtland as rl
-from rmtland.landscape.reduced import SharedRows
+from rmtland.landscape.bartlett import SharedRows
 from rmtland.laws.random_energy import RandomEnergyModel
 from validation import Check, Claim, Outcome, exact, figures, limit
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, real
+from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits
 from rmtland.landscape.model import LandscapeModel
 from rmtland.landscape.paper.spectrum import EQUATIONS, Floats, Statement, grid_or, pinned_logits
-from rmtland.landscape.reduced import SharedRows
 from rmtland.laws.random_energy import RandomEnergyModel
 
 

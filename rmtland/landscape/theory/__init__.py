@@ -4,12 +4,12 @@
 at which levels are asked, and the equation they add up to. `rmtland.laws.solver` solves it, for laws and landscape
 alike.
 
-- `sums`, `taylor`: compiled sums over examples of resolvents of A_mu, and their power series.
-- `examples`: averages over given examples, or over a logit law (exchangeable classes): the same levels, other sums.
+- `sums`: compiled sums over examples of resolvents of A_mu.
+- `examples`, `exchangeable`: averages over given examples, or over a logit law: the same levels, other sums.
 - `levels`: residuals, class gradients, means. Each stands on the one below it (eq. (10) of the paper) or on the bare
   examples (eq. (16)): two lists, made by `levels_of`.
 - `spikes`: another list near the outliers, every spike apart, for many classes.
-- `transitions`, `fluctuations`, `predictions`: what follows from an equation.
+- `exact`, `transitions`, `predictions`: what follows from an equation; `rmtland.laws.fluctuations` from any.
 - `given`, `population`, `band`: theories given logits, over the logit law, averaged over draws.
 
 A new level is a subclass of `Level`: `at` gives its jet and its part of the gradient's quadratic form, `count_above`

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, integer, spawn
-from rmtland.landscape.theory.given import LandscapeTheory, Model, theory_of
+from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.sums import Floats
 
 
@@ -20,7 +19,7 @@ class Spread:
     """Mean and standard deviation (ddof 1) over draws of the logits; floats or arrays."""
 
     mean: Any
-    standard_deviation: Any
+    std: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +34,13 @@ class TheoryBand:
 
     Notes
     -----
-    The spread is that over logits alone; fluctuations given the logits (`outlier_deviations`, `goldilocks_deviation`,
-    `gradient_power_deviation` of each theory) come on top, see `total`.
+    The spread is that over logits alone; fluctuations given the logits (`outliers_std`, `goldilocks_ratio_std`,
+    `gradient_power_std` of each theory) come on top, see `total`.
     """
 
-    theories: tuple[LandscapeTheory, ...] = field(repr=False)
+    theories: tuple[Theory, ...] = field(repr=False)
 
-    def over(self, prediction: Callable[[LandscapeTheory], npt.ArrayLike]) -> Spread:
+    def over(self, prediction: Callable[[Theory], npt.ArrayLike]) -> Spread:
         """Mean and standard deviation of any function of a theory.
 
         Parameters
@@ -56,13 +55,13 @@ class TheoryBand:
         values = np.array([prediction(theory) for theory in self.theories], dtype=np.float64)
         return Spread(values.mean(axis=0)[()], values.std(axis=0, ddof=1)[()])
 
-    def density(self, x: npt.ArrayLike) -> Spread:
+    def pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the density of eigenvalues at x."""
-        return self.over(lambda theory: theory.density(x))
+        return self.over(lambda theory: theory.pdf(x))
 
-    def gradient_density(self, x: npt.ArrayLike) -> Spread:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the spectral density of the gradient at x."""
-        return self.over(lambda theory: theory.gradient_density(x))
+        return self.over(lambda theory: theory.gradient_pdf(x))
 
     @cached_property
     def bulk_edge(self) -> Spread:
@@ -97,30 +96,22 @@ class TheoryBand:
 
     def total(
         self,
-        prediction: Callable[[LandscapeTheory], npt.ArrayLike],
-        deviation: Callable[[LandscapeTheory], npt.ArrayLike],
+        prediction: Callable[[Theory], npt.ArrayLike],
+        std: Callable[[Theory], npt.ArrayLike],
     ) -> Spread:
         """Mean and standard deviation of single draws of the model: logits and, given them, logit gradients.
 
         Parameters
         ----------
-        prediction, deviation : callable
+        prediction, std : callable
             LandscapeTheory -> what is predicted and its standard deviation given the logits, such as
-            LandscapeTheory.outliers and LandscapeTheory.outlier_deviations.
+            LandscapeTheory.outliers and LandscapeTheory.outliers_std.
 
         Returns
         -------
         Spread
         """
-        within = np.array([deviation(theory) for theory in self.theories], dtype=np.float64)
+        within = np.array([std(theory) for theory in self.theories], dtype=np.float64)
         between = self.over(prediction)
-        both: Floats = np.sqrt(np.square(between.standard_deviation) + np.mean(within**2, axis=0))
+        both: Floats = np.sqrt(np.square(between.std) + np.mean(within**2, axis=0))
         return Spread(between.mean, both[()])
-
-
-def band_of(model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
-    """The band of a model; see `LandscapeModel.theory_band`."""
-    count = integer("size", size, at_least=2)
-    return TheoryBand(
-        tuple(cast("LandscapeTheory", theory_of(model, child, cross_terms)) for child in spawn(rng, count))
-    )

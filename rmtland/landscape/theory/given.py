@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from rmtland._arguments import Seed, generator, require_memory
 from rmtland.landscape.anisotropic import StructuredGradients, check_structured
-from rmtland.landscape.gradient_laws import ClusteredGradients
-from rmtland.landscape.logit_laws import LogitLaw
 from rmtland.landscape.theory.examples import GivenExamples, probabilities_in_units
+from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.structured import StructuredTheory
-from rmtland.landscape.theory.sums import Floats
-
-
-class Model(Protocol):
-    """What the theory needs to know of a `LandscapeModel`."""
-
-    @property
-    def num_examples(self) -> int:
-        """N."""
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-
-    @property
-    def num_parameters(self) -> int:
-        """D."""
-
-    @property
-    def logits(self) -> LogitLaw:
-        """The logit law."""
-
-    @property
-    def gradients(self) -> object:
-        """The gradient law."""
-
-    @property
-    def sigma_H(self) -> float:
-        """Scale of the H-term."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,30 +45,6 @@ class LandscapeTheory(Theory):
     3.0
     """
 
-    def transition_snr(self) -> Floats:
-        """SNR from which on 1, 2, ..., C - 1 outliers stand apart from the bulk, with these logits, N, C and D.
-
-        Returns
-        -------
-        ndarray of float64, shape (C - 1,)
-            Ascending: at the first the strongest outlier leaves the bulk, at the last the weakest. SNR is mean_length^2
-            / residual_length^2, at the relative lengths at hand. inf for directions without curvature.
-
-        Raises
-        ------
-        ValueError
-            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
-            unit of SNR.
-
-        Notes
-        -----
-        A direction of the mean part leaves the bulk where its eigenvalue of D T passes the u of `bulk_edge`. With s =
-        -residual_length^2 / (N u) that is SNR k = u / residual_length^2, k the eigenvalues of K(s) between the relative
-        lengths (of K(0) = P without cross terms). u / residual_length^2 depends on the logits, N, D and sigma_H /
-        residual_length^2 alone: a closed form after one edge.
-        """
-        return self._transition_snr()
-
 
 def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory | StructuredTheory:
     """The theory of a model, given the logits that it draws; see `LandscapeModel.theory`."""
@@ -121,13 +66,3 @@ def _structured(model: Model, law: StructuredGradients, rng: Seed, cross_terms: 
     logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, generator(rng))
     rows = law.weighted_rows(logits, np.asarray(labels, dtype=np.int64))
     return StructuredTheory.over(rows, model.num_parameters, model.num_classes)
-
-
-def checked_lengths(model: Model) -> ClusteredGradients:
-    """The gradient law, which has to be one that the theory knows and not the zero matrix's."""
-    law = model.gradients
-    if not isinstance(law, ClusteredGradients):
-        raise TypeError(f"`gradients` must be ClusteredGradients for the theory; got {law!r}")
-    if not (law.residual_length > 0 or law.class_length > 0 or np.any(law.mean_lengths(model.num_classes) > 0)):
-        raise ValueError("`gradients` must have a positive length; got zero for all")
-    return law

@@ -22,14 +22,43 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.landscape.logit_laws import LogitLaw
 from rmtland.landscape.theory.examples import Examples, Seen
 from rmtland.landscape.theory.sums import Floats
 from rmtland.laws.subordination import NOTHING, Jet, Level, Part, Point, inverted, log_det
+
+
+class Model(Protocol):
+    """What the theory needs to know of a `LandscapeModel`."""
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def num_parameters(self) -> int:
+        """D."""
+
+    @property
+    def logits(self) -> LogitLaw:
+        """The logit law."""
+
+    @property
+    def gradients(self) -> object:
+        """The gradient law."""
+
+    @property
+    def sigma_H(self) -> float:
+        """Scale of the H-term."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,3 +263,13 @@ def levels_of(examples: Examples, gradients: ClusteredGradients, cross_terms: bo
     if lengths.any():
         levels.append(Means(below, examples.factor(lengths)))
     return tuple(levels)
+
+
+def checked_lengths(model: Model) -> ClusteredGradients:
+    """The gradient law, which has to be one that the theory knows and not the zero matrix's."""
+    law = model.gradients
+    if not isinstance(law, ClusteredGradients):
+        raise TypeError(f"`gradients` must be ClusteredGradients for the theory; got {law!r}")
+    if not (law.residual_length > 0 or law.class_length > 0 or np.any(law.mean_lengths(model.num_classes) > 0)):
+        raise ValueError("`gradients` must have a positive length; got zero for all")
+    return law

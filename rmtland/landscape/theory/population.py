@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rmtland._arguments import Seed, generator, integer
 from rmtland.landscape.logit_laws import GivenLogits
-from rmtland.landscape.theory.examples import ExchangeableExamples, probabilities_in_units
-from rmtland.landscape.theory.given import Model, checked_lengths
+from rmtland.landscape.theory.examples import probabilities_in_units
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
+from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
 
 ENTRIES = 200_000
@@ -32,24 +32,6 @@ class PopulationTheory(Theory):
     gradients the C (C - 1) class directions have two strengths, and classes are of equal size.
     Expectations are means over a sample of the logit law: relative errors of order (1 / sample size)^(1/2).
     """
-
-    def transition_snr(self) -> Any:
-        """SNR from which on outliers stand apart from the bulk.
-
-        Returns
-        -------
-        float or ndarray of float64, shape (C - 1,)
-            A number for mean gradients of equal lengths, whose outliers leave all at once; with `relative_lengths` one
-            for each, ascending, inf for directions without length.
-
-        Raises
-        ------
-        ValueError
-            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
-            unit of SNR.
-        """
-        found = self._transition_snr()
-        return float(found[0]) if self.gradients.relative_lengths is None else found
 
 
 def population_of(

@@ -8,24 +8,22 @@ squares.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real
-from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.theory import transitions
-from rmtland.landscape.theory.examples import Examples
-from rmtland.landscape.theory.fluctuations import outlier_deviations, power_deviation, ratio_deviation
-from rmtland.landscape.theory.levels import Means, Residuals, levels_of
+from rmtland.landscape.theory.exact import Sums
+from rmtland.landscape.theory.levels import Means, Residuals
 from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.landscape.theory.sums import Floats
 from rmtland.laws._law import Complexes
+from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
-from rmtland.laws.subordination import Semicircle, Subordination
 
 
 @dataclass(frozen=True)
@@ -48,50 +46,8 @@ class FirstOrder:
 
 
 @dataclass(frozen=True, eq=False)
-class Theory:
-    """Predictions that follow from one equation.
-
-    Parameters
-    ----------
-    equation : Subordination
-        The equation of the Hessian, in u = -1/m, m the Stieltjes transform; eigenvalues in units of `examples.unit`.
-    examples : Examples
-        What it averages over.
-    gradients : ClusteredGradients
-        The gradient law.
-    sigma_H : float
-        Scale of the H-term.
-    cross_terms : bool
-        Whether products of means, class gradients and residuals are in it.
-    """
-
-    equation: Subordination
-    examples: Examples = field(repr=False)
-    gradients: ClusteredGradients
-    sigma_H: float
-    cross_terms: bool
-
-    @classmethod
-    def over(
-        cls, examples: Examples, gradients: ClusteredGradients, num_parameters: int, sigma_H: float, cross_terms: bool
-    ) -> Self:
-        """The theory of these examples.
-
-        Raises
-        ------
-        ValueError
-            Where the gradients have no length that the logits' curvature sees.
-        """
-        levels, d = levels_of(examples, gradients, cross_terms), float(num_parameters)
-        if not (levels and Subordination(levels, d).power_sums[0] > 0):
-            raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
-        if sigma_H > 0:
-            levels = (*levels, Semicircle(sigma_H / examples.unit, d))
-        return cls(Subordination(levels, d), examples, gradients, sigma_H, cross_terms)
-
-    @cached_property
-    def _solver(self) -> Solver:
-        return Solver(self.equation)
+class Theory(Sums):
+    """Predictions that follow from one equation: those of `Sums`, densities, counts, outliers, the gradient's power."""
 
     @cached_property
     def _fast(self) -> Solver:
@@ -99,32 +55,13 @@ class Theory:
         equation = spikes_apart(self.equation)
         return self._solver if equation is self.equation else Solver(equation)
 
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return self.examples.num_classes
-
-    @property
-    def _unit(self) -> float:
-        return self.examples.unit
-
-    @property
-    def num_parameters(self) -> int:
-        """D."""
-        return int(self.equation.num_parameters)
-
-    @property
-    def atom(self) -> float:
-        """Share of the D eigenvalues that are zero."""
-        return 1.0 - self._solver.rank / self.equation.num_parameters
-
     def _solutions(self, x: npt.ArrayLike) -> tuple[Complexes, npt.NDArray[np.bool_], tuple[int, ...]]:
         """Solutions u at the x where there may be eigenvalues other than 0, where those are, and the shape of x."""
         points = finite_array("x", x)
         some = points.reshape(-1) > (-math.inf if self.sigma_H > 0 else 0.0)
         return self._solver.solve(points.reshape(-1)[some] / self._unit), some, points.shape
 
-    def density(self, x: npt.ArrayLike) -> Any:
+    def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D Hessian: bulk and outliers, without the atom at 0.
 
         Parameters
@@ -147,7 +84,7 @@ class Theory:
         values[some] = np.abs((-1 / u).imag) / (math.pi * self._unit)
         return values.reshape(shape)[()]
 
-    def gradient_density(self, x: npt.ArrayLike) -> Any:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
 
         Parameters
@@ -234,7 +171,28 @@ class Theory:
         length, d = self.gradients.residual_length, self.equation.num_parameters
         return transitions.residual_edge(self.examples, length, d, self.sigma_H / self._unit)
 
-    def _transition_snr(self) -> Floats:
+    def transition_snr(self) -> Floats:
+        """SNR from which on 1, 2, ..., C - 1 outliers stand apart from the bulk, with these logits, N, C and D.
+
+        Returns
+        -------
+        ndarray of float64, shape (C - 1,)
+            Ascending: at the first the strongest outlier leaves the bulk, at the last the weakest. SNR is mean_length^2
+            / residual_length^2, at the relative lengths at hand. inf for directions without curvature.
+
+        Raises
+        ------
+        ValueError
+            With class gradients, which have a bulk of their own; with an H-term but no residuals, whose length is the
+            unit of SNR.
+
+        Notes
+        -----
+        A direction of the mean part leaves the bulk where its eigenvalue of D T passes the u of `bulk_edge`. With s =
+        -residual_length^2 / (N u) that is SNR k = u / residual_length^2, k the eigenvalues of K(s) between the relative
+        lengths (of K(0) = P without cross terms). u / residual_length^2 depends on the logits, N, D and sigma_H /
+        residual_length^2 alone: a closed form after one edge.
+        """
         d, own = self.equation.num_parameters, self.sigma_H / self._unit
         return transitions.transition_snr(self.examples, self.gradients, d, own, self.cross_terms)
 
@@ -293,7 +251,7 @@ class Theory:
         """
         return self._outliers.copy()
 
-    def outlier_deviations(self) -> Floats:
+    def outliers_std(self) -> Floats:
         """Standard deviations of the outliers over draws with the same logits.
 
         Returns
@@ -303,14 +261,14 @@ class Theory:
         Notes
         -----
         To first order in 1/D and 1/N, whether they stand apart from the bulk or not: from the covariance of
-        log-determinants (`fluctuations.outlier_deviations` has the formula), each outlier between its neighbours'
+        log-determinants (`fluctuations.outliers_std` has the formula), each outlier between its neighbours'
         quantiles. Within 4% of draws from N = 30, C = 3, D = 150 on.
         """
         deviations = np.zeros(self.num_classes - 1)
         rank = self._solver.rank
         count = min(self.num_classes - 1, math.ceil(rank))
         boundaries = [self._fast.boundary(j) if j < rank else 0j for j in range(1, count + 1)]
-        deviations[self.num_classes - 1 - count :] = self._unit * outlier_deviations(self._fast, boundaries)[::-1]
+        deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
         return deviations
 
     def gradient_power(self, num_directions: int) -> float:
@@ -341,7 +299,7 @@ class Theory:
             return 1.0
         return min(max(self._solver.power_above(self._solver.boundary(count)), 0.0), 1.0)
 
-    def gradient_power_deviation(self, num_directions: int) -> float:
+    def gradient_power_std(self, num_directions: int) -> float:
         """Standard deviation of that share over draws with the same logits and labels.
 
         Parameters
@@ -365,59 +323,3 @@ class Theory:
         if count == 0 or count >= self._solver.rank:
             return 0.0
         return power_deviation(self._solver, self._solver.boundary(count))
-
-    @property
-    def trace(self) -> float:
-        """Mean of the trace over draws with these logits: exact."""
-        return self._unit * self.equation.power_sums[0]
-
-    @property
-    def frobenius(self) -> float:
-        """Root of the mean of the squared Frobenius norm: exact."""
-        first, second = self.equation.power_sums
-        d = self.equation.num_parameters
-        return self._unit * math.sqrt(first**2 / d + (1 + 1 / d) * second)
-
-    def goldilocks_ratio(self, dimension: int | None = None) -> float:
-        """Trace over Frobenius norm, by the exact means of the trace and of the squared norm.
-
-        Parameters
-        ----------
-        dimension : int, optional
-            The matrix projected on a random hyperplane through the origin of this dimension, 1..D; all of it by
-            default. Such a projection is the same model with D replaced.
-
-        Returns
-        -------
-        float
-
-        References
-        ----------
-        Fort and Scherlis (2019); Fort and Ganguli (2019), sec. 2.4 and fig. 8.
-        """
-        d = self._dimension(dimension)
-        first, second = self.equation.power_sums
-        return first * math.sqrt(d) / math.sqrt(first**2 + (d + 1) * second)
-
-    def goldilocks_deviation(self, dimension: int | None = None) -> float:
-        """Standard deviation of the ratio over draws, by the exact covariance of trace and squared norm (delta method).
-
-        Parameters
-        ----------
-        dimension : int, optional
-            As in `goldilocks_ratio`.
-
-        Returns
-        -------
-        float
-
-        Notes
-        -----
-        Too large where the ratio's relative fluctuations are not small: by 4% at D = 300, by 15% at D = 100.
-        """
-        return ratio_deviation(self.equation, self._dimension(dimension))
-
-    def _dimension(self, dimension: int | None) -> int:
-        if dimension is None:
-            return self.num_parameters
-        return integer("dimension", dimension, at_least=1, at_most=self.num_parameters)

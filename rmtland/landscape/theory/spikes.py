@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from rmtland.landscape.theory import taylor
 from rmtland.landscape.theory.examples import GivenExamples, zero_sum_matrices
 from rmtland.landscape.theory.levels import Means, Residuals
 from rmtland.landscape.theory.sums import Floats
+from rmtland.laws import taylor
 from rmtland.laws.subordination import Atoms, Evaluation, Jet, Level, Part, Point, Subordination
 
 CHEAP = 5e6

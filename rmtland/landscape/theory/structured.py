@@ -93,7 +93,7 @@ class StructuredTheory:
             before = found[j]
         return [found[j] for j in range(x.size)]
 
-    def density(self, x: npt.ArrayLike) -> Any:
+    def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D matrix, without the atom at 0.
 
         Parameters
@@ -110,9 +110,9 @@ class StructuredTheory:
         ValueError
             For x that are not finite; for a law without residuals.
         """
-        return self._density(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
+        return self._pdf(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
 
-    def gradient_density(self, x: npt.ArrayLike) -> Any:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues, of mass 1 less what lies in the null space.
 
         Parameters
@@ -131,11 +131,11 @@ class StructuredTheory:
             For x that are not finite; for a law without residuals.
         """
         square = self.equation.vector_square
-        return self._density(
+        return self._pdf(
             x, lambda state: self.equation.power(state).imag / (math.pi * square) if square > 0 else math.nan
         )
 
-    def _density(self, x: npt.ArrayLike, of: Any) -> Any:
+    def _pdf(self, x: npt.ArrayLike, of: Any) -> Any:
         self._require_density()
         points = finite_array("x", x)
         flat = points.reshape(-1)
@@ -217,18 +217,18 @@ class StructuredTheory:
     def _states(self) -> dict[float, State]:
         return {}
 
-    def outliers(self, count: int | None = None) -> Floats:
-        """The C - 1 (or `count`) largest eigenvalues, ascending: the j-th where j - 1/2 eigenvalues are above.
+    def outliers(self, k: int | None = None) -> Floats:
+        """The C - 1 (or `k`) largest eigenvalues, ascending: the j-th where j - 1/2 eigenvalues are above.
 
         Parameters
         ----------
-        count : int, optional
+        k : int, optional
 
         Returns
         -------
-        ndarray of float64, shape (count,)
+        ndarray of float64, shape (k,)
         """
-        number = integer("count", self.num_classes - 1 if count is None else count, at_least=1)
+        number = integer("k", self.num_classes - 1 if k is None else k, at_least=1)
         return self.quantiles(np.arange(float(number), 0.0, -1.0) - 0.5)
 
     def _boundary(self, count: int) -> fluctuations.Boundary:
@@ -301,7 +301,7 @@ class StructuredTheory:
         """
         return self.trace / self.frobenius
 
-    def outlier_deviations(self) -> Floats:
+    def outliers_std(self) -> Floats:
         """Standard deviations of the C - 1 largest eigenvalues over draws with the same logits and means.
 
         Returns
@@ -312,9 +312,9 @@ class StructuredTheory:
         if self._points is not None:
             return np.zeros(self.num_classes - 1)
         boundaries = [self._boundary(j) for j in range(1, self.num_classes)]
-        return fluctuations.outlier_deviations(self.equation, boundaries)[::-1]
+        return fluctuations.outliers_std(self.equation, boundaries)[::-1]
 
-    def goldilocks_deviation(self) -> float:
+    def goldilocks_ratio_std(self) -> float:
         """Standard deviation of the ratio over draws, to first order (delta method); 0 without residuals."""
         if self._points is not None:
             return 0.0

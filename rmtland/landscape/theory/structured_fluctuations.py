@@ -206,7 +206,7 @@ def covariance_of_sums(
     return float(-2 * total.real / (4 * math.pi**2))
 
 
-def outlier_deviations(equation: Separable, boundaries: list[Boundary]) -> Floats:
+def outliers_std(equation: Separable, boundaries: list[Boundary]) -> Floats:
     """Standard deviations of the eigenvalues between neighbouring boundaries, the largest eigenvalue first."""
     variances = []
     before: Path | None = None

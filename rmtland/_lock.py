@@ -1,4 +1,7 @@
-"""One run on a store at a time, whatever becomes of the run."""
+"""One run on a file or folder at a time, whatever becomes of the run.
+
+In the cellar beside `_files`: sweeps and long runs of Lanczos lock in the same way.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,27 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-SIGNATURE = b"rmtland sweep, run by "
-"""How every lock file begins that was made here: any other file of that name is somebody else's."""
 
-
-class StoreLock:
-    """An exclusive lock beside the store, held by the kernel for this process: it ends with it, by SIGKILL too.
+class RunLock:
+    """An exclusive lock beside what a run writes, held by the kernel for this process: it ends with it, by SIGKILL too.
 
     Parameters
     ----------
     store : Path
-        The lock is a file of its name and `.lock`, gone after a run that ends by itself. A file of that name that was
-        not made here, or a link, is left as it is: FileExistsError.
+        What is written. The lock is a file of its name and `.lock`, gone after a run that ends by itself. A file of
+        that name that was not made here, or a link, is left as it is: FileExistsError.
+    what : str
+        What runs, such as "sweep": messages say it, and lock files begin with it. Any other file of that name is
+        somebody else's.
     """
 
-    def __init__(self, store: Path) -> None:
-        self.store = store
+    def __init__(self, store: Path, what: str) -> None:
+        self.store, self.what = store, what
+        self.signature = f"rmtland {what}, run by ".encode()
         self.path = store.with_name(store.name + ".lock")
         self._lock = FileLock(self.path, fallback_to_soft=False)  # a lock that outlives its process would be no use
 
-    def __enter__(self) -> StoreLock:
+    def __enter__(self) -> RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._make():
             self._holder()
@@ -38,15 +42,15 @@ class StoreLock:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise BlockingIOError(
-                f"the sweep at {self.store} is being run by {self._holder()}; one run at a time"
+                f"the {self.what} at {self.store} is being run by {self._holder()}; one run at a time"
             ) from None
         try:
             file = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                if os.read(file, len(SIGNATURE)) not in (b"", SIGNATURE):
+                if os.read(file, len(self.signature)) not in (b"", self.signature):
                     self._refuse()
                 os.ftruncate(file, 0)
-                os.pwrite(file, _told(), 0)
+                os.pwrite(file, self._told(), 0)
             finally:
                 os.close(file)
         except BaseException:
@@ -68,7 +72,7 @@ class StoreLock:
         except FileExistsError:
             return False
         try:
-            os.write(file, _told())
+            os.write(file, self._told())
         finally:
             os.close(file)
         return True
@@ -87,16 +91,15 @@ class StoreLock:
             if text:
                 break
             time.sleep(wait)  # another process made it a moment ago, and has not signed it yet
-        if not text.startswith(SIGNATURE):
+        if not text.startswith(self.signature):
             self._refuse()
-        return text.removeprefix(SIGNATURE).decode(errors="replace").strip()
+        return text.removeprefix(self.signature).decode(errors="replace").strip()
 
     def _refuse(self) -> None:
         raise FileExistsError(
-            f"the sweep at {self.store} needs the name {self.path} for its lock, and something else has it; "
-            "name another store, or move that"
+            f"the {self.what} at {self.store} needs the name {self.path} for its lock, and something else has it; "
+            "choose another name, or move that"
         )
 
-
-def _told() -> bytes:
-    return SIGNATURE + f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+    def _told(self) -> bytes:
+        return self.signature + f"process {os.getpid()} on {socket.gethostname()}\n".encode()

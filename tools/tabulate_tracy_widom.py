@@ -1,4 +1,4 @@
-"""Makes data/tracy_widom.npz, the table behind `TracyWidom`: run ``python -m rmtland.laws.tabulate_tracy_widom``.
+"""Makes data/tracy_widom.npz, the table behind `TracyWidom`: run ``python -m tools.tabulate_tracy_widom``.
 
 Takes a few minutes and needs mpmath. With V(x, y) = Ai((x + y) / 2) / 2 on (s, infinity) and D-+ = det(I -+ V)
 (Ferrari and Spohn 2005; Bornemann 2010, section 6), F1 = D-, F2 = D- D+ and F4 = (D- + D+) / 2, the last in s of
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-TABLE = Path(__file__).parent / "data" / "tracy_widom.npz"
+TABLE = Path(__file__).parents[1] / "rmtland" / "laws" / "data" / "tracy_widom.npz"
 LEFT, RIGHT = -12, 16
 SPLIT = {1: -2, 2: -2, 4: -4}
 RIGHT_LEADING = {

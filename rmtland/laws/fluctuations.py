@@ -1,4 +1,4 @@
-"""Fluctuations of the model over draws of the logit gradients, given the logits."""
+"""Fluctuations over draws of X of eigenvalues, sums and a vector's power, for any equation of levels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rmtland.landscape.theory import taylor
-from rmtland.landscape.theory.sums import Array, Floats
+from rmtland.laws import taylor
+from rmtland.laws._law import Floats
 from rmtland.laws.solver import CIRCLE_POINTS, Solver, panels
-from rmtland.laws.subordination import Subordination
+from rmtland.laws.subordination import Array, Subordination
 
 TERMS = 32
 
@@ -59,7 +59,7 @@ def ratio_deviation(equation: Subordination, dimension: float) -> float:
     return float(trace / math.sqrt(square) * math.sqrt(max(relative, 0.0)))
 
 
-def outlier_deviations(solver: Solver, boundaries: list[complex]) -> Floats:
+def outliers_std(solver: Solver, boundaries: list[complex]) -> Floats:
     """Standard deviations of the eigenvalues between neighbouring boundaries, the largest eigenvalue first.
 
     The sums of the top 1, 2, ... eigenvalues are integrals of log det (G - z) around them, of covariance -2 log(1 - w)

@@ -1,4 +1,4 @@
-"""x = u + sum_i c_i t_i + sum_i c_i t_i^2 / (u - t_i) + sigma^2 / u for given atoms t_i, in the units of its kernels.
+"""x = u + sum_i c_i t_i + sum_i c_i t_i^2 / (u - t_i) + sigma^2 / u for given atoms t_i.
 
 The compiled backend of the general solver: c_i = w_i / D, sigma the scale of a Wigner matrix beside the atoms, which is
 one more pole, at 0, of residue sigma^2.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.laws import silverstein_counts, silverstein_edges
-from rmtland.laws import silverstein_kernels as kernels
 from rmtland.laws._law import Complexes, Floats
+from rmtland.laws.atoms import counts as count_kernels
+from rmtland.laws.atoms import edges as edge_kernels
+from rmtland.laws.atoms import kernels
 
 _EPS = float(np.finfo(np.float64).eps)
 _SMALLEST = 1e-70
@@ -24,7 +26,7 @@ _WINDOW = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlainAtoms:
-    """x = map(u) of `silverstein_kernels` with its solutions, edges and counts; t in units of `scale`, the largest.
+    """Solutions, edges and counts of the equation; methods take and give x and u as they are, fields are scaled.
 
     Parameters
     ----------
@@ -92,16 +94,24 @@ class PlainAtoms:
         return self.dimension if self.variance > 0 else min(self.num_vectors, self.dimension)
 
     @cached_property
-    def ends(self) -> tuple[float, float]:
-        """Re u of the outermost edges."""
-        low, high = silverstein_edges.outer_crossings(self.t, self.a, self.deficit == 0)
+    def _ends(self) -> tuple[float, float]:
+        low, high = edge_kernels.outer_crossings(self.t, self.a, self.deficit == 0)
         return float(low), float(high)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Re u of the outermost edges."""
+        return self.scale * self._ends[0], self.scale * self._ends[1]
+
     @cached_property
+    def _range(self) -> tuple[float, float]:
+        low, high = (kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0] for u in self._ends)
+        return max(float(low), self._least), float(high)
+
+    @property
     def range(self) -> tuple[float, float]:
         """The outermost edges."""
-        low, high = (kernels.evaluate_real(u, self.t, self.b, self.a, self.deficit)[0] for u in self.ends)
-        return max(float(low), self._least), float(high)
+        return self.scale * self._range[0], self.scale * self._range[1]
 
     @property
     def _least(self) -> float:
@@ -109,28 +119,51 @@ class PlainAtoms:
         return -np.inf if self.variance > 0 else 0.0
 
     @cached_property
-    def crossings(self) -> Floats:
-        """Re u of all edges, ascending, shape (k, 2)."""
-        ends: Floats = silverstein_edges.crossings(*self.ends, self.t, self.a, _WINDOW)
+    def _crossings(self) -> Floats:
+        ends: Floats = edge_kernels.crossings(*self._ends, self.t, self.a, _WINDOW)
         return ends
 
+    @property
+    def crossings(self) -> Floats:
+        """Re u of all edges, ascending, shape (k, 2)."""
+        return self.scale * self._crossings
+
     @cached_property
-    def edges(self) -> tuple[Floats, Floats]:
-        """All edges, ascending, shape (k, 2), and |d^2 x / dg^2| there, g = -1/u."""
-        u = self.crossings.ravel()
-        value, curvature = silverstein_edges.edges(u, self.t, self.b, self.a, self.deficit)
+    def _edges(self) -> tuple[Floats, Floats]:
+        u = self._crossings.ravel()
+        value, curvature = edge_kernels.edges(u, self.t, self.b, self.a, self.deficit)
         return np.maximum(value, self._least).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
+
+    @property
+    def edges(self) -> Floats:
+        """All edges, ascending, shape (k, 2)."""
+        return self.scale * self._edges[0]
+
+    @property
+    def edge_scales(self) -> Floats:
+        """Scales of the Tracy-Widom fluctuations there: (|d^2 x / dg^2| / (2 D^2))^(1/3), g = -1/u."""
+        return self.scale * np.cbrt(self._edges[1] / (2 * self.dimension**2))
+
+    def _scaled(self, x: Any) -> Any:
+        with np.errstate(over="ignore"):
+            return x / self.scale
 
     def inside(self, x: Floats) -> npt.NDArray[np.bool_]:
         """Whether x is strictly between the outermost edges."""
-        low, high = self.range
+        return self._inside(self._scaled(x))
+
+    def _inside(self, x: Floats) -> npt.NDArray[np.bool_]:
+        low, high = self._range
         return (x > low) & (x < high)
 
     def solve(self, x: Floats) -> Complexes:
         """Solutions u(x + i0) for finite x in any order."""
+        return self.scale * self._solve(self._scaled(x))
+
+    def _solve(self, x: Floats) -> Complexes:
         order = np.argsort(x, kind="stable")
-        low, high = self.ends
-        if x.size and not self.inside(x[order[[0, -1]]]).all():
+        low, high = self._ends
+        if x.size and not self._inside(x[order[[0, -1]]]).all():
             spread = 1.001 * (self.b.sum() + np.sqrt(self.a.sum()))
             low, high = min(low, x[order[0]] - spread), max(high, x[order[-1]] + spread)
         u = np.empty(x.size, dtype=np.complex128)
@@ -139,31 +172,35 @@ class PlainAtoms:
 
     def solve_complex(self, z: Complexes) -> Complexes:
         """Solutions u(z) for finite z of Im z >= 0."""
+        z = self._scaled(z)
         u = np.empty(z.size, dtype=np.complex128)
         on_axis = z.imag == 0
-        u[on_axis] = self.solve(z.real[on_axis])
+        u[on_axis] = self._solve(z.real[on_axis])
         u[~on_axis] = kernels.solve_complex(z[~on_axis], self.t, self.b, self.a, self.deficit)
-        return u
+        return self.scale * u
 
     def counts(self, x: Floats) -> tuple[Floats, Floats]:
         """Expected numbers of nonzero eigenvalues above and below x, each accurate where small; x not NaN."""
-        inside = self.inside(x)
-        above = np.where(x >= self.range[1], 0.0, self.rank)
+        return self._counts(self._scaled(x))
+
+    def _counts(self, x: Floats) -> tuple[Floats, Floats]:
+        inside = self._inside(x)
+        above = np.where(x >= self._range[1], 0.0, self.rank)
         below = self.rank - above
-        found = silverstein_counts.counts(self.solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
+        found = count_kernels.counts(self._solve(x[inside]), self.t, self.weights, self.dimension, self.rank)
         above[inside], below[inside] = (np.clip(numbers, 0.0, self.rank) for numbers in found)
         return above, below
 
     def quantiles(self, above: Floats, below: Floats) -> Floats:
         """Smallest x with `above` eigenvalues above them and `below` nonzero ones below (what counts in the tail)."""
-        low, high = self.range
+        low, high = self._range
         x = np.where(above <= 0, high, np.where(below <= 0, low, np.nan))
-        from_above = (above <= below) | (below > silverstein_counts.TAIL * self.rank)
+        from_above = (above <= below) | (below > count_kernels.TAIL * self.rank)
         for side, levels in ((True, above), (False, below)):
             here = np.flatnonzero((from_above == side) & (levels > 0))
             here = here[np.argsort(levels[here], kind="stable")]
-            x[here] = silverstein_counts.quantiles(
-                levels[here], side, *self.ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension,
+            x[here] = count_kernels.quantiles(
+                levels[here], side, *self._ends, self.t, self.b, self.a, self.deficit, self.weights, self.dimension,
                 self.rank,
             )  # fmt: skip
         if self.deficit == 0:
@@ -174,41 +211,44 @@ class PlainAtoms:
             if near.any():
                 y, goal = start[near], below[near]
                 for _ in range(4):
-                    y = y * (goal / self.counts(y)[1]) ** 2
+                    y = y * (goal / self._counts(y)[1]) ** 2
                 x[near] = y
-        return np.clip(x, low, high)
+        return self.scale * np.clip(x, low, high)
 
     def evaluate(self, u: complex) -> tuple[complex, complex]:
         """map(u) and map'(u); not finite at a pole."""
+        u = self._scaled(u)
         with np.errstate(all="ignore"):
             value = u * (1 + np.sum(self.b / (u - self.t))) + np.divide(self.variance, u)
-            return complex(value), complex(1 - np.sum(self.a / (u - self.t) ** 2))
+            return complex(self.scale * value), complex(1 - np.sum(self.a / (u - self.t) ** 2))
 
     def atoms_above(self, u: float) -> float:
         """Number of atoms above u; of eigenvalues above map(u) if u is outside the support, not 0."""
-        return self.rank if u < 0 else float(self.weights[self.t > u].sum())
+        return self.rank if u < 0 else float(self.weights[self.t > self._scaled(u)].sum())
 
     def companion(self, u: Complexes) -> Complexes:
         """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""
-        values = [np.sum(self.weights / (w - self.t)) / (1 + np.sum(self.b / (w - self.t))) for w in u]
-        return np.array(values, dtype=np.complex128)
+        values = [np.sum(self.weights / (w - self.t)) / (1 + np.sum(self.b / (w - self.t))) for w in self._scaled(u)]
+        return np.array(values, dtype=np.complex128) / self.scale
 
     def at_spikes(self, theta: Floats) -> tuple[Floats, Floats]:
         """Values map(theta) and map'(theta) without any copy of theta among the atoms; an outlier iff map' > 0."""
         value, slope = np.empty(theta.size), np.empty(theta.size)
-        for j, spike in enumerate(theta):
+        for j, spike in enumerate(self._scaled(theta)):
             distance = np.where(np.abs(spike - self.t) <= 4 * _EPS * spike, np.inf, spike - self.t)
             value[j] = spike * (1 + np.sum(self.b / distance))
             slope[j] = 1 - np.sum(self.a / distance**2)
-        return value, slope
+        return self.scale * value, slope
 
     def place(self, theta: float) -> float:
         """Where the curve keeps a spike that is no outlier: the edge it is beyond, or its point of the band."""
-        # Nearest band, as rounding may put theta just outside of all.
-        band = int(np.argmin(np.maximum(self.crossings[:, 0] - theta, theta - self.crossings[:, 1])))
-        low, high = self.crossings[band]
+        spike = self._scaled(theta)
+        # Nearest band, as rounding may put the spike just outside of all.
+        band = int(np.argmin(np.maximum(self._crossings[:, 0] - spike, spike - self._crossings[:, 1])))
+        low, high = self._crossings[band]
         atoms = self.t[(self.t >= low) & (self.t <= high)]
-        if atoms[0] <= theta <= atoms[-1]:
-            v = kernels.height(theta, 0.0, self.t, self.a)
-            return float(kernels.evaluate(theta, v, self.t, self.b, self.a, self.deficit)[0].real)
-        return float(self.edges[0][band, int(theta > atoms[-1])])
+        if atoms[0] <= spike <= atoms[-1]:
+            v = kernels.height(spike, 0.0, self.t, self.a)
+            value = kernels.evaluate(spike, v, self.t, self.b, self.a, self.deficit)[0].real
+            return float(self.scale * value)
+        return float(self.edges[band, int(spike > atoms[-1])])

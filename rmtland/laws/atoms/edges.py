@@ -1,4 +1,4 @@
-"""Compiled search for the edges of the generalised Marchenko-Pastur law, in the notation of `silverstein_kernels`.
+"""Compiled search for the edges of the generalised Marchenko-Pastur law, in the notation of `kernels`.
 
 The complement of the support is the image of the real r with h(r, 0) < 1 (Silverstein and Choi 1995): between
 neighbouring atoms h is convex and infinite at both, so each gap is open at one interval of r or nowhere.
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from rmtland.laws._law import Floats
-from rmtland.laws.silverstein_kernels import EPS, ITERATIONS, evaluate_real
+from rmtland.laws.atoms.kernels import EPS, ITERATIONS, evaluate_real
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

@@ -1,4 +1,4 @@
-"""Compiled counts of eigenvalues and their inverse, in the notation of `silverstein_kernels`."""
+"""Compiled counts of eigenvalues and their inverse, in the notation of `kernels`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from rmtland.laws._law import Complexes, Floats
-from rmtland.laws.silverstein_kernels import EPS, ITERATIONS, evaluate, evaluate_real, height
+from rmtland.laws.atoms.kernels import EPS, ITERATIONS, evaluate, evaluate_real, height
 
 TAIL = 0.05
 """Fraction of the eigenvalues that count as the lower tail, where counts from below are worth their price."""

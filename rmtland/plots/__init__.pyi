@@ -1,0 +1,23 @@
+# What `rmtland.plots` offers; lazy_loader reads this file, type checkers too.
+from .comparison import plot_comparison as plot_comparison
+from .comparison import plot_gradient_power as plot_gradient_power
+from .comparison import plot_stage_spectra as plot_stage_spectra
+from .comparison import plot_stages as plot_stages
+from .ensembles import plot_edge as plot_edge
+from .ensembles import plot_spectrum as plot_spectrum
+from .ensembles import plot_transition as plot_transition
+from .landscape import plot_cumulative_power as plot_cumulative_power
+from .landscape import plot_freezing as plot_freezing
+from .landscape import plot_gradient_cosines as plot_gradient_cosines
+from .landscape import plot_landscape_spectrum as plot_landscape_spectrum
+from .landscape import plot_landscape_sweep as plot_landscape_sweep
+from .landscape import plot_peak_condition as plot_peak_condition
+from .landscape import plot_phase as plot_phase
+from .landscape import plot_simplex as plot_simplex
+from .landscape import plot_swallowed_outliers as plot_swallowed_outliers
+from .landscape import plot_swallowed_power as plot_swallowed_power
+from .spectra import plot_density as plot_density
+from .spectra import plot_log_density as plot_log_density
+from .spectra import plot_ordered_eigenvalues as plot_ordered_eigenvalues
+from .spectra import plot_scree as plot_scree
+from .sweeps import plot_sweep as plot_sweep

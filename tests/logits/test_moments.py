@@ -1,0 +1,149 @@
+import itertools
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.logits import moments as module
+from rmtland.logits.moments import cycle_moments
+from tests.statistical import assert_mean
+
+TAU = np.arange(1, 201) ** -0.8
+TAU *= 200 / TAU.sum()
+NUM_EXAMPLES, NUM_CLASSES = 60, 3
+LABELS = np.repeat(np.arange(3), [30, 20, 10])
+MEANS = 2 * np.random.default_rng(9).normal(size=(NUM_CLASSES, NUM_CLASSES, TAU.size)) * np.sqrt(TAU)
+
+
+def by_definition(products, rows, order):
+    """Mean of tr(B_12 ... B_p1) / C^p over all p-tuples of the rows in increasing order."""
+    traces = []
+    for chosen in itertools.combinations(rows, order):
+        matrix = np.eye(products.shape[1])
+        for a in range(order):
+            matrix = matrix @ products[chosen[a], :, chosen[(a + 1) % order], :] / products.shape[1]
+        traces.append(np.trace(matrix))
+    return np.mean(traces)
+
+
+@pytest.mark.parametrize("num_logits", [1, 2, 3])
+def test_cycles_and_their_jackknife_against_loops(num_logits):
+    rows = np.random.default_rng(0).normal(size=(7, num_logits, 5))
+    products = np.einsum("ikd,jld->ikjl", rows, rows)
+    values, influences = cycle_moments(products, 4)
+    orders = range(1, 5)
+    np.testing.assert_allclose(values, [by_definition(products, range(7), p) for p in orders], rtol=1e-10)
+    left = np.array([[by_definition(products, [j for j in range(7) if j != i], p) for p in orders] for i in range(7)])
+    np.testing.assert_allclose(influences, left - left.mean(axis=0), atol=1e-10 * np.abs(left).max())
+
+
+def gram_of_draw(rng, tau=TAU, lengths=True):
+    """Class means and residuals of known covariance; with `lengths` each example's residuals are stretched."""
+    stretch = rng.choice([0.5, np.sqrt(1.75)], size=(NUM_EXAMPLES, 1, 1)) if lengths else 1.0
+    residuals = stretch * rng.normal(size=(NUM_EXAMPLES, NUM_CLASSES, tau.size)) * np.sqrt(tau)
+    gradients = MEANS.transpose(1, 0, 2)[LABELS] + residuals
+    logits = rng.normal(size=(NUM_EXAMPLES, NUM_CLASSES))
+    return rl.logit_gradient_gram(rl.DenseLogitGradients(logits, LABELS, gradients))
+
+
+@pytest.fixture(scope="module")
+def draws():
+    rng = np.random.default_rng(1)
+    return [gram_of_draw(rng) for _ in range(120)]
+
+
+def test_moments_are_those_of_the_covariance_without_bias_and_errors_those_of_draws(draws):
+    expected = np.array([np.sum(TAU**p) for p in range(1, 4)])
+    found = [rl.residual_moments(gram, 3, rng=i) for i, gram in enumerate(draws)]
+    values = np.array([m.values for m in found])
+    detect = expected * [0.1, 0.25, 0.6]
+    assert_mean(values, expected, detect=detect)
+    with pytest.raises(AssertionError, match="against"):  # the square root of 2 missing from the differences
+        assert_mean(values, expected * [2, 4, 8], detect=detect)
+    errors = np.array([m.standard_error for m in found])
+    ratio = np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0, ddof=1)
+    assert np.all((ratio > 0.8) & (ratio < 1.5)), ratio
+    dimension = TAU.sum() ** 2 / np.sum(TAU**2)
+    assert abs(np.mean([m.effective_dimension for m in found]) / dimension - 1) < 0.1
+    spread = np.std([m.effective_dimension for m in found])
+    assert 0.7 < np.mean([m.effective_dimension_error for m in found]) / spread < 1.6
+    assert found[0].num_pairs == 30
+
+
+def test_the_plug_in_moment_is_rejected(draws):
+    # tr S^2 of the covariance of residuals about estimated means: each example with itself is most of it.
+    expected = np.array([np.sum(TAU**2)])
+    naive = []
+    for gram in draws[:40]:
+        weights = np.eye(NUM_EXAMPLES)
+        for y in range(NUM_CLASSES):
+            own = y == LABELS
+            weights[np.ix_(own, own)] -= 1 / own.sum()
+        residuals = np.einsum("am,mknl,bn->akbl", weights, gram.matrix, weights, optimize=True)
+        size = NUM_CLASSES * (NUM_EXAMPLES - NUM_CLASSES)
+        naive.append([np.sum(residuals**2) / size**2])
+    with pytest.raises(AssertionError, match="against"):
+        assert_mean(naive, expected, detect=expected)
+    # Nor are products of different examples enough, about estimated means: (tr Sigma / N_k)^2 is left.
+    assert np.mean(naive) > 1.2 * expected
+
+
+def test_combinations_of_the_logits_change_no_moment(draws, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ROWS", 30)
+    expected = np.array([np.sum(TAU**p) for p in (1, 2)])
+    values = [rl.residual_moments(gram, 2, rng=i).values for i, gram in enumerate(draws)]
+    assert_mean(values, expected, detect=expected * [0.12, 0.35])
+
+
+def test_moments_of_means_without_bias(draws):
+    expected = np.array([np.sum(MEANS**2 * TAU**p) / NUM_CLASSES**2 for p in range(3)])
+    found = [rl.mean_moments(gram, 2, num_splits=2, rng=i) for i, gram in enumerate(draws)]
+    values = np.array([m.values for m in found])
+    detect = expected * [0.05, 0.3, 0.8]
+    assert_mean(values, expected, detect=detect)
+    noise = np.mean([1 / np.sum(y == LABELS) for y in range(NUM_CLASSES)]) * np.array(
+        [np.sum(TAU**p) for p in (1, 2, 3)]
+    )
+    with pytest.raises(AssertionError, match="against"):  # the naive one: the mean's own noise added
+        assert_mean(values, expected + noise, detect=detect)
+    errors = np.array([m.standard_error for m in found])
+    ratio = np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0, ddof=1)
+    assert np.all((ratio > 0.7) & (ratio < 2.5)), ratio
+    alignment = expected[1] / expected[0] * TAU.sum() / np.sum(TAU**2)
+    assert abs(np.mean([m.alignment for m in found]) / alignment - 1) < 0.15
+    assert alignment > 0.7
+
+
+def test_means_anywhere_are_not_aligned():
+    rng = np.random.default_rng(3)
+    tau = np.append(np.full(10, 20.0), np.zeros(2000))
+    gradients = rng.normal(size=(NUM_CLASSES, tau.size))[None] + rng.normal(size=(90, 3, tau.size)) * np.sqrt(tau)
+    source = rl.DenseLogitGradients(rng.normal(size=(90, 3)), np.arange(90) % 3, gradients)
+    found = rl.mean_moments(source)
+    assert abs(found.alignment - 10 / 2010) < 4 * found.alignment_error
+    assert found.alignment_error < 0.1
+
+
+def test_other_pairings_give_other_values_within_errors(draws):
+    one, two = (rl.residual_moments(draws[0], 3, rng=seed) for seed in (0, 1))
+    assert np.all(one.values != two.values)
+    assert np.all(np.abs(one.values - two.values) < 3 * one.standard_error)
+    many = rl.residual_moments(draws[0], 3, num_pairings=12, rng=0)
+    assert many.covariance[1, 1] <= 1.2 * one.covariance[1, 1]
+
+
+def test_bad_input(draws):
+    with pytest.raises(ValueError, match="`max_order` must be >= 2"):
+        rl.residual_moments(draws[0], 1)
+    with pytest.raises(ValueError, match="`num_pairings` must be >= 2"):
+        rl.residual_moments(draws[0], num_pairings=1)
+    with pytest.raises(ValueError, match="`max_order` must be >= 1"):
+        rl.mean_moments(draws[0], 0)
+    with pytest.raises(ValueError, match="`num_splits` must be >= 1"):
+        rl.mean_moments(draws[0], num_splits=0)
+    rng = np.random.default_rng(0)
+    few = rl.DenseLogitGradients(rng.normal(size=(8, 4)), np.arange(8) % 4, rng.normal(size=(8, 4, 5)))
+    with pytest.raises(ValueError, match="more than 5 pairs"):
+        rl.residual_moments(few)
+    with pytest.raises(ValueError, match="must leave more than 3 pairs"):
+        rl.mean_moments(few)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+import rmtland as rl
+
+
+def moments(tau, relative=0.02, order=5):
+    """Exact moments with errors that grow with the order and go together, as measured ones do."""
+    values = np.array([np.sum(tau**p) for p in range(1, order + 1)])
+    errors = values * relative * np.arange(1, order + 1)
+    covariance = np.outer(errors, errors) * 0.9 + np.diag(errors**2) * 0.1
+    return rl.ResidualMoments(values, covariance, num_pairs=50)
+
+
+POWER = np.arange(1, 301) ** -0.8
+SPIKED = np.append([60.0, 30.0], np.ones(210))
+
+
+@pytest.mark.parametrize("tau", [POWER, SPIKED, np.ones(300)], ids=["power law", "spiked", "one value"])
+def test_a_known_spectrum_comes_back_within_its_errors(tau):
+    measured = moments(tau)
+    found = rl.recover_spectrum(measured)
+    assert found.trace == pytest.approx(tau.sum(), rel=0.05)
+    assert found.eigenvalues @ (found.eigenvalues * found.multiplicities) == pytest.approx(np.sum(tau**2), rel=0.06)
+    assert found.misfit < 1.0
+    assert np.all(np.diff(found.eigenvalues) > 0)
+    assert np.all(found.standard_error >= 0)
+    for share in (0.7, 0.3, 0.1, 0.03):
+        threshold = share * tau.max()
+        low, high = found.variance_bounds(threshold)
+        inside = tau[tau >= threshold].sum() / tau.sum()
+        own = found.eigenvalues >= threshold
+        assert low - 1e-9 <= inside <= high + 1e-9
+        assert low - 1e-9 <= found.eigenvalues[own] @ found.multiplicities[own] / tau.sum() <= high + 0.05
+    assert low > 0.15  # not vacuous
+    wide = found.variance_bounds(threshold, errors=6.0)
+    assert wide[0] < low
+
+
+def test_the_largest_eigenvalues_of_a_spiked_spectrum():
+    found = rl.recover_spectrum(moments(SPIKED))
+    assert found.top(1)[0] == pytest.approx(60, rel=0.25)
+    assert found.count_above(20) == pytest.approx(2, abs=0.7)
+    assert found.top(4)[3] < 15
+    assert rl.recover_spectrum(moments(np.ones(3))).top(20)[-1] == 0
+
+
+def test_count_of_equal_eigenvalues():
+    found = rl.recover_spectrum(moments(np.ones(300), relative=0.005))
+    assert found.count_above(0.2) == pytest.approx(300, rel=0.15)
+    assert found.count_above(5.0) == 0
+
+
+def test_errors_grow_with_those_of_the_moments():
+    small, large = (rl.recover_spectrum(moments(POWER, relative)) for relative in (0.01, 0.05))
+
+    def error(spectrum):
+        return spectrum.standard_error[np.searchsorted(spectrum.eigenvalues, 0.3)]
+
+    assert error(large) > 1.4 * error(small)
+
+
+def test_bad_input():
+    values = np.array([1.0, -0.1, 0.2])
+    with pytest.raises(ValueError, match="tr Sigma\\^2 > 0"):
+        rl.recover_spectrum(rl.ResidualMoments(values, np.eye(3), 10))
+    assert np.isnan(rl.ResidualMoments(values, np.eye(3), 10).effective_dimension)
+    with pytest.raises(ValueError, match="`num_draws` must be >= 2"):
+        rl.recover_spectrum(moments(POWER), num_draws=1)
+    found = rl.recover_spectrum(moments(POWER))
+    with pytest.raises(ValueError, match="`x` must be > 0"):
+        found.count_above(0)
+    with pytest.raises(ValueError, match="`errors` must be > 0"):
+        found.variance_bounds(1.0, errors=0)
+    with pytest.raises(ValueError, match="`k` must be >= 1"):
+        found.top(0)

@@ -1,0 +1,64 @@
+"""The hierarchy in a training record, and when its outliers change place."""
+
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+
+PARTS = ("A1", "A2", "B1", "B2")
+
+
+def digits():
+    data = rl.nets.load_dataset("digits", per_class=8)
+    return torch.as_tensor(data.x_train), torch.as_tensor(data.y_train)
+
+
+def test_a_record_holds_the_hierarchy(tmp_path):
+    inputs, labels = digits()
+    module = rl.nets.mlp([64, 6, 10])
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
+    record = rl.nets.TrainingRecord(
+        tmp_path / "r", module, inputs, labels, test=(inputs[::2], labels[::2]), every=2, statistics="hierarchy"
+    )
+    for _ in range(4):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(module(inputs), labels).backward()
+        optimiser.step()
+        record.step()
+    dataset = record.dataset().load()
+    assert list(dataset.step) == [0, 2, 4]
+    assert list(dataset.group.values) == [n for n, _ in module.named_parameters()]
+    source = rl.nets.NetworkLogitGradients(module, inputs[::2], labels[::2])  # the last step, the test split
+    found, last = rl.hierarchy(source), dataset.isel(step=-1).sel(split="test")
+    for part in PARTS:
+        assert float(last[f"trace_{part}"]) == pytest.approx(found.traces[part], rel=1e-5)
+        np.testing.assert_allclose(last[f"group_trace_{part}"].sum(), found.traces[part], rtol=1e-5)
+    places = rl.attribution(found, rng=0)
+    for part in ("A1", "B1"):
+        assert float(last[f"top_eigenvalue_{part}"]) == pytest.approx(found.eigenvalues(part)[-1], rel=1e-5)
+    for place in ("A1", "B1", "rest"):
+        np.testing.assert_allclose(last[f"outlier_overlaps_{place}"], places.overlaps[place], atol=0.02)
+        np.testing.assert_allclose(last[f"outlier_shares_{place}"], places.shares[place], atol=0.02)
+        assert int(last[f"outliers_in_{place}"]) == places.counts[place]
+    changes = rl.attribution_changes(dataset.sel(split="train"))
+    counts = np.stack([dataset.sel(split="train")[f"outliers_in_{place}"] for place in ("A1", "B1", "rest")], axis=-1)
+    assert changes == rl.attribution_changes([0, 2, 4], counts)
+
+
+def test_what_does_not_fit_is_nan(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmtland.logits.cross_class.PAIRS_BYTES", 0)
+    inputs, labels = digits()
+    record = rl.nets.TrainingRecord(
+        tmp_path / "r", rl.nets.mlp([64, 3, 10]), inputs, labels, every=1, statistics="hierarchy"
+    )
+    dataset = record.dataset()
+    assert np.isfinite(dataset.trace_B1).all()
+    for name in ("top_eigenvalue_A1", "outliers_in_B1", "outlier_overlaps_rest"):
+        assert np.isnan(dataset[name]).all()
+
+
+def test_it_is_not_measured_unasked(tmp_path):
+    inputs, labels = digits()
+    record = rl.nets.TrainingRecord(tmp_path / "r", rl.nets.mlp([64, 3, 10]), inputs, labels)
+    assert not any(name.startswith(("trace_A", "outlier")) for name in record.dataset().data_vars)
