@@ -18,7 +18,9 @@ from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum, spect
 from rmtland.landscape.theory.band import TheoryBand
 from rmtland.landscape.theory.given import theory_of
 from rmtland.landscape.theory.population import PopulationTheory, population_of
+from rmtland.landscape.unfrozen_logits import UnfrozenLogits
 from rmtland.logits.accumulate import gather_logits
+from rmtland.logits.curvature_scales import CurvatureScales, curvature_scales
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
@@ -140,9 +142,10 @@ class LandscapeModel:
         ----------
         source : LogitGradients
             With cross-entropy loss.
-        logit_law : {"spread", "participation", "margin"}
+        logit_law : {"spread", "participation", "margin", "unfrozen"}
             `GaussianLogits` of the measured logit spread sigma_z (the paper's) and accuracy; those of the measured mean
-            sum p^2; or `MarginLogits` with the measured margin.
+            sum p^2; `MarginLogits` with the measured margin; or `UnfrozenLogits` fitted to the examples that are not
+            frozen, with the lengths of their logit gradients (`curvature_scales`).
         class_means : bool
             Whether the model has class gradients too, of the sigma_d measured.
 
@@ -153,9 +156,12 @@ class LandscapeModel:
         Raises
         ------
         ValueError
-            For another loss or `logit_law`; with "participation" where all probabilities are 0 or 1.
+            For another loss or `logit_law`; with "participation" or "unfrozen" where all probabilities are 0 or 1; with
+        "unfrozen" and `class_means`, for which these lengths are not measured.
         """
-        choice("logit_law", logit_law, ("spread", "participation", "margin"))
+        choice("logit_law", logit_law, ("spread", "participation", "margin", "unfrozen"))
+        if logit_law == "unfrozen" and class_means:
+            raise ValueError('`class_means` must be False with logit_law="unfrozen"; got True')
         outputs = output_statistics(source)
         scales = logit_scales(source, class_means=class_means)
         model = cls.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
@@ -164,6 +170,8 @@ class LandscapeModel:
             return dataclasses.replace(model, logits=law)
         if logit_law == "margin":
             return dataclasses.replace(model, logits=MarginLogits.from_logits(*gather_logits(source)))
+        if logit_law == "unfrozen":
+            return model.unfrozen(UnfrozenLogits.from_logits(*gather_logits(source)), curvature_scales(source))
         return model
 
     @classmethod
@@ -179,6 +187,11 @@ class LandscapeModel:
             logits=GaussianLogits(scales.sigma_z, accuracy),
             gradients=ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root),
         )
+
+    def unfrozen(self, law: UnfrozenLogits, scales: CurvatureScales) -> LandscapeModel:
+        """The model with a logit law of the examples that are not frozen, and the lengths of their logit gradients."""
+        lengths = ClusteredGradients(scales.mean_length, scales.residual_length)
+        return dataclasses.replace(self, logits=law, gradients=lengths)
 
     def _clustered(self) -> ClusteredGradients:
         if not isinstance(self.gradients, ClusteredGradients):

@@ -58,7 +58,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         return super().frobenius if self.sums is None else self.sums[1]
 
     def outliers(self, k: int | None = None) -> Floats:
-        """The C - 1 (or k) largest eigenvalues, ascending; zeros where there are fewer.
+        """The C - 1 (or k) largest eigenvalues, ascending; with zeros for those that D < k lacks.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         self._require_kept("k", number)
         missing = max(number - self.eigenvalues.size, 0)
         top: Floats = self.eigenvalues[self.eigenvalues.size - number + missing :]
-        return np.append(np.zeros(missing), top)
+        return np.sort(np.append(np.zeros(missing), top))
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors.

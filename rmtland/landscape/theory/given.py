@@ -27,7 +27,9 @@ class LandscapeTheory(Theory):
     Predictions are means over draws of logit gradients with these logits, to first order in 1/D and 1/N; trace and
     Frobenius norm are exact. Other logits shift them much more (the outliers at N = 300 by up to 40%): pair draws and
     theory on the same logits, or use `LandscapeModel.theory_band`. Without residuals the matrix has rank C - 1, without
-    mean gradients the C - 1 largest eigenvalues are those of the bulk.
+    mean gradients the C - 1 largest eigenvalues are those of the bulk. Lengths and probabilities may have any size, but
+    eigenvalues below 1e-10 of the largest are resolved only as far as rounding of the largest lets them: directions of
+    the means with less than 1e-14 of the largest curvature count as having none.
 
     References
     ----------
