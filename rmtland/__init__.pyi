@@ -22,7 +22,10 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.anisotropic import AnisotropicGradients as AnisotropicGradients
+from .landscape.anisotropic import KernelGradients as KernelGradients
 from .landscape.bartlett import SharedRows as SharedRows
+from .landscape.covariance import ResidualCovariance as ResidualCovariance
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.gradient_laws import GradientLaw as GradientLaw
@@ -102,6 +105,8 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .logits.streamed import StreamedOutliers as StreamedOutliers
+from .logits.streamed import streamed_outliers as streamed_outliers
 from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
 from .logits.traces import gauss_newton_trace as gauss_newton_trace
 from .spectra.density import SpectralDensity as SpectralDensity

@@ -214,6 +214,13 @@ class NetworkChunk:
         """The same examples, few enough at a time for the `rows` of all logits side by side."""
         return self._in_pieces(self.layers().part_size)
 
+    def cut(self, examples: slice) -> NetworkChunk:
+        """Some of the examples; of tokens by a forward pass over all."""
+        if self._selected is None:
+            return NetworkChunk(self.plan, self._batch.cut(examples))
+        first = 0 if self._rows is None else self._rows.start
+        return NetworkChunk(self.plan, self._batch, slice(first + examples.start, first + examples.stop))
+
     def _in_pieces(self, size: int) -> Iterator[NetworkChunk]:
         num_examples = int(self.labels.shape[0])
         if num_examples <= size:

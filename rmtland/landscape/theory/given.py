@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmtland._arguments import Seed, generator, require_memory
+from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.theory.examples import GivenExamples, probabilities_in_units
 from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
+from rmtland.landscape.theory.structured import StructuredTheory
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,10 @@ class LandscapeTheory(Theory):
     """
 
 
-def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory:
+def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory | StructuredTheory:
     """The theory of a model, given the logits that it draws; see `LandscapeModel.theory`."""
+    if isinstance(model.gradients, StructuredGradients):
+        return _structured(model, model.gradients, rng, cross_terms)
     law = checked_lengths(model)
     n, c = model.num_examples, model.num_classes
     logits, labels = model.logits.draw_logits(n, c, generator(rng))
@@ -57,3 +61,10 @@ def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> Lands
     probabilities, unit = probabilities_in_units(logits, rescale=model.sigma_H == 0)
     examples = GivenExamples(probabilities, np.asarray(labels, dtype=np.int64), float(n), by_class, unit)
     return LandscapeTheory.over(examples, law, model.num_parameters, model.sigma_H, bool(cross_terms))
+
+
+def _structured(model: Model, law: StructuredGradients, rng: Seed, cross_terms: bool) -> StructuredTheory:
+    check_structured(model.sigma_H, cross_terms)
+    logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, generator(rng))
+    rows = law.weighted_rows(logits, np.asarray(labels, dtype=np.int64))
+    return StructuredTheory.over(rows, model.num_parameters, model.num_classes)
