@@ -143,7 +143,7 @@ CLAIM = Claim(
     statement="""As one moves radially out in weight space at initialisation, the logit variance grows, and Trace/||G||
     rises to a peak and falls, as the kernels of the architecture say without a fitted number; errors fall as
     1 / width.""",
-    source="Fort and Ganguli (2019), figs. 4 (bottom right) and 8; Neal (1996); Jacot et al. (2018)"",
+    source="Fort and Ganguli (2019), figs. 4 (bottom right) and 8; Neal (1996); Jacot et al. (2018)",
     estimates="""mean logit variance and mean Trace/||G|| of tanh networks of two hidden layers on digits, all
     parameters multiplied by a radius from 0.5 to 16, over widths""",
     reference="S^l and the neural tangent kernel by Hermite series; sample covariances for the outputs",
