@@ -95,6 +95,15 @@ class PrototypedSource(Protocol):
         """Any array of the library, dtype and device of products."""
 
 
+@runtime_checkable
+class ParametrisedSource(Protocol):
+    """A source that knows the parameters themselves, as networks do. An offer, not a duty."""
+
+    @property
+    def parameter_vector(self) -> Array:
+        """W, (D,)."""
+
+
 def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
     """The chunk in pieces whose `dense()` fits into memory; the chunk itself where it offers none."""
     if isinstance(chunk, BlockedChunk):

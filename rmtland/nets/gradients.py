@@ -242,6 +242,11 @@ class NetworkLogitGradients:
                 yield chunk
 
     @property
+    def parameter_vector(self) -> Tensor:
+        """The trainable parameters, (D,), as they were when the source was made."""
+        return self.network.vector
+
+    @property
     def working_bytes(self) -> int:
         """What a computation may hold beside what is kept: as much as the budget, or what small batches need."""
         return max(self._budget.limit, BATCH_SHARE * SMALLEST_BATCH)

@@ -141,12 +141,13 @@ def last_layer_alone(width, radius, inputs):
 
 CLAIM = Claim(
     statement="""As one moves radially out in weight space at initialisation, the logit variance grows, and Trace/||G||
-    rises to a peak and falls, as the kernels of the architecture say without a fitted number; errors fall as
-    1 / width.""",
-    source="Fort and Ganguli (2019), figs. 4 (bottom right) and 8; Neal (1996); Jacot et al. (2018)",
+    of the Gauss-Newton matrix rises to a peak and falls, as the kernels of the architecture say without a fitted
+    number; errors fall as 1 / width.""",
+    source="""Fort and Ganguli (2019), figs. 4 (bottom right) and 8; Neal (1996); Jacot, Gabriel and Hongler (2018)""",
     estimates="""mean logit variance and mean Trace/||G|| of tanh networks of two hidden layers on digits, all
     parameters multiplied by a radius from 0.5 to 16, over widths""",
-    reference="S^l and the neural tangent kernel by Hermite series; sample covariances for the outputs",
+    reference="""S^l and the neural tangent kernel by Hermite series; sample covariances of ratio C / width for the
+    outputs""",
     bias="O(1/width), the next order of the expansion in the width; extrapolated, its rate checked",
     draw=draw,
     judge=judge,
