@@ -24,7 +24,7 @@ from rmtland.logits.accumulate import (
     sum_over_chunks,
 )
 from rmtland.logits.blocks import parameter_blocks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk, check_source
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import RowsChunk, require_finite
@@ -172,6 +172,7 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
     >>> rl.gauss_newton(model.sample(rng=0)).shape
     (50, 50)
     """
+    check_source(source)
 
     def multiply(block: Array) -> Array:
         def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
@@ -248,6 +249,7 @@ def gauss_newton_spectrum(
 def _gauss_newton_spectrum(
     source: LogitGradients, by: str | None
 ) -> GaussNewtonSpectrum | dict[str, GaussNewtonSpectrum]:
+    check_source(source)
     if by is not None and isinstance(source, GramSource):
         return dict(zip(source.parameter_groups, _spectra_by_layers(source, by_group=True), strict=True))
     if by is not None:
