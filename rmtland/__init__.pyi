@@ -22,7 +22,10 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.anisotropic import AnisotropicGradients as AnisotropicGradients
+from .landscape.anisotropic import KernelGradients as KernelGradients
 from .landscape.bartlett import SharedRows as SharedRows
+from .landscape.covariance import ResidualCovariance as ResidualCovariance
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.gradient_laws import GradientLaw as GradientLaw
@@ -30,6 +33,10 @@ from .landscape.logit_laws import GaussianLogits as GaussianLogits
 from .landscape.logit_laws import GivenLogits as GivenLogits
 from .landscape.logit_laws import LogitLaw as LogitLaw
 from .landscape.logit_laws import MarginLogits as MarginLogits
+from .landscape.mean_field.activations import Activation as Activation
+from .landscape.mean_field.kernels import MeanFieldKernels as MeanFieldKernels
+from .landscape.mean_field.logits import GaussianProcessLogits as GaussianProcessLogits
+from .landscape.mean_field.network import MeanFieldNetwork as MeanFieldNetwork
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .landscape.sweeps import landscape_cell as landscape_cell
@@ -37,6 +44,7 @@ from .landscape.sweeps import theory_cell as theory_cell
 from .landscape.theory.band import TheoryBand as TheoryBand
 from .landscape.theory.given import LandscapeTheory as LandscapeTheory
 from .landscape.theory.population import PopulationTheory as PopulationTheory
+from .landscape.unfrozen_logits import UnfrozenLogits as UnfrozenLogits
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
 from .laws.random_energy import RandomEnergyModel as RandomEnergyModel
@@ -58,6 +66,11 @@ from .logits.confinement import confinement as confinement
 from .logits.cross_class import CrossClassMeans as CrossClassMeans
 from .logits.cross_class import CrossClassMeansAccumulator as CrossClassMeansAccumulator
 from .logits.cross_class import cross_class_means as cross_class_means
+from .logits.curvature_scales import CurvatureScales as CurvatureScales
+from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScalesAccumulator
+from .logits.curvature_scales import curvature_scales as curvature_scales
+from .logits.embedding import ClassEmbedding as ClassEmbedding
+from .logits.embedding import class_embedding as class_embedding
 from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
@@ -92,6 +105,8 @@ from .logits.restriction import restrict as restrict
 from .logits.scales import LogitScales as LogitScales
 from .logits.scales import LogitScalesAccumulator as LogitScalesAccumulator
 from .logits.scales import logit_scales as logit_scales
+from .logits.streamed import StreamedOutliers as StreamedOutliers
+from .logits.streamed import streamed_outliers as streamed_outliers
 from .logits.traces import GaussNewtonTraceAccumulator as GaussNewtonTraceAccumulator
 from .logits.traces import gauss_newton_trace as gauss_newton_trace
 from .spectra.density import SpectralDensity as SpectralDensity

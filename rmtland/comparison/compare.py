@@ -91,7 +91,7 @@ def compare(
     >>> list(comparison.stages["network"].rungs)[:4]
     ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
     >>> list(comparison.stages["network"].rungs)[4:]
-    ['margin_logits', 'matched_participation', 'class_means']
+    ['margin_logits', 'matched_participation', 'class_means', 'unfrozen_logits']
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)

@@ -22,6 +22,7 @@ from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.model import LandscapeModel
+from rmtland.landscape.unfrozen_logits import UnfrozenLogits
 from rmtland.logits.gauss_newton import gauss_newton
 from rmtland.logits.scales import LogitScales
 from rmtland.logits.traces import gauss_newton_trace
@@ -126,12 +127,20 @@ def _class_means(measured: Measured) -> LandscapeModel | None:
     return dataclasses.replace(_own_probabilities(measured), gradients=lengths)
 
 
+def _unfrozen_logits(measured: Measured) -> LandscapeModel | None:
+    if math.isnan(measured.unfrozen_scales.mean_length):
+        return None
+    law = UnfrozenLogits.from_logits(measured.logits, measured.labels)
+    return measured.full_model.unfrozen(law, measured.unfrozen_scales)
+
+
 MODEL_RUNGS: dict[str, Callable[[Measured], LandscapeModel | None]] = {
     "own_probabilities": _own_probabilities,
     "full_model": _full_model,
     "margin_logits": _margin_logits,
     "matched_participation": _matched_participation,
     "class_means": _class_means,
+    "unfrozen_logits": _unfrozen_logits,
 }
 """Rungs that are models; None where the source has not what the law needs."""
 

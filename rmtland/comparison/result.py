@@ -43,6 +43,7 @@ RUNGS = {
     "margin_logits": "(f) margin logits",
     "matched_participation": "(g) matched sum p^2",
     "class_means": "(h) class means, real p",
+    "unfrozen_logits": "(i) unfrozen logits",
 }
 """The ladder: each rung replaces one more real thing by the model; from (f) on, other laws in its place.
 
@@ -50,11 +51,12 @@ RUNGS = {
 logit gradients and its probabilities give alone, without residuals; (d) Gaussian mean logit gradients and residuals of
 the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too. Rung (f) is
 (e) with the measured margin of the correct class, (g) is (e) with sigma_z matched to the mean sum p^2 instead of the
-logits' spread, (h) is (d) with class-conditional mean gradients. The model's rungs are reduced draws, exact in law at
+logits' spread, (h) is (d) with class-conditional mean gradients, (i) is (e) with logits and lengths of logit gradients
+fitted to the examples whose probabilities are not frozen. The model's rungs are reduced draws, exact in law at
 any D: no logit gradients are drawn, and the q-values are those that the law predicts.
 """
 
-REMEDIES = ("margin_logits", "matched_participation", "class_means")
+REMEDIES = ("margin_logits", "matched_participation", "class_means", "unfrozen_logits")
 """Rungs that replace a law of the ladder by a better one."""
 
 QUANTITIES = {

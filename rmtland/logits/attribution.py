@@ -1,4 +1,4 @@
-"""Which part of the hierarchy the outliers of a curvature matrix lie in: overlaps with ranges, by principal angles."""
+"""Which part of the hierarchy outliers of a curvature matrix belong to: shares of eigenvalues, overlaps with ranges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 RANGES = ("A1", "B1")
 PLACES = (*RANGES, "rest")
-"""Where an outlier may lie. The range of A2 is that of A1; the rest is what is orthogonal to both."""
+"""Where an outlier may lie. The range of A2 is that of A1, and both count as A1; the rest is what neither they nor B1
+hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +32,13 @@ class Attribution:
     ----------
     eigenvalues : ndarray (k,)
         Ascending.
+    shares : dict
+        "A1", "B1" and "rest" to ndarray (k,): what A1 + A2, B1 and everything else (B2, of a Hessian also the H-term)
+        add to each eigenvalue, v^T A v / (v^T M v); the three add up to 1.
     overlaps : dict
-        "A1", "B1" and "rest" to ndarray (k,): the squared cosine of the angle between each eigenvector and the range.
-        The ranges of A1 and B1 are not orthogonal, so that the three may add up to more than 1.
+        The same keys: the squared cosine of the angle between each eigenvector and the range of A1, the range of B1,
+        and what is orthogonal to both. The ranges are not orthogonal to each other, so that the three may add up to
+        more than 1: a vector in the range of A1 may owe A1 little of its eigenvalue.
     principal_overlaps : dict
         "A1" and "B1" to the squared cosines of the principal angles between the span of all k eigenvectors and the
         range, ascending, min(k, rank) of them: these do not change where eigenvalues are close and eigenvectors turn.
@@ -44,6 +49,7 @@ class Attribution:
     """
 
     eigenvalues: Floats
+    shares: Mapping[str, Floats]
     overlaps: Mapping[str, Floats]
     principal_overlaps: Mapping[str, Floats] = field(repr=False)
     ranks: Mapping[str, int]
@@ -58,40 +64,32 @@ class Attribution:
         }
 
     @property
-    def chance_deviation(self) -> dict[str, float]:
+    def chance_std(self) -> dict[str, float]:
         """The standard deviation of that overlap: of a Beta distribution of rank / 2 and (D - rank) / 2."""
         size = self.num_parameters
         return {name: math.sqrt(2 * share * (1 - share) / (size + 2)) for name, share in self.chance.items()}
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where each eigenvector lies: "rest" where more than half of it is orthogonal to A1 and B1.
-
-        Else the range of the two that it overlaps with more, beyond chance: (overlap - chance) / (1 - chance).
-        """
-        excess = {}
-        for part in RANGES:
-            share = self.chance[part]
-            excess[part] = (self.overlaps[part] - share) / (1 - share) if share < 1 else np.zeros(self.eigenvalues.size)
-        inside = np.where(excess["A1"] >= excess["B1"], "A1", "B1")
-        return tuple(str(place) for place in np.where(self.overlaps["rest"] > 0.5, "rest", inside))
+        """Which of "A1", "B1" and "rest" gives each eigenvalue its greatest share."""
+        return tuple(PLACES[i] for i in np.argmax([self.shares[place] for place in PLACES], axis=0))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many eigenvectors lie in each place."""
+        """How many outliers belong to each place."""
         found = Counter(self.places)
         return {place: found[place] for place in PLACES}
 
     @property
     def place(self) -> str:
-        """Where most of them lie; of several the first of "A1", "B1", "rest"."""
+        """Where most of them belong; of several the first of "A1", "B1", "rest"."""
         return max(PLACES, key=lambda place: self.counts[place])
 
 
 def attribution(
     hierarchy: Hierarchy, matrix: Any = None, k: int | None = None, *, rng: Seed = None, **options: Any
 ) -> Attribution:
-    """Attribute outliers of the Hessian, of G, or of another curvature matrix to the ranges of A1, of B1, or neither.
+    """Attribute outliers of the Hessian, of G, or of another curvature matrix to A1, to B1, or to neither.
 
     Parameters
     ----------
@@ -116,10 +114,15 @@ def attribution(
     MemoryError
         Where the cross-class means were not kept.
 
+    Notes
+    -----
+    Shares of the eigenvalue decide, not angles: at initialisation three quarters of an outlier's squared length lie in
+    the range of A1 (perceptrons on digits), although A1 and A2 make up a tenth of its eigenvalue and B1 the rest.
+
     References
     ----------
     Papyan (2019), Measurements of three-level hierarchical structure in the outliers in the spectrum of deepnet
-    Hessians, attributes outliers to A1 by knocking it out; principal angles tell each one's share.
+    Hessians, attributes outliers to A1 by knocking it out.
 
     Examples
     --------
@@ -154,13 +157,19 @@ def attributed(hierarchy: Hierarchy, eigenvalues: Floats, vectors: Array) -> Att
         )
     seen = to_numpy(rows @ like(rows, vectors))  # F^T V
     bases = {name: hierarchy.gram.range_basis(*name.split(" + ")) for name in ("A1", "B1", "A1 + B1")}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = {
+            place: np.sum((hierarchy.gram.combinations(*names) @ seen) ** 2, axis=0) / eigenvalues
+            for place, names in (("A1", ("A1", "A2")), ("B1", ("B1",)))
+        }
+    shares = {**parts, "rest": 1 - parts["A1"] - parts["B1"]}
     along = {name: basis @ seen for name, basis in bases.items()}
     overlaps = {name: np.clip(np.sum(part**2, axis=0), 0, 1) for name, part in along.items()}
     overlaps["rest"] = 1 - overlaps.pop("A1 + B1")
     principal = {part: np.sort(np.linalg.svd(along[part], compute_uv=False) ** 2) for part in RANGES}
     ranks = {name: int(basis.shape[0]) for name, basis in bases.items()}
     return Attribution(
-        np.asarray(to_numpy(eigenvalues), dtype=np.float64), overlaps, principal, ranks, means.num_parameters
+        np.asarray(eigenvalues, dtype=np.float64), shares, overlaps, principal, ranks, means.num_parameters
     )
 
 
@@ -172,8 +181,7 @@ def attribution_changes(steps: Any, counts: Any = None) -> list[tuple[int, str, 
     steps : sequence of int, or xarray.Dataset
         A dataset is that of a training record with the statistic "hierarchy", at one of its splits.
     counts : array (len(steps), 3), optional
-        How many outliers lie in "A1", "B1" and "rest" at each step; left out with a dataset. Steps with NaN are passed
-        over.
+        How many outliers belong to "A1", "B1" and "rest" at each step, without a dataset. NaNs are passed over.
 
     Returns
     -------

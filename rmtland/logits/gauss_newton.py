@@ -18,13 +18,13 @@ from rmtland.logits.accumulate import (
     SumAccumulator,
     accumulate_one,
     checked_blocks,
+    checked_chunks,
     first_chunk,
     loss_at,
     prototype,
-    sum_over_chunks,
 )
 from rmtland.logits.blocks import parameter_blocks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk, check_source
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk, check_source, column_slices
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import RowsChunk, require_finite
@@ -175,12 +175,14 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
     check_source(source)
 
     def multiply(block: Array) -> Array:
-        def terms(chunk: LogitGradientsChunk) -> tuple[Array, ...]:
-            curved = loss_at(source, chunk, in_double=False).hessian_product(chunk.jvp(block))
-            return (chunk.vjp(curved / source.num_examples),)
-
         with in_step(source, block):
-            return sum_over_chunks(source, terms)[0]
+            total = zeros(block, tuple(block.shape))
+            for chunk in checked_chunks(source):
+                loss = loss_at(source, chunk, in_double=False)
+                for some in column_slices(chunk, block.shape[1]):
+                    curved = loss.hessian_product(chunk.jvp(block[:, some]))
+                    total[:, some] += chunk.vjp(curved / source.num_examples)
+            return source.reduce(total)
 
     return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rmtland._arguments import instance, integer, shown, unmasked
-from rmtland._arrays import Array, all_finite, at_least_single, is_floating, like, namespace
+from rmtland._arrays import Array, all_finite, at_least_single, is_floating, like, namespace, zeros
 from rmtland.logits.losses import CrossEntropy, Loss
 
 CHUNK_BYTES = 2**25
@@ -57,6 +57,23 @@ class BlockedChunk(Protocol):
 
 
 @runtime_checkable
+class NarrowChunk(Protocol):
+    """A chunk that says how many columns its products take at a time. An offer, not a duty."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns whose tangents, outputs and products fit into memory together, >= 1."""
+
+
+@runtime_checkable
+class CutChunk(Protocol):
+    """A chunk of which some examples can be had at their share of the cost. An offer, not a duty."""
+
+    def cut(self, examples: slice) -> LogitGradientsChunk:
+        """Consecutive examples, `examples` with start and stop within the chunk."""
+
+
+@runtime_checkable
 class TargetedChunk(Protocol):
     """A chunk whose loss compares with more than its labels, or weighs its examples. An offer, not a duty."""
 
@@ -84,6 +101,12 @@ def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
         yield from chunk.blocks()
     else:
         yield chunk
+
+
+def column_slices(chunk: LogitGradientsChunk, num_columns: int) -> Iterator[slice]:
+    """Consecutive slices of the columns of a product, as many at a time as the chunk takes."""
+    width = chunk.num_columns if isinstance(chunk, NarrowChunk) else num_columns
+    yield from example_slices(num_columns, max(width, 1))
 
 
 def targets_of(chunk: LogitGradientsChunk) -> Array:
@@ -159,6 +182,52 @@ class DenseChunk:
     def blocks(self) -> Iterator[DenseChunk]:
         """The chunk itself: its logit gradients are in memory."""
         yield self
+
+    def cut(self, examples: slice) -> DenseChunk:
+        """Views of some examples."""
+        return DenseChunk(self.logits[examples], self.labels[examples], self.gradients[examples])
+
+
+class SlicedChunk:
+    """Some examples of a chunk that cannot be cut: it computes with all of them."""
+
+    def __init__(self, chunk: LogitGradientsChunk, examples: slice) -> None:
+        self.chunk, self.examples = chunk, examples
+
+    @property
+    def logits(self) -> Array:
+        """(n, C)."""
+        return self.chunk.logits[self.examples]
+
+    @property
+    def labels(self) -> Array:
+        """(n,)."""
+        return self.chunk.labels[self.examples]
+
+    @property
+    def targets(self) -> Array:
+        """What the loss takes, (n, ...)."""
+        return targets_of(self.chunk)[self.examples]
+
+    @property
+    def weights(self) -> Array | None:
+        """(n,) or None."""
+        weights = self.chunk.weights if isinstance(self.chunk, TargetedChunk) else None
+        return None if weights is None else weights[self.examples]
+
+    def jvp(self, tangents: Array) -> Array:
+        """J V, (n, C, k)."""
+        return self.chunk.jvp(tangents)[self.examples, ...]
+
+    def vjp(self, cotangents: Array) -> Array:
+        """J^T U, (D, k)."""
+        whole = zeros(cotangents, (int(self.chunk.labels.shape[0]), *cotangents.shape[1:]))
+        whole[self.examples, ...] = cotangents
+        return self.chunk.vjp(whole)
+
+    def dense(self, parameters: slice = slice(None)) -> Array:
+        """J, (n, C, d)."""
+        return self.chunk.dense(parameters)[self.examples, ...]
 
 
 def example_slices(num_examples: int, chunk_size: int) -> Iterator[slice]:

@@ -36,7 +36,7 @@ class KroneckerFit:
     share_between : float
         Share that all terms together explain of the inner products of different examples, which alone are left when
         there are many.
-    standard_errors : ndarray (T,)
+    standard_error : ndarray (T,)
         Of the cumulative shares, over draws of the examples.
     """
 
@@ -44,7 +44,7 @@ class KroneckerFit:
     outputs: Floats = field(repr=False)
     shares: Floats
     share_between: float
-    standard_errors: Floats
+    standard_error: Floats
 
     @property
     def share(self) -> float:

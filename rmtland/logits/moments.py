@@ -47,7 +47,7 @@ class ResidualMoments:
     num_pairs: int
 
     @property
-    def standard_errors(self) -> Floats:
+    def standard_error(self) -> Floats:
         """Of `values`, (P,)."""
         errors: Floats = np.sqrt(np.diag(self.covariance))
         return errors
@@ -74,7 +74,7 @@ class MeanMoments:
     ----------
     values : ndarray (P + 1,)
         Mean over logits k and classes y of m_{k,y}^T Sigma^p m_{k,y}, p = 0, 1, ..., without bias.
-    standard_errors : ndarray (P + 1,)
+    standard_error : ndarray (P + 1,)
     alignment : float
         (m^T Sigma m / |m|^2) / (tr Sigma^2 / tr Sigma): 1 where means lie in the residuals' directions as the
         residuals themselves do, tr(Sigma)^2 / (D tr Sigma^2) where they point anywhere.
@@ -83,7 +83,7 @@ class MeanMoments:
     """
 
     values: Floats
-    standard_errors: Floats
+    standard_error: Floats
     alignment: float
     alignment_error: float
 

@@ -33,7 +33,7 @@ class PopulationSpectrum:
     multiplicities : ndarray (m,)
         How many eigenvalues sit at each, not whole numbers; sum of both is tr Sigma. Eigenvalues below 1e-4 of the
         largest count as that, so that their number is a lower bound.
-    standard_errors : ndarray (m,)
+    standard_error : ndarray (m,)
         Of the number of eigenvalues at or above each, from the errors of the moments.
     moments : ResidualMoments
         What it was recovered from.
@@ -43,7 +43,7 @@ class PopulationSpectrum:
 
     eigenvalues: Floats
     multiplicities: Floats
-    standard_errors: Floats = field(repr=False)
+    standard_error: Floats = field(repr=False)
     moments: ResidualMoments = field(repr=False)
     misfit: float
 
@@ -52,13 +52,13 @@ class PopulationSpectrum:
         """Sum of all eigenvalues."""
         return float(self.eigenvalues @ self.multiplicities)
 
-    def count(self, threshold: float) -> float:
-        """Number of eigenvalues >= `threshold`."""
-        return float(self.multiplicities[self.eigenvalues >= real("threshold", threshold, above=0)].sum())
+    def count_above(self, x: float) -> float:
+        """Number of eigenvalues larger than `x` > 0."""
+        return float(self.multiplicities[self.eigenvalues > real("x", x, above=0)].sum())
 
-    def top(self, count: int) -> Floats:
-        """The `count` largest eigenvalues, descending: where the number above passes 1/2, 3/2, ...; then 0."""
-        wanted = integer("count", count, at_least=1)
+    def top(self, k: int) -> Floats:
+        """The `k` largest eigenvalues, descending: where the number above passes 1/2, 3/2, ...; then 0."""
+        wanted = integer("k", k, at_least=1)
         above = np.cumsum(self.multiplicities[::-1])
         places = np.searchsorted(above, np.arange(wanted) + 0.5)
         inside = places < above.size
@@ -84,14 +84,14 @@ class PopulationSpectrum:
         return _bounds(self.moments, limit, allowed)
 
 
-def recover_spectrum(moments: ResidualMoments, *, num_resamples: int = 50, rng: Seed = 0) -> PopulationSpectrum:
+def recover_spectrum(moments: ResidualMoments, *, num_draws: int = 50, rng: Seed = 0) -> PopulationSpectrum:
     """The spectrum of the residuals' covariance from its moments, with errors.
 
     Parameters
     ----------
     moments : ResidualMoments
         From `residual_moments`.
-    num_resamples : int
+    num_draws : int
         Sets of moments, drawn within their errors, that the errors are the spread over; >= 2.
     rng : seed
         Anything `numpy.random.default_rng` takes; draws them.
@@ -110,7 +110,7 @@ def recover_spectrum(moments: ResidualMoments, *, num_resamples: int = 50, rng: 
     Eigenvalues of weight >= 0 on a grid even in the logarithm, of the largest second differences' smallest norm that
     keeps every moment within about its error (Kong and Valiant (2017) take any such solution of a linear programme,
     which has few points). P moments tell little of what carries a small share of tr Sigma^2: `variance_bounds` has what
-    they leave open, `standard_errors` only what their noise does.
+    they leave open, `standard_error` only what their noise does.
 
     References
     ----------
@@ -121,10 +121,10 @@ def recover_spectrum(moments: ResidualMoments, *, num_resamples: int = 50, rng: 
     >>> import rmtland as rl
     >>> draw = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=3, num_parameters=200).sample(rng=0)
     >>> spectrum = rl.recover_spectrum(rl.residual_moments(draw))  # 200 equal eigenvalues
-    >>> 100 < spectrum.count(0.5 * spectrum.trace / 200) < 400
+    >>> 100 < spectrum.count_above(0.5 * spectrum.trace / 200) < 400
     True
     """
-    count = integer("num_resamples", num_resamples, at_least=2)
+    count = integer("num_draws", num_draws, at_least=2)
     instance("moments", moments, ResidualMoments, "what `residual_moments` gives")
     if not (moments.values[:2] > 0).all():
         raise ValueError(
@@ -152,7 +152,7 @@ def recover_spectrum(moments: ResidualMoments, *, num_resamples: int = 50, rng: 
 def _grid(moments: ResidualMoments) -> Floats:
     """Up to the largest eigenvalue that the moments allow: lambda^p <= tr Sigma^p for each p."""
     orders = np.arange(1, moments.values.size + 1)
-    highest = np.maximum(moments.values, 0) + 2 * moments.standard_errors
+    highest = np.maximum(moments.values, 0) + 2 * moments.standard_error
     top = float(np.min(highest ** (1 / orders)))
     grid: Floats = top * np.logspace(np.log10(LOWEST), 0, GRID)
     return grid
@@ -166,7 +166,7 @@ def _powers(grid: Floats, moments: ResidualMoments) -> Floats:
 
 def _whitener(moments: ResidualMoments) -> Floats:
     """The matrix that makes errors of the moments independent and of unit variance: those of high ones go together."""
-    scale = np.maximum(np.abs(moments.values), moments.standard_errors)
+    scale = np.maximum(np.abs(moments.values), moments.standard_error)
     relative = moments.covariance / np.outer(scale, scale) + TRUST**2 * np.eye(scale.size)
     whitener: Floats = np.linalg.inv(np.linalg.cholesky(relative)) / scale
     return whitener

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from rmtland.nets.backward import Backward
 from rmtland.nets.chunks import NetworkChunk, Slope
 from rmtland.nets.gradients import NetworkLogitGradients
 
-WORK_BYTES = 2**26
+WORK_BYTES = 2**24
 """Memory for what a few examples contribute."""
 
 SlopeOf = Callable[[NetworkChunk], Slope]
@@ -83,7 +83,8 @@ def linear_layers(chunk: NetworkChunk) -> list[_Layer]:
     if not outputs.requires_grad:
         return []
     cotangents = torch.ones_like(outputs).cumsum(dim=1)
-    used = [n for n in names if n in passed.inputs and n not in passed.repeated and passed.inputs[n].ndim == 2]
+    # In the order of the forward pass: no layer's inputs depend on a later one's outputs.
+    used = [n for n in passed.inputs if n not in passed.repeated and passed.inputs[n].ndim == 2]
     used = [n for n in used if passed.inputs[n].shape[0] == outputs.shape[0]]
     added = [passed.added[n] for n in used]
     leaves = list(network.leaves.values())
@@ -116,12 +117,12 @@ def dense_second_derivative(
 ) -> Tensor:
     """The sum over examples of the second derivative of the loss (or of what else `slope` differentiates), (D, D).
 
-    For two linear layers with inputs a, outputs s and ds = dl/ds,
+    For two linear layers with inputs a, outputs s and ds = dl/ds, the second (') not before the first,
 
-        d2l / dW_ij dW'_kq = a_j a'_q d2l / ds_i ds'_k + ds'_k a_j da'_q / ds_i + ds_i a'_q da_j / ds'_k
+        d2l / dW_ij dW'_kq = a_j (a'_q d2l / ds_i ds'_k + ds'_k da'_q / ds_i)
 
-    an example: products of small matrices summed over examples by one matrix product, in place of a backward pass for
-    each of their parameters. All other parameters are multiplied column by column.
+    an example: products summed over examples by one matrix product, in place of a backward pass for each of their
+    parameters. All other parameters are multiplied column by column.
 
     Parameters
     ----------
@@ -152,8 +153,10 @@ def dense_second_derivative(
             for one, other, block in _blocks(source, slope, layers):
                 for rows, these in one.parts:
                     for columns_of, those in other.parts:
-                        some = block[:, these, :, those].reshape(rows.stop - rows.start, -1)
-                        matrix[rows, columns_of], matrix[columns_of, rows] = some, some.T
+                        some = block[:, these, :, those]
+                        matrix[rows, columns_of].view(some.shape).copy_(some)
+                        if rows != columns_of:
+                            matrix[columns_of, rows] = matrix[rows, columns_of].T
         return matrix
 
 
@@ -162,8 +165,7 @@ def _blocks(
 ) -> Iterator[tuple[_Layer, _Layer, Tensor]]:
     """Two layers and the block of their parameters, (outputs, inputs, outputs', inputs'), for each pair."""
     sums = _Sums([(layer.outputs, layer.inputs) for layer in layers])
-    numbers = sum(shape[0] + shape[1] for shape in sums.shapes) ** 2
-    few = max(1, WORK_BYTES // (numbers * source.network.vector.element_size()))
+    few = max(1, WORK_BYTES // (sums.largest * source.network.vector.element_size()))
     chunk: Any
     for chunk in checked_chunks(source):
         for part in example_slices(chunk.num_inputs, few):
@@ -173,48 +175,41 @@ def _blocks(
 
 
 class _Sums:
-    """Sums over examples of the three terms, each a matrix product of what two layers give."""
+    """Sums over examples for each pair of layers, each a matrix product of what the two give."""
 
     def __init__(self, shapes: list[tuple[int, int]]) -> None:
         self.shapes = shapes  # (outputs, inputs) of each layer
-        self._curved: dict[tuple[int, int], Tensor] = {}
-        self._passed_on: dict[tuple[int, int], Tensor] = {}
+        self._sums: dict[tuple[int, int], Tensor] = {}
 
-    def add_curvature(self, one: int, other: int, second: Tensor, a: Tensor, b: Tensor) -> None:
-        """a_j b_q d2l/ds_i ds'_k: `second` (n, outputs, outputs'), a and b the layers' inputs."""
-        if one == other:  # symmetric in i and k, and in j and q: half of each
-            i, k = torch.triu_indices(*second.shape[1:], device=second.device)
-            j, q = torch.triu_indices(a.shape[1], a.shape[1], device=a.device)
-            self._add(self._curved, (one, other), second[:, i, k], a[:, j] * a[:, q])
-            return
-        right = (a[:, :, None] * b[:, None, :]).flatten(1)
-        self._add(self._curved, (one, other), second.flatten(1), right)
+    @property
+    def largest(self) -> int:
+        """Numbers that an example's part of the largest product takes."""
+        pairs = [o * p * q for (o, _), (p, q) in combinations(self.shapes, 2)]
+        return max([*pairs, *((o * o + i * i) // 2 + o + i for o, i in self.shapes)])
 
-    def add_passed_on(self, up: int, down: int, slopes: Tensor, a: Tensor, derivative: Tensor) -> None:
-        """ds'_k a_j da'_q/ds_i: `derivative` (n, inputs of the layer below, outputs of the one above)."""
-        left = (slopes[:, :, None] * a[:, None, :]).flatten(1)
-        self._add(self._passed_on, (up, down), left, derivative.flatten(1))
+    def add_within(self, layer: int, second: Tensor, a: Tensor) -> None:
+        """a_j a_q d2l/ds_i ds_k: symmetric in i and k, and in j and q, half of each."""
+        i, k = torch.triu_indices(*second.shape[1:], device=second.device)
+        j, q = torch.triu_indices(a.shape[1], a.shape[1], device=a.device)
+        self._add((layer, layer), second[:, i, k], a[:, j] * a[:, q])
 
-    def _add(self, sums: dict[tuple[int, int], Tensor], key: tuple[int, int], left: Tensor, right: Tensor) -> None:
-        if key in sums:
-            sums[key].addmm_(left.T, right)
+    def add_between(self, one: int, other: int, a: Tensor, rest: Tensor) -> None:
+        """a_j times what else there is, `rest` (n, outputs, outputs', inputs')."""
+        self._add((one, other), a, rest.flatten(1))
+
+    def _add(self, key: tuple[int, int], left: Tensor, right: Tensor) -> None:
+        if key in self._sums:
+            self._sums[key].addmm_(left.T, right)
         else:
-            sums[key] = left.T @ right
+            self._sums[key] = left.T @ right
 
     def block(self, one: int, other: int) -> Tensor:
         """(outputs, inputs, outputs', inputs')."""
         (o, i), (p, q) = self.shapes[one], self.shapes[other]
-        total = self._curved.pop((one, other))
-        if one == other:
-            whole = total[_symmetric(o, total.device)][:, :, _symmetric(i, total.device)]
-        else:
-            whole = total.reshape(o, p, i, q)
-        block = whole.permute(0, 2, 1, 3)
-        if (one, other) in self._passed_on:  # (outputs', inputs | inputs', outputs)
-            block = block + self._passed_on.pop((one, other)).reshape(p, i, q, o).permute(3, 1, 0, 2)
-        if (other, one) in self._passed_on:  # (outputs, inputs' | inputs, outputs')
-            block = block + self._passed_on.pop((other, one)).reshape(o, q, i, p).permute(0, 2, 3, 1)
-        return block
+        total = self._sums.pop((one, other))
+        if one != other:
+            return total.reshape(i, o, p, q).transpose(0, 1)
+        return total[_symmetric(o, total.device)][:, :, _symmetric(i, total.device)].permute(0, 2, 1, 3)
 
 
 def _symmetric(size: int, device: torch.device) -> Tensor:
@@ -233,19 +228,23 @@ def _add_examples(sums: _Sums, chunk: NetworkChunk, slope: SlopeOf, layers: list
         slopes = torch.autograd.grad(outputs, added, slope(chunk)(outputs), create_graph=True, materialize_grads=True)
     padded = [_padded(a.detach(), layer) for a, layer in zip(inputs, layers, strict=True)]
     row_bytes = chunk._bytes("forward", "second")
+    derivatives: list[
+        list[Tensor]
+    ] = []  # of each layer's inputs in the outputs of those before it, (inputs, n, outputs)
+    for other, (a, layer) in enumerate(zip(inputs, layers, strict=True)):
+        passed_on = a.requires_grad and layer.with_weight
+        derivatives.append(Backward([a], added[:other], row_bytes)([_units(a)]) if other and passed_on else [])
     for one in range(len(layers)):
         seconds = Backward([slopes[one]], added[one:], row_bytes)([_units(slopes[one])])
-        for other, second in enumerate(seconds, start=one):
-            sums.add_curvature(one, other, second.transpose(0, 1), padded[one], padded[other])
-        if not inputs[one].requires_grad:
-            continue
-        derivatives = Backward([inputs[one]], added, row_bytes)([_units(inputs[one])])
-        for up, derivative in enumerate(derivatives):
-            if up != one:
-                filled = derivative.new_zeros((derivative.shape[1], padded[one].shape[1], derivative.shape[2]))
-                if layers[one].with_weight:
-                    filled[:, : derivative.shape[0]] = derivative.transpose(0, 1)
-                sums.add_passed_on(up, one, slopes[one].detach(), padded[up], filled)
+        sums.add_within(one, seconds[0].transpose(0, 1), padded[one])
+        for other in range(one + 1, len(layers)):
+            second = seconds[other - one].transpose(0, 1).contiguous()  # else what comes of it is copied once more
+            rest = second[..., None] * padded[other][:, None, None, :]
+            if derivatives[other]:
+                derivative = derivatives[other][one]
+                slope_of = slopes[other].detach()[:, None, :, None]
+                rest[..., : len(derivative)].addcmul_(slope_of, derivative.permute(1, 2, 0).contiguous()[:, :, None, :])
+            sums.add_between(one, other, padded[one], rest)
 
 
 def _units(values: Tensor) -> Tensor:

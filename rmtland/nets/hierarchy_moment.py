@@ -12,7 +12,7 @@ Values = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
 def hierarchy_values(source: NetworkLogitGradients, rng: np.random.Generator) -> Values:
-    """Traces of A1, A2, B1 and B2, whole and by tensor, their top eigenvalues, and where the outliers of G lie.
+    """Traces of A1, A2, B1 and B2, whole and by tensor, their top eigenvalues, and what outliers of G belong to.
 
     Where the cross-class means do not fit into 1 GiB, eigenvalues and overlaps are NaN.
     """
@@ -28,7 +28,8 @@ def hierarchy_values(source: NetworkLogitGradients, rng: np.random.Generator) ->
         top = found.eigenvalues(part)[-1:] if found.keeps_pairs else np.array([np.nan])
         values[f"top_eigenvalue_{part}"] = (), np.asarray(top[0] if top.size else 0.0)
     for place in PLACES:
-        overlaps = np.full(count, np.nan) if places is None else places.overlaps[place]
-        values[f"outlier_overlaps_{place}"] = ("outlier",), overlaps
+        nothing = np.full(count, np.nan)
+        values[f"outlier_shares_{place}"] = ("outlier",), nothing if places is None else places.shares[place]
+        values[f"outlier_overlaps_{place}"] = ("outlier",), nothing if places is None else places.overlaps[place]
         values[f"outliers_in_{place}"] = (), np.asarray(np.nan if places is None else float(places.counts[place]))
     return values

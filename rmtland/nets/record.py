@@ -53,8 +53,8 @@ class TrainingRecord:
         sigma_c, sigma_E, snr), "lengths" (mean lengths of the logit gradients), "clustering" (q-values),
         "gauss_newton" and "hessian" (largest eigenvalues, gradient power in each and in the top C - 1, Trace/||.||_F);
         by default all of these. And "hierarchy": traces of A1, A2, B1 and B2, whole and by tensor, top eigenvalues, and
-        the overlaps of the C - 1 outliers of G with the ranges of A1 and B1 (`attribution_changes` tells when they pass
-        from one to the other). Weight norm and gradient norm are always there.
+        to which of A1 and B1 the C - 1 outliers of G belong (`attribution_changes` tells when they pass from one to the
+        other). Weight norm and gradient norm are always there.
     num_eigenvalues : int, optional
         How many of the largest eigenvalues; by default C.
     seed : int

@@ -21,6 +21,7 @@ COLOURS = {
     "margin_logits": "#e69f00",
     "matched_participation": "#56b4e9",
     "class_means": "#7f7f00",
+    "unfrozen_logits": "#8c510a",
 }
 """Okabe and Ito's palette, told apart by readers of any colour vision (its yellow darkened to be seen on white)."""
 

@@ -64,7 +64,7 @@ def test_errors_are_those_of_draws_of_the_examples():
         gradients = lengths * (means @ np.eye(3, 30)) + 0.3 * rng.normal(size=(40, 3, 30))
         fit = rl.kronecker_fit(rl.DenseLogitGradients(np.zeros((40, 3)), np.arange(40) % 3, gradients))
         shares.append(fit.share)
-        errors.append(fit.standard_errors[0])
+        errors.append(fit.standard_error[0])
     assert 0.5 < np.mean(errors) / np.std(shares) < 2
 
 
@@ -76,4 +76,4 @@ def test_bad_input():
         rl.kronecker_fit(gram, 10)
     one = rl.kronecker_fit(gram_of(np.ones((1, 2, 1, 2))))
     assert np.isnan(one.share_between)
-    assert np.isnan(one.standard_errors).all()
+    assert np.isnan(one.standard_error).all()

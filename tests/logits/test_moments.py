@@ -60,7 +60,7 @@ def test_moments_are_those_of_the_covariance_without_bias_and_errors_those_of_dr
     assert_mean(values, expected, detect=detect)
     with pytest.raises(AssertionError, match="against"):  # the square root of 2 missing from the differences
         assert_mean(values, expected * [2, 4, 8], detect=detect)
-    errors = np.array([m.standard_errors for m in found])
+    errors = np.array([m.standard_error for m in found])
     ratio = np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0, ddof=1)
     assert np.all((ratio > 0.8) & (ratio < 1.5)), ratio
     dimension = TAU.sum() ** 2 / np.sum(TAU**2)
@@ -106,7 +106,7 @@ def test_moments_of_means_without_bias(draws):
     )
     with pytest.raises(AssertionError, match="against"):  # the naive one: the mean's own noise added
         assert_mean(values, expected + noise, detect=detect)
-    errors = np.array([m.standard_errors for m in found])
+    errors = np.array([m.standard_error for m in found])
     ratio = np.sqrt((errors**2).mean(axis=0)) / values.std(axis=0, ddof=1)
     assert np.all((ratio > 0.7) & (ratio < 2.5)), ratio
     alignment = expected[1] / expected[0] * TAU.sum() / np.sum(TAU**2)
@@ -127,7 +127,7 @@ def test_means_anywhere_are_not_aligned():
 def test_other_pairings_give_other_values_within_errors(draws):
     one, two = (rl.residual_moments(draws[0], 3, rng=seed) for seed in (0, 1))
     assert np.all(one.values != two.values)
-    assert np.all(np.abs(one.values - two.values) < 3 * one.standard_errors)
+    assert np.all(np.abs(one.values - two.values) < 3 * one.standard_error)
     many = rl.residual_moments(draws[0], 3, num_pairings=12, rng=0)
     assert many.covariance[1, 1] <= 1.2 * one.covariance[1, 1]
 

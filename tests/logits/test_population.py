@@ -24,7 +24,7 @@ def test_a_known_spectrum_comes_back_within_its_errors(tau):
     assert found.eigenvalues @ (found.eigenvalues * found.multiplicities) == pytest.approx(np.sum(tau**2), rel=0.06)
     assert found.misfit < 1.0
     assert np.all(np.diff(found.eigenvalues) > 0)
-    assert np.all(found.standard_errors >= 0)
+    assert np.all(found.standard_error >= 0)
     for share in (0.7, 0.3, 0.1, 0.03):
         threshold = share * tau.max()
         low, high = found.variance_bounds(threshold)
@@ -40,22 +40,22 @@ def test_a_known_spectrum_comes_back_within_its_errors(tau):
 def test_the_largest_eigenvalues_of_a_spiked_spectrum():
     found = rl.recover_spectrum(moments(SPIKED))
     assert found.top(1)[0] == pytest.approx(60, rel=0.25)
-    assert found.count(20) == pytest.approx(2, abs=0.7)
+    assert found.count_above(20) == pytest.approx(2, abs=0.7)
     assert found.top(4)[3] < 15
     assert rl.recover_spectrum(moments(np.ones(3))).top(20)[-1] == 0
 
 
 def test_count_of_equal_eigenvalues():
     found = rl.recover_spectrum(moments(np.ones(300), relative=0.005))
-    assert found.count(0.2) == pytest.approx(300, rel=0.15)
-    assert found.count(5.0) == 0
+    assert found.count_above(0.2) == pytest.approx(300, rel=0.15)
+    assert found.count_above(5.0) == 0
 
 
 def test_errors_grow_with_those_of_the_moments():
     small, large = (rl.recover_spectrum(moments(POWER, relative)) for relative in (0.01, 0.05))
 
     def error(spectrum):
-        return spectrum.standard_errors[np.searchsorted(spectrum.eigenvalues, 0.3)]
+        return spectrum.standard_error[np.searchsorted(spectrum.eigenvalues, 0.3)]
 
     assert error(large) > 1.4 * error(small)
 
@@ -65,12 +65,12 @@ def test_bad_input():
     with pytest.raises(ValueError, match="tr Sigma\\^2 > 0"):
         rl.recover_spectrum(rl.ResidualMoments(values, np.eye(3), 10))
     assert np.isnan(rl.ResidualMoments(values, np.eye(3), 10).effective_dimension)
-    with pytest.raises(ValueError, match="`num_resamples` must be >= 2"):
-        rl.recover_spectrum(moments(POWER), num_resamples=1)
+    with pytest.raises(ValueError, match="`num_draws` must be >= 2"):
+        rl.recover_spectrum(moments(POWER), num_draws=1)
     found = rl.recover_spectrum(moments(POWER))
-    with pytest.raises(ValueError, match="`threshold` must be > 0"):
-        found.count(0)
+    with pytest.raises(ValueError, match="`x` must be > 0"):
+        found.count_above(0)
     with pytest.raises(ValueError, match="`errors` must be > 0"):
         found.variance_bounds(1.0, errors=0)
-    with pytest.raises(ValueError, match="`count` must be >= 1"):
+    with pytest.raises(ValueError, match="`k` must be >= 1"):
         found.top(0)

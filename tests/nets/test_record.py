@@ -185,7 +185,9 @@ def test_an_eigenvalue_that_does_not_converge_says_so_by_its_error(tmp_path, mon
     monkeypatch.setattr(moment, "EXACT", 10)
     module = mlp([16, 12, C], seed=2)
     whole = partial.top_eigenpairs
-    monkeypatch.setattr(partial, "top_eigenpairs", lambda *a, **k: whole(*a, **k, max_products=5, basis_size=8))
+    monkeypatch.setattr(
+        partial, "top_eigenpairs", lambda *a, **k: whole(*a, **k | {"max_products": 5, "basis_size": 8})
+    )
     found = TrainingRecord(tmp_path / "record", module, data(), steps=[0], statistics="hessian").dataset().load()
     values, errors = found.hessian_eigenvalues[0, 0].to_numpy(), found.hessian_eigenvalues_error[0, 0].to_numpy()
     assert errors.max() > 0.01 * abs(values).max()

@@ -39,6 +39,7 @@ def test_a_record_holds_the_hierarchy(tmp_path):
         assert float(last[f"top_eigenvalue_{part}"]) == pytest.approx(found.eigenvalues(part)[-1], rel=1e-5)
     for place in ("A1", "B1", "rest"):
         np.testing.assert_allclose(last[f"outlier_overlaps_{place}"], places.overlaps[place], atol=0.02)
+        np.testing.assert_allclose(last[f"outlier_shares_{place}"], places.shares[place], atol=0.02)
         assert int(last[f"outliers_in_{place}"]) == places.counts[place]
     changes = rl.attribution_changes(dataset.sel(split="train"))
     counts = np.stack([dataset.sel(split="train")[f"outliers_in_{place}"] for place in ("A1", "B1", "rest")], axis=-1)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,52 @@ def test_a_source_comes_with_its_data():
         rl.nets.hessian(source, inputs, LABELS)
     with pytest.raises(TypeError, match="`inputs` must be given with a module; got None"):
         rl.nets.logit_curvature(module)
+
+
+class Branches(torch.nn.Module):
+    """Linear layers side by side and one after another, registered in another order than they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.side = torch.nn.Linear(4, 3), torch.nn.Linear(5, 4)
+        self.first, self.middle = torch.nn.Linear(5, 4), torch.nn.Linear(4, 4)
+        self.middle.weight.requires_grad_(False)
+        self.first.bias.requires_grad_(False)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.last(torch.tanh(self.middle(hidden)) * torch.sigmoid(self.side(x)) + hidden)
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_the_matrix_of_branches_and_of_layers_called_in_any_order(count, monkeypatch):
+    torch.manual_seed(0)
+    module = Branches().double()
+    inputs, labels = torch.randn(count, 5, dtype=torch.float64), LABELS[:count]
+    if count > 1:  # in several parts
+        monkeypatch.setattr("rmtland.nets.dense_second_derivatives.WORK_BYTES", 2000)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    expected = full_hessian(module, inputs, labels).numpy()
+    gauss = rl.gauss_newton(source).to_dense()
+
+    def column_by_column(*_):
+        raise AssertionError("it must not fall back")
+
+    monkeypatch.setattr(rl.spectra.operators.SymmetricOperator, "to_dense", column_by_column)
+    np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), expected, atol=1e-13)
+    np.testing.assert_allclose(gauss + rl.nets.logit_curvature(source).to_dense(), expected, atol=1e-13)
+
+
+def test_blocks_some_columns_at_a_time(monkeypatch):
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+    assert next(source.chunks()).num_columns > 1000
+    block = torch.randn(source.num_parameters, 5, dtype=torch.float64)
+    whole = [operator @ block for operator in (rl.nets.hessian(source), rl.gauss_newton(source))]
+    for rows_bytes, width in ((1, 1), (2 * 8 * (3 * source.num_parameters + 6 * 4 * 3), 2)):
+        plan = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)._plan
+        narrow = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+        narrow._chunks = [chunk.under(dataclasses.replace(plan, rows_bytes=rows_bytes)) for chunk in narrow._chunks]
+        assert next(narrow.chunks()).num_columns == width
+        torch.testing.assert_close(rl.nets.hessian(narrow) @ block, whole[0])
+        torch.testing.assert_close(rl.gauss_newton(narrow) @ block, whole[1])

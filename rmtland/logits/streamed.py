@@ -1,0 +1,430 @@
+"""Top eigenvalues of the Gauss-Newton matrix from one or two passes over the examples, without an eigensolver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import choice, integer, require_memory
+from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
+from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
+from rmtland.logits.cross_class import CrossClassMeansAccumulator
+from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
+from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk
+from rmtland.logits.pair_factor import at_own_class
+from rmtland.logits.ranks import in_step, own_examples, ranked
+from rmtland.logits.rows import require_finite
+from rmtland.spectra import _vectors
+
+Floats = npt.NDArray[np.float64]
+
+NUM_GROUPS = 16
+"""Groups of examples whose scatter tells the error of a half of the examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedOutliers:
+    """The largest eigenvalues of G with their errors.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray (k,)
+        Ascending, float64.
+    errors : ndarray (k,)
+        How far off each may be: the error is smaller in 95 of 100 cases, on networks like those that it was set on.
+    eigenvectors : array (D, k)
+        Orthonormal columns, float64 in the library of the source.
+    powers : ndarray (k,)
+        Share of the squared gradient along each; NaN where the gradient is zero.
+    num_passes : int
+        Passes over the examples.
+    num_products : float
+        Products with single vectors, J^T A J v over all examples; half of one where half of the examples took part.
+    """
+
+    eigenvalues: Floats
+    errors: Floats
+    eigenvectors: Array = field(repr=False)
+    powers: Floats = field(repr=False)
+    num_passes: int
+    num_products: float
+
+    @property
+    def gradient_power(self) -> float:
+        """Share of the squared gradient in the span of the eigenvectors."""
+        return float(self.powers.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """F in F F^T <= G, (D, r): means of some gradients, times the roots of their weights over n; F^T = turn @ sums.
+
+    The sums stay as they came: C^2 D numbers are read a few times and never copied.
+
+    Attributes
+    ----------
+    turn : ndarray (r, s)
+    weights : ndarray (r,)
+        Of each mean, over n.
+    """
+
+    turn: Floats
+    weights: Floats
+
+    @classmethod
+    def of(cls, pair_weights: Floats, keeps_pairs: bool) -> _Cells:
+        """From p_{c,c'} / n, (C, C), and whether sums are those of pairs (C^2, D) or of classes (C, D)."""
+        num_classes = len(pair_weights)
+        own = np.eye(num_classes, dtype=bool)
+        if keeps_pairs:
+            weights = pair_weights.reshape(-1)
+            plain = np.diag((~own).reshape(-1).astype(float))
+            # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
+            plain[np.flatnonzero(own)] = -np.repeat(np.eye(num_classes), num_classes, axis=1) * ~own.reshape(-1)
+        else:
+            others = (pair_weights * ~own).sum(axis=1)
+            weights = np.concatenate([others, np.diag(pair_weights)])
+            plain = np.concatenate([np.eye(num_classes), -np.eye(num_classes)])
+        return cls(_inverse_root(weights)[:, None] * plain, weights)
+
+    @property
+    def inverse_root(self) -> Floats:
+        """1 / sqrt(weights), and zero for zero."""
+        return _inverse_root(self.weights)
+
+
+def _inverse_root(weights: Floats) -> Floats:
+    return (weights > 0) / np.sqrt(np.where(weights > 0, weights, 1.0))
+
+
+def streamed_outliers(
+    source: LogitGradients, passes: int = 1, k: int | None = None, *, num_directions: int | None = None,
+    start: Array | None = None, keep_pairs: bool | None = None,
+) -> StreamedOutliers:  # fmt: skip
+    """Top eigenvalues of the Gauss-Newton matrix, and their vectors, from class means: one pass or two, no iteration.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        With softmax outputs (`CrossEntropy`): a draw, a network, arrays. With one pass and no `start`, its first half
+        stands for all: shuffle examples that are sorted.
+    passes : {1, 2}
+        Two passes: the second takes exact products with the directions that the first found.
+    k : int, optional
+        How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
+    num_directions : int, optional
+        Vectors that products are taken with, 2 k by default; k at least.
+    start : array (D, m), optional
+        Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
+        examples in the same pass that finds the means.
+    keep_pairs : bool, optional
+        Whether all C^2 cross-class means are kept, twice 8 C^2 D bytes; by default where once is at most 1 GiB. The
+        class means alone, 8 C D bytes, will do, with larger errors.
+
+    Returns
+    -------
+    StreamedOutliers
+
+    Raises
+    ------
+    ValueError
+        For another loss than cross-entropy, k or directions out of range, a start of another shape, NaN or infinite
+        logit gradients.
+    MemoryError
+        Where the means do not fit.
+
+    Notes
+    -----
+    The means make up F F^T = A1 + A2 + B1 (`cross_class_means`) and G = F F^T + B with B positive semidefinite, the
+    spread within classes, which aligns with the means during training. Of B the products with the leading directions V
+    of F are taken, and the eigenvalues are those of F F^T + B V (V^T B V)^-1 V^T B: F F^T in full and the part of B
+    that V reaches, half a power iteration better than Rayleigh-Ritz on V, and below G in any direction. In one pass V
+    comes from the first half of the examples and B V from the second, about the means of all.
+
+    A pass costs C - 1 backward passes for the means and, per direction, one product with J and one with J^T, for half
+    of the examples in the first pass. An eigenvector far from all means is missed, and the errors do not know.
+
+    References
+    ----------
+    Papyan (2019), Measurements of three-level hierarchical structure in the outliers in the spectrum of deepnet
+    Hessians, on F. Williams and Seeger (2001), Using the Nystroem method to speed up kernel machines.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> model = rl.LandscapeModel.fort_ganguli(num_examples=300, num_classes=5, num_parameters=400, sigma_z=1.0)
+    >>> draw = model.sample(rng=0)
+    >>> found = rl.streamed_outliers(draw, passes=2)
+    >>> exact = rl.gauss_newton_spectrum(draw).outliers(4)
+    >>> bool((abs(found.eigenvalues - exact) <= found.errors).all()), bool((found.errors < 0.05 * exact).all())
+    (True, True)
+    """
+    choice("passes", passes, (1, 2))
+    statistic = CrossClassMeansAccumulator(keep_pairs)
+    ranks = source.num_classes * (source.num_classes - 1 if statistic.keeps(source) else 1)
+    most = min(source.num_parameters, ranks)
+    wanted = integer("k", source.num_classes - 1 if k is None else k, at_least=1, at_most=most)
+    width = 2 * wanted if num_directions is None else num_directions
+    width = min(integer("num_directions", width, at_least=wanted), source.num_parameters)
+    kind = prototype(source)
+    if start is not None:
+        if start.ndim != 2 or start.shape[0] != source.num_parameters or not 1 <= start.shape[1] <= start.shape[0]:
+            raise ValueError(
+                f"`start` must have shape (D, m) with D = {source.num_parameters}; got {tuple(start.shape)}"
+            )
+        if not all_finite(start):
+            raise ValueError("`start` must be finite; got NaN or infinite entries")
+    with in_step(source, start):
+        run = _Stream(source, statistic, width)
+        run.pass_over(None if start is None else _orthonormal(like(kind, start)))
+        found = run.estimate(wanted)
+        if passes == 2:
+            run.exact(found.vectors(width))
+            found = run.estimate(wanted)
+    return run.result(found, passes)
+
+
+class _Stream:
+    """A pass over the source: means, directions, products with them, and the gradient."""
+
+    def __init__(self, source: LogitGradients, statistic: CrossClassMeansAccumulator, width: int) -> None:
+        self.source, self.statistic, self.width = source, statistic, width
+        self.keeps, self.kind = statistic.keeps(source), prototype(source)
+        statistic.start(source)
+        if self.keeps:
+            size = self.kind.dtype.itemsize * source.num_classes**2 * float(source.num_parameters)
+            require_memory(f"two sets of {source.num_classes}^2 cross-class means", 2.5 * size, "use keep_pairs=False")
+        self.num_products, self.sampled = 0.0, 0.0
+        self.grouped, self.sizes = np.zeros((NUM_GROUPS, 0, 0)), np.zeros(NUM_GROUPS)
+        self.centres: Array = None
+        self.images: Array = None
+
+    def _nothing(self) -> tuple[Array, ...]:
+        """The state of `statistic` before the first example, in the dtype of products: half the traffic of float64."""
+        num_classes = self.source.num_classes
+        between = (num_classes, num_classes) if self.keeps else (num_classes,)
+        wide = double(self.kind)
+        shapes = ((num_classes, num_classes), (num_classes,))
+        sums = zeros(self.kind, (*between, self.source.num_parameters))
+        return (sums, *(zeros(wide, shape) for shape in shapes))
+
+    def pass_over(self, directions: Array | None) -> None:
+        """The means of all, and products of the examples that come after the directions are known."""
+        boundary = 0 if directions is not None else _own_half(self.source)
+        slope_of = GradientAccumulator()
+        slope: Any = slope_of.start(self.source)
+        self.block = directions
+        first: Any = None
+        state: Any = self._nothing()
+        seen = 0
+        for chunk in checked_chunks(self.source):
+            for piece in _cut_at(chunk, boundary - seen):
+                if seen >= boundary and first is None:
+                    first, state = self._first_half(state), self._nothing()
+                if seen >= boundary:
+                    self._multiply(piece, seen)
+                for part in parts_of(piece):
+                    state = self.statistic.add(state, SharedChunk(part, self.source))
+                slope = slope_of.add(slope, SharedChunk(piece, self.source))
+                seen += int(piece.labels.shape[0])
+        self.gradient = double(slope_of.finish(slope, self.source))
+        self._conclude(first, self._reduced(state))
+
+    def _reduced(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
+        """Sums (r, D), pair weights and number of examples of all ranks."""
+        sums, pairs, sizes = (self.source.reduce(total) for total in state)
+        return sums.reshape(-1, sums.shape[-1]), to_numpy(pairs), float(to_numpy(sizes).sum())
+
+    def _first_half(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
+        """Sums over the first half of all ranks; the directions, where there are none yet, from them."""
+        sums, pairs, count = self._reduced(state)
+        if self.block is None:
+            cells = _Cells.of(pairs / max(count, 1.0), self.keeps)
+            turn = cells.turn / max(count, 1.0)
+            values, vectors = np.linalg.eigh(turn @ _gram(sums) @ turn.T)
+            kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-self.width :]
+            self.block = _orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
+            if self.keeps:
+                means = cells.inverse_root[:, None] * (turn @ to_numpy(sums @ self.block).astype(np.float64))
+                self.centres = like(double(self.kind), means.reshape(*pairs.shape, -1))
+        return sums, pairs, count
+
+    def _multiply(self, piece: LogitGradientsChunk, seen: int) -> None:
+        """Add products of a piece's examples with the directions, and their scatter by groups."""
+        width = int(self.block.shape[1])
+        shared = SharedChunk(piece, self.source)
+        pushed = piece.jvp(like(self.kind, self.block))
+        image = piece.vjp(like(pushed, shared.loss.hessian_product(double(pushed))))
+        self.images = double(image) if self.images is None else self.images + image
+        centred = double(pushed)
+        if self.centres is not None:
+            centred = centred - at_own_class(piece, self.centres)
+        weighed = shared.loss.hessian_product(centred)
+        if self.grouped.shape[1] != width:
+            self.grouped = np.zeros((NUM_GROUPS, width, width))
+        for group in range(NUM_GROUPS):  # the examples in turn, whatever the chunks
+            some = slice((group - seen) % NUM_GROUPS, None, NUM_GROUPS)
+            one, other = (array[some, ...].reshape(-1, width) for array in (centred, weighed))
+            self.grouped[group] += to_numpy(one.T @ other)
+            self.sizes[group] += len(one) // self.source.num_classes
+
+    def _conclude(self, first: tuple[Array, Floats, float] | None, second: tuple[Array, Floats, float]) -> None:
+        """The products as those of B = G - F F^T, about the means of all examples."""
+        wide, num_examples = double(self.kind), float(self.source.num_examples)
+        width = int(self.block.shape[1])
+        if self.images is None:  # a rank without examples there
+            self.images = zeros(wide, (self.source.num_parameters, width))
+            self.grouped = np.zeros((NUM_GROUPS, width, width))
+        images = self.source.reduce(self.images)
+        self.grouped = to_numpy(self.source.reduce(like(wide, self.grouped)))
+        self.sizes = to_numpy(self.source.reduce(like(wide, self.sizes)))
+        sums, pairs, count = second
+        self.sampled = 1.0 - count / num_examples
+        self.num_products += width * (1.0 - self.sampled)
+        before, before_pairs, _ = first if first is not None else (None, np.zeros_like(pairs), 0.0)
+        self.cells = _Cells.of((pairs + before_pairs) / num_examples, self.keeps)
+        self.turn = self.cells.turn / num_examples
+        here = _Cells.of(pairs / max(count, 1.0), self.keeps)
+        # Second moments about the means of all: the sum of g g^T less sum g times the mean, less its transpose, plus
+        # that of the mean. Coefficients (r, m) first, then two products with the sums.
+        block = like(sums, self.block)
+        later = to_numpy(sums @ block).astype(np.float64)
+        earlier = 0.0 if before is None else to_numpy(before @ block).astype(np.float64)
+        seen, theirs = self.turn @ (later + earlier), (here.turn / max(count, 1.0)) @ later
+        root, unscaled = np.sqrt(here.weights)[:, None], self.cells.inverse_root[:, None]
+        of_here = root * unscaled * seen
+        of_all = unscaled * (root * theirs - root**2 * unscaled * seen)
+        lost = self.turn.T @ of_all
+        coefficients = (here.turn / max(count, 1.0)).T @ of_here + lost
+        subtracted = double(sums.T @ like(sums, coefficients))
+        if before is not None:
+            subtracted = subtracted + double(before.T @ like(sums, lost))
+            sums += before
+        self.sums = sums
+        self.spread = images / max(count, 1.0) - subtracted
+        self.own = self.turn @ _gram(sums) @ self.turn.T
+        require_finite(self.spread, like(wide, self.own))
+
+    def exact(self, block: Array) -> None:
+        """Products of all examples with other directions, (D, m), orthonormal."""
+        images = double(gauss_newton(self.source) @ like(self.kind, block))
+        require_finite(images)
+        sums = self.sums
+        seen = self.turn.T @ (self.turn @ to_numpy(sums @ like(sums, block)).astype(np.float64))
+        self.block, self.sampled = block, 0.0
+        self.spread = images - double(sums.T @ like(sums, seen))
+        self.num_products += int(block.shape[1])
+
+    def estimate(self, k: int) -> _Estimate:
+        """The eigenvalues of what is known of G."""
+        return _Estimate.of(self, k)
+
+    def result(self, found: _Estimate, passes: int) -> StreamedOutliers:
+        """All that is handed out."""
+        vectors = found.vectors(found.k)
+        norm = float(np.linalg.norm(to_numpy(self.gradient)))
+        seen = to_numpy(vectors.T @ self.gradient)
+        powers = (seen / norm) ** 2 if norm > 0 else np.full(found.k, math.nan)
+        noise = np.zeros(found.k)
+        if self.sampled > 0 and self.block.shape[1]:
+            noise = self._noise(to_numpy(double(self.block).T @ vectors))
+        values = found.values[-found.k :]
+        return StreamedOutliers(values, _errors(found, noise), vectors, powers, passes, self.num_products)
+
+    def _noise(self, inside: Floats) -> Floats:
+        """Standard deviations of u^T B u, B known from some of the examples, for u of components (m, k) in V."""
+        known = self.sizes > 0
+        means = np.einsum("gij,ik,jk->gk", self.grouped[known], inside, inside) / self.sizes[known][:, None]
+        if len(means) < 2:
+            return np.zeros(inside.shape[1])
+        variance: Floats = means.var(axis=0, ddof=1) / len(means) * self.sampled
+        return np.sqrt(variance)
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """F F^T + N N^T by the Gram matrix of the columns of F and N."""
+
+    run: _Stream
+    nystrom: Array  # N, (D, m)
+    values: Floats  # ascending, all of them
+    combinations: Floats
+    lower: Floats  # of F F^T + V (V^T B V) V^T
+    k: int
+
+    @classmethod
+    def of(cls, run: _Stream, k: int) -> _Estimate:
+        block, spread = double(run.block), run.spread
+        core = to_numpy(block.T @ spread)
+        sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
+        scale = max(float(np.trace(run.own)), float(sizes.max(initial=0.0)))
+        kept = sizes > 10 * _vectors.epsilon(run.kind) * scale
+        sizes, turn = sizes[kept], turn[:, kept]
+        nystrom = spread @ like(spread, turn / np.sqrt(sizes))
+        plain = block @ like(block, turn * np.sqrt(sizes))
+        values, combinations = np.linalg.eigh(_bordered(run, nystrom))
+        lower = np.linalg.eigvalsh(_bordered(run, plain))
+        size = max(values.size, k)
+        values, lower = (np.concatenate([np.zeros(size - v.size), np.maximum(v, 0.0)]) for v in (values, lower))
+        return cls(run, nystrom, values, combinations, lower, k)
+
+    def vectors(self, count: int) -> Array:
+        """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
+        run, r = self.run, len(self.run.own)
+        count = min(count, self.combinations.shape[1])
+        chosen = self.combinations[:, self.combinations.shape[1] - count :]
+        from_means = run.sums.T @ like(run.sums, run.turn.T @ chosen[:r])
+        return _orthonormal(double(from_means) + self.nystrom @ like(self.nystrom, chosen[r:]))
+
+
+def _bordered(run: _Stream, columns: Array) -> Floats:
+    """The Gram matrix of the columns of F and others."""
+    cross = run.turn @ to_numpy(run.sums @ like(run.sums, columns)).astype(np.float64)
+    return np.block([[run.own, cross], [cross.T, to_numpy(columns.T @ columns)]])
+
+
+def _gram(rows: Array) -> Floats:
+    """Inner products of rows, (r, r), float64: sums in blocks of the rows' own dtype."""
+    width = 2**16
+    total = np.zeros((rows.shape[0], rows.shape[0]))
+    for start in range(0, rows.shape[1], width):
+        part = to_numpy(rows[:, start : start + width])
+        total += part @ part.T  # NumPy knows that this is symmetric
+    return total
+
+
+def _orthonormal(block: Array) -> Array:
+    """An orthonormal basis; the last columns are those that change least."""
+    if block.shape[1] == 0:
+        return block
+    xp = namespace(block)
+    return xp.flip(xp.linalg.qr(xp.flip(block, axis=1))[0], axis=1)
+
+
+def _own_half(source: LogitGradients) -> int:
+    """Half of the examples of this rank."""
+    if ranked(source) is None:
+        alone = int(to_numpy(source.reduce(zeros(double(prototype(source)), (1,)) + 1))[0]) == 1
+        if not alone:  # a source that sums over ranks and does not say how many examples each has
+            return sum(int(chunk.labels.shape[0]) for chunk in source.chunks()) // 2
+    return own_examples(source) // 2
+
+
+def _cut_at(chunk: LogitGradientsChunk, place: int) -> Iterator[LogitGradientsChunk]:
+    """The chunk, in two pieces or more where the place lies within it and it can be cut."""
+    if 0 < place < chunk.labels.shape[0]:
+        for part in (slice(0, place), slice(place, int(chunk.labels.shape[0]))):
+            yield chunk.cut(part) if isinstance(chunk, CutChunk) else SlicedChunk(chunk, part)
+    else:
+        yield chunk
+
+
+def _errors(found: _Estimate, noise: Floats) -> Floats:
+    k = found.k
+    gain = found.values[-k:] - found.lower[-k:]
+    return 2.2 * noise + 1.5 * np.maximum(gain, 0.0) + 1e-6 * found.values[-1]
