@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import choice, integer, require_memory
+from rmtland._arguments import choice, flag, integer, require_memory
 from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
@@ -170,6 +170,8 @@ def streamed_outliers(
     choice("passes", passes, (1, 2))
     if num_directions is not None:
         num_directions = integer("num_directions", num_directions)
+    if keep_pairs is not None:
+        flag("keep_pairs", keep_pairs)
     statistic = CrossClassMeansAccumulator(keep_pairs)
     ranks = source.num_classes * (source.num_classes - 1 if statistic.keeps(source) else 1)
     most = min(source.num_parameters, ranks)
