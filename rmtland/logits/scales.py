@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import flag
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
 from rmtland.logits.classes import of_classes
@@ -67,6 +68,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
 
     def start(self, source: LogitGradients) -> None:
         """Nothing yet; ValueError for C < 2 or N < 2."""
+        flag("class_means", self.class_means)
         if source.num_classes < 2:
             raise ValueError(
                 f"`source` must have C >= 2 outputs to tell means from residuals; got C = {source.num_classes}"
