@@ -22,7 +22,10 @@ from .ensembles.wigner import GaussianEnsemble as GaussianEnsemble
 from .ensembles.wigner import SpikedWigner as SpikedWigner
 from .ensembles.wishart import SpikedCovariance as SpikedCovariance
 from .ensembles.wishart import Wishart as Wishart
+from .landscape.anisotropic import AnisotropicGradients as AnisotropicGradients
+from .landscape.anisotropic import KernelGradients as KernelGradients
 from .landscape.bartlett import SharedRows as SharedRows
+from .landscape.covariance import ResidualCovariance as ResidualCovariance
 from .landscape.draw import LandscapeDraw as LandscapeDraw
 from .landscape.gradient_laws import ClusteredGradients as ClusteredGradients
 from .landscape.gradient_laws import GradientLaw as GradientLaw
@@ -41,6 +44,7 @@ from .landscape.sweeps import theory_cell as theory_cell
 from .landscape.theory.band import TheoryBand as TheoryBand
 from .landscape.theory.given import LandscapeTheory as LandscapeTheory
 from .landscape.theory.population import PopulationTheory as PopulationTheory
+from .landscape.unfrozen_logits import UnfrozenLogits as UnfrozenLogits
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
 from .laws.random_energy import RandomEnergyModel as RandomEnergyModel
@@ -62,6 +66,11 @@ from .logits.confinement import confinement as confinement
 from .logits.cross_class import CrossClassMeans as CrossClassMeans
 from .logits.cross_class import CrossClassMeansAccumulator as CrossClassMeansAccumulator
 from .logits.cross_class import cross_class_means as cross_class_means
+from .logits.curvature_scales import CurvatureScales as CurvatureScales
+from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScalesAccumulator
+from .logits.curvature_scales import curvature_scales as curvature_scales
+from .logits.embedding import ClassEmbedding as ClassEmbedding
+from .logits.embedding import class_embedding as class_embedding
 from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton

@@ -61,6 +61,14 @@ def test_the_record_is_that_of_the_checkpoint(tmp_path):
     measured = rl.nets.open_record(tmp_path / "m").load()
     assert measured.loss.item() == record.loss.isel(step=-1).item()
     assert "checkpoint" in shown
+    # Without a network one is told which, in options that then work.
+    with pytest.raises(ValueError, match="got neither. That of .* was trained with --network mlp") as told:
+        invoke("measure", checkpoint)
+    options = str(told.value).split("trained with ")[1].split()
+    assert options == ["--network", "mlp", "--hidden", "6", "--width", "1.0", "--data", "digits", "--per-class", "5",
+                       "--seed", "0"]  # fmt: skip
+    invoke("measure", checkpoint, *options, "--examples", "20", "--statistics", "outputs", "--out", tmp_path / "told")
+    assert rl.nets.open_record(tmp_path / "told").loss.item() == measured.loss.item()
 
 
 def test_a_training_goes_on_only_as_itself(tmp_path):
@@ -70,6 +78,13 @@ def test_a_training_goes_on_only_as_itself(tmp_path):
     assert "going on after step 4 of 4" in train(tmp_path / "run", *DIGITS)[1]
     with pytest.raises(ValueError, match=r"the same settings to go on with; .* has seed = 0, not 2"):
         train(tmp_path / "run", *DIGITS, "--seed", "2")
+    # The default for these data is what is written down, and held against.
+    train(tmp_path / "default", *DIGITS, "--epochs", "20", "--statistics", "outputs")
+    assert json.loads((tmp_path / "default" / "settings.json").read_text())["epochs"] == 20
+    shown = invoke("train", *FAST[2:4], *DIGITS, "--statistics", "outputs", "--out", tmp_path / "default")
+    assert "going on after step 40 of 40" in shown
+    with pytest.raises(ValueError, match=r"has epochs = 2, not 20"):
+        invoke("train", *FAST[2:], *DIGITS, "--out", tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     with pytest.raises(ValueError, match="`out` must be new, an empty folder or a training to go on with; got .*mine"):
@@ -112,7 +127,7 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
     assert loss.shape == (2, 1)
     assert loss[0] != loss[1]
     for arguments, kind, message in (
-        (["0.pt", *common[2:]], ValueError, "`module` or `network` must be given, not both; got None and None"),
+        (["0.pt", *common[2:]], ValueError, "must say which network the checkpoints are of; got neither$"),
         (["0.pt", *common, "--network", "mlp"], ValueError, "`module` or `network` must be given, not both"),
         (["nowhere.pt", *common], FileNotFoundError, "`checkpoints` must be files; found none at nowhere.pt"),
         (["0.pt", "--module", "own_network"], ValueError, "`module` must be pkg.mod:build; got 'own_network'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,12 @@ def measure(
     ] = Path("measured"),
 ) -> None:
     """Measure a network at one or more checkpoints, in the order they are named."""
-    if (module is None) == (network is None):
+    if module is not None and network is not None:
         raise ValueError(f"`module` or `network` must be given, not both; got {module!r} and {network!r}")
+    if module is None and network is None:
+        raise ValueError(
+            f"`module` or `network` must say which network the checkpoints are of; got neither{hint(checkpoints[0])}"
+        )
     widths = check_training(network, hidden, width, 1.0, 1)
     integer("examples", examples, at_least=2)
     integer("seed", seed, at_least=0)
@@ -86,6 +91,18 @@ def measure(
     console = Console()
     print_record(record, console)
     console.print(f"\nWritten to {out}", highlight=False)
+
+
+def hint(checkpoint: Path) -> str:
+    """The options that fit a checkpoint of `rmtland train`, from the settings beside it; nothing for another's."""
+    try:
+        settings = json.loads((checkpoint.parent / "settings.json").read_text())
+        settings["hidden"] = ",".join(map(str, settings["hidden"])) if settings["hidden"] else None
+        names = ("network", "hidden", "width", "data", "data_folder", "per_class", "clusters", "covariance", "seed")
+        options = [f"--{name.replace('_', '-')} {settings[name]}" for name in names if settings[name] is not None]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f". That of {checkpoint} was trained with {' '.join(options)}"
 
 
 def import_builder(text: str) -> Callable[[], Any]:

@@ -86,13 +86,15 @@ def train(
         "learning_rate": learning_rate, "batch_size": batch_size, "examples": examples, "every": every,
         "statistics": statistics, "seed": seed,
     }  # fmt: skip
-    check_folder(out, settings)
+    # What can be told before data are read is told then.
+    check_folder(out, {name: value for name, value in settings.items() if (name, value) != ("epochs", None)})
     from rmtland.nets import Training
     from rmtland.nets.training import choose_probes, network_and_data
 
     dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
     module, dataset = network_and_data(dataset, network, hidden=widths, width=width, seed=seed)
-    epochs = epochs_or_default(epochs, network, len(dataset.x_train), batch_size)
+    epochs = settings["epochs"] = epochs_or_default(epochs, network, len(dataset.x_train), batch_size)
+    check_folder(out, settings)
     training = Training(
         module, dataset.x_train, dataset.y_train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,
         seed=seed,

@@ -15,6 +15,7 @@ from rmtland._arrays import Array, double, to_numpy, zeros
 from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.clustering import Clustering
+from rmtland.logits.curvature_scales import CurvatureScales
 from rmtland.logits.gauss_newton import GaussNewtonSpectrum, gauss_newton_spectrum
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.measure import measure
@@ -26,7 +27,7 @@ from rmtland.spectra.operators import SymmetricOperator
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-STATISTICS = ("clustering", "output_statistics", "gradient")
+STATISTICS = ("clustering", "output_statistics", "gradient", "curvature_scales")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Measured:
     clustering, scales, outputs : Clustering, LogitScales, OutputStatistics
     class_scales : LogitScales or None
         With class means; None where no class has two examples.
+    unfrozen_scales : CurvatureScales
+        Lengths of logit gradients where the curvature is; NaN where there is none.
     logits, labels : ndarray (N, C), (N,)
     slope : ndarray (D,)
         The gradient.
@@ -53,6 +56,7 @@ class Measured:
     scales: LogitScales
     class_scales: LogitScales | None
     outputs: OutputStatistics
+    unfrozen_scales: CurvatureScales
     logits: Floats
     labels: Labels
     slope: Floats
@@ -95,6 +99,7 @@ class Measured:
             found["scales"],
             found.get("class_scales"),
             found["output_statistics"],
+            found["curvature_scales"],
             logits,
             labels,
             to_numpy(double(found["gradient"])),

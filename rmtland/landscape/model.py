@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from rmtland._arguments import Seed, choice, generator, integer, real, require_memory, spawn
+from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.draw import LandscapeDraw
 from rmtland.landscape.gradient_laws import ClusteredGradients, GradientLaw, check_gradient_law
 from rmtland.landscape.h_term import draw_h_term
 from rmtland.landscape.logit_laws import GaussianLogits, LogitLaw, MarginLogits, check_logit_law
-from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum
+from rmtland.landscape.reduced import LandscapeSpectrum, reduced_spectrum, spectrum_of_rows
 from rmtland.landscape.theory.band import TheoryBand
-from rmtland.landscape.theory.given import LandscapeTheory, theory_of
+from rmtland.landscape.theory.given import theory_of
 from rmtland.landscape.theory.population import PopulationTheory, population_of
+from rmtland.landscape.unfrozen_logits import UnfrozenLogits
 from rmtland.logits.accumulate import gather_logits
+from rmtland.logits.curvature_scales import CurvatureScales, curvature_scales
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import output_statistics
 from rmtland.logits.scales import LogitScales, logit_scales
@@ -74,6 +78,8 @@ class LandscapeModel:
         object.__setattr__(self, "num_parameters", integer("num_parameters", self.num_parameters, at_least=1))
         check_logit_law(self.logits, self.num_examples, self.num_classes)
         check_gradient_law(self.gradients, self.num_classes)
+        if isinstance(self.gradients, StructuredGradients):
+            self.gradients.check(self.num_examples, self.num_classes)
         object.__setattr__(self, "sigma_H", real("sigma_H", self.sigma_H, at_least=0))
 
     @classmethod
@@ -136,9 +142,10 @@ class LandscapeModel:
         ----------
         source : LogitGradients
             With cross-entropy loss.
-        logit_law : {"spread", "participation", "margin"}
+        logit_law : {"spread", "participation", "margin", "unfrozen"}
             `GaussianLogits` of the measured logit spread sigma_z (the paper's) and accuracy; those of the measured mean
-            sum p^2; or `MarginLogits` with the measured margin.
+            sum p^2; `MarginLogits` with the measured margin; or `UnfrozenLogits` fitted to the examples that are not
+            frozen, with the lengths of their logit gradients (`curvature_scales`).
         class_means : bool
             Whether the model has class gradients too, of the sigma_d measured.
 
@@ -149,9 +156,12 @@ class LandscapeModel:
         Raises
         ------
         ValueError
-            For another loss or `logit_law`; with "participation" where all probabilities are 0 or 1.
+            For another loss or `logit_law`; with "participation" or "unfrozen" where all probabilities are 0 or 1; with
+        "unfrozen" and `class_means`, for which these lengths are not measured.
         """
-        choice("logit_law", logit_law, ("spread", "participation", "margin"))
+        choice("logit_law", logit_law, ("spread", "participation", "margin", "unfrozen"))
+        if logit_law == "unfrozen" and class_means:
+            raise ValueError('`class_means` must be False with logit_law="unfrozen"; got True')
         outputs = output_statistics(source)
         scales = logit_scales(source, class_means=class_means)
         model = cls.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
@@ -160,6 +170,8 @@ class LandscapeModel:
             return dataclasses.replace(model, logits=law)
         if logit_law == "margin":
             return dataclasses.replace(model, logits=MarginLogits.from_logits(*gather_logits(source)))
+        if logit_law == "unfrozen":
+            return model.unfrozen(UnfrozenLogits.from_logits(*gather_logits(source)), curvature_scales(source))
         return model
 
     @classmethod
@@ -175,6 +187,11 @@ class LandscapeModel:
             logits=GaussianLogits(scales.sigma_z, accuracy),
             gradients=ClusteredGradients(scales.sigma_c * root, scales.sigma_E * root, scales.sigma_d * root),
         )
+
+    def unfrozen(self, law: UnfrozenLogits, scales: CurvatureScales) -> LandscapeModel:
+        """The model with a logit law of the examples that are not frozen, and the lengths of their logit gradients."""
+        lengths = ClusteredGradients(scales.mean_length, scales.residual_length)
+        return dataclasses.replace(self, logits=law, gradients=lengths)
 
     def _clustered(self) -> ClusteredGradients:
         if not isinstance(self.gradients, ClusteredGradients):
@@ -203,7 +220,7 @@ class LandscapeModel:
         """sigma_c^2 / sigma_E^2."""
         return self._clustered().snr
 
-    def theory(self, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory:
+    def theory(self, rng: Seed = None, cross_terms: bool = True) -> Any:
         """What to expect of draws with the logits that this one draws: density, outliers, gradient, Goldilocks ratio.
 
         Parameters
@@ -216,13 +233,14 @@ class LandscapeModel:
         Returns
         -------
         LandscapeTheory
+            Or a `StructuredTheory`, of the same predictions, for `AnisotropicGradients` and `KernelGradients`.
 
         Raises
         ------
         TypeError
-            For a gradient law other than `ClusteredGradients`.
+            For a gradient law that is none of the package's.
         ValueError
-            Where all its lengths are zero.
+            Where all its lengths are zero; for a law with measured means, with an H-term or without cross terms.
         """
         return theory_of(self, rng, cross_terms)
 
@@ -343,7 +361,9 @@ class LandscapeModel:
         Raises
         ------
         TypeError
-            For a gradient law other than `ClusteredGradients`.
+            For a gradient law that is none of the package's.
+        ValueError
+            For a law with measured means, with an H-term, without cross terms or with `rows`.
         MemoryError
             Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not and `num_top` is
             not given.
@@ -372,11 +392,18 @@ class LandscapeModel:
         >>> spectrum.outliers().shape, round(float(spectrum.powers.sum() + spectrum.null_power), 12)
         ((4,), 1.0)
         """
-        law = self.gradients
-        if not isinstance(law, ClusteredGradients):
-            raise TypeError(f"`gradients` must be ClusteredGradients for a reduced draw, not {law!r}; use sample()")
+        law: object = self.gradients
+        if not isinstance(law, ClusteredGradients | StructuredGradients):
+            raise TypeError(
+                f"`gradients` must be ClusteredGradients, or another law of this package, for a reduced draw, not "
+                f"{law!r}; use sample()"
+            )
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
+        if isinstance(law, StructuredGradients):
+            check_structured(self.sigma_H, cross_terms, rows is not None)
+            drawn = law.weighted_rows(logits, labels, tolerance).draw(self.num_parameters, rng)
+            return spectrum_of_rows(*drawn, self.num_parameters, self.num_classes, num_top)
         return reduced_spectrum(
             logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, num_top, rows, self.sigma_H
         )

@@ -58,7 +58,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         return super().frobenius if self.sums is None else self.sums[1]
 
     def outliers(self, k: int | None = None) -> Floats:
-        """The C - 1 (or k) largest eigenvalues, ascending; zeros where there are fewer.
+        """The C - 1 (or k) largest eigenvalues, ascending; with zeros for those that D < k lacks.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         self._require_kept("k", number)
         missing = max(number - self.eigenvalues.size, 0)
         top: Floats = self.eigenvalues[self.eigenvalues.size - number + missing :]
-        return np.append(np.zeros(missing), top)
+        return np.sort(np.append(np.zeros(missing), top))
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
@@ -160,12 +160,19 @@ def reduced_spectrum(
         num_top = integer("num_top", num_top, at_least=1)
     sources = _sources(logits, labels, gradients, num_parameters, cross_terms, tolerance)
     rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
-    norm = float(np.linalg.norm(slope))
     if sigma_H > 0:
         return _with_h_term(rows, slope, (num_parameters, sigma_H), rng, logits.shape[1], num_top)
+    return spectrum_of_rows(rows, slope, num_parameters, logits.shape[1], num_top)
+
+
+def spectrum_of_rows(
+    rows: Floats, slope: Floats, num_parameters: int, num_classes: int, num_top: int | None = None
+) -> LandscapeSpectrum:
+    """The spectrum of G = rows^T rows and of the gradient `slope` (w,) in it; rows (n, w), w <= D."""
+    norm = float(np.linalg.norm(slope))
     if rows.shape[0] == 0:
         return LandscapeSpectrum(
-            np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, logits.shape[1]
+            np.empty(0), np.empty(0), 1.0 if norm > 0 else math.nan, num_parameters, norm, num_classes
         )
     by_examples = rows.shape[0] <= rows.shape[1]
     gram = rows @ rows.T if by_examples else rows.T @ rows
@@ -181,7 +188,7 @@ def reduced_spectrum(
         null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
         num_parameters=num_parameters,
         gradient_norm=norm,
-        num_classes=logits.shape[1],
+        num_classes=num_classes,
         sums=sums,
     )
 

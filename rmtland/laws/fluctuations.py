@@ -17,14 +17,19 @@ from rmtland.laws.subordination import Array, Subordination
 TERMS = 32
 
 
-def power_traces_of(equation: Subordination) -> Floats:
-    """Traces of D T, its square, cube and fourth power: the Taylor coefficients of Psi', by the trapezoidal rule."""
+def power_traces_of(equation: Subordination) -> tuple[Floats, float]:
+    """Traces of D T, its square, cube and fourth power in units of its size, and that size, 0 without any.
+
+    They are the Taylor coefficients of Psi', by the trapezoidal rule.
+    """
     own = Subordination(tuple(level for level in equation.levels if level.variance == 0), equation.num_parameters)
-    radius = 0.5 / Solver(own).reach[0]
-    slopes = [own.evaluate(m).psi.first for m in taylor.circle(radius, TERMS).tolist()]
+    if not (own.levels and own.power_sums[0] > 0):
+        return np.zeros(4), 0.0
+    unit = Solver(own).reach[0]
+    slopes = [own.evaluate(s / unit).psi.first / unit for s in taylor.circle(0.5, TERMS).tolist()]
     signs = np.array([1.0, -1.0, 1.0, -1.0])
-    traces: Floats = signs * taylor.coefficients(slopes, radius, TERMS, keep=4)
-    return traces
+    traces: Floats = signs * taylor.coefficients(slopes, 0.5, TERMS, keep=4)
+    return traces, unit
 
 
 def covariance_of_powers(traces: Floats, d: float) -> tuple[float, float, float]:
@@ -43,9 +48,11 @@ def covariance_of_powers(traces: Floats, d: float) -> tuple[float, float, float]
 def ratio_deviation(equation: Subordination, dimension: float) -> float:
     """Standard deviation of tr G / |G|_F in `dimension` parameters, to first order (delta method)."""
     d = float(dimension)
-    traces = power_traces_of(equation)
-    # The H-term's variance per off-diagonal entry, in units of D T.
+    traces, unit = power_traces_of(equation)
+    # The H-term's variance per off-diagonal entry, in units of D T; all in the larger of both sizes.
     own = equation.num_parameters * equation.variance
+    size = max(unit, math.sqrt(own))
+    traces, own = traces * (unit / size) ** np.arange(1, 5), own / size**2
     t1, t2 = traces[0], traces[1]
     trace, square = d * t1, d * t1**2 + d * (d + 1) * t2
     first, mixed, second = covariance_of_powers(traces, d)
@@ -55,8 +62,8 @@ def ratio_deviation(equation: Subordination, dimension: float) -> float:
         mixed += 4 * d * own * t1
         second += 8 * own * square + 4 * d * (d + 1) * own**2
         square += d * (d + 1) * own
-    relative = first / trace**2 - mixed / (trace * square) + second / (4 * square**2)
-    return float(trace / math.sqrt(square) * math.sqrt(max(relative, 0.0)))
+    variance = first / square - mixed * trace / square**2 + second * trace**2 / (4 * square**3)
+    return math.sqrt(max(float(variance), 0.0))
 
 
 def outliers_std(solver: Solver, boundaries: list[complex]) -> Floats:
@@ -117,16 +124,15 @@ def power_deviation(solver: Solver, u: complex) -> float:
     if u.imag > 0:
         # The number of directions is given, not the level: each eigenvalue more or less brings its power.
         m = -1 / u
-        rate = float((m * equation.evaluate(m, 0).quadratic).imag / (d * m.imag))
+        rate = float((m * equation.evaluate(m, 0).quadratic / equation.vector_square).imag / (d * m.imag))
     first, second = first.at_given_count(rate), second.at_given_count(rate)
-    square = equation.vector_square
-    share = float((first.integral(first.m * first.quadratic) / square).real)
+    share = float(first.integral(first.m * first.quadratic).real)
     of_both = first.integral(
         2 / d * (first.move * (first.quadratic - first.double) / first.m + first.m * first.quadratic**2)
     )
     variance = second.integral(first.integral(_covariance(first, second, d)))
-    total = variance - 2 * share * of_both + share**2 * 2 / d * square**2
-    return math.sqrt(max(float(total.real), 0.0)) / square
+    total = variance - 2 * share * of_both + share**2 * 2 / d
+    return math.sqrt(max(float(total.real), 0.0))
 
 
 def _paths(solver: Solver, u: complex, with_vector: bool) -> tuple[_Path, _Path]:
@@ -149,7 +155,7 @@ def _paths(solver: Solver, u: complex, with_vector: bool) -> tuple[_Path, _Path]
 class _Path:
     """Points of a path around the top eigenvalues that is its own mirror image, and what the equation has there.
 
-    With alpha = sqrt(D) a: `slope` = tr D T E, `square` = tr (D T E)^2, `quadratic` = alpha^T E alpha and `double` =
+    With alpha = a / |a|: `slope` = tr D T E, `square` = tr (D T E)^2, `quadratic` = alpha^T E alpha and `double` =
     alpha^T E^2 alpha; `move` is dm/de at fixed z, `drift` dm/dz; `steps` = dz.
     """
 
@@ -168,6 +174,7 @@ class _Path:
     ) -> _Path:
         """At these angles and their opposites; without `with_vector` what belongs to the gradient is NaN."""
         turn: Array = np.exp(1j * angles)
+        norm = equation.vector_square if with_vector else 1.0
         m = -1 / (centre + radius * turn)
         rows = []
         for at in m.tolist():
@@ -178,7 +185,8 @@ class _Path:
                 step = 3e-4 * at.imag
                 ahead, behind = (equation.evaluate(at + h, 0).quadratic for h in (step, -step))
                 change = (ahead - behind) / (2 * step)
-            rows.append((found.psi.first, -found.psi.second, found.quadratic, found.quadratic + at * change))
+            double = found.quadratic + at * change
+            rows.append((found.psi.first, -found.psi.second, found.quadratic / norm, double / norm))
         slope, square, quadratic, double = np.array(rows).T
         rate = 1 / m**2 - square / equation.num_parameters
         steps: Array = rate * m**2 * (1j * radius) * turn * weights

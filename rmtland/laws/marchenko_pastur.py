@@ -156,6 +156,9 @@ class MarchenkoPastur(Law):
             if low == 0:  # the hard edge, where the density grows like 1 / sqrt(x)
                 inside = np.maximum(high / (x + 0.0) - 1, 0)
                 return np.sqrt(inside) / (2 * np.pi * self.sigma**2)
+            if not 1e-70 < self.sigma < 1e70:  # products of two of x leave the range of float64
+                scale = self.sigma**2
+                return MarchenkoPastur(self.ratio)._pdf(x / scale) / scale
             density, other = high - x, x - low
             density *= other
             np.maximum(density, 0, out=density)

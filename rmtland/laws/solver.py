@@ -24,6 +24,8 @@ from rmtland.laws.subordination import Subordination
 LARGE = 2e7
 """Cost from which on slopes come from differences rather than from another derivative."""
 ITERATIONS = 25
+SEARCHES = 300
+"""Steps of Newton's method, and of a bracketed search at most."""
 CIRCLE_POINTS = 96
 """Points on half a circle beyond which panels take over."""
 
@@ -139,39 +141,67 @@ class Solver:
     # -- along the curve, by brackets --------------------------------------------------------------------------------
 
     def height(self, r: float) -> float:
-        """The v >= 0 of the curve above r: Im z(r + iv) = 0, or 0 where Im z > 0 down to the axis."""
+        """The v >= 0 of the curve above r: Im z(r + iv) = 0, or 0 where Im z > 0 down to the axis.
+
+        h = 1 - Im z / v falls with v to 0. Newton's method on 1/h in v^2, which is linear for a lone atom, between
+        bounds; where z is not finite, an atom is too near.
+        """
         top = self.reach[1] * (1 + 1e-9)
+        low, high = min(1e-11 * abs(r) + 1e-60 * top, 0.5 * top), top
+        v = low
+        for iteration in range(SEARCHES):
+            value, slope = self.equation.map(complex(r, v))
+            h, rise = 1 - value.imag / v, slope.real
+            if h >= 1 or not math.isfinite(h):
+                low = v
+            elif iteration == 0:
+                return 0.0
+            else:
+                high = v
+            if high - low <= 1e-13 * high or abs(h - 1) <= 1e-13:
+                return v
+            fall = 0.5 * (rise - 1 + h)
+            # Far from the root the steps are short.
+            square = 1 + h * (h - 1) / fall if abs(h - 1) < 0.5 and fall > 0 else math.nan
+            new = v * math.sqrt(square) if square > 0 else math.nan
+            v = new if low < new < high else math.sqrt(low * high)
+        return v
 
-        def excess(log_v: float) -> float:
-            v = math.exp(log_v)
-            return float(np.imag(self.equation.map(complex(r, v), False)[0])) / v
+    def along(self, error: Callable[[complex, float], float], rate: Callable[[complex], float]) -> complex:
+        """The point of the curve where an error of (u, z(u)), increasing in Re u, changes sign.
 
-        low, high = math.log(min(1e-11 * abs(r) + 1e-60 * top, 0.5 * top)), math.log(top)
-        if not excess(low) < 0:
-            return 0.0
-        if not excess(high) > 0:
-            return top
-        return math.exp(float(brentq(excess, low, high, xtol=1e-13, rtol=1e-14, maxiter=1000)))
-
-    def along(self, error: Callable[[complex, float], float]) -> complex:
-        """The point of the curve where an error of (u, z(u)), decreasing in Re u, changes sign."""
+        `rate` is d error / d z. Newton's method between bounds that halve on a scale of decades on either side of 0, as
+        what is sought may be smaller than the reach by any factor.
+        """
+        unit = 1e-60 * self.reach[0]
         low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
 
-        def at(r: float) -> float:
+        def at(r: float) -> tuple[complex, float, float]:
             u = complex(r, self.height(r))
-            value = self.equation.map(u if u.imag > 0 else r, False)[0]
-            return error(u, float(np.real(value)))
+            value, slope = self.equation.map(u if u.imag > 0 else r)
+            climb = abs(slope) ** 2 / np.real(slope) if u.imag > 0 else np.real(slope)
+            return u, error(u, float(np.real(value))), float(climb) * rate(u)
 
-        while at(high) > 0:
+        while at(high)[1] < 0:
             high *= 2
-        while at(low) < 0:
+        while at(low)[1] > 0:
             low *= 2
-        # What is sought may be smaller than the reach by any factor.
-        r = float(brentq(at, low, high, xtol=1e-60 * self.reach[0], rtol=1e-14, maxiter=1000))
-        return complex(r, self.height(r))
+        r, new, last = 0.0, math.nan, math.inf
+        for _ in range(SEARCHES):
+            if not (low < new < high and 2 * abs(new - r) <= last):
+                new, last = unit * math.sinh(0.5 * (math.asinh(low / unit) + math.asinh(high / unit))), math.inf
+            else:
+                last = abs(new - r)
+            r = new
+            u, wrong, slope = at(r)
+            low, high = (r, high) if wrong < 0 else (low, r)
+            new = r - wrong / slope if 0 < slope < math.inf else math.nan
+            if wrong == 0 or high - low <= 1e-14 * abs(r) or abs(new - r) <= 1e-15 * abs(r):
+                break
+        return u
 
     def _search(self, x: float) -> complex:
-        u = self.along(lambda _, value: x - value)
+        u = self.along(lambda _, value: value - x, lambda _: 1.0)
         if u.imag > 0:
             return u
         real = self._real_newton(u.real, x)
@@ -202,7 +232,9 @@ class Solver:
         if self.equation.exact:
             return self.plain.quantiles(above, self.rank - above if below is None else below)
         places = [self.equation.map(u if u.imag > 0 else u.real, False)[0] for u in self.points(above)]
-        return np.real(np.array(places, dtype=np.complex128))
+        found = np.real(np.array(places, dtype=np.complex128))
+        # The smallest may be rounding of what is left of u.
+        return found if self.equation.variance > 0 else np.maximum(found, 0.0)
 
     def points(self, above: Floats) -> list[complex]:
         """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
@@ -231,7 +263,8 @@ class Solver:
                 # The count tells the branch: it was right at the last point already.
                 if abs(step) <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
                     return u
-        return self.along(lambda w, _: self.count_above(w) - goal)
+        d = self.equation.num_parameters
+        return self.along(lambda w, _: goal - self.count_above(w), lambda w: d * (-1 / w).imag / math.pi)
 
     # -- gaps, edges and contours --------------------------------------------------------------------------------------
 

@@ -95,10 +95,20 @@ class TracyWidom(Law):
         Returns
         -------
         float
+
+        Raises
+        ------
+        OverflowError
+            Where that is beyond float64.
         """
         k = integer("k", k, at_least=0)
         grid, weights = self._table.quadrature
-        return float(weights @ (grid / self._scale) ** k)
+        some = weights > 0
+        with np.errstate(over="ignore"):
+            moment = float(weights[some] @ (grid[some] / self._scale) ** k)
+        if not np.isfinite(moment):
+            raise OverflowError(f"`k` must leave E x^k within the range of float64; got {k}")
+        return moment
 
     def var(self) -> float:
         """Variance of x."""

@@ -93,9 +93,11 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
     direction = finite_array("gradient", to_numpy(gradient), ndim=1)
     if direction.shape[0] != operator.dimension:
         raise ValueError(f"`gradient` must have shape ({operator.dimension},); got {direction.shape}")
-    norm = np.linalg.norm(direction)
-    if norm == 0:
+    if not direction.any():
         raise ValueError("`gradient` must not be zero: it has no direction")
+    # In units of its largest entry, whose square no float may hold.
+    direction = direction / np.abs(direction).max()
+    direction /= np.linalg.norm(direction)
     count = integer("k", k, at_least=1, at_most=operator.dimension)
     if operator.dimension <= DENSE_LIMIT:
         eigenvalues, vectors = np.linalg.eigh(operator.to_dense())
@@ -105,4 +107,4 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
         start = np.random.default_rng(0).standard_normal(operator.dimension)
         eigenvalues, vectors = eigsh(operator.to_scipy(), k=count, which="LA", v0=start)
     order = np.argsort(eigenvalues)[-count:]
-    return Confinement(eigenvalues[order], (vectors[:, order].T @ (direction / norm)) ** 2)
+    return Confinement(eigenvalues[order], (vectors[:, order].T @ direction) ** 2)

@@ -57,6 +57,15 @@ class BlockedChunk(Protocol):
 
 
 @runtime_checkable
+class NarrowChunk(Protocol):
+    """A chunk that says how many columns its products take at a time. An offer, not a duty."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns whose tangents, outputs and products fit into memory together, >= 1."""
+
+
+@runtime_checkable
 class CutChunk(Protocol):
     """A chunk of which some examples can be had at their share of the cost. An offer, not a duty."""
 
@@ -86,12 +95,27 @@ class PrototypedSource(Protocol):
         """Any array of the library, dtype and device of products."""
 
 
+@runtime_checkable
+class ParametrisedSource(Protocol):
+    """A source that knows the parameters themselves, as networks do. An offer, not a duty."""
+
+    @property
+    def parameter_vector(self) -> Array:
+        """W, (D,)."""
+
+
 def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
     """The chunk in pieces whose `dense()` fits into memory; the chunk itself where it offers none."""
     if isinstance(chunk, BlockedChunk):
         yield from chunk.blocks()
     else:
         yield chunk
+
+
+def column_slices(chunk: LogitGradientsChunk, num_columns: int) -> Iterator[slice]:
+    """Consecutive slices of the columns of a product, as many at a time as the chunk takes."""
+    width = chunk.num_columns if isinstance(chunk, NarrowChunk) else num_columns
+    yield from example_slices(num_columns, max(width, 1))
 
 
 def targets_of(chunk: LogitGradientsChunk) -> Array:

@@ -9,6 +9,7 @@ from rmtland._arguments import choice
 from rmtland.logits.accumulate import Accumulator, accumulate, accumulate_by
 from rmtland.logits.clustering import ClusteringAccumulator
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
+from rmtland.logits.curvature_scales import CurvatureScalesAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.outputs import OutputAccumulator
@@ -21,6 +22,7 @@ STATISTICS: Mapping[str, Callable[[], Accumulator[Any]]] = {
     "clustering": ClusteringAccumulator,
     "logit_scales": LogitScalesAccumulator,
     "output_statistics": OutputAccumulator,
+    "curvature_scales": CurvatureScalesAccumulator,
     "gauss_newton_trace": GaussNewtonTraceAccumulator,
     "cross_class_means": CrossClassMeansAccumulator,
 }

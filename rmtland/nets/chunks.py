@@ -37,7 +37,9 @@ class Plan:
         Examples whose dense logit gradients fit into memory.
     keep : Budget
     rows_bytes : int
-        Memory for the rows of all logits of a part of a chunk, side by side.
+        Memory for the rows of all logits of a part of a chunk, side by side, and for the columns of a block.
+    num_classes : int
+        C.
     """
 
     network: Snapshot
@@ -46,6 +48,7 @@ class Plan:
     chunk_size: int
     keep: Budget
     rows_bytes: int = SIDE_BY_SIDE_BYTES
+    num_classes: int = 1
 
 
 class NetworkChunk:
@@ -91,6 +94,13 @@ class NetworkChunk:
     def num_inputs(self) -> int:
         """Forward passes: the examples, or the sequences that they are tokens of."""
         return self._batch.num_inputs
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of a product that fit into the memory of a batch: tangents, products, and the outputs' between."""
+        vector = self.network.vector
+        numbers = 3 * vector.numel() + 6 * self.labels.shape[0] * self.plan.num_classes
+        return max(1, self.plan.rows_bytes // (numbers * max(vector.element_size(), 4)))
 
     @property
     def inputs(self) -> Inputs:

@@ -152,7 +152,7 @@ class DistributedSource:
         self.prototype: Array = _prototype(self._local, some)
         network = getattr(self._local, "network", None)
         if network is not None:
-            self.network, self.matrices = network, self._matrices
+            self.network, self.matrices, self.parameter_vector = network, self._matrices, network.vector
         self._weigh(everyone)
 
     def _weigh(self, everyone: list[dict[str, Any]]) -> None:
@@ -222,7 +222,10 @@ class DistributedSource:
         rest = {name for names in self.gather_objects(layers and layers.rest) for name in names or ()}
         if layers is not None:
             layers.rest = tuple(name for name in self.parameter_groups if name in rest)
-        return layer_matrices(self, layers, columns, vector, groups, outer)
+        memory = getattr(self._local, "working_bytes", None)
+        # All ranks must take the same tensors in each pass: the least of what they have decides.
+        some = [each for each in self.gather_objects(memory) if each is not None]
+        return layer_matrices(self, layers, columns, vector, groups, outer, min(some) if some else None)
 
 
 def rank_range(num_examples: int, process_group: Any = None) -> range:

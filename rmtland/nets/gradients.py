@@ -199,7 +199,7 @@ class NetworkLogitGradients:
             self._chunk_size = max(1, min(CHUNK_BYTES // max(dense, 1), share // max(2 * dense + active, 1)))
         if self._batch_size is None:
             self._batch_size = sizes.batch(share)
-        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget, share)
+        self._plan = Plan(self.network, self._reading, sizes, self._chunk_size, self._budget, share, self._num_classes)
 
     def _settle_weights(self, total: float) -> None:
         """Divide weights by their mean, so that sums of the loss over N are its weighted mean."""
@@ -240,6 +240,16 @@ class NetworkLogitGradients:
             chunk = NetworkChunk(plan, batch.cut(part))
             if chunk.labels.shape[0]:  # not where every label is ignored
                 yield chunk
+
+    @property
+    def parameter_vector(self) -> Tensor:
+        """The trainable parameters, (D,), as they were when the source was made."""
+        return self.network.vector
+
+    @property
+    def working_bytes(self) -> int:
+        """What a computation may hold beside what is kept: as much as the budget, or what small batches need."""
+        return max(self._budget.limit, BATCH_SHARE * SMALLEST_BATCH)
 
     @property
     def num_examples(self) -> int:
@@ -292,7 +302,7 @@ class NetworkLogitGradients:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
         layers = next(iter(self.chunks())).layers()
-        return layer_matrices(self, layers, columns, vector, groups, outer)
+        return layer_matrices(self, layers, columns, vector, groups, outer, self.working_bytes)
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""

@@ -17,12 +17,20 @@ import torch
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-from rmtland._arrays import to_numpy
+from rmtland._arrays import to_numpy, where_double_is
 from rmtland.logits.accumulate import checked_chunks, parts_of, prototype, same_order
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.ranks import gathered, gathered_objects, is_mine, own_examples, ranked
 from rmtland.logits.rows import RowsChunk
-from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece, better_written, written_numbers
+from rmtland.nets.layer_pieces import (
+    EmbeddingPiece,
+    FormedPiece,
+    MatrixPiece,
+    Piece,
+    better_written,
+    finished_on,
+    written_numbers,
+)
 from rmtland.nets.layer_rows import Layers
 
 STORE_BYTES = 2**30
@@ -44,8 +52,8 @@ class Store(Protocol):
     def add(self, example: int, direction: int, piece: Piece) -> None:
         """Put in the pieces of examples from `example` on."""
 
-    def add_to(self, matrix: Tensor) -> None:
-        """Add the tensor's matrix, at least its lower triangle."""
+    def add_to(self, matrix: Tensor, block_bytes: int) -> None:
+        """Add the tensor's matrix, at least its lower triangle, with `block_bytes` for blocks of it at work."""
 
     def products(self, vector: Tensor) -> Tensor:
         """Inner products (N, r) of the rows with a vector (d,), both float64; nothing of use on the other side.
@@ -67,7 +75,7 @@ class OuterStore:
         rows = piece.formed().double()
         add_gram(self.matrix, rows.T)
 
-    def add_to(self, matrix: Tensor) -> None:
+    def add_to(self, matrix: Tensor, block_bytes: int) -> None:
         """Add sum r r^T."""
         matrix += self.matrix
 
@@ -89,10 +97,10 @@ class FormedStore:
         formed = piece.formed()
         self.rows[example : example + len(formed), direction] = formed
 
-    def add_to(self, matrix: Tensor) -> None:
+    def add_to(self, matrix: Tensor, block_bytes: int) -> None:
         """Add R R^T, some columns at a time."""
         rows = self.rows.flatten(0, 1)
-        width = max(1, BLOCK_BYTES // (8 * len(rows)))
+        width = max(1, block_bytes // (8 * len(rows)))
         for block in torch.split(rows, width, dim=1):
             add_gram(matrix, block.double())
 
@@ -122,7 +130,7 @@ class PairStore:
         if direction < own:
             self.inputs[part, direction] = piece.inputs
 
-    def add_to(self, matrix: Tensor) -> None:
+    def add_to(self, matrix: Tensor, block_bytes: int) -> None:
         """Add the Gram matrix, group by group of a grouped convolution."""
         inputs, signals = self.inputs, self.signals
         if inputs.shape[1] > 1:  # each direction with inputs of its own counts as an example
@@ -133,9 +141,9 @@ class PairStore:
             (a, positions), b = x.shape[1:], s.shape[2]
             by_pairs = positions**2 * (b + a / num_directions**2 + ELEMENTWISE)
             if by_pairs <= a * b:
-                add_pairs(matrix, _inner(x.mT.flatten(0, 1), positions), s)
+                add_pairs(matrix, _inner(x.mT.flatten(0, 1), positions), s, block_bytes)
             else:
-                width = max(1, BLOCK_BYTES // (8 * num_examples * num_directions * a))
+                width = max(1, block_bytes // (8 * num_examples * num_directions * a))
                 for block in torch.split(s, width, dim=2):
                     rows = block.flatten(1, 2) @ x.mT  # (n, r width, a)
                     add_gram(matrix, rows.reshape(num_examples * num_directions, -1).double())
@@ -167,13 +175,13 @@ class EmbeddingStore:
         part = slice(example, example + len(piece.signals))
         self.signals[part, direction], self.indices[part] = piece.signals, piece.indices
 
-    def add_to(self, matrix: Tensor) -> None:
+    def add_to(self, matrix: Tensor, block_bytes: int) -> None:
         """Add the Gram matrix: signals meet where they go to the same entry."""
 
         def kernel(first: slice, second: slice) -> Tensor:
             return (self.indices[first][:, :, None, None] == self.indices[second][None, None]).double()
 
-        add_pairs(matrix, kernel, self.signals)
+        add_pairs(matrix, kernel, self.signals, block_bytes)
 
     def products(self, vector: Tensor) -> Tensor:
         """sum_p s_p . v at the entry looked up."""
@@ -190,11 +198,13 @@ def _inner(rows: Tensor, positions: int) -> Callable[[slice, slice], Tensor]:
     return kernel
 
 
-def add_pairs(matrix: Tensor, kernel: Callable[[slice, slice], Tensor], signals: Tensor) -> None:
+def add_pairs(
+    matrix: Tensor, kernel: Callable[[slice, slice], Tensor], signals: Tensor, block_bytes: int = BLOCK_BYTES
+) -> None:
     """Add sum_pq kernel(mu p, nu q) (s_(mu j p) . s_(nu i q)) for signals (n, r, b, P) to the lower triangle."""
     n, r, _, positions = signals.shape
     rows = signals.mT  # (n, r, P, b)
-    size = max(1, math.isqrt(BLOCK_BYTES // 8) // (r * positions))
+    size = max(1, math.isqrt(block_bytes // 8) // (r * positions))
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     for i, first in enumerate(blocks):
         left = rows[first].flatten(0, 2).double()
@@ -249,6 +259,7 @@ def layer_matrices(
     vector: Tensor,
     lists: Sequence[Sequence[str]],
     outer: Sequence[bool],
+    memory: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """For each list of tensors: its matrix in float64, and the rows' inner products with `vector`.
 
@@ -266,6 +277,8 @@ def layer_matrices(
         Tensors of parameters.
     outer : sequence of bool
         For each list, which side: the Gram matrix (N r, N r) of its rows, or (lists of a single tensor) sum r r^T.
+    memory : int, optional
+        Bytes for layer inputs and signals, where that is less than `STORE_BYTES`; blocks take an eighth of it.
 
     Yields
     ------
@@ -277,6 +290,9 @@ def layer_matrices(
     RuntimeError
         Where a source changes the order of its examples between passes, of which large networks take several.
     """
+    store_bytes = STORE_BYTES if memory is None else min(STORE_BYTES, memory)
+    block_bytes = BLOCK_BYTES if memory is None else min(BLOCK_BYTES, memory // 8)
+    vector = where_double_is(vector)
     wanted = [name for one in lists for name in one]
     sides = {name: side for one, side in zip(lists, outer, strict=True) for name in one}
     before: npt.NDArray[np.float64] | None = None
@@ -287,7 +303,7 @@ def layer_matrices(
         matrix = seen = vector[:0]
         for name in one:
             if name not in collected:
-                batch = _batch(source, layers, [n for n in wanted if n not in collected], sides)
+                batch = _batch(source, layers, [n for n in wanted if n not in collected], sides, store_bytes)
                 # The first rank with examples decides.
                 batch = next(names for names in gathered_objects(source, batch) if names)
                 found, num_rows, before = _collect(source, columns, {n: sides[n] for n in batch}, before)
@@ -301,22 +317,24 @@ def layer_matrices(
             if name in stores:  # a tensor that nothing uses has none
                 store = stores.pop(name)
                 if side:
-                    store.add_to(matrix)
+                    store.add_to(matrix, block_bytes)
                 elif is_mine(source, wanted.index(name)):
-                    store.add_to(matrix)
+                    store.add_to(matrix, block_bytes)
                     seen += store.products(vector[group].double()).flatten()
         matrix = _symmetric(matrix)
         yield (matrix, seen) if side else (source.reduce(matrix), source.reduce(seen))
 
 
-def _batch(source: LogitGradients, layers: Layers | None, names: list[str], sides: dict[str, bool]) -> list[str]:
+def _batch(
+    source: LogitGradients, layers: Layers | None, names: list[str], sides: dict[str, bool], store_bytes: int
+) -> list[str]:
     """As many of the next tensors as the store holds, at least one."""
     held = 0.0
     batch: list[str] = []
     for name in names if layers is not None else []:
         assert layers is not None
         held += 0 if sides[name] else source.num_examples * layers.stored_bytes(name, source.num_classes)
-        if batch and held > STORE_BYTES:
+        if batch and held > store_bytes:
             break
         batch.append(name)
     return batch
@@ -341,9 +359,10 @@ def _collect(
                 pieces = part.rows(cotangents[:, :, j]).pieces()  # type: ignore[attr-defined]
                 for name in sides:
                     if name in pieces:
+                        piece = finished_on(pieces[name])
                         if name not in stores:
-                            stores[name] = _store(pieces[name], count, r, sides[name])
-                        stores[name].add(example, j, pieces[name])
+                            stores[name] = _store(piece, count, r, sides[name])
+                        stores[name].add(example, j, piece)
             example += len(cotangents)
     return (
         _of_all_ranks(source, stores, list(sides)),

@@ -6,6 +6,10 @@ from .comparison import plot_stages as plot_stages
 from .ensembles import plot_edge as plot_edge
 from .ensembles import plot_spectrum as plot_spectrum
 from .ensembles import plot_transition as plot_transition
+from .hierarchy import plot_attribution as plot_attribution
+from .hierarchy import plot_class_embedding as plot_class_embedding
+from .hierarchy import plot_hierarchy_traces as plot_hierarchy_traces
+from .hierarchy import plot_knock_outs as plot_knock_outs
 from .landscape import plot_cumulative_power as plot_cumulative_power
 from .landscape import plot_freezing as plot_freezing
 from .landscape import plot_gradient_cosines as plot_gradient_cosines

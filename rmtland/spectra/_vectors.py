@@ -119,7 +119,9 @@ def start_vector(operator: SymmetricOperator, rng: np.random.Generator, start: A
 
 def product(operator: SymmetricOperator, vector: Array) -> Array:
     """A v in the dtype of `vector`, apart from any autograd graph; it may share memory with the operator's own."""
-    result = operator @ vector
+    # What is not finite is named by who called, whether or not this machine's BLAS warns of it.
+    with np.errstate(invalid="ignore", over="ignore"):
+        result = operator @ vector
     return like(vector, result.detach() if is_torch(result) else result)
 
 

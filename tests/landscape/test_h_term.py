@@ -269,3 +269,14 @@ def test_many_examples():
     np.testing.assert_allclose(population.bulk_edge, given.bulk_edge, rtol=1e-3)
     np.testing.assert_allclose(population.transition_snr(), given.transition_snr().mean(), rtol=0.03)
     np.testing.assert_allclose(population.frobenius, given.frobenius, rtol=1e-3)
+
+
+def test_outliers_ascend_where_there_are_fewer_parameters_than_classes():
+    model = rl.LandscapeModel(30, 8, 4, rl.GaussianLogits(1.0), rl.ClusteredGradients(1.0, 0.7), 0.3)
+    theory, spectrum = model.theory(0), model.spectrum(0)
+    for outliers in (theory.outliers(), spectrum.outliers()):
+        assert (np.diff(outliers) >= 0).all()
+        assert np.sum(outliers == 0) == 3
+        assert outliers[0] < 0
+    # Zeros stay with what D lacks, deviations with what they belong to.
+    np.testing.assert_array_equal(theory.outliers_std() == 0, theory.outliers() == 0)

@@ -202,6 +202,10 @@ def test_the_goldilocks_ratio_is_that_of_the_dense_matrix_and_of_networks():
     assert kernels.goldilocks_ratio(num_draws=1, rng=3) == pytest.approx(expected, rel=1e-10)
 
 
+def test_no_goldilocks_ratio_without_curvature():
+    assert np.isnan(rl.MeanFieldNetwork([7, 20, 3]).scaled(1e4).kernels(INPUTS).goldilocks_ratio(num_draws=3))
+
+
 def test_a_model_by_one_call():
     labels = np.arange(6) % 3
     network = rl.MeanFieldNetwork([7, 50, 3], "tanh")

@@ -305,7 +305,7 @@ class OneSided:
         (
             lambda m: dataclasses.replace(m, gradients=OneSided()).spectrum(0),
             TypeError,
-            "`gradients` must be ClusteredGradients for a reduced draw, not .*; use sample",
+            "`gradients` must be ClusteredGradients, or .* for a reduced draw, not .*; use sample",
         ),
     ],
 )

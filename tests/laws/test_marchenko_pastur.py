@@ -222,3 +222,10 @@ def test_extreme_scales_neither_warn_nor_break():
         spread = law.ppf([0.999, 1.0]) / max(1.0, ratio)
         assert np.all((spread == 0) | (spread == 1) if ratio > 1 else spread == 1)
         np.testing.assert_array_equal(law.cdf(np.array([-1.0, 2.0 * max(1.0, ratio)])), [0, 1])
+
+
+@pytest.mark.parametrize("sigma", [1e-100, 1e100])
+def test_density_at_any_scale(sigma):
+    law, unit = rl.MarchenkoPastur(0.5, sigma), rl.MarchenkoPastur(0.5)
+    x = np.array([0.05, 0.2, 1.0, 2.5, 4.0])
+    np.testing.assert_allclose(law.pdf(x * sigma**2) * sigma**2, unit.pdf(x), rtol=1e-12)

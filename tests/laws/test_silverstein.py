@@ -708,3 +708,36 @@ def test_bad_calls():
         law.stieltjes("z")
     with pytest.raises(TypeError, match=r"`x` must be real numbers"):
         law.count_below("x")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.floats(-3, 3), min_size=1, max_size=4, unique=True),
+    st.lists(st.floats(-60, 0), min_size=4, max_size=4),
+    st.floats(-60, 60),
+)
+def test_any_ratio_and_weights(population, weights, ratio):
+    # Bands may be narrower than rounding of where they are: points then, of the right place and mass.
+    t, w = 10.0 ** np.array(population), 10.0 ** np.array(weights[: len(population)])
+    law = rl.GeneralizedMarchenkoPastur.sample_covariance(t, 10.0**ratio, w)
+    support = law.support
+    assert np.isfinite(support).all()
+    assert np.isfinite(law.edge_scales).all()
+    assert (np.diff(support.ravel()) >= 0).all()
+    assert support[0, 0] >= 0
+    assert law.cdf(support[-1, 1] * (1 + 1e-9)) == 1
+    x = law.ppf([0.01, 0.5, 0.99])
+    assert np.isfinite(x).all()
+    assert (np.diff(x) >= -1e-14 * x[1:]).all()
+    assert x[-1] <= support[-1, 1] * (1 + 1e-12)
+    assert np.isfinite(law.pdf(np.append(x[x > 0], 0.5 * support.sum(axis=1)))).all()
+
+
+def test_lone_atoms_are_points():
+    law = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 2.0], 1e-40)
+    np.testing.assert_array_equal(law.support, [[1, 1], [2, 2]])
+    np.testing.assert_allclose(law.cdf([0.5, 1.5, 2.5]), [0, 0.5, 1])
+    # Johnstone's scale: t (p / n)^(1/2) / p^(2/3) times a factor of p alone, one atom of weight p.
+    one = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0], 1e-33, [8.0]).edge_scales[0, 1]
+    n, p = 8e33, 8.0
+    assert one == pytest.approx((np.sqrt(n) + np.sqrt(p)) * (1 / np.sqrt(n) + 1 / np.sqrt(p)) ** (1 / 3) / n, rel=1e-6)

@@ -309,3 +309,9 @@ def test_table_is_the_one_its_script_makes():
                 np.testing.assert_allclose(data[f"right_{beta}"], right[beta], rtol=0, atol=1e-15)
             np.testing.assert_array_equal(data["minus"], left[0])
             np.testing.assert_array_equal(data["plus"], left[1])
+
+
+def test_moments_beyond_float64_are_refused():
+    assert np.isfinite(rl.TracyWidom(2).moment(149))
+    with pytest.raises(OverflowError, match=r"`k` must leave E x\^k within the range of float64; got 1000"):
+        rl.TracyWidom(2).moment(1000)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.logits.accumulate import checked_chunks, first_chunk, gather_logits, sum_over_chunks
+from rmtland.logits.accumulate import SumAccumulator, accumulate_one, checked_chunks, first_chunk, gather_logits
 from tests import oracles
 
 ARRAYS = oracles.examples(50, 3, 4)
@@ -12,12 +12,17 @@ def source(**kwargs):
     return oracles.ScratchSource(*ARRAYS, rl.CrossEntropy(), **kwargs)
 
 
-def test_sums_do_not_depend_on_the_chunks():
-    def terms(chunk):
+class Sums(SumAccumulator):
+    def terms(self, chunk):
         return chunk.logits.sum(axis=0), (chunk.logits**2).sum(axis=0)
 
+    def conclude(self, sums, source):
+        return sums
+
+
+def test_sums_do_not_depend_on_the_chunks():
     for sizes in ((50,), (24, 24, 2), (1,) * 50):
-        first, second = sum_over_chunks(source(sizes=sizes), terms)
+        first, second = accumulate_one(source(sizes=sizes), Sums())
         np.testing.assert_allclose(first, ARRAYS[0].sum(axis=0))
         np.testing.assert_allclose(second, (ARRAYS[0] ** 2).sum(axis=0))
 

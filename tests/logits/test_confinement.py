@@ -94,3 +94,9 @@ def test_k_of_a_spectrum():
     spectrum = rl.gauss_newton_spectrum(rl.DenseLogitGradients(*oracles.examples(8, 3, 30)))
     with pytest.raises(ValueError, match="`k` must be >= 1 and <= 16; got 17"):
         rl.confinement(spectrum, None, 17)
+
+
+def test_a_gradient_of_any_size():
+    for scale in (1e-200, 1.0, 1e200):
+        share = float(rl.confinement(np.diag([1.0, 2.0, 3.0]), scale * np.array([0.0, 3.0, 4.0]), 1))
+        assert share == pytest.approx(0.64, rel=1e-12)

@@ -308,7 +308,7 @@ EVERYWHERE = {
     "start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs .*same `rng`",
     "hessian start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
     "lanczos start": "RankError: .* the operand must be the same on every rank; that of rank 1 differs",
-    "order": r"RankError: .*same order; rank 0 is at a sum of shape \(53,\) .* and rank 1 at a sum of shape \(5,\)",
+    "order": r"RankError: .*same order; rank 0 is at a sum of shape \(53,\) .* and rank 1 at a sum of shape \(2, 5\)",
     "kinds": "RankError: .*same order; rank 0 is at gathered rows of shape .* and rank 1 at a sum of shape",
     "dtypes": "RankError: .*arrays of one dtype must be gathered; got float32, float64",
     "layers": "RuntimeError: every rank must find the same layers; '3.weight' is found in other ones on some",

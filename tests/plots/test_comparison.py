@@ -19,7 +19,7 @@ def test_cumulative_power_is_what_is_plotted(comparison):
     for name, label in comparison.rung_labels.items():
         expected = np.cumsum(stage.rungs[name].powers[:, ::-1], axis=1).mean(axis=0)
         np.testing.assert_allclose(lines[label].get_ydata(), expected)
-    assert len(ax.collections) == 5  # a band for each model rung
+    assert len(ax.collections) == 6  # a band for each model rung
     assert ax.get_xlabel() == "number of top eigenvectors"
     assert ax.get_ylabel() == "share of squared gradient"
 

@@ -59,7 +59,7 @@ def draw(scale, rng):
 
 def ratio_shift(theory):
     """E tr / norm over tr / root of E norm^2, less 1, to second order in the two, of their exact covariance."""
-    traces, d = power_traces_of(theory.equation), theory.num_parameters
+    (traces, _), d = power_traces_of(theory.equation), theory.num_parameters
     trace, square = d * traces[0], d * traces[0] ** 2 + d * (d + 1) * traces[1]
     _, mixed, second = covariance_of_powers(traces, d)
     return -mixed / (2 * trace * square) + 3 * second / (8 * square**2)

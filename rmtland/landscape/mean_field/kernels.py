@@ -163,6 +163,7 @@ class MeanFieldKernels:
         Returns
         -------
         float
+            Draws whose probabilities are all 0 or 1, which have no curvature, left out; NaN where that leaves none.
 
         References
         ----------
@@ -186,8 +187,9 @@ class MeanFieldKernels:
                     # tr(A_mu K_l A_nu K_m) with J_mu J_nu^T = theta_l K_l, J_nu J_mu^T = theta_m K_m.
                     pairs = flat[first] @ swapped[second].T
                     square += float(np.sum(self.layers[first] * self.layers[second] * pairs))
-            ratios.append(trace / math.sqrt(square))
-        return float(np.mean(ratios))
+            if square > 0:
+                ratios.append(trace / math.sqrt(square))
+        return _mean(np.array(ratios))
 
     def model(self, labels: npt.ArrayLike | None = None) -> LandscapeModel:
         """The random model of this network at initialisation, without a fitted number.

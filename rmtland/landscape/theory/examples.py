@@ -38,11 +38,13 @@ FROZEN = 1e-30
 """Where no example has more than this off its most probable class, probabilities are kept in a smaller unit."""
 FACTORIALS = np.array([1.0, -1.0, 2.0])
 """d^j B / ds^j = (-1)^j j! B^(j+1)."""
+NO_CURVATURE = 1e-14
+"""Directions with less than this share of the largest curvature count as having none: it may be all rounding."""
 SAMPLE = 5e6
 """n C^2 of the examples whose eigenvalues `curvatures` computes."""
-BINS = 300
-DECADES = 14.0
-"""Its bins and the range they cover; smaller eigenvalues count with the smallest."""
+BINS = 21.0, 2.0
+DECADES = 14.0, 56.0
+"""Its bins per decade, over so many decades below the largest; smaller eigenvalues count with the smallest."""
 
 
 def probabilities_in_units(logits: Floats, rescale: bool = True) -> tuple[Floats, float]:
@@ -105,6 +107,10 @@ class Seen(ABC):
         """Sum of h^T M^(-1) h."""
 
     @abstractmethod
+    def decomposed(self) -> tuple[Floats, Floats, Floats]:
+        """Eigenvalues of real K, how often each occurs and the squares of h along them."""
+
+    @abstractmethod
     def through(self, inverse: Jet, length: float) -> Seen:
         """What a level of this length, already scaled by it, passes on: K F and F h with its F = M^(-1)."""
 
@@ -129,6 +135,12 @@ class SeenByClass(Seen):
     def quadratic(self, inverse: Array) -> Any:
         """Of vectors."""
         return np.sum(self.errors * (inverse @ self.errors[:, :, None])[:, :, 0])
+
+    def decomposed(self) -> tuple[Floats, Floats, Floats]:
+        """One by one."""
+        values, vectors = np.linalg.eigh(self.curvature.value)
+        along = (np.swapaxes(vectors, 1, 2) @ self.errors[:, :, None])[:, :, 0]
+        return values.ravel(), np.repeat(self.copies, values.shape[1]), np.square(along).ravel()
 
     def through(self, inverse: Jet, length: float) -> Seen:
         """Products of matrices."""
@@ -242,7 +254,9 @@ class Examples(ABC):
         top = float(values.max())
         if not top > 0:
             return np.empty(0), np.empty(0)
-        bins = np.floor(np.log10(np.maximum(values, top * 10**-DECADES) / top) * (-BINS / DECADES)).astype(np.int64)
+        below = np.log10(top) - np.log10(np.maximum(values, 1e-300))
+        fine, coarse = np.minimum(below, DECADES[0]), np.clip(below - DECADES[0], 0.0, DECADES[1])
+        bins = np.floor(BINS[0] * fine + BINS[1] * coarse).astype(np.int64)
         count = np.bincount(bins)
         total = np.bincount(bins, weights=values)
         return total[count > 0] / count[count > 0], count[count > 0] * (self.num_examples / part.shape[0])
@@ -264,16 +278,18 @@ class GivenExamples(Examples):
         return float(self.probabilities.size) * self.num_classes
 
     def factor(self, lengths: Floats) -> Any:
-        """A number for equal lengths, else (C - 1, q), q the rank."""
-        if np.ptp(lengths) == 0:
-            return float(lengths[0])
+        """A number for equal lengths where all directions have curvature, else (C - 1, q), q the rank."""
         c = lengths.size
-        shift = 1 / math.sqrt(c)
-        v = np.append(1 + shift, np.full(c - 1, shift))
-        basis = (np.eye(c) - np.outer(v, v) / (1 + shift))[:, 1:]
-        _, values, rotation = np.linalg.svd(lengths[:, None] * basis, full_matrices=False)
-        some = values > 1e-12 * values[0]
-        return rotation[some].T * values[some]
+        factor: Any = float(lengths[0])
+        if np.ptp(lengths) > 0:
+            shift = 1 / math.sqrt(c)
+            v = np.append(1 + shift, np.full(c - 1, shift))
+            basis = (np.eye(c) - np.outer(v, v) / (1 + shift))[:, 1:]
+            _, values, rotation = np.linalg.svd(lengths[:, None] * basis, full_matrices=False)
+            factor = rotation.T * values
+        values, vectors = np.linalg.eigh(self.seen(0.0, 0).over_classes().scaled(factor).curvature.value[0])
+        some = values > NO_CURVATURE * values[-1]
+        return factor if some.all() else np.dot(factor, vectors[:, some])
 
     def _blocks(self) -> list[tuple[int, slice]]:
         """Groups and the slices of examples that they are summed in."""

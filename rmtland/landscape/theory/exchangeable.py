@@ -43,6 +43,10 @@ class SeenInExpectation(Seen):
         """Of second moments."""
         return np.sum(self.copies * self.errors[0] * inverse[:, 0, 0])
 
+    def decomposed(self) -> tuple[Floats, Floats, Floats]:
+        """The numbers themselves."""
+        return self.curvature.value[:, 0, 0], self.copies, self.copies * self.errors[0]
+
     def through(self, inverse: Jet, length: float) -> Seen:
         """Products of numbers."""
         passed = (self.curvature @ inverse).map(lambda k: k / length**2)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmtland._arguments import Seed, generator, require_memory
+from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.theory.examples import GivenExamples, probabilities_in_units
 from rmtland.landscape.theory.levels import Model, checked_lengths
 from rmtland.landscape.theory.predictions import Theory
+from rmtland.landscape.theory.structured import StructuredTheory
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,9 @@ class LandscapeTheory(Theory):
     Predictions are means over draws of logit gradients with these logits, to first order in 1/D and 1/N; trace and
     Frobenius norm are exact. Other logits shift them much more (the outliers at N = 300 by up to 40%): pair draws and
     theory on the same logits, or use `LandscapeModel.theory_band`. Without residuals the matrix has rank C - 1, without
-    mean gradients the C - 1 largest eigenvalues are those of the bulk.
+    mean gradients the C - 1 largest eigenvalues are those of the bulk. Lengths and probabilities may have any size, but
+    eigenvalues below 1e-10 of the largest are resolved only as far as rounding of the largest lets them: directions of
+    the means with less than 1e-14 of the largest curvature count as having none.
 
     References
     ----------
@@ -44,8 +48,10 @@ class LandscapeTheory(Theory):
     """
 
 
-def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory:
+def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> LandscapeTheory | StructuredTheory:
     """The theory of a model, given the logits that it draws; see `LandscapeModel.theory`."""
+    if isinstance(model.gradients, StructuredGradients):
+        return _structured(model, model.gradients, rng, cross_terms)
     law = checked_lengths(model)
     n, c = model.num_examples, model.num_classes
     logits, labels = model.logits.draw_logits(n, c, generator(rng))
@@ -55,3 +61,10 @@ def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> Lands
     probabilities, unit = probabilities_in_units(logits, rescale=model.sigma_H == 0)
     examples = GivenExamples(probabilities, np.asarray(labels, dtype=np.int64), float(n), by_class, unit)
     return LandscapeTheory.over(examples, law, model.num_parameters, model.sigma_H, bool(cross_terms))
+
+
+def _structured(model: Model, law: StructuredGradients, rng: Seed, cross_terms: bool) -> StructuredTheory:
+    check_structured(model.sigma_H, cross_terms)
+    logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, generator(rng))
+    rows = law.weighted_rows(logits, np.asarray(labels, dtype=np.int64))
+    return StructuredTheory.over(rows, model.num_parameters, model.num_classes)

@@ -28,9 +28,9 @@ import numpy as np
 
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import LogitLaw
-from rmtland.landscape.theory.examples import Examples, Seen
+from rmtland.landscape.theory.examples import NO_CURVATURE, Examples, Seen
 from rmtland.landscape.theory.sums import Floats
-from rmtland.laws.subordination import NOTHING, Jet, Level, Part, Point, inverted, log_det
+from rmtland.laws.subordination import NOTHING, Atoms, Jet, Level, Part, Point, inverted, log_det
 
 
 class Model(Protocol):
@@ -191,9 +191,14 @@ class Standing(Level):
 
     def eigenvalues(self, m: float) -> tuple[Floats, Floats]:
         """Of K at a real m, ascending for each matrix, and how often each occurs."""
-        seen = self.sees(Point(m, 0))
-        values = np.linalg.eigvalsh(seen.curvature[0])
-        return values.ravel(), np.repeat(seen.copies, values.shape[1])
+        return self.sees(Point(m, 0)).decomposed()[:2]
+
+    def settled(self) -> Level:
+        """Itself, or its eigenvalues where what it stands on is the same at every m."""
+        if not isinstance(self.below, Residuals) or self.below.spans:
+            return self
+        values, copies, squares = self.sees(Point(0.0, 0)).decomposed()
+        return Atoms(np.where(values > NO_CURVATURE * values.max(), values, 0.0), copies, squares)
 
     @cached_property
     def clear(self) -> float:
@@ -252,17 +257,20 @@ class Means(Standing):
 def levels_of(examples: Examples, gradients: ClusteredGradients, cross_terms: bool) -> tuple[Level, ...]:
     """The levels of a model's Gauss-Newton matrix: a tower for eq. (10), side by side on the examples for eq. (16)."""
     bare = below = Residuals(examples, 0.0)
-    levels: list[Level] = []
+    tower: list[Any] = []
     if gradients.residual_length > 0:
-        levels.append(Residuals(examples, gradients.residual_length))
-        below = levels[-1] if cross_terms else bare  # type: ignore[assignment]
+        tower.append(Residuals(examples, gradients.residual_length))
+        below = tower[-1] if cross_terms else bare
     if gradients.class_length > 0:
-        levels.append(ClassGradients(below, gradients.class_length))
-        below = levels[-1] if cross_terms else bare  # type: ignore[assignment]
+        tower.append(ClassGradients(below, gradients.class_length))
+        below = tower[-1] if cross_terms else bare
     lengths = gradients.mean_lengths(examples.num_classes)
-    if lengths.any():
-        levels.append(Means(below, examples.factor(lengths)))
-    return tuple(levels)
+    factor = examples.factor(lengths)
+    if np.any(np.square(factor) > 0):
+        tower.append(Means(below, factor))
+    # What stands on nothing that changes, and under nothing, is known once and for all.
+    free = [level for level in tower if isinstance(level, Standing) and (level is tower[-1] or not cross_terms)]
+    return tuple(level.settled() if level in free else level for level in tower)
 
 
 def checked_lengths(model: Model) -> ClusteredGradients:

@@ -247,9 +247,10 @@ class Theory(Sums):
         Returns
         -------
         ndarray of float64, shape (C - 1,)
-            Whether or not they stand apart from the bulk (`transition_snr`, `bulk_edge`). Zero beyond the rank.
+            Whether or not they stand apart from the bulk (`transition_snr`, `bulk_edge`). Zeros beyond the rank, and
+            for those that D < C - 1 lacks, among negative ones where there is an H-term.
         """
-        return self._outliers.copy()
+        return np.sort(self._outliers)
 
     def outliers_std(self) -> Floats:
         """Standard deviations of the outliers over draws with the same logits.
@@ -269,7 +270,7 @@ class Theory(Sums):
         count = min(self.num_classes - 1, math.ceil(rank))
         boundaries = [self._fast.boundary(j) if j < rank else 0j for j in range(1, count + 1)]
         deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
-        return deviations
+        return deviations[np.argsort(self._outliers, kind="stable")]
 
     def gradient_power(self, num_directions: int) -> float:
         """Share of the squared gradient in the span of the `num_directions` top eigenvectors.

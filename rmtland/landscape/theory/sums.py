@@ -17,6 +17,7 @@ of its row: nothing cancels at frozen examples. All is homogeneous: p may come i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def largest_eigenvalue(p: Floats) -> float:
 
 @njit(cache=True, error_model="numpy")
 def curvature_eigenvalues(p: Floats) -> Floats:
-    """The C - 1 eigenvalues of each A_mu that are not zero by structure, (n, C - 1), to 1e-12.
+    """The C - 1 eigenvalues of each A_mu that are not zero by structure, (n, C - 1), to a millionth of each.
 
     They are the roots of sum_k p_k / (x - p_k), one between neighbouring probabilities.
     """
@@ -162,8 +163,11 @@ def curvature_eigenvalues(p: Floats) -> Floats:
         ordered = np.sort(p[mu])
         for j in range(num_classes - 1):
             low, high = ordered[j], ordered[j + 1]
-            while high - low > 1e-12 and high - low > 1e-6 * high:
-                x = 0.5 * (low + high)
+            if low == 0.0:
+                values[mu, j] = 0.0
+                continue
+            while high - low > 1e-6 * high:
+                x = 0.5 * (low + high) if high < 4.0 * low else math.sqrt(low) * math.sqrt(high)
                 total = 0.0
                 for k in range(num_classes):
                     total += ordered[k] / (x - ordered[k])

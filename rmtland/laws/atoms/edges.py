@@ -18,10 +18,14 @@ from rmtland.laws.atoms.kernels import EPS, ITERATIONS, evaluate_real
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _sums(u: float, first: int, last: int, t: Floats, a: Floats) -> tuple[float, float, float]:
-    """Sums of a / (u - t)^k, k = 2, 3, 4, over the atoms first <= i < last."""
+    """Sums of a / (u - t)^k, k = 2, 3, 4, over the atoms first <= i < last.
+
+    At an atom, as where u is within rounding of it: what an edge beside it alone has, sqrt(a) away.
+    """
     s2 = s3 = s4 = 0.0
     for i in range(first, last):
-        q = 1.0 / (u - t[i])
+        x = u - t[i]
+        q = 1.0 / x if x != 0.0 else 1.0 / math.sqrt(a[i])
         w = a[i] * q * q
         s2 += w
         s3 += w * q
@@ -71,9 +75,13 @@ def _crossing(inside: float, pole: float, own: float, t: Floats, a: Floats) -> f
     distance = near
     for _ in range(ITERATIONS):
         u = pole + sign * distance
-        if u == pole:
-            return u
         s2, s3, _ = _sums(u, 0, t.size, t, a)
+        if u == pole:
+            if s2 < 1.5:
+                return u
+            # The others alone, s2 - 1, keep h up: the crossing is not this atom's.
+            near, distance = distance, 4.0 * EPS * abs(pole)
+            continue
         if s2 >= 1.0:
             near = max(near, distance)
         else:

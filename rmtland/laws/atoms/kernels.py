@@ -61,11 +61,12 @@ def evaluate(r: float, v: float, t: Floats, b: Floats, a: Floats, deficit: float
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def evaluate_real(r: float, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[float, float]:
-    """map(r) and map'(r) at real r away from the atoms."""
+    """map(r) and map'(r) at real r away from the atoms; a lone atom may be nearer than rounding lets r say."""
     s = d = 0.0
     low = 2.0 * abs(r) < t[0]
     for i in range(t.size):
-        q = 1.0 / (r - t[i])
+        x = r - t[i]
+        q = 1.0 / x if x != 0.0 else 1.0 / math.sqrt(a[i])
         s += (b[i] / t[i] if low else b[i]) * q
         d += a[i] * q * q
     value = r * (deficit + r * s if low else 1.0 + s)
@@ -211,11 +212,12 @@ def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats, deficit: flo
     slope = complex(1.0, 0.0)
     for _ in range(12):
         value, slope = evaluate(u.real, u.imag, t, b, a, deficit)
+        if not (0.0 < abs(slope) < math.inf and abs(value) < math.inf):
+            # Numba raises where a complex number is divided by 0.
+            return u, slope, False
         step = (value - x) / slope
         new = u - step
         size = abs(step)
-        if not size < math.inf:
-            return u, slope, False
         if new.imag <= 0.0:
             new = complex(new.real, 0.1 * u.imag)
         elif size <= 1e-9 * u.imag or size <= 4.0 * EPS * abs(u):
@@ -235,7 +237,7 @@ def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floa
     hard = np.sum(b / (t * t)) if deficit == 0.0 else 0.0
     for j in range(x.size):
         done = False
-        if j > 0 and u.imag > 0.0:
+        if j > 0 and u.imag > 0.0 and abs(slope) > 0.0:
             first = u + (x[j] - x[j - 1]) / slope
             if first.imag <= 0.0:
                 first = complex(first.real, 0.5 * u.imag)

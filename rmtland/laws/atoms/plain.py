@@ -63,7 +63,7 @@ class PlainAtoms:
         t, grouped = values[first] / scale, np.add.reduceat(weights, np.flatnonzero(first))
         if variance > 0:
             t, grouped = np.append(0.0, t), np.append(0.0, grouped)
-        return cls(t, grouped, dimension, scale, variance / scale**2)
+        return cls(t, grouped, dimension, scale, float(np.sqrt(variance) / scale) ** 2)
 
     @cached_property
     def b(self) -> Floats:

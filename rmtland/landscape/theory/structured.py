@@ -1,0 +1,328 @@
+"""Predictions for gradient laws of means and anisotropic residuals, given the logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import finite_array, integer, real
+from rmtland.landscape.theory import structured_fluctuations as fluctuations
+from rmtland.landscape.theory.separable import Separable, State
+from rmtland.landscape.weighted_rows import WeightedRows
+
+Floats = npt.NDArray[np.float64]
+
+NEAR = 1e-6
+"""From a whole number: a count in a gap."""
+
+
+@dataclass(frozen=True, eq=False)
+class StructuredTheory:
+    """Theory of a landscape model with `AnisotropicGradients` or `KernelGradients`; made by `LandscapeModel.theory`.
+
+    Attributes
+    ----------
+    equation : Separable
+        The deterministic equivalent.
+    num_classes : int
+        C.
+
+    Notes
+    -----
+    Predictions are means over draws of the residuals, given logits, labels and the means' Gram matrix, to first order
+    in 1/N and one over the effective dimension; trace and Frobenius norm are exact. Where the law has no residuals
+    (`KernelGradients` without an effective dimension), all is exact, and there is no density.
+
+    References
+    ----------
+    Hachem, Loubaton and Najim (2007) for the equivalent; Hachem, Kharouf, Najim and Silverstein (2012) for its
+    fluctuations; the gradient's part is this package's.
+    """
+
+    equation: Separable = field(repr=False)
+    num_classes: int
+
+    @classmethod
+    def over(cls, rows: WeightedRows, num_parameters: int, num_classes: int) -> StructuredTheory:
+        """The theory of such rows in D parameters.
+
+        Raises
+        ------
+        ValueError
+            Where the rows are zero, or the means have a larger rank than D.
+        """
+        rows.check(num_parameters)
+        equation = Separable(rows, float(num_parameters))
+        if not equation.power_sums[0] > 0:
+            raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
+        return cls(equation, num_classes)
+
+    @property
+    def num_parameters(self) -> int:
+        """D."""
+        return int(self.equation.num_parameters)
+
+    @cached_property
+    def _points(self) -> tuple[Floats, Floats] | None:
+        """Eigenvalues, descending, and shares of the gradient, where nothing is random."""
+        equation = self.equation
+        if equation.rows.spread:
+            return None
+        values, vectors = np.linalg.eigh(equation.kernel(np.ones(equation.t.size)))
+        gradient = equation.rows.mean_slopes @ equation.rows.factor
+        square = equation.vector_square
+        powers = (vectors.T @ gradient) ** 2 / square if square > 0 else np.full(values.size, math.nan)
+        return np.maximum(values[::-1], 0.0), powers[::-1]
+
+    def _require_density(self) -> None:
+        if self._points is not None:
+            raise ValueError("`gradients` must have residuals for a density: its eigenvalues are fixed, see spectrum()")
+
+    def _along(self, x: Floats) -> list[State]:
+        """Solutions at x + i0, x > 0 in any order."""
+        found: dict[int, State] = {}
+        before: State | None = None
+        for j in np.argsort(x)[::-1].tolist():
+            state = None if before is None else self.equation.beside(before, float(x[j]))
+            found[j] = self.equation.solve(float(x[j])) if state is None else state
+            before = found[j]
+        return [found[j] for j in range(x.size)]
+
+    def pdf(self, x: npt.ArrayLike) -> Any:
+        """Density of the eigenvalues of the D x D matrix, without the atom at 0.
+
+        Parameters
+        ----------
+        x : array_like
+            Eigenvalues.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+
+        Raises
+        ------
+        ValueError
+            For x that are not finite; for a law without residuals.
+        """
+        return self._density(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
+
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
+        """Density of the squared gradient over the eigenvalues, of mass 1 less what lies in the null space.
+
+        Parameters
+        ----------
+        x : array_like
+            Eigenvalues.
+
+        Returns
+        -------
+        float64 or ndarray of float64, shape of x
+            NaN where the gradient is zero.
+
+        Raises
+        ------
+        ValueError
+            For x that are not finite; for a law without residuals.
+        """
+        square = self.equation.vector_square
+        return self._density(
+            x, lambda state: self.equation.power(state).imag / (math.pi * square) if square > 0 else math.nan
+        )
+
+    def _density(self, x: npt.ArrayLike, of: Any) -> Any:
+        self._require_density()
+        points = finite_array("x", x)
+        flat = points.reshape(-1)
+        values = np.zeros(flat.size)
+        some = np.flatnonzero((flat > 0) & (flat < 1.5 * self.equation.reach))
+        values[some] = [max(of(state), 0.0) for state in self._along(flat[some])]
+        return values.reshape(points.shape)[()]
+
+    def count_above(self, x: float) -> float:
+        """Expected number of eigenvalues above x; a whole number in the gaps of the spectrum.
+
+        Parameters
+        ----------
+        x : float
+            >= 0.
+
+        Returns
+        -------
+        float
+        """
+        x = real("x", x, at_least=0)
+        if self._points is not None:
+            return float(np.count_nonzero(self._points[0] > x))
+        return self.equation.count_above(self.equation.solve(max(x, 1e-9 * self.equation.reach)))
+
+    @cached_property
+    def bulk_edge(self) -> float:
+        """Upper edge of the law of the residual part alone; 0 without residuals."""
+        return self.equation.residual.edge
+
+    @cached_property
+    def _spikes(self) -> Floats:
+        """Rough places of eigenvalues that the means take out of the bulk, largest first."""
+        return self.equation.spikes(2 * self.num_classes + 2)
+
+    def quantiles(self, above: npt.ArrayLike) -> Floats:
+        """Where the counting function leaves the given numbers of eigenvalues above.
+
+        Parameters
+        ----------
+        above : array_like, shape (k,)
+            Numbers > 0.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range.
+        """
+        goals = finite_array("above", above, ndim=1)
+        if goals.size and not (goals.min() > 0 and goals.max() < self.num_parameters):
+            raise ValueError(f"`above` must be > 0 and < D = {self.num_parameters}; got {goals.min()}..{goals.max()}")
+        return np.array([self._quantile(goal) for goal in goals.tolist()])
+
+    def _quantile(self, goal: float) -> float:
+        if self._points is not None:
+            index = math.ceil(goal) - 1
+            return float(self._points[0][index]) if index < self._points[0].size else 0.0
+        return self._at_count(goal).z.real if goal < self._rank else 0.0
+
+    @cached_property
+    def _rank(self) -> float:
+        """At most so many eigenvalues are not 0."""
+        rows = self.equation.rows
+        return float(min(rows.scales.size, self.num_parameters))
+
+    def _at_count(self, goal: float) -> State:
+        key = round(goal, 9)
+        if key not in self._states:
+            index = math.ceil(goal) - 1
+            near = self._spikes[index] if index < self._spikes.size else self.bulk_edge
+            self._states[key] = self.equation.quantile(goal, float(near) or 0.5 * self.equation.reach)
+        return self._states[key]
+
+    @cached_property
+    def _states(self) -> dict[float, State]:
+        return {}
+
+    def outliers(self, count: int | None = None) -> Floats:
+        """The C - 1 (or `count`) largest eigenvalues, ascending: the j-th where j - 1/2 eigenvalues are above.
+
+        Parameters
+        ----------
+        count : int, optional
+
+        Returns
+        -------
+        ndarray of float64, shape (count,)
+        """
+        number = integer("count", self.num_classes - 1 if count is None else count, at_least=1)
+        return self.quantiles(np.arange(float(number), 0.0, -1.0) - 0.5)
+
+    def _boundary(self, count: int) -> fluctuations.Boundary:
+        """A point of the axis with so many eigenvalues above it: in the gap, or where there is none in the bulk."""
+        if count not in self._boundaries:
+            self._boundaries[count] = self._find_boundary(count)
+        return self._boundaries[count]
+
+    @cached_property
+    def _boundaries(self) -> dict[int, fluctuations.Boundary]:
+        return {}
+
+    def _find_boundary(self, count: int) -> fluctuations.Boundary:
+        high = self._at_count(count - 0.5).z.real
+        low = float(self._spikes[count]) if count < self._spikes.size else min(self.bulk_edge, high)
+        for share in (0.5, 0.3, 0.7, 0.15, 0.85):
+            state = self.equation.solve(low + share * (high - low))
+            if abs(state.m.imag) < NEAR * abs(state.m) and abs(self.equation.count_above(state) - count) < 1e-3:
+                distance = 0.5 * min(share, 1 - share) * (high - low)
+                return fluctuations.Boundary(State(complex(state.z.real, 0.0), *_rest(state)), distance)
+        return fluctuations.Boundary(self._at_count(float(count)), 0.0)
+
+    def gradient_power(self, num_directions: int) -> float:
+        """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
+
+        Parameters
+        ----------
+        num_directions : int
+            0..D.
+
+        Returns
+        -------
+        float
+            NaN where the gradient is zero.
+        """
+        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
+        if not self.equation.vector_square > 0:
+            return math.nan
+        if self._points is not None:
+            return float(self._points[1][:count].sum())
+        if count == 0:
+            return 0.0
+        if count >= self._rank:
+            return 1.0 - self._null_power
+        path = fluctuations.path_around(self.equation, self._boundary(count), 0.5)
+        powers = np.array([self.equation.power(state) for state in path.states])
+        return float(min(max(path.integral(powers) / self.equation.vector_square, 0.0), 1.0))
+
+    @cached_property
+    def _null_power(self) -> float:
+        """Share of the gradient that no kept row carries."""
+        return self.equation.rows.dropped**2 / self.equation.vector_square
+
+    @property
+    def trace(self) -> float:
+        """Mean of the trace over draws: exact."""
+        return self.equation.power_sums[0]
+
+    @property
+    def frobenius(self) -> float:
+        """Root of the mean of the squared Frobenius norm: exact."""
+        return math.sqrt(self.equation.power_sums[1])
+
+    def goldilocks_ratio(self) -> float:
+        """Trace over Frobenius norm, by the exact means of the trace and of the squared norm.
+
+        References
+        ----------
+        Fort and Scherlis (2019); Fort and Ganguli (2019), sec. 2.4.
+        """
+        return self.trace / self.frobenius
+
+    def outliers_std(self) -> Floats:
+        """Standard deviations of the C - 1 largest eigenvalues over draws with the same logits and means.
+
+        Returns
+        -------
+        ndarray of float64, shape (C - 1,)
+            Ascending, as `outliers`. To first order; 0 without residuals.
+        """
+        if self._points is not None:
+            return np.zeros(self.num_classes - 1)
+        boundaries = [self._boundary(j) for j in range(1, self.num_classes)]
+        return fluctuations.outliers_std(self.equation, boundaries)[::-1]
+
+    def goldilocks_ratio_std(self) -> float:
+        """Standard deviation of the ratio over draws, to first order (delta method); 0 without residuals."""
+        if self._points is not None:
+            return 0.0
+        return fluctuations.ratio_deviation(self.equation)
+
+
+def _rest(state: State) -> tuple[Any, ...]:
+    """The fields of a real solution after z, with rounding off the axis taken away."""
+    real_parts = tuple(complex(v.real) for v in state.hessian)
+    mixed = tuple(complex(v.real) for v in state.mixed)
+    return complex(state.m.real), complex(state.a.real), complex(state.trace.real), real_parts, mixed

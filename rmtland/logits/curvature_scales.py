@@ -1,0 +1,113 @@
+"""Lengths of mean logit gradients and residuals where the curvature is: examples weighed by their A_mu."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rmtland._arrays import Array, double, like, namespace, to_numpy
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.rows import require_finite
+
+
+@dataclass(frozen=True)
+class CurvatureScales:
+    """Root mean square lengths of the parts of dz_k/dW = c_k + E, as the Gauss-Newton matrix weighs them.
+
+    Attributes
+    ----------
+    mean_length, residual_length : float
+        sigma_c sqrt(D) and sigma_E sqrt(D); NaN where every A_mu vanishes.
+    mean_clipped : bool
+        Whether the unbiased estimate of the squared mean length came out negative; it is then 0.
+    residual_clipped : bool
+        Likewise of the residuals: means that explain more than all there is.
+    """
+
+    mean_length: float
+    residual_length: float
+    mean_clipped: bool
+    residual_clipped: bool
+
+
+class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
+    """`curvature_scales` as an accumulator, for `measure`."""
+
+    by_example: ClassVar[bool] = True
+
+    def start(self, source: LogitGradients) -> None:
+        """Nothing yet; ValueError for N < 2."""
+        if source.num_examples < 2:
+            raise ValueError(f"`source` must have at least 2 examples; got {source.num_examples}")
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Sums of A J (C, D) and of A (C, C) over the examples; of |A J|^2, |A|^2, tr A J J^T and tr A, (4,)."""
+        factor = chunk.loss.hessian_factor()
+        xp = namespace(factor)
+        curvature = factor @ xp.matrix_transpose(factor)
+        count = curvature.shape[1]
+        rows = [chunk.rows(like(chunk.logits, curvature[:, k, :])) for k in range(count)]
+        every = xp.ones((curvature.shape[0], 1), dtype=curvature.dtype, device=curvature.device)
+        sums = xp.stack([double(part.sums(every)[0, :]) for part in rows])
+        squares = sum(xp.sum(double(part.lengths()) ** 2) for part in rows)
+        # Y = L^T J / sqrt(N), whose squared lengths add up to tr A J J^T / N.
+        traces = sum(xp.sum(double(part.lengths()) ** 2) for part in chunk.factor_rows) * chunk.source.num_examples
+        numbers = xp.stack([squares, xp.sum(curvature**2), traces, xp.sum(factor**2)])
+        return sums, xp.sum(curvature, axis=0), numbers
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> CurvatureScales:
+        """The scales; ValueError for gradients that are not finite."""
+        require_finite(*sums)
+        products = sum(float(to_numpy(row @ row)) for row in sums[0])
+        curvature = to_numpy(sums[1])
+        own_products, own_curvature, trace, weight = (float(x) for x in to_numpy(sums[2]))
+        if not weight > 0:  # every example frozen
+            return CurvatureScales(math.nan, math.nan, False, False)
+        pairs = float(np.sum(curvature**2)) - own_curvature
+        # Rounding of the whole sum is no pair of examples: one of them alone has curvature.
+        mean = (products - own_products) / pairs if pairs > 1e-12 * own_curvature else 0.0
+        total = trace / weight
+        return CurvatureScales(
+            math.sqrt(max(mean, 0.0)), math.sqrt(max(total - max(mean, 0.0), 0.0)), mean < 0, total < mean
+        )
+
+
+def curvature_scales(source: LogitGradients) -> CurvatureScales:
+    """Lengths of mean logit gradients and residuals, examples and logits weighed by their curvature A_mu.
+
+    Parameters
+    ----------
+    source : LogitGradients
+        N >= 2 examples; any loss with more than one output.
+
+    Returns
+    -------
+    CurvatureScales
+
+    Raises
+    ------
+    ValueError
+        For N < 2, or NaN or infinite logit gradients.
+
+    Notes
+    -----
+    mean_length^2 = sum_{mu != nu} tr(A_mu J_mu J_nu^T A_nu) / sum_{mu != nu} tr(A_mu A_nu), and mean_length^2 +
+    residual_length^2 = sum tr(A_mu J_mu J_mu^T) / sum tr A_mu: without bias for logit gradients that do not depend on
+    the logits. One pass, O(C D) memory. `logit_scales` measures each logit at the examples of its own class, frozen or
+    not; after training the examples that are not frozen have shorter logit gradients (in a small MNIST network 19
+    against 33), and these alone enter the Gauss-Newton matrix. A model of these lengths has the trace that the source's
+    Gauss-Newton matrix has, given its logits.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> model = rl.LandscapeModel.fort_ganguli(200, 5, 2000, sigma_z=3.0, mean_length=1.0, residual_length=0.7)
+    >>> scales = rl.curvature_scales(model.sample(rng=0))
+    >>> abs(scales.mean_length - 1.0) < 0.05 and abs(scales.residual_length - 0.7) < 0.02
+    True
+    """
+    return accumulate_one(source, CurvatureScalesAccumulator())

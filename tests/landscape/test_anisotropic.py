@@ -1,0 +1,210 @@
+"""Gradient laws of measured means and anisotropic residuals: draws against dense ones and each other, bad input."""
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from tests.statistical import assert_mean
+
+N, C, D = 40, 3, 120
+LOGITS, LABELS = rl.GaussianLogits(2.0).draw_logits(N, C, np.random.default_rng(1))
+GIVEN = rl.GivenLogits(LOGITS, LABELS)
+COVARIANCE = rl.ResidualCovariance.power_law(0.8, cut=100)
+FACTORS = 2
+
+
+def rich_law(**changes):
+    """Every option at once."""
+    base = np.random.default_rng(0).standard_normal((C * C + FACTORS, 30))
+    across = np.random.default_rng(2).standard_normal((N, C, C + 1))
+    options = {
+        "residual_length": 0.5,
+        "covariance": COVARIANCE,
+        "residual_scales": np.random.default_rng(3).uniform(0.2, 2.2, N),
+        "logit_covariance": across @ across.swapaxes(1, 2) / (C + 1),
+        "mean_scales": np.random.default_rng(4).uniform(0.6, 1.4, (N, C)),
+        "loadings": 0.5 * np.random.default_rng(5).standard_normal((N, C, FACTORS)),
+    }
+    return rl.AnisotropicGradients(base @ base.T / 30, **{**options, **changes})
+
+
+LAW = rich_law()
+
+
+def model_of(law, num_parameters=D):
+    return rl.LandscapeModel(N, C, num_parameters, GIVEN, law)
+
+
+def statistics(spectrum):
+    top = spectrum.eigenvalues[::-1]
+    powers = spectrum.powers[::-1]
+    return [*top[:4], powers[: C - 1].sum(), top.sum(), (top**2).sum(), spectrum.gradient_norm**2]
+
+
+def test_reduced_draws_are_full_draws_in_law():
+    model = model_of(LAW)
+    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(80)]
+    reduced = [statistics(model.spectrum(rng=i)) for i in range(400)]
+    expected = np.mean(reduced, axis=0)
+    scale = np.abs(expected)
+    bias = 5 * np.std(reduced, axis=0) / 400**0.5
+    assert_mean(full, expected, bias=bias, detect=[0.2, 0.2, 0.2, 0.2, 0.4, 0.2, 0.3, 0.3] * scale)
+    for change in ({"mean_scales": None}, {"loadings": 2 * LAW.loadings}, {"residual_scales": None}):
+        mutant = [statistics(model_of(rich_law(**change)).spectrum(rng=i)) for i in range(60)]
+        assert np.max(np.abs(np.mean(mutant, axis=0) / expected - 1)) > 0.05, change
+
+
+def test_a_full_draw_has_the_means_inner_products_and_the_residuals_covariances():
+    plain = rl.AnisotropicGradients(
+        LAW.mean_gram[: C * C, : C * C], 0.5, COVARIANCE, LAW.residual_scales, LAW.logit_covariance
+    )
+    second = np.zeros((N, C, C))
+    for seed in range(120):
+        means, residuals, own = plain.draw_gradients(LABELS, C, D, np.random.default_rng(seed))
+        second += residuals @ residuals.swapaxes(1, 2) / 120
+    stacked = (means[:, None] + own).reshape(C * C, D)
+    np.testing.assert_allclose(stacked @ stacked.T, plain.mean_gram, atol=1e-10)
+    scales = LAW.residual_scales[:, None, None]
+    expected = 0.25 * scales**2 * LAW.logit_covariance
+    assert np.abs(second - expected).max() < 0.2 * np.abs(expected).max()
+    assert np.abs(second / expected.mean() - expected / expected.mean()).mean() < 0.1
+    shares, counts = COVARIANCE.shares(D)
+    assert counts.sum() == 100
+    along = np.mean([
+        np.sum(plain.draw_gradients(LABELS, C, D, np.random.default_rng(s))[1] ** 2, axis=(0, 1)) for s in range(60)
+    ], axis=0)  # fmt: skip
+    np.testing.assert_allclose(along[:5] / along.sum(), shares[:5], rtol=0.1)
+    assert not along[100:].any()
+
+
+def test_the_isotropic_law_is_the_clustered_one_of_fixed_means():
+    """At large D means of ClusteredGradients have their mean Gram matrix."""
+    one = rl.LandscapeModel(N, C, 10**7, GIVEN, rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.4))
+    two = rl.LandscapeModel(N, C, 10**7, GIVEN, rl.ClusteredGradients(1.0, 0.6, 0.4))
+    first, second = one.spectrum(rng=0), two.spectrum(rng=0)
+    np.testing.assert_allclose(first.outliers(6), second.outliers(6), rtol=5e-3)
+    assert first.gradient_power(2) == pytest.approx(second.gradient_power(2), abs=5e-3)
+    by_class = rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.0)
+    assert by_class.mean_gram.shape == (C, C)
+
+
+@pytest.mark.parametrize("multiplicity", [1, 400])
+def test_equal_eigenvalues_are_turned_into_few_columns(multiplicity):
+    """Given one by one or together, they make the same law."""
+    values = np.repeat([3.0, 1.0], [200, 300]) if multiplicity == 1 else [3.0, 1.0]
+    counts = None if multiplicity == 1 else [200, 300]
+    law = rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.0, rl.ResidualCovariance(values, counts))
+    draws = [statistics(model_of(law, 1000).spectrum(rng=i)) for i in range(200)]
+    together = rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.0, rl.ResidualCovariance([3.0, 1.0], [200, 300]))
+    other = [statistics(model_of(together, 1000).spectrum(rng=1000 + i)) for i in range(200)]
+    expected = np.mean(other, axis=0)
+    assert_mean(draws, expected, bias=5 * np.std(other, axis=0) / 200**0.5, detect=0.1 * expected)
+    rows = together.weighted_rows(LOGITS, LABELS)
+    assert rows.draw(10**12, np.random.default_rng(0))[0].shape[1] <= 2 * (N * (C - 1) + C + 1) + C
+
+
+def test_without_residuals_nothing_is_random():
+    law = rl.AnisotropicGradients(np.eye(C) + 0.3, 0.0)
+    first, second = (model_of(law).spectrum(rng=i) for i in range(2))
+    np.testing.assert_allclose(first.eigenvalues, second.eigenvalues)
+    full = rl.gauss_newton_spectrum(model_of(law).sample(rng=0))
+    np.testing.assert_allclose(full.eigenvalues[-2:], first.eigenvalues[-2:], rtol=1e-9)
+    np.testing.assert_allclose(full.powers[-2:], first.powers[-2:], atol=1e-9)
+
+
+def kernels():
+    rng = np.random.default_rng(6)
+    x, w = rng.standard_normal((N, 50)), rng.standard_normal((C, 5))
+    return [(x @ x.T / 50 + 1, w @ w.T / 5 + 0.2), (np.diag(rng.uniform(0.1, 0.5, N)), np.eye(C))]
+
+
+def test_the_kernel_law_has_its_gram_matrix():
+    law = rl.KernelGradients(kernels())
+    gram = sum(np.kron(theta, k) for theta, k in kernels())
+    draw = model_of(law, 400).sample(rng=0)
+    rows = draw.residuals.reshape(N * C, 400)
+    np.testing.assert_allclose(rows @ rows.T, gram, atol=1e-9)
+    full, reduced = rl.gauss_newton_spectrum(draw), model_of(law, 10**9).spectrum(rng=5)
+    np.testing.assert_allclose(full.eigenvalues, reduced.eigenvalues, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(full.powers, reduced.powers, atol=1e-8)
+    assert reduced.gradient_norm == pytest.approx(full.gradient_norm)
+    one = rl.KernelGradients(kernels()[:1])
+    assert model_of(one).spectrum(rng=0).trace < 0.95 * reduced.trace  # the second term is seen
+
+
+def test_the_kernel_law_of_few_columns():
+    law = rl.KernelGradients(kernels(), effective_dimension=60)
+    full = [statistics(rl.gauss_newton_spectrum(model_of(law).sample(rng=i))) for i in range(150)]
+    reduced = [statistics(model_of(law).spectrum(rng=i)) for i in range(500)]
+    expected = np.mean(reduced, axis=0)
+    bias = 5 * np.std(reduced, axis=0) / 500**0.5
+    assert_mean(full, expected, bias=bias, detect=[0.3, 0.3, 0.2, 0.2, 0.3, 0.2, 0.5, 0.4] * expected)
+    fixed = statistics(model_of(rl.KernelGradients(kernels())).spectrum(rng=0))
+    assert expected[6] > 1.05 * fixed[6]  # columns that are few spread the eigenvalues
+
+
+def test_clustering_of_the_kernel_law():
+    law = rl.KernelGradients(kernels())
+    measured = rl.clustering(model_of(law, 400).sample(rng=0))
+    q = law.q_values(C, LABELS)
+    assert q.same_logit == pytest.approx(measured.same_logit)
+    assert q.different_logits == pytest.approx(measured.different_logits, abs=1e-9)
+    assert q.same_logit_same_class == pytest.approx(measured.same_logit_same_class, rel=0.05)
+
+
+def test_how_many_numbers_laws_are_given():
+    assert rl.AnisotropicGradients(np.eye(3)).num_numbers == 6 + 1
+    size = C * C + FACTORS
+    own = N + N * C + N * C * FACTORS + N * C * (C + 1) // 2 + 100
+    assert LAW.num_numbers == size * (size + 1) // 2 + 1 + own
+    assert rl.KernelGradients(kernels()[:1], 5).num_numbers == N * (N + 1) // 2 + C * (C + 1) // 2 + 1
+
+
+def test_covariances():
+    assert rl.ResidualCovariance().effective_dimension == np.inf
+    assert rl.ResidualCovariance([2.0, 1.0, 0.0], [1, 2, 5]).effective_dimension == pytest.approx(16 / 6)
+    for dimension in (1.5, 30.0, 106.3):
+        for exponent in (0.0, 0.8):
+            law = rl.ResidualCovariance.of_effective_dimension(dimension, exponent)
+            assert law.effective_dimension == pytest.approx(dimension)
+    shares, counts = rl.ResidualCovariance([1.0, 2.0, 1.0], [2, 1, 3]).shares(10)
+    np.testing.assert_allclose(shares * counts, [2 / 7, 5 / 7])
+    assert counts.tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: rl.ResidualCovariance([1.0, -1.0]), ValueError, "`eigenvalues` must be >= 0 and not all 0"),
+        (lambda: rl.ResidualCovariance([0.0]), ValueError, "not all 0"),
+        (lambda: rl.ResidualCovariance([1.0], [0.5]), ValueError, "`multiplicities` must be whole numbers"),
+        (lambda: rl.ResidualCovariance([1.0], [1, 2]), ValueError, "`multiplicities` must have 1 entries"),
+        (lambda: rl.ResidualCovariance(None, [1]), ValueError, "`multiplicities` must be left out"),
+        (lambda: rl.ResidualCovariance.of_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),
+        (lambda: rl.ResidualCovariance.of_effective_dimension(0.5), ValueError, "`dimension` must be"),
+        (lambda: model_of(rl.AnisotropicGradients(np.eye(C), 1.0, rl.ResidualCovariance(np.ones(D + 1)))).spectrum(),
+         ValueError, "at most D = 120 positive eigenvalues; got 121"),
+        (lambda: rl.AnisotropicGradients(np.diag([1.0, -1.0])), ValueError, "`mean_gram` must have no negative"),
+        (lambda: rl.AnisotropicGradients([[1.0, 0.5], [0.0, 1.0]]), ValueError, "`mean_gram` must be symmetric"),
+        (lambda: rl.AnisotropicGradients(np.ones((2, 3))), ValueError, "`mean_gram` must be square"),
+        (lambda: rl.AnisotropicGradients(np.eye(C), covariance=1.0), TypeError, "`covariance` must be a Residual"),
+        (lambda: rl.AnisotropicGradients(np.eye(C), mean_scales=[-1.0]), ValueError, "`mean_scales` must have shape"),
+        (lambda: model_of(rl.AnisotropicGradients(np.eye(C + 1))), ValueError, "`mean_gram` must have C = 3 or"),
+        (lambda: model_of(rl.AnisotropicGradients(np.eye(C), residual_scales=np.ones(N + 1))), ValueError,
+         "`residual_scales` must have shape"),
+        (lambda: model_of(rl.AnisotropicGradients(np.eye(C * C)), 5).spectrum(), ValueError, "rank <= D = 5"),
+        (lambda: model_of(rl.AnisotropicGradients(np.eye(C * C)), 5).sample(), ValueError, "rank <= D = 5"),
+        (lambda: model_of(LAW).spectrum(cross_terms=False), ValueError, "`cross_terms` must be True"),
+        (lambda: model_of(LAW).spectrum(rows=rl.SharedRows(0)), ValueError, "`rows` must be left out"),
+        (lambda: rl.LandscapeModel(N, C, D, GIVEN, LAW, sigma_H=1.0).spectrum(), ValueError, "`sigma_H` must be 0"),
+        (lambda: rl.KernelGradients([]), ValueError, "`terms` must have at least one pair"),
+        (lambda: rl.KernelGradients([(np.eye(3), np.eye(2)), (np.eye(4), np.eye(2))]), ValueError, "have one shape"),
+        (lambda: model_of(rl.KernelGradients([(np.eye(N), np.eye(C + 1))])), ValueError, "must be of N = 40"),
+        (lambda: model_of(rl.KernelGradients([(-np.eye(N), np.eye(C))])).spectrum(), ValueError, "add up to a Gram"),
+        (lambda: model_of(rl.KernelGradients([(np.eye(N), np.eye(C))]), 50).sample(), ValueError, "rank <= D = 50"),
+        (lambda: model_of(rl.KernelGradients(kernels(), 130)).sample(), ValueError, "`effective_dimension` must be <="),
+    ],
+)  # fmt: skip
+def test_bad_input(make, error, match):
+    with pytest.raises(error, match=match):
+        make()

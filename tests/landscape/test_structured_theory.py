@@ -1,0 +1,136 @@
+"""The deterministic equivalent of means and anisotropic residuals against draws and against the other theory."""
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.landscape.theory.separable import Separable
+from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
+from tests.statistical import assert_mean
+
+LAWS = {
+    "anisotropic": rl.AnisotropicGradients.clustered(C, 1.0, 0.7, 0.4, COVARIANCE),
+    "everything": LAW,
+    "kernel": rl.KernelGradients(kernels(), effective_dimension=60),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_predictions_are_means_of_draws(name):
+    model = model_of(LAWS[name])
+    theory = model.theory()
+    spectra = [model.spectrum(rng=i) for i in range(600 if name == "kernel" else 250)]
+    outliers = np.array([spectrum.outliers(5) for spectrum in spectra])
+    predicted = theory.outliers(5)
+    # First order in 1/N and one over the effective dimension, here 1/40 and 1/30.
+    separated = slice(3, 5) if name != "kernel" else slice(4, 5)
+    share = 0.02 if name != "kernel" else 0.08
+    assert_mean(outliers[:, separated], predicted[separated], bias=share * predicted[separated],
+                detect=(2 * share + (0.08 if name != "kernel" else 0.2)) * predicted[separated])  # fmt: skip
+    power = [spectrum.gradient_power(C - 1) for spectrum in spectra]
+    assert_mean(power, theory.gradient_power(C - 1), bias=0.015, detect=0.08)
+    assert_mean([s.trace for s in spectra], theory.trace, detect=0.1 * theory.trace)
+    assert_mean([s.frobenius**2 for s in spectra], theory.frobenius**2, detect=0.2 * theory.frobenius**2)
+    assert theory.goldilocks_ratio() == pytest.approx(np.mean([s.goldilocks_ratio() for s in spectra]), rel=0.03)
+
+
+def test_fluctuations():
+    model = model_of(LAW)
+    theory = model.theory()
+    spectra = [model.spectrum(rng=i) for i in range(400)]
+    drawn = np.std([s.outliers() for s in spectra], axis=0)
+    np.testing.assert_allclose(theory.outliers_std(), drawn, rtol=0.12)  # 4% of it the error of 400 draws
+    ratio = np.std([s.goldilocks_ratio() for s in spectra])
+    assert theory.goldilocks_ratio_std() == pytest.approx(ratio, rel=0.15)
+
+
+def test_the_isotropic_case_is_the_other_theory():
+    """Levels for random means, at a D where their Gram matrix no longer fluctuates."""
+    ours = rl.LandscapeModel(N, C, 10**6, GIVEN, rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.4)).theory()
+    other = rl.LandscapeModel(N, C, 10**6, GIVEN, rl.ClusteredGradients(1.0, 0.6, 0.4)).theory()
+    np.testing.assert_allclose(ours.outliers(), other.outliers(), rtol=1e-4)
+    assert ours.trace == pytest.approx(other.trace)
+    assert ours.frobenius == pytest.approx(other.frobenius, rel=1e-4)
+    assert ours.bulk_edge == pytest.approx(other.bulk_edge, rel=1e-4)
+    assert ours.gradient_power(2) == pytest.approx(other.gradient_power(2), abs=1e-4)
+    small = 300
+    ours = rl.LandscapeModel(N, C, small, GIVEN, rl.AnisotropicGradients.clustered(C, 0.0, 0.6)).theory()
+    other = rl.LandscapeModel(N, C, small, GIVEN, rl.ClusteredGradients(0.0, 0.6)).theory()
+    x = np.linspace(0.2, 0.9, 5) * other.bulk_edge
+    np.testing.assert_allclose(ours.pdf(x), other.pdf(x), rtol=1e-6)
+    np.testing.assert_allclose(ours.gradient_pdf(x), other.gradient_pdf(x), rtol=1e-6)
+    assert ours.bulk_edge == pytest.approx(other.bulk_edge, rel=1e-8)
+    assert ours.count_above(x[2]) == pytest.approx(other.count_above(x[2]), rel=1e-6)
+
+
+def test_density_and_counts_belong_together():
+    theory = model_of(LAWS["anisotropic"]).theory()
+    top, edge = theory.outliers()[-1], theory.bulk_edge
+    x = np.concatenate([np.linspace(0.4 * edge, 1.1 * edge, 60), np.linspace(1.11 * edge, 1.3 * top, 120)])
+    mass = D * np.trapezoid(theory.pdf(x), x)
+    assert mass == pytest.approx(theory.count_above(x[0]), rel=0.04)
+    share = np.trapezoid(theory.gradient_pdf(x[::2]), x[::2])
+    assert 0.7 < share < 1.0
+    assert theory.pdf(2 * top) == 0.0
+    assert theory.quantiles([theory.count_above(0.5 * edge)])[0] == pytest.approx(0.5 * edge, rel=1e-4)
+
+
+def test_a_solution_solves_the_matrix_equations():
+    """The equations of `separable` with D x D and n x n matrices written out."""
+    rows = LAW.weighted_rows(LOGITS, LABELS)
+    equation = Separable(rows, float(D))
+    z = complex(0.03, 0.01)
+    state = equation.follow(equation.start(0.03), z)
+    shares, counts = COVARIANCE.shares(D)
+    sigma = np.append(np.repeat(shares, counts.astype(int)), np.zeros(D - 100))
+    # Means at right angles to nothing in particular: many random directions, averaged.
+    found = []
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        means = rows.means @ np.linalg.qr(rng.standard_normal((D, rows.factor.shape[1])))[0].T
+        weights = 1 / (1 + state.m * equation.t)
+        resolvent = np.linalg.inv(np.diag(state.a * sigma - z) + means.T @ (weights[:, None] * means))
+        rest = np.linalg.inv(np.diag(1 / weights) + means @ (means / (state.a * sigma - z)).T)
+        found.append([sigma @ np.diag(resolvent), equation.t @ np.diag(rest), np.trace(resolvent)])
+    spread = np.std(found, axis=0) / 60**0.5 + 0.02 * np.abs(np.mean(found, axis=0))
+    assert np.all(np.abs(np.mean(found, axis=0) - [state.m, state.a, state.trace]) < 4 * spread)
+    # All derivatives of Phi against differences.
+    step = 1e-6
+    (of_m, of_a), here = equation.at(z, state.m, state.a)
+    assert max(abs(of_m), abs(of_a)) < 1e-9
+    ahead = equation.at(z, state.m + step, state.a)[0]
+    np.testing.assert_allclose(ahead[0] / step, here.hessian[0], rtol=1e-4)
+    np.testing.assert_allclose(ahead[1] / step, here.hessian[1], rtol=1e-4)
+    ahead = equation.at(z, state.m, state.a + step)[0]
+    np.testing.assert_allclose(ahead[1] / step, here.hessian[2], rtol=1e-3)
+    ahead = equation.at(z + step, state.m, state.a)[0]
+    np.testing.assert_allclose(np.array(ahead) / step, here.mixed, rtol=1e-3)
+    above, below = (equation.follow(state, z + h) for h in (1e-4j, -1e-4j))
+    slope = (equation.potential(above) - equation.potential(below)) / 2e-4j
+    assert slope == pytest.approx(-state.trace, rel=1e-4)
+
+
+def test_nothing_random_is_exact():
+    for law in (rl.KernelGradients(kernels()), rl.AnisotropicGradients(np.eye(C) + 0.3, 0.0)):
+        model = model_of(law)
+        theory, spectrum = model.theory(), model.spectrum(rng=0)
+        np.testing.assert_allclose(theory.outliers(), spectrum.outliers(), rtol=1e-9)
+        assert theory.gradient_power(1) == pytest.approx(spectrum.gradient_power(1))
+        assert theory.goldilocks_ratio() == pytest.approx(spectrum.goldilocks_ratio())
+        assert not theory.outliers_std().any()
+        assert theory.goldilocks_ratio_std() == 0
+        assert theory.count_above(0.5 * theory.outliers()[-1]) >= 1
+        with pytest.raises(ValueError, match="must have residuals for a density"):
+            theory.pdf(0.1)
+
+
+def test_bad_input():
+    theory = model_of(LAWS["anisotropic"]).theory()
+    with pytest.raises(ValueError, match="`above` must be > 0 and < D = 120"):
+        theory.quantiles([0.0])
+    with pytest.raises(ValueError, match="must have a positive length"):
+        model_of(rl.AnisotropicGradients(np.zeros((C, C)), 0.0)).theory()
+    with pytest.raises(ValueError, match="`sigma_H` must be 0"):
+        rl.LandscapeModel(N, C, D, GIVEN, LAW, sigma_H=1.0).theory()
+    with pytest.raises(ValueError, match="`num_directions` must be"):
+        theory.gradient_power(D + 1)

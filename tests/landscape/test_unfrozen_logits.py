@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+import rmtland as rl
+from tests import oracles
+
+
+def statistics(logits):
+    """E u, E u^2 with u = 1 - sum p^2, and the share of the second largest p in 1 - max p, weighted by u; by loops."""
+    u, share = [], []
+    for z in logits:
+        p = np.sort(oracles.softmax(z))
+        u.append(1 - np.sum(p**2))
+        share.append(p[-2] / np.sum(p[:-1]) if p[-2] > 0 else 1.0)
+    return np.mean(u), np.mean(np.square(u)), np.average(share, weights=u)
+
+
+@pytest.mark.parametrize(("sigma", "margin", "spread"), [(3.0, 6.0, 4.0), (2.0, 2.5, 1.0), (5.0, 9.0, 3.5)])
+@pytest.mark.parametrize("num_classes", [3, 10])
+def test_a_draw_gives_its_own_law_back(sigma, margin, spread, num_classes):
+    law = rl.UnfrozenLogits(sigma, margin, spread)
+    logits, labels = law.draw_logits(30_000, num_classes, np.random.default_rng(0))
+    fitted = rl.UnfrozenLogits.from_logits(logits, labels)
+    assert fitted.margin == pytest.approx(margin, rel=0.06)
+    assert fitted.margin_spread == pytest.approx(spread, rel=0.06)
+    assert fitted.sigma == pytest.approx(sigma, rel=0.25)
+    right = np.mean(logits.argmax(axis=1) == labels)
+    assert right == pytest.approx(law.accuracy(num_classes), abs=0.01)
+    others = np.where(np.eye(num_classes, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    margins = logits[np.arange(30_000), labels] - others
+    assert margins.mean() == pytest.approx(margin, abs=0.1)
+    assert margins.std() == pytest.approx(spread, rel=0.03)
+
+
+def test_fitted_to_the_examples_that_are_not_frozen():
+    # Nine in ten examples frozen for good, which no normal margin of the measured mean and spread has.
+    rng = np.random.default_rng(0)
+    labels = rng.integers(10, size=4000)
+    logits = 2 * rng.normal(size=(4000, 10))
+    logits[np.arange(4000), labels] += np.where(rng.random(4000) < 0.1, 5.0, 60.0)
+    law = rl.UnfrozenLogits.from_logits(logits, labels)
+    drawn, _ = law.draw_logits(20_000, 10, rng)
+    np.testing.assert_allclose(statistics(drawn), statistics(logits), rtol=0.1)
+    # The mutant: measured moments of the margin, nothing fitted.
+    others = np.where(np.eye(10, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    margins = logits[np.arange(4000), labels] - others
+    moments, _ = rl.UnfrozenLogits(law.sigma, margins.mean(), margins.std()).draw_logits(20_000, 10, rng)
+    assert abs(np.log(statistics(moments)[0] / statistics(logits)[0])) > np.log(1.5)
+    # And the margin over the mean of the wrong classes.
+    margin, _ = rl.MarginLogits.from_logits(logits, labels).draw_logits(20_000, 10, rng)
+    assert abs(np.log(statistics(margin)[0] / statistics(logits)[0])) > np.log(1.5)
+
+
+def test_what_probabilities_leave_open_stays_as_measured():
+    rng = np.random.default_rng(1)
+    logits, labels = 0.1 * rng.normal(size=(500, 10)), rng.integers(10, size=500)
+    law = rl.UnfrozenLogits.from_logits(logits, labels)
+    others = np.where(np.eye(10, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    assert law.margin == pytest.approx(np.mean(logits[np.arange(500), labels] - others), abs=0.1)
+    assert law.accuracy(10) == pytest.approx(np.mean(logits.argmax(axis=1) == labels), abs=0.1)
+    frozen = rl.UnfrozenLogits.from_logits(1e6 * logits, labels)
+    assert frozen.sigma == pytest.approx(1e5, rel=0.1)
+
+
+def test_two_classes_and_many():
+    rng = np.random.default_rng(2)
+    law = rl.UnfrozenLogits(0.0, 3.0, 2.0)
+    fitted = rl.UnfrozenLogits.from_logits(*law.draw_logits(20_000, 2, rng))
+    assert fitted.margin == pytest.approx(3, rel=0.08)
+    assert fitted.margin_spread == pytest.approx(2, rel=0.08)
+    assert fitted.sigma == 0
+    many = rl.UnfrozenLogits(2.0, 4.0, 2.0)
+    fitted = rl.UnfrozenLogits.from_logits(*many.draw_logits(500, 1000, rng))
+    assert fitted.margin == pytest.approx(4, abs=0.8)
+
+
+def test_accuracy_without_spread():
+    assert rl.UnfrozenLogits(0.0, 0.0).accuracy(4) == 0.25
+    assert rl.UnfrozenLogits(1.0, 0.0).accuracy(4) == 0.5
+    assert rl.UnfrozenLogits(1.0, -1.0).accuracy(4) == 0.0
+    assert rl.UnfrozenLogits(1.0, 1.0).accuracy(4) == 1.0
+
+
+def test_a_model_from_a_source():
+    model = rl.LandscapeModel.fort_ganguli(200, 5, 500, sigma_z=3.0, mean_length=1.0, residual_length=0.5)
+    source = model.sample(0)
+    fitted = rl.LandscapeModel.from_source(source, logit_law="unfrozen")
+    assert isinstance(fitted.logits, rl.UnfrozenLogits)
+    assert fitted.gradients.mean_length == pytest.approx(1.0, rel=0.1)
+    assert fitted.gradients.residual_length == pytest.approx(0.5, rel=0.1)
+    trace = np.mean([fitted.spectrum(seed).trace for seed in range(5)])
+    assert trace == pytest.approx(rl.gauss_newton_trace(source), rel=0.1)
+    with pytest.raises(ValueError, match="`class_means` must be False"):
+        rl.LandscapeModel.from_source(source, logit_law="unfrozen", class_means=True)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="`sigma` must be >= 0"):
+        rl.UnfrozenLogits(-1.0, 1.0)
+    with pytest.raises(ValueError, match="`margin_spread` must be >= 0"):
+        rl.UnfrozenLogits(1.0, 1.0, -1.0)
+    with pytest.raises(TypeError, match="`margin`"):
+        rl.UnfrozenLogits(1.0, "1")
+    with pytest.raises(ValueError, match="at least 2 examples"):
+        rl.UnfrozenLogits.from_logits(np.zeros((1, 3)), np.array([0]))
+    with pytest.raises(ValueError, match="`num_classes` must be >= 2"):
+        rl.UnfrozenLogits(1.0, 1.0).accuracy(1)

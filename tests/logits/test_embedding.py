@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+import rmtland as rl
+from tests import oracles
+from tests.logits.test_cross_class import CASES
+
+
+def clusters():
+    """Class means far apart, cross-class means close to them."""
+    logits, labels, gradients = oracles.examples(80, 5, 60, mean=0.0)
+    rng = np.random.default_rng(3)
+    return logits, labels, 0.05 * gradients + 3 * rng.normal(size=(5, 1, 60))[labels] * rng.normal(size=(1, 5, 1))
+
+
+def test_classes_lie_with_their_pairs():
+    # Cross-class means that are near their class mean in D dimensions are so on the plane.
+    hierarchy = rl.hierarchy(rl.DenseLogitGradients(*clusters()))
+    embedding = rl.class_embedding(hierarchy, perplexity=4, rng=0)
+    assert np.isnan(embedding.pairs[np.eye(5, dtype=bool)]).all()
+    means, pairs = hierarchy.means.class_means, hierarchy.means.pair_means
+    right = total = 0
+    for c in range(5):
+        for k in range(5):
+            if c != k:
+                near = np.argsort(np.linalg.norm(means - pairs[c, k], axis=1))[0]
+                shown = np.linalg.norm(embedding.classes - embedding.pairs[c, k], axis=1)
+                right += near in np.argsort(shown)[:2]
+                total += 1
+    assert right / total > 0.8
+
+
+def test_what_is_absent_has_no_point():
+    embedding = rl.class_embedding(rl.hierarchy(rl.DenseLogitGradients(*CASES["absent"])))
+    assert np.isnan(embedding.classes[1]).all()
+    assert np.isnan(embedding.pairs[1]).all()
+    assert np.isfinite(embedding.classes[[0, 2, 3]]).all()
+    assert np.isfinite(embedding.pairs[0, 1]).all()
+
+
+def test_seeds():
+    hierarchy = rl.hierarchy(rl.DenseLogitGradients(*CASES["unbalanced"]))
+    first, same, other = (rl.class_embedding(hierarchy, rng=seed).classes for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert first.shape == other.shape
+
+
+def test_bad_input():
+    hierarchy = rl.hierarchy(rl.DenseLogitGradients(*CASES["unbalanced"]))
+    with pytest.raises(ValueError, match="`perplexity` must be"):
+        rl.class_embedding(hierarchy, perplexity=16)
+    logits, labels, gradients = oracles.examples(20, 2, 6)
+    single = rl.hierarchy(rl.DenseLogitGradients(logits, 0 * labels, gradients))
+    with pytest.raises(ValueError, match="`hierarchy` must have at least 3 means to embed; got 2"):
+        rl.class_embedding(single)

@@ -1,0 +1,42 @@
+"""The resident memory of a fresh process against the budget that was given."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.nets import peak_memory
+
+CLEAR = pathlib.Path("/proc/self/clear_refs")
+
+
+@pytest.mark.skipif(not os.access(CLEAR, os.W_OK), reason="needs Linux's /proc to read the peak of resident memory")
+@pytest.mark.parametrize("budget", [32, 128])
+def test_peaks_stay_within_the_budget_and_one_batch(budget):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.nets.peak_memory", str(budget)],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).resolve().parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["taken"] <= budget
+    vector = 4 * found["D"] / 2**20
+    batch = max(budget / 4, 16)
+    products = peak_memory.COLUMNS * vector  # what is handed out
+    rows = 150 * (peak_memory.C - 1)
+    own = {
+        "G block": products,
+        "H block": products,
+        "H block again": products,
+        "clustering": 4
+        * peak_memory.C
+        * vector,  # sums of each logit, over all and over its class, and what works on them
+        "spectrum": 4 * 8 * rows**2 / 2**20 + max(budget, 64),  # the matrix, its eigenvectors; inputs and signals
+    }
+    for name, peak in found["peaks"].items():
+        assert peak <= budget + batch + 8 * vector + own.get(name, 0), (name, found)

@@ -1,0 +1,140 @@
+"""`rmtland compare`: every option acts, seen in the numbers it writes and in what it prints."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+import rmtland as rl
+from rmtland.cli.compare import parse_rungs, print_comparison
+from rmtland.cli.networks import epochs_or_default
+from rmtland.comparison import reporting
+from rmtland.comparison.result import RUNGS
+from tests.test_cli_train import invoke
+
+BASE = ["--per-class", "3", "--hidden", "4", "--examples", "12", "--epochs", "2", "--draws", "2", "--rungs", "b,e"]
+
+
+def compare(folder, *options):
+    shown = invoke("compare", *BASE, *options, "--out", folder)
+    return json.loads((folder / "comparison.json").read_text()), shown
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return compare(tmp_path_factory.mktemp("base"))
+
+
+def numbers(written, stage="end of training"):
+    """What a stage says, without what it was asked for."""
+    return json.dumps(written["stages"][stage])
+
+
+def test_what_is_printed(base):
+    written, shown = base
+    assert "0.41(1): mean and standard deviation over draws, or an estimate and its error" in shown
+    assert "(b) G  (e) full model" in shown
+    assert "(a)" not in shown
+    assert "…" not in shown  # nothing cut off in 80 columns
+    assert list(written["stages"]["mid training"]["rungs"]) == ["gauss_newton", "full_model"]
+    assert written["settings"]["rungs"] == ["gauss_newton", "full_model"]
+    value = written["stages"]["end of training"]["rungs"]["gauss_newton"]["quantities"]["trace"]["mean"]
+    line = next(line for line in shown.split("end of training")[1].splitlines() if line.strip().startswith("trace "))
+    assert line.split()[1] == f"{value:.3g}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--seed", "1"], ["--examples", "14"], ["--epochs", "3"], ["--learning-rate", "0.01"], ["--batch-size", "10"],
+     ["--hidden", "5"], ["--width", "2"], ["--per-class", "4"], ["--draws", "3"],
+     ["--rungs", "full_model, b"], ["--data", "clusters"]],
+    ids=lambda options: options[0],
+)  # fmt: skip
+def test_every_option_acts(base, tmp_path, options):
+    written, _ = compare(tmp_path, *options)
+    if options[0] == "--rungs":  # by name, in any order: the same
+        assert numbers(written) == numbers(base[0])
+    else:
+        assert numbers(written) != numbers(base[0])
+
+
+def test_rules_for_outliers(tmp_path):
+    counts = {}
+    for rule in ("ratio", "gap", "elbow"):
+        written, _ = compare(tmp_path / rule, "--outliers", rule)
+        rungs = [stage["rungs"]["gauss_newton"] for stage in written["stages"].values()]
+        counts[rule] = [rung["quantities"]["num_outliers"]["mean"] for rung in rungs]
+        expected = [
+            rl.count_outliers([x for x in rung["eigenvalues"][0] if x is not None], rule, max_outliers=30)
+            for rung in rungs
+        ]
+        assert counts[rule] == expected
+    assert len({tuple(count) for count in counts.values()}) > 1
+
+
+def test_layers(base, tmp_path):
+    written, shown = compare(tmp_path, "--by", "parameter_groups")
+    whole = written["stages"]["end of training"]
+    assert numbers(written) == numbers(base[0])
+    layers = {n.split(": ")[1]: s for n, s in written["stages"].items() if n.startswith("end of training: ")}
+    assert list(layers) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert sum(s["num_parameters"] for s in layers.values()) == whole["num_parameters"]
+    # Diagonal blocks share out the trace.
+    traces = [s["rungs"]["gauss_newton"]["quantities"]["trace"]["mean"] for s in layers.values()]
+    assert sum(traces) == pytest.approx(whole["rungs"]["gauss_newton"]["quantities"]["trace"]["mean"], rel=1e-9)
+    assert shown.count("layer by layer; eigenvalue and traces of (b)") == 3
+    line = next(line for line in shown.split("end of training, layer")[1].splitlines() if "3.bias" in line)
+    assert line.split()[1] == "10"
+    assert f"{traces[3]:.3g}" in line.split()
+    assert "…" not in shown
+
+
+def test_products_of_a_large_hessian(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    found = {}
+    for name, options in (("default", []), ("few", ["--products", "60"])):
+        written, shown = compare(tmp_path / name, "--rungs", "a", *options)
+        found[name] = written["stages"]["end of training"]["rungs"]["hessian"]["quantities"]
+        assert written["settings"]["num_products"] == (60 if options else 300)
+    assert 0 < found["default"]["trace"]["error"] < found["few"]["trace"]["error"]
+    trace, error = found["few"]["trace"]["mean"], found["few"]["trace"]["error"]
+    assert rl.comparison.result.with_deviation(trace, error) in shown.split("end of training")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rungs", "z"], r"`rungs` must be letters a to h or hessian, .*; got 'z'"),
+        (["--rungs", ""], r"`rungs` must be letters a to h or hessian, .*; got ''"),
+        (["--by", "layer"], "`by` must be one of None, 'parameter_groups'; got 'layer'"),
+        (["--products", "39"], "`products` must be >= 40; got 39"),
+    ],
+)
+def test_wrong_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rungs_by_letter_and_name():
+    assert parse_rungs(None) == tuple(RUNGS)
+    assert parse_rungs("h, hessian,b") == ("hessian", "gauss_newton", "class_means")
+
+
+def test_epochs_by_default():
+    assert epochs_or_default(None, "mlp", 1797, 32) == 20  # digits
+    assert epochs_or_default(None, "mlp", 60_000, 32) == 3  # MNIST: 1,875 steps each
+    assert epochs_or_default(None, "cnn", 10**7, 32) == 2
+    assert epochs_or_default(None, "resnet20", 10_000, 32) == 5
+    assert epochs_or_default(7, "resnet20", 10**9, 1) == 7
+
+
+def test_layers_without_a_measured_matrix():
+    comparison = rl.compare(
+        rl.LandscapeModel.fort_ganguli(num_examples=12, num_classes=3, num_parameters=20).sample(rng=0),
+        rungs=["full_model"], num_draws=2, by="parameter_groups",
+    )  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(comparison, console)
+    assert "layer by layer" in console.export_text()

@@ -1,0 +1,1 @@
+"""What the random model has that a network has, and what it has not."""
