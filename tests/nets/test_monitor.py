@@ -50,7 +50,7 @@ def test_it_follows_the_dense_matrices():
     exact = np.array([values for values, _, _ in seen])
     assert np.abs(data.eigenvalues.values / exact - 1).max() < 0.03
     assert (np.abs(data.eigenvalues.values - exact) <= data.errors.values).mean() >= 0.95
-    np.testing.assert_allclose(data.gradient_power, [power for _, power, _ in seen], atol=0.02)
+    np.testing.assert_allclose(data.gradient_power, [power for _, power, _ in seen], atol=0.05)
     np.testing.assert_allclose(data.powers.sum("rank"), data.gradient_power)
     sharpest = np.array([value for _, _, value in seen])
     np.testing.assert_allclose(data.sharpness, sharpest, rtol=0.02)
