@@ -45,7 +45,7 @@ def density(num_examples: int, num_classes: int, num_points: int) -> rl.Landscap
     model = rl.LandscapeModel.fort_ganguli(num_examples, num_classes, 100_000, sigma_z=15.0)
     theory = model.theory(rng=0)
     top = 1.5 * theory.first_order().mean_outlier if num_classes <= 10 else 3 * theory.trace / num_classes
-    theory.density(np.linspace(0, top, num_points + 1)[1:])
+    theory.pdf(np.linspace(0, top, num_points + 1)[1:])
     return theory
 
 
@@ -63,7 +63,7 @@ def population(num_examples: int, num_classes: int, num_parameters: int) -> None
     theory.outliers()
     theory.gradient_power(num_classes - 1)
     theory.goldilocks_ratio()
-    theory.density(np.linspace(0, 3 * theory.trace / num_classes, 21)[1:])
+    theory.pdf(np.linspace(0, 3 * theory.trace / num_classes, 21)[1:])
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -94,7 +94,7 @@ def sizes() -> bool:
         law = rl.GeneralizedMarchenkoPastur(population(size), size / RATIO)
         holds &= criterion(f"mass - 1 at {size} atoms", abs(mass(law) - 1), at_most=1e-8)
     law = rl.GeneralizedMarchenkoPastur(population(2700), 1000)
-    seconds = interleaved({"ten": lambda: law.locations(10), "all": law.locations}, 3)
+    seconds = interleaved({"ten": lambda: law.classical_locations(10), "all": law.classical_locations}, 3)
     print_table("classical locations, 2700 atoms, 1000 parameters", seconds, "ten")
     return holds
 

@@ -160,7 +160,7 @@ def test_parents_that_were_made_go_too(tmp_path):
 
 
 def test_bbp(tmp_path):
-    options = ["--spikes", "1.2:4:4", "--features", "10000", "--replicates", "8"]
+    options = ["--spikes", "1.2:4:4", "--features", "10000", "--draws", "8"]
     done = run(tmp_path, "bbp", *options, "--out", "bbp")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "bbp").iterdir()} == {"bbp.json", "bbp.png", "bbp.txt"}
@@ -170,7 +170,7 @@ def test_bbp(tmp_path):
         (["--spikes", "1:6:1"], "`--spikes` must name at least 2 strengths; got '1:6:1'"),
         (["--spikes", "1:6:100000000000"], "--spikes: an axis must have at most 10,000,000 values"),
         (["--ratio", "1e-320"], "`ratio` must be >= num_features / 2^53 = 1.11e-12; got 9.99989e-321"),
-        (["--replicates", "1000000000000"], "GiB are free"),
+        (["--draws", "1000000000000"], "GiB are free"),
         (["--features", "1" + "0" * 400], "`num_features` must be >= 1 and <= 9007199254740992; got 1000"),
         (["--spikes", "-1:6:3"], "`spikes` must be > 0"),
         (["--ratio", "0"], "`ratio` must be > 0; got 0"),
@@ -186,7 +186,7 @@ def test_bbp(tmp_path):
 def test_bbp_writes_all_three_files_or_none(tmp_path):
     (tmp_path / "out" / "bbp.png").mkdir(parents=True)
     (tmp_path / "out" / "bbp.txt").write_text("older")
-    done = run(tmp_path, "bbp", "--spikes", "1.5,4", "--features", "1000", "--replicates", "3", "--out", "out")
+    done = run(tmp_path, "bbp", "--spikes", "1.5,4", "--features", "1000", "--draws", "3", "--out", "out")
     assert done.returncode == 2
     assert "bbp.png is a folder, and a file is to go there; nothing was written" in done.stderr
     assert "Traceback" not in done.stderr
@@ -195,7 +195,7 @@ def test_bbp_writes_all_three_files_or_none(tmp_path):
 
 
 def test_sigterm_clears_away(tmp_path):
-    arguments = ["bbp", "--spikes", "1:6:40", "--features", "100000000000", "--replicates", "100000", "--out", "out"]
+    arguments = ["bbp", "--spikes", "1:6:40", "--features", "100000000000", "--draws", "100000", "--out", "out"]
     process = subprocess.Popen([COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/.rmtland-*")) and time.monotonic() < deadline:

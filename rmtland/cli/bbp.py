@@ -15,7 +15,7 @@ def bbp(
     ratio: Annotated[float, typer.Option(help="Features over samples.")] = 0.5,
     spikes: Annotated[str, typer.Option(help="Population spikes, 1.5,2,3 or first:last:count[:log].")] = "1:6:40",
     features: Annotated[int, typer.Option(help="Number of features p.")] = 1_000_000,
-    replicates: Annotated[int, typer.Option(help="Draws per spike.")] = 200,
+    draws: Annotated[int, typer.Option(help="Draws per spike.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for bbp.json, bbp.txt and bbp.png.")] = Path("bbp"),
 ) -> None:
@@ -29,7 +29,7 @@ def bbp(
         from rmtland.ensembles.transition import bbp_transition
         from rmtland.plots.ensembles import plot_transition
 
-        result = bbp_transition(ratio, strengths, features, replicates, seed)
+        result = bbp_transition(ratio, strengths, features, draws, seed)
         result.to_json(folder / "bbp.json")
         (folder / "bbp.txt").write_text(result.table() + "\n")
         figure = Figure(figsize=(10, 4), layout="constrained")

@@ -110,7 +110,7 @@ def _matched_participation(measured: Measured) -> LandscapeModel | None:
     outputs, count = measured.outputs, measured.source.num_classes
     if 1.0 - outputs.participation < FROZEN:
         return None
-    law = GaussianLogits.matching_participation(outputs.participation, count, outputs.accuracy)
+    law = GaussianLogits.from_participation(outputs.participation, count, outputs.accuracy)
     return dataclasses.replace(measured.full_model, logits=law)
 
 

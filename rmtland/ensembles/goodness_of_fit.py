@@ -1,5 +1,4 @@
 """Are these matrices' eigenvalues from this law? The unit is the matrix."""
-# ruff: noqa: PT028, `test_against` is no test of pytest's
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, finite_array, generator, integer, real, require_memory, seed_sequence
 from rmtland.ensembles.kernels import Floats
-from rmtland.ensembles.population import SampleCovariance
+from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -28,7 +27,7 @@ _WHAT = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GoodnessOfFit:
-    """Outcome of `test_against`.
+    """Outcome of `goodness_of_fit`.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ class GoodnessOfFit:
         Estimated chance of a rejection at `alpha` if all eigenvalues were `alternative` times as large; NaN if not
         asked for.
     alternative : float
-    num_matrices, num_calibration : int
+    num_draws, num_calibration : int
     """
 
     p_value: float
@@ -50,7 +49,7 @@ class GoodnessOfFit:
     alpha: float
     power: float
     alternative: float
-    num_matrices: int
+    num_draws: int
     num_calibration: int
 
     @property
@@ -60,7 +59,7 @@ class GoodnessOfFit:
 
     def __str__(self) -> str:
         """The outcome in plain words."""
-        many = f"{self.num_matrices} matri{'x' if self.num_matrices == 1 else 'ces'}"
+        many = f"{self.num_draws} matri{'x' if self.num_draws == 1 else 'ces'}"
         reference = f"{self.num_calibration} draws of the matching ensemble"
         if self.rejected:
             least = min(self.p_values.values())
@@ -142,7 +141,7 @@ def _p_values(
     return {name: float(np.mean(s >= s[0] * (1 - 1e-12))) for name, s in statistics.items()}
 
 
-def test_against(
+def goodness_of_fit(
     law: Any,
     eigenvalue_sets: npt.ArrayLike,
     *,
@@ -211,9 +210,9 @@ def test_against(
     --------
     >>> import rmtland as rl
     >>> data = rl.Wishart(100, 200).eigenvalues(20, rng=1)
-    >>> print(rl.test_against(rl.MarchenkoPastur(0.5), data, rng=0).rejected)
+    >>> print(rl.goodness_of_fit(rl.MarchenkoPastur(0.5), data, rng=0).rejected)
     False
-    >>> print(rl.test_against(rl.MarchenkoPastur(0.5), 1.02 * data, rng=0).rejected)
+    >>> print(rl.goodness_of_fit(rl.MarchenkoPastur(0.5), 1.02 * data, rng=0).rejected)
     True
     """
     sets = np.atleast_2d(finite_array("eigenvalue_sets", eigenvalue_sets))
@@ -267,6 +266,3 @@ def test_against(
         found = _p_values(sums, extremes, count, min(num_permutations, 199), source)
         hits += len(found) * min(found.values()) <= alpha
     return GoodnessOfFit(together, p_values, alpha, hits / trials, factor_tried, count, size)
-
-
-test_against.__test__ = False  # type: ignore[attr-defined]  # not one of pytest's

@@ -36,17 +36,17 @@ class _Moments:
 
     def covariance(self) -> Floats:
         if self.count < 2:
-            raise ValueError(f"`size` must be >= 2 for standard errors; got {self.count} matrices")
+            raise ValueError(f"`num_draws` must be >= 2 for standard errors; got {self.count} matrices")
         return np.asarray(self.scatter / (self.count - 1))
 
 
-def sets_of(source: Any, size: int | None, rng: Seed, threads: int | None) -> Iterator[Floats]:
+def sets_of(source: Any, num_draws: int | None, rng: Seed, threads: int | None) -> Iterator[Floats]:
     """Chunks (replicates, eigenvalues) of an ensemble, an array of that shape, or an iterable of them or of rows."""
     if hasattr(source, "iterate_eigenvalues"):
-        yield from source.iterate_eigenvalues(integer("size", size, at_least=1), rng, threads=threads)
+        yield from source.iterate_eigenvalues(integer("num_draws", num_draws, at_least=1), rng, threads=threads)
         return
-    if size is not None:
-        raise ValueError(f"`size` must be None where eigenvalues are given; got {size}")
+    if num_draws is not None:
+        raise ValueError(f"`num_draws` must be None where eigenvalues are given; got {num_draws}")
     chunks: Iterable[Any] = [source] if isinstance(source, np.ndarray) else source
     for chunk in chunks:
         array = np.atleast_2d(finite_array("source", chunk))
@@ -71,7 +71,7 @@ class SpectralHistogram:
         Mean share of eigenvalues that are 0.
     outside : float
         Mean share of the others that no bin holds.
-    num_replicates : int
+    num_draws : int
     """
 
     edges: Floats
@@ -79,7 +79,7 @@ class SpectralHistogram:
     standard_error: Floats
     atom: float
     outside: float
-    num_replicates: int
+    num_draws: int
 
     @property
     def centers(self) -> Floats:
@@ -90,7 +90,7 @@ class SpectralHistogram:
 def empirical_density(
     source: Any,
     bins: npt.ArrayLike,
-    size: int | None = None,
+    num_draws: int | None = None,
     rng: Seed = None,
     *,
     threads: int | None = None,
@@ -103,7 +103,7 @@ def empirical_density(
         Chunks are looked at once and let go: memory does not grow with R.
     bins : array_like, shape (bins + 1,)
         Edges, increasing.
-    size : int, optional
+    num_draws : int, optional
         Number of replicates of an ensemble.
     rng, threads : optional
         As for its `eigenvalues`.
@@ -120,7 +120,7 @@ def empirical_density(
     Examples
     --------
     >>> import numpy as np, rmtland as rl
-    >>> found = rl.empirical_density(rl.GaussianEnsemble(50), np.linspace(-2, 2, 5), size=200, rng=0)
+    >>> found = rl.empirical_density(rl.GaussianEnsemble(50), np.linspace(-2, 2, 5), num_draws=200, rng=0)
     >>> print(found.density.round(1), found.standard_error.round(3))
     [0.2 0.3 0.3 0.2] [0.001 0.001 0.001 0.001]
     """
@@ -128,7 +128,7 @@ def empirical_density(
     if edges.size < 2 or (np.diff(edges) <= 0).any():
         raise ValueError(f"`bins` must be at least two increasing edges; got {edges}")
     moments = _Moments(full=False)
-    for chunk in sets_of(source, size, rng, threads):
+    for chunk in sets_of(source, num_draws, rng, threads):
         rows = np.empty((len(chunk), edges.size + 1))
         for row, values in zip(rows, chunk, strict=True):
             nonzero = values[values != 0]
@@ -152,20 +152,20 @@ class LinearStatistics:
         Over and between replicates.
     covariance : ndarray, shape (k, k)
         Between the statistics of one matrix.
-    num_replicates : int
+    num_draws : int
     """
 
     names: tuple[str, ...]
     mean: Floats
     standard_error: Floats
     covariance: Floats
-    num_replicates: int
+    num_draws: int
 
 
 def linear_statistics(
     source: Any,
     functions: Mapping[str, Callable[[Floats], Any]],
-    size: int | None = None,
+    num_draws: int | None = None,
     rng: Seed = None,
     *,
     threads: int | None = None,
@@ -174,7 +174,7 @@ def linear_statistics(
 
     Parameters
     ----------
-    source, size, rng, threads
+    source, num_draws, rng, threads
         As for `empirical_density`.
     functions : dict
         Name to function of an array of eigenvalues, element by element.
@@ -199,7 +199,7 @@ def linear_statistics(
     if not functions:
         raise ValueError("`functions` must name at least one; got none")
     moments = _Moments(full=True)
-    for chunk in sets_of(source, size, rng, threads):
+    for chunk in sets_of(source, num_draws, rng, threads):
         moments.add(np.column_stack([_sums(name, f, chunk) for name, f in functions.items()]))
     covariance = moments.covariance()
     error = np.sqrt(np.diag(covariance) / moments.count)

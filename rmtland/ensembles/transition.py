@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Transition:
+class BBPTransition:
     """Largest eigenvalue and overlap of its eigenvector with the spike's, for each spike strength.
 
     Parameters
@@ -61,7 +61,7 @@ class Transition:
     threshold: float
 
     @property
-    def num_replicates(self) -> int:
+    def num_draws(self) -> int:
         """Draws per spike, R."""
         return int(self.eigenvalues.shape[1])
 
@@ -83,7 +83,7 @@ class Transition:
 
     def rows(self) -> list[dict[str, float]]:
         """One dict per spike: means, standard errors, standard deviation, limits."""
-        root = np.sqrt(self.num_replicates)
+        root = np.sqrt(self.num_draws)
         sd, overlap_sd = self.eigenvalues.std(axis=1, ddof=1), self.overlaps.std(axis=1, ddof=1)
         columns = (
             self.spikes, self.eigenvalues.mean(axis=1), sd / root, sd, self.locations, self.overlaps.mean(axis=1),
@@ -94,7 +94,7 @@ class Transition:
     def table(self) -> str:
         """The rows as aligned text."""
         lines = [
-            f"p = {self.num_features}, n = {self.num_samples}, beta = {self.beta}, {self.num_replicates} replicates, "
+            f"p = {self.num_features}, n = {self.num_samples}, beta = {self.beta}, {self.num_draws} replicates, "
             f"threshold {self.threshold:.6g}",
             "     spike   eigenvalue +- error         s.d.        limit    overlap +- error     limit",
         ]
@@ -110,13 +110,13 @@ class Transition:
         """Write parameters, rows and draws as JSON; the file appears whole or not at all."""
         data = {
             "ratio": self.ratio, "num_features": self.num_features, "num_samples": self.num_samples,
-            "beta": self.beta, "num_replicates": self.num_replicates, "threshold": self.threshold, "rows": self.rows(),
+            "beta": self.beta, "num_draws": self.num_draws, "threshold": self.threshold, "rows": self.rows(),
             "eigenvalues": self.eigenvalues.tolist(), "overlaps": self.overlaps.tolist(),
         }  # fmt: skip
         replace_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
-    def from_json(cls, path: str | Path) -> Transition:
+    def from_json(cls, path: str | Path) -> BBPTransition:
         """Read what `to_json` wrote."""
         data: Any = json.loads(Path(path).read_text())
 
@@ -134,12 +134,12 @@ def bbp_transition(
     ratio: float,
     spikes: npt.ArrayLike,
     num_features: int,
-    num_replicates: int,
+    num_draws: int,
     rng: Seed = None,
     *,
     beta: int = 1,
     threads: int | None = None,
-) -> Transition:
+) -> BBPTransition:
     """Draw the largest eigenvalue and its overlap through the transition.
 
     One-spike sample covariance matrices of Gaussian data, bulk variance 1, exact in law; see `SpikedCovariance`.
@@ -152,7 +152,7 @@ def bbp_transition(
         Population eigenvalues > 0; the largest eigenvalue leaves the bulk above 1 + sqrt(ratio).
     num_features : int
         p; time grows as min(p, n)^(1/3).
-    num_replicates : int, >= 2
+    num_draws : int, >= 2
         Draws per spike.
     rng : optional
         Anything `numpy.random.default_rng` takes.
@@ -162,7 +162,7 @@ def bbp_transition(
 
     Returns
     -------
-    Transition
+    BBPTransition
 
     Raises
     ------
@@ -172,7 +172,7 @@ def bbp_transition(
     Examples
     --------
     >>> from rmtland.ensembles.transition import bbp_transition
-    >>> result = bbp_transition(0.5, [1.2, 3.0], num_features=10**6, num_replicates=20, rng=0)
+    >>> result = bbp_transition(0.5, [1.2, 3.0], num_features=10**6, num_draws=20, rng=0)
     >>> print(result.eigenvalues.mean(axis=1).round(2), result.locations.round(2))
     [2.91 3.75] [2.91 3.75]
     """
@@ -181,7 +181,7 @@ def bbp_transition(
     if not strengths.size:
         raise ValueError("`spikes` must hold at least one; got none")
     num_features = dimension("num_features", num_features)
-    num_replicates = integer("num_replicates", num_replicates, at_least=2)
+    num_draws = integer("num_draws", num_draws, at_least=2)
     choice("beta", beta, (1, 2, 4))
     if not num_features / ratio <= 2**53:
         raise ValueError(f"`ratio` must be >= num_features / 2^53 = {num_features / 2**53:.3g}; got {ratio:g}")
@@ -191,10 +191,10 @@ def bbp_transition(
     values, overlaps = [], []
     for spike in strengths:
         model = SpikedCovariance(num_features, num_samples, spikes=np.array([spike]), beta=beta)
-        value, overlap = model._extreme(True, 1, num_replicates, source, threads, overlaps=True)
+        value, overlap = model._extreme(True, 1, num_draws, source, threads, overlaps=True)
         values.append(value[:, 0])
         overlaps.append(overlap[:, 0, 0])
-    return Transition(
+    return BBPTransition(
         ratio, num_features, num_samples, beta, strengths, np.array(values), np.array(overlaps),
         *_limits(ratio, strengths), 1 + math.sqrt(ratio),
     )  # fmt: skip

@@ -165,4 +165,4 @@ class SpikedWigner(_Gaussian):
             If beta is not 1, 2 or 4.
         """
         beta = int(choice("beta", self.beta, (1, 2, 4)))
-        return SpikedWignerLaw(1.0, self.spikes, size=self.n, beta=beta)
+        return SpikedWignerLaw(1.0, self.spikes, n=self.n, beta=beta)

@@ -65,7 +65,7 @@ class GaussianLogits:
         object.__setattr__(self, "accuracy", real("accuracy", self.accuracy, at_least=0, at_most=1))
 
     @classmethod
-    def matching_participation(cls, participation: float, num_classes: int, accuracy: float = 0.95) -> GaussianLogits:
+    def from_participation(cls, participation: float, num_classes: int, accuracy: float = 0.95) -> GaussianLogits:
         """The law whose mean sum_k p_k^2 is the given one, instead of its logits' standard deviation.
 
         Parameters
@@ -94,7 +94,7 @@ class GaussianLogits:
         Examples
         --------
         >>> import rmtland as rl
-        >>> round(rl.GaussianLogits.matching_participation(0.8978167, num_classes=10).sigma, 4)
+        >>> round(rl.GaussianLogits.from_participation(0.8978167, num_classes=10).sigma, 4)
         15.0
         """
         count = integer("num_classes", num_classes, at_least=2)
@@ -102,7 +102,7 @@ class GaussianLogits:
         target = real("participation", participation, at_least=(1 - 1e-12) / count, below=1)
         if target <= (1 + 1e-12) / count:
             return cls(0.0, accuracy)
-        return cls(RandomEnergyModel.matching(target, count).sigma, accuracy)
+        return cls(RandomEnergyModel.from_participation(target, count).sigma, accuracy)
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""

@@ -155,7 +155,7 @@ class LandscapeModel:
         scales = logit_scales(source, class_means=class_means)
         model = cls.from_scales(scales, source.num_examples, source.num_parameters, outputs.accuracy)
         if logit_law == "participation":
-            law = GaussianLogits.matching_participation(outputs.participation, model.num_classes, outputs.accuracy)
+            law = GaussianLogits.from_participation(outputs.participation, model.num_classes, outputs.accuracy)
             return dataclasses.replace(model, logits=law)
         if logit_law == "margin":
             return dataclasses.replace(model, logits=MarginLogits.from_logits(*gather_logits(source)))
@@ -225,7 +225,7 @@ class LandscapeModel:
         """
         return theory_of(self, rng, cross_terms)
 
-    def theory_band(self, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+    def theory_band(self, num_draws: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
         """Mean and standard deviation of every prediction over draws of the logits.
 
         Parameters
@@ -241,7 +241,7 @@ class LandscapeModel:
         -------
         TheoryBand
         """
-        return band_of(self, size, rng, cross_terms)
+        return band_of(self, num_draws, rng, cross_terms)
 
     def population_theory(
         self, rng: Seed = 0, cross_terms: bool = True, sample_size: int | None = None

@@ -55,7 +55,7 @@ class Spikes(Value, abc.ABC):
         return value
 
     @cached_property
-    def standard_deviations(self) -> Floats:
+    def locations_std(self) -> Floats:
         """Standard deviation of the eigenvalue of each spike, float64 of shape (k,).
 
         For a simple outlier that of its Gaussian limit law. The m outliers of a spike given m times fluctuate like the

@@ -62,7 +62,7 @@ class RandomEnergyModel:
     >>> model = rl.RandomEnergyModel(num_states=10, sigma=15.0)
     >>> print(f"{model.participation():.7f} {model.max_probability():.4f} {model.freezing_sigma:.3f}")
     0.8978167 0.9285 2.146
-    >>> round(rl.RandomEnergyModel.matching(0.5, num_states=10).sigma, 3)
+    >>> round(rl.RandomEnergyModel.from_participation(0.5, num_states=10).sigma, 3)
     2.69
     """
 
@@ -74,7 +74,7 @@ class RandomEnergyModel:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, above=0))
 
     @classmethod
-    def matching(cls, participation: float, num_states: int) -> RandomEnergyModel:
+    def from_participation(cls, participation: float, num_states: int) -> RandomEnergyModel:
         """The model whose `participation` is the given one: the sigma that fits an observed mean of sum p^2.
 
         Parameters

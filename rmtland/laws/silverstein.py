@@ -65,7 +65,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     >>> law.support.round(1)
     array([[  202.7,  2389.1],
            [44182. , 56830.3]])
-    >>> print(law.atom, law.count(10_000.0))
+    >>> print(law.atom, law.count_below(10_000.0))
     0.696 996.0
     """
 
@@ -112,7 +112,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
             p / n > 0.
         weights : array_like, shape (k,), optional
             How often each occurs, >= 0; all 1 by default. Only their proportions matter to the law; p = sum of the
-            weights is the number of eigenvalues in `count` and `locations` and n = p / ratio sets the `edge_scales`.
+            weights is the number of eigenvalues in `count` and `classical_locations` and n = p / ratio sets the `edge_scales`.
 
         Returns
         -------
@@ -214,7 +214,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     def _sf(self, x: Floats) -> Floats:
         return self._counts(x)[0] / self.size
 
-    def count(self, x: npt.ArrayLike) -> Any:
+    def count_below(self, x: npt.ArrayLike) -> Any:
         """Expected number of eigenvalues <= x, out of `size`; exact in the gaps of the support.
 
         Parameters
@@ -243,7 +243,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
     def _isf(self, q: Floats) -> Floats:
         return self._quantiles(self.size * q, self.size * (1 - q))
 
-    def locations(self, k: int | None = None) -> Floats:
+    def classical_locations(self, k: int | None = None) -> Floats:
         """Classical locations of the eigenvalues: the j-th largest where the law has j - 1/2 eigenvalues above.
 
         Parameters
@@ -265,7 +265,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         """
         size = int(np.floor(self.size * (1 + 4 * _EPS)))
         if k is None:
-            require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `locations(k)`")
+            require_memory(f"all {size} locations", 32.0 * size, "ask for the k largest by `classical_locations(k)`")
         k = size if k is None else integer("k", k, at_least=0, at_most=size)
         above = np.arange(k, 0.0, -1) - 0.5
         return self._quantiles(above, self.size - above)
@@ -388,7 +388,7 @@ class GeneralizedMarchenkoPastur(Value, Law):
         -------
         float64 or ndarray of float64, shape of theta
             NaN where there is no outlier (`is_outlier` is false): the eigenvalue stays with the bulk. To first order;
-            spikes that are many or near each other are better served by `locations`.
+            spikes that are many or near each other are better served by `classical_locations`.
         """
         array, shape = self._spikes(theta)
         location, slope = self._map(array)

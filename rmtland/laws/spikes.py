@@ -30,7 +30,7 @@ class SpikedCovarianceLaw(Spikes):
     spikes : array_like, shape (k,)
         Eigenvalues ell > 0 of Sigma; repeat one that is repeated.
     num_samples : float, optional
-        n, which sets the size of fluctuations; `standard_deviations` and `edge` need it.
+        n, which sets the size of fluctuations; `locations_std` and `edge` need it.
     beta : {1, 2, 4}
         Entries of X real, complex or quaternion.
     general_bulk : GeneralizedMarchenkoPastur, optional
@@ -63,7 +63,7 @@ class SpikedCovarianceLaw(Spikes):
     array([0.07222222, 2.25      , 5.3125    ])
     >>> law.overlaps.round(4)
     array([0.9573, 0.    , 0.9265])
-    >>> law.standard_deviations.round(4)
+    >>> law.locations_std.round(4)
     array([0.0037, 0.0274, 0.2219])
     """
 
@@ -247,8 +247,8 @@ class SpikedWignerLaw(Spikes):
         Standard deviation of an off-diagonal entry of W, > 0 (diagonal variance 2 sigma^2 / beta).
     spikes : array_like, shape (k,)
         theta_j, of either sign; v_j orthonormal. Repeat one that is repeated.
-    size : float, optional
-        n, which sets the size of fluctuations; `standard_deviations` and `edge` need it.
+    n : float, optional
+        Of the matrix, which sets the size of fluctuations; `locations_std` and `edge` need it.
     beta : {1, 2, 4}
         W real, complex or quaternion.
 
@@ -271,23 +271,23 @@ class SpikedWignerLaw(Spikes):
     Examples
     --------
     >>> import rmtland as rl
-    >>> law = rl.SpikedWignerLaw(sigma=1.0, spikes=[-3.0, 0.5, 2.0], size=1000)
+    >>> law = rl.SpikedWignerLaw(sigma=1.0, spikes=[-3.0, 0.5, 2.0], n=1000)
     >>> print(law.locations.round(4), law.overlaps.round(4))
     [-3.3333  2.      2.5   ] [0.8889 0.     0.75  ]
-    >>> law.standard_deviations.round(4)
+    >>> law.locations_std.round(4)
     array([0.0422, 0.0127, 0.0387])
     """
 
     sigma: float = 1.0
     spikes: Floats = dataclasses.field(default_factory=lambda: np.array([2.0]))
-    size: float | None = None
+    n: float | None = None
     beta: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, above=0))
         object.__setattr__(self, "spikes", finite_array("spikes", self.spikes, ndim=1).copy())
-        if self.size is not None:
-            object.__setattr__(self, "size", real("size", self.size, at_least=1))
+        if self.n is not None:
+            object.__setattr__(self, "n", real("n", self.n, at_least=1))
         choice("beta", self.beta, (1, 2, 4))
 
     @property
@@ -326,7 +326,7 @@ class SpikedWignerLaw(Spikes):
 
     @property
     def _dimension(self) -> tuple[str, float | None]:
-        return "size", self.size
+        return "n", self.n
 
     def _variances(self) -> Floats:
         result: Floats = 2 / self.beta * self.sigma**2 * self.overlaps

@@ -46,7 +46,7 @@ class TracyWidom(Law):
     The limit n -> infinity. At finite n the distribution is off by O(n^(-2/3)) for beta = 2, and so it is for beta = 1
     once n is replaced by n - 1/2 in the centring (Johnstone and Ma 2012), else by O(n^(-1/3)).
 
-    Values come from determinants computed ahead at 130 digits (``rmtland/laws/tabulate_tracy_widom.py``), as pieces of
+    Values come from determinants computed ahead at 130 digits (``tools/tabulate_tracy_widom.py``), as pieces of
     log cdf and log sf, continued by their asymptotic series to both infinities: absolute errors below 1e-14, relative
     errors of cdf, sf and pdf below 1e-12 as far as these are above 1e-300; `logcdf` and `logsf` go on.
 

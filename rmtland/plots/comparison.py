@@ -28,7 +28,7 @@ DECADES = 7
 """How far below the largest eigenvalue the spectra are drawn; below lies what float64 and frozen examples leave."""
 
 
-def plot_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
+def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:
     """Eigenvalue histograms of the rungs of one stage, on logarithmic axes.
 
     Parameters
@@ -157,7 +157,7 @@ def plot_comparison(comparison: Any) -> dict[str, Figure]:
     """
     labels = comparison.rung_labels
     figures = {
-        "spectra": _panels(comparison, lambda stage, ax: plot_spectra(stage, labels, ax=ax)),
+        "spectra": _panels(comparison, lambda stage, ax: plot_stage_spectra(stage, labels, ax=ax)),
         "gradient_power": _panels(comparison, lambda stage, ax: plot_gradient_power(stage, labels, ax=ax)),
     }
     if len(comparison.stages) > 1:

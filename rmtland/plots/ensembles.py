@@ -74,7 +74,7 @@ def plot_transition(result: Any, *, quantity: str = "eigenvalue", ax: Axes | Non
 
     Parameters
     ----------
-    result : Transition
+    result : BBPTransition
         Of `bbp_transition`.
     quantity : {"eigenvalue", "overlap"}
     ax : Axes, optional

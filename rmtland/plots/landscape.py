@@ -79,7 +79,7 @@ def plot_freezing(result: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_spectrum(panel: Any, *, ax: Axes | None = None, colour: str = COLOURS["eq. (10)"]) -> Axes:
+def plot_landscape_spectrum(panel: Any, *, ax: Axes | None = None, colour: str = COLOURS["eq. (10)"]) -> Axes:
     """Histogram of the eigenvalues of all draws, theory as a line (fig. 5).
 
     Parameters
@@ -158,7 +158,7 @@ def plot_cumulative_power(panel: Any, *, ax: Axes | None = None, colour: str = C
     return ax
 
 
-def plot_sweep(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
+def plot_landscape_sweep(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
     """One quantity against sigma_z under both equations: draws with a band, theory as a line (figs. 7 and 8).
 
     Parameters
@@ -307,7 +307,7 @@ def figure5(result: Any) -> Figure:
     """Fig. 5: the spectrum under both equations."""
     figure, axes = _row(len(result.panels))
     for ax, (name, panel) in zip(axes, result.panels.items(), strict=True):
-        plot_spectrum(panel, ax=ax, colour=COLOURS[name]).set_title(name)
+        plot_landscape_spectrum(panel, ax=ax, colour=COLOURS[name]).set_title(name)
     return figure
 
 
@@ -325,7 +325,7 @@ def figure6(result: Any) -> Figure:
 def figure7(result: Any) -> Figure:
     """Fig. 7: the top eigenvalue, and the condition for its peak."""
     figure, axes = _row(2)
-    plot_sweep(result, "top_eigenvalue", ax=axes[0]).set_yscale("log")
+    plot_landscape_sweep(result, "top_eigenvalue", ax=axes[0]).set_yscale("log")
     plot_peak_condition(result, ax=axes[1])
     return figure
 
@@ -333,8 +333,8 @@ def figure7(result: Any) -> Figure:
 def figure8(result: Any) -> Figure:
     """Fig. 8: Trace/||.||_F on the whole space and on hyperplanes."""
     figure, axes = _row(2)
-    plot_sweep(result, "ratio", ax=axes[0])
-    plot_sweep(result, "hyperplane_ratio", ax=axes[1]).set_title(f"d = {result.dimension}")
+    plot_landscape_sweep(result, "ratio", ax=axes[0])
+    plot_landscape_sweep(result, "hyperplane_ratio", ax=axes[1]).set_title(f"d = {result.dimension}")
     return figure
 
 

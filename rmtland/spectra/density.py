@@ -64,7 +64,7 @@ class SpectralDensity:
         """Share of eigenvalues up to x, smoothed like the density, of x's shape."""
         return self._at_most(x)[0]
 
-    def count(self, x: npt.ArrayLike) -> tuple[Floats, Floats]:
+    def count_below(self, x: npt.ArrayLike) -> tuple[Floats, Floats]:
         """Number of eigenvalues up to x, smoothed like the density, and its standard error, both of x's shape.
 
         In a gap of the spectrum the number is that of the eigenvalues left of it up to the error between probes: the
@@ -188,7 +188,7 @@ def spectral_density(
     >>> found = rl.spectral_density(np.diag(np.append(np.linspace(-1, 1, 997), [3.0, 4.0, 5.0])), num_probes=8, rng=0)
     >>> round(float(np.trapezoid(found.density, found.grid)), 4), bool(found.grid[-1] > 5), found.num_products
     (1.0, True, 1024)
-    >>> above, error = found.count(2.0)
+    >>> above, error = found.count_below(2.0)
     >>> bool(abs(above - 997) < 4 * error)
     True
     """

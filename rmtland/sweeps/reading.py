@@ -130,7 +130,7 @@ def sweep_failures(store: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int = 999, rng: Seed = 0) -> xr.Dataset:
+def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, num_bootstrap: int = 999, rng: Seed = 0) -> xr.Dataset:
     """Means over trials with standard errors and bootstrap intervals.
 
     Parameters
@@ -139,7 +139,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
         From `sweep` or `open_sweep`. Real results only; complex ones are left out.
     level : float
         Coverage of the intervals, between 0 and 1.
-    resamples : int
+    num_bootstrap : int
         Of the trials, for the intervals.
     rng : seed
         Of the resampling, the same at every point.
@@ -168,7 +168,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     import xarray as xr
 
     level = real("level", level, above=0, below=1)
-    resamples = integer("resamples", resamples, at_least=1)
+    num_bootstrap = integer("num_bootstrap", num_bootstrap, at_least=1)
     if not isinstance(dataset, xr.Dataset):
         raise TypeError(f"`dataset` must be an xarray.Dataset; got {type(dataset).__name__}")
     if "trial" not in dataset.dims:
@@ -177,9 +177,11 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
     if taken:
         raise ValueError(f"`dataset` must leave the names statistic and num_trials to the summary; it has {taken[0]}")
     trials = dataset.sizes["trial"]
-    require_memory(f"{resamples} resamples of {trials} trials", 16.0 * resamples * trials, "take fewer `resamples`")
+    require_memory(
+        f"{num_bootstrap} resamples of {trials} trials", 16.0 * num_bootstrap * trials, "take fewer `num_bootstrap`"
+    )
     # How often each trial is drawn; shared by all points, so memory and cost stay those of one matrix product.
-    draws = generator(rng).multinomial(trials, np.full(trials, 1 / trials), size=resamples).astype(np.float64)
+    draws = generator(rng).multinomial(trials, np.full(trials, 1 / trials), size=num_bootstrap).astype(np.float64)
     summaries = {}
     for name, variable in dataset.data_vars.items():
         if "trial" not in variable.dims or variable.dtype.kind == "c":
@@ -188,7 +190,7 @@ def summarize_sweep(dataset: xr.Dataset, *, level: float = 0.95, resamples: int 
         shape = tuple(variable.sizes[d] for d in others)
         values = np.empty((4, *shape))
         # Along the first axis in blocks, so that a store larger than memory can be summarised.
-        step = max(BLOCK // max(math.prod(shape[1:]) * max(trials, resamples // 8), 1), 1)
+        step = max(BLOCK // max(math.prod(shape[1:]) * max(trials, num_bootstrap // 8), 1), 1)
         for start in range(0, shape[0] if shape else 1, step):
             block = variable.isel({others[0]: slice(start, start + step)}) if shape else variable
             part = block.transpose("trial", *others).to_numpy()

@@ -11,7 +11,7 @@ from rmtland.comparison import ladder, reporting
 from rmtland.comparison.ladder import mean_gradient_outliers
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
-from rmtland.plots.comparison import plot_spectra
+from rmtland.plots.comparison import plot_stage_spectra
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -223,7 +223,7 @@ def test_the_density_of_a_large_matrix_is_kept_and_drawn(monkeypatch):
     np.testing.assert_allclose(density.outliers, exact[-10:], rtol=1e-6)
     stored = comparison.to_dict()["stages"]["network"]["rungs"]["hessian"]["density"]
     np.testing.assert_array_equal(stored["grid"], density.grid)
-    (stairs,) = plot_spectra(stage, comparison.rung_labels).patches
+    (stairs,) = plot_stage_spectra(stage, comparison.rung_labels).patches
     values, edges, _ = stairs.get_data()
     # 147 parameters, two probes: counts to their noise, the known ones exactly.
     assert values[edges[:-1] > 0.9 * exact[-10]].sum() == pytest.approx(10)

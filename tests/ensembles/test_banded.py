@@ -324,7 +324,7 @@ def test_spikes_leave_on_both_sides():
     law, count = model.law(), 60
     top, bottom = model.largest(2, count, rng=9), model.smallest(1, count, rng=9)
     for draws, i in ((top[:, 1], 0), (bottom[:, 0], 1), (top[:, 0], 2)):
-        sd = law.standard_deviations[i]
+        sd = law.locations_std[i]
         assert_mean(draws, law.locations[i], bias=0.02 * sd, detect=2 * sd)
         assert_mean((draws - draws.mean()) ** 2 / sd**2, 1, bias=0.02, detect=3)
     found = model.eigenvectors_overlap(2, count, rng=9)

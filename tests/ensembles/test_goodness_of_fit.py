@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rmtland.ensembles.goodness_of_fit import matching_ensemble, test_against
-from rmtland.ensembles.population import SampleCovariance
+from rmtland.ensembles.goodness_of_fit import goodness_of_fit, matching_ensemble
+from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -15,7 +15,7 @@ LAW = MarchenkoPastur(0.5)
 
 
 def p_value(law, sets, **options):
-    return test_against(law, sets, rng=0, alternative=None, **options).p_value
+    return goodness_of_fit(law, sets, rng=0, alternative=None, **options).p_value
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_level():
     found = np.empty(120)
     for i in range(120):
         sets = Wishart(8, 16).eigenvalues(4, rng=i)
-        found[i] = test_against(LAW, sets, num_permutations=199, alternative=None, rng=i + 1000).p_value
+        found[i] = goodness_of_fit(LAW, sets, num_permutations=199, alternative=None, rng=i + 1000).p_value
     assert (found <= 0.05).mean() <= 0.05 + 4 * (0.05 * 0.95 / 120) ** 0.5
     assert (found <= 0.5).mean() <= 0.5 + 4 * (0.25 / 120) ** 0.5
 
@@ -77,21 +77,21 @@ def test_others_are_rejected(name, sets):
 
 def test_a_single_matrix_with_an_outlier_is_rejected():
     sets = SpikedCovariance(150, 300, [6.0]).eigenvalues(rng=10)
-    found = test_against(LAW, sets, rng=0)
+    found = goodness_of_fit(LAW, sets, rng=0)
     assert found.rejected
     assert set(found.p_values) == {"means", "edge"}
     assert "Not this law" in str(found)
 
 
 def test_power_and_words():
-    strong = test_against(LAW, Wishart(150, 300).eigenvalues(20, rng=11), rng=0)
-    weak = test_against(LAW, Wishart(10, 20).eigenvalues(1, rng=12), rng=0)
+    strong = goodness_of_fit(LAW, Wishart(150, 300).eigenvalues(20, rng=11), rng=0)
+    weak = goodness_of_fit(LAW, Wishart(10, 20).eigenvalues(1, rng=12), rng=0)
     assert strong.power > 0.9 > 0.3 > weak.power
     assert "2% larger would have been noticed with probability" in str(strong)
     assert "take more matrices or draws" in str(weak)
-    brief = str(test_against(LAW, Wishart(10, 20).eigenvalues(1, rng=12), alternative=None, rng=0))
+    brief = str(goodness_of_fit(LAW, Wishart(10, 20).eigenvalues(1, rng=12), alternative=None, rng=0))
     assert brief.endswith("matching ensemble).")
-    assert (strong.num_matrices, strong.num_calibration) == (20, 199)
+    assert (strong.num_draws, strong.num_calibration) == (20, 199)
 
 
 def test_matching_sizes():
@@ -107,22 +107,26 @@ def test_matching_sizes():
 
 
 def test_an_ensemble_may_be_given():
-    from rmtland.ensembles.population import Rademacher
+    from rmtland.ensembles.sample_covariance import RademacherEntries
 
-    model = SampleCovariance(np.ones(60), 120, Rademacher())
-    assert test_against(LAW, model.eigenvalues(12, rng=1), ensemble=model, rng=0).p_value > 0.05
+    model = SampleCovariance(np.ones(60), 120, RademacherEntries())
+    assert goodness_of_fit(LAW, model.eigenvalues(12, rng=1), ensemble=model, rng=0).p_value > 0.05
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: test_against(LAW, np.ones((2, 3, 4))), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
-        (lambda: test_against(LAW, []), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
-        (lambda: test_against(LAW, [0.0, 0.0]), ValueError, "`eigenvalue_sets` must hold eigenvalues other than 0"),
-        (lambda: test_against(LAW, [np.nan]), ValueError, "`eigenvalue_sets` must be finite"),
-        (lambda: test_against(LAW, [1.0], alpha=2), ValueError, "`alpha` must be > 0 and < 1; got 2"),
-        (lambda: test_against(LAW, [1.0], num_calibration=3), ValueError, "`num_calibration` must be >= 9; got 3"),
-        (lambda: test_against(TracyWidom(), [1.0]), TypeError, "`ensemble` must be given for a law of type TracyWidom"),
+        (lambda: goodness_of_fit(LAW, np.ones((2, 3, 4))), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
+        (lambda: goodness_of_fit(LAW, []), ValueError, r"`eigenvalue_sets` must have shape \(R, N\)"),
+        (lambda: goodness_of_fit(LAW, [0.0, 0.0]), ValueError, "`eigenvalue_sets` must hold eigenvalues other than 0"),
+        (lambda: goodness_of_fit(LAW, [np.nan]), ValueError, "`eigenvalue_sets` must be finite"),
+        (lambda: goodness_of_fit(LAW, [1.0], alpha=2), ValueError, "`alpha` must be > 0 and < 1; got 2"),
+        (lambda: goodness_of_fit(LAW, [1.0], num_calibration=3), ValueError, "`num_calibration` must be >= 9; got 3"),
+        (
+            lambda: goodness_of_fit(TracyWidom(), [1.0]),
+            TypeError,
+            "`ensemble` must be given for a law of type TracyWidom",
+        ),
     ],
 )
 def test_bad_input(make, error, message):
@@ -139,4 +143,4 @@ def test_bad_input(make, error, message):
 )
 def test_counts_that_fit_no_memory(sets, arguments, message):
     with pytest.raises(MemoryError, match=message):
-        test_against(Semicircle(), GaussianEnsemble(20).eigenvalues(sets, rng=0), rng=0, **arguments)
+        goodness_of_fit(Semicircle(), GaussianEnsemble(20).eigenvalues(sets, rng=0), rng=0, **arguments)

@@ -11,13 +11,13 @@ EDGES = np.linspace(0.05, 3.0, 15)
 def test_density_is_what_counting_gives():
     model = Wishart(40, 25)
     values = model.eigenvalues(30, rng=1)
-    found = empirical_density(model, EDGES, size=30, rng=1)
+    found = empirical_density(model, EDGES, num_draws=30, rng=1)
     shares = np.array([np.histogram(v, EDGES)[0] for v in values]) / 40 / np.diff(EDGES)
     np.testing.assert_allclose(found.density, shares.mean(axis=0))
     np.testing.assert_allclose(found.standard_error, shares.std(axis=0, ddof=1) / 30**0.5)
     assert found.atom == pytest.approx(15 / 40)
     assert found.atom + found.outside + (found.density * np.diff(EDGES)).sum() == pytest.approx(1)
-    assert found.num_replicates == 30
+    assert found.num_draws == 30
     np.testing.assert_allclose(found.centers, (EDGES[1:] + EDGES[:-1]) / 2)
 
 
@@ -33,7 +33,7 @@ def test_chunks_do_not_matter(split):
 def test_errors_are_between_matrices():
     # Bin counts of one matrix are rigid: a Poisson error would be several times too large.
     model, size = GaussianEnsemble(400), 100
-    found = empirical_density(model, np.linspace(-1, 1, 3), size=size, rng=3)
+    found = empirical_density(model, np.linspace(-1, 1, 3), num_draws=size, rng=3)
     poisson = np.sqrt(found.density / (400 * size * 1.0))
     assert np.all(found.standard_error < 0.25 * poisson)
     theory = model.law().cdf(1.0) - model.law().cdf(0.0)
@@ -49,15 +49,18 @@ def test_linear_statistics():
     np.testing.assert_allclose(found.mean, sums.mean(axis=0))
     np.testing.assert_allclose(found.covariance, np.cov(sums.T), atol=1e-10)
     np.testing.assert_allclose(found.standard_error, sums.std(axis=0, ddof=1) / 50**0.5, atol=1e-10)
-    assert found.num_replicates == 50
+    assert found.num_draws == 50
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: empirical_density(Wishart(2, 3), [1.0, 0.5], 3), "`bins` must be at least two increasing edges"),
-        (lambda: empirical_density(np.ones((1, 4)), [0.0, 2.0]), "`size` must be >= 2 for standard errors; got 1"),
-        (lambda: empirical_density(np.ones((3, 4)), [0.0, 2.0], 5), "`size` must be None where eigenvalues are given"),
+        (lambda: empirical_density(np.ones((1, 4)), [0.0, 2.0]), "`num_draws` must be >= 2 for standard errors; got 1"),
+        (
+            lambda: empirical_density(np.ones((3, 4)), [0.0, 2.0], 5),
+            "`num_draws` must be None where eigenvalues are given",
+        ),
         (lambda: empirical_density(np.ones((3, 4, 2)), [0.0, 2.0]), "`source` must hold arrays"),
         (lambda: empirical_density(np.full((3, 4), np.nan), [0.0, 2.0]), "`source` must be finite"),
         (lambda: linear_statistics(Wishart(2, 3), {}, 5), "`functions` must name at least one"),

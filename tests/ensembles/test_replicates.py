@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rmtland.ensembles.population import SampleCovariance
 from rmtland.ensembles.replicates import Streams, in_threads, tridiagonal_eigenvalues
+from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.transition import bbp_transition
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart

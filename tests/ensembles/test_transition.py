@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rmtland.ensembles.transition import Transition, bbp_transition
+from rmtland.ensembles.transition import BBPTransition, bbp_transition
 from rmtland.ensembles.wishart import SpikedCovariance
 from rmtland.laws.tracy_widom import TracyWidom
 from tests.statistical import assert_mean
@@ -17,7 +17,7 @@ def test_far_from_the_threshold_draws_follow_the_limits():
         assert_mean(result.overlaps[i], row["overlap_limit"], bias=1e-5, detect=0.02)
     assert np.all(result.overlaps[0] < 1e-3)
     assert result.threshold == pytest.approx(1 + 0.5**0.5)
-    assert result.num_replicates == 60
+    assert result.num_draws == 60
 
 
 def test_limits_are_those_of_the_largest_eigenvalue():
@@ -50,13 +50,13 @@ def test_table_and_json(tmp_path):
     result = bbp_transition(2.0, [1.5, 5.0], 1000, 10, rng=1, beta=2)
     path = tmp_path / "bbp.json"
     result.to_json(path)
-    again = Transition.from_json(path)
+    again = BBPTransition.from_json(path)
     assert again.rows() == result.rows()
     np.testing.assert_array_equal(again.eigenvalues, result.eigenvalues)
     assert [file.name for file in tmp_path.iterdir()] == ["bbp.json"]
     lines = result.table().splitlines()
     assert len(lines) == 4
-    assert "p = 1000, n = 500, beta = 2, 10 replicates" in lines[0]
+    assert "p = 1000, n = 500, beta = 2, 10 draws" in lines[0]
     assert float(lines[2].split()[0]) == 1.5
 
 
@@ -74,7 +74,7 @@ def test_seeds_and_threads():
         ((0.5, [], 10, 5), "`spikes` must hold at least one"),
         ((0.5, [-2.0], 10, 5), "`spikes` must be > 0; got -2.0"),
         ((0.5, [2.0], 0, 5), "`num_features` must be >= 1"),
-        ((0.5, [2.0], 10, 1), "`num_replicates` must be >= 2; got 1"),
+        ((0.5, [2.0], 10, 1), "`num_draws` must be >= 2; got 1"),
     ],
 )
 def test_bad_values(arguments, message):

@@ -145,7 +145,7 @@ def test_a_left_spike_leaves_to_the_left():
     model = SpikedCovariance(20_000, 200_000, spikes=[0.2])
     law = model.law()
     x = model.smallest(size=400, rng=12)[:, 0]
-    sd = law.standard_deviations[0]
+    sd = law.locations_std[0]
     assert_mean(x, law.locations[0], bias=5 / 200_000, detect=0.8 * sd)
     assert_mean((x - x.mean()) ** 2 / sd**2, 1, bias=0.01, detect=1.0)
     overlap = model.eigenvectors_overlap(size=400, rng=12, side="smallest")[:, 0, 0]

@@ -97,7 +97,7 @@ def check(n, c, d, sigma_z, law, sigma_H, cross_terms, seed):
     inside = [x for x in np.linspace(0.05, 1.2, 6) * reach if np.abs(bands - x).min() > 1e-3 * reach]
     expected = solver.equation.plain.counts(np.array(inside) / solver.equation.plain.scale)[0]
     np.testing.assert_allclose([theory.count_above(unit * x) for x in inside], expected, rtol=1e-5, atol=1e-5)
-    densities = theory.density(unit * np.array(inside)) * unit
+    densities = theory.pdf(unit * np.array(inside)) * unit
     u = solver.solve(np.array(inside))
     np.testing.assert_allclose(densities, np.abs((-1 / u).imag) / np.pi, rtol=1e-4, atol=1e-5 / reach)
     power = theory.gradient_power(min(c - 1, d))
@@ -105,7 +105,7 @@ def check(n, c, d, sigma_z, law, sigma_H, cross_terms, seed):
     assert theory.bulk_edge >= 2 * sigma_H * (1 - 1e-9)
     first = theory.first_order()
     assert np.isfinite(first.mean_outlier)
-    assert np.isfinite(theory.outlier_deviations()).all()
+    assert np.isfinite(theory.outliers_std()).all()
     if law.class_length == 0:
         swallowed = theory.transition_sigma_H()
         assert (np.diff(swallowed) >= -1e-9 * swallowed.max()).all()

@@ -46,8 +46,8 @@ def assert_deviations(samples, expected, *, bias, detect):
 
 def check(theory, samples, count, *, bias, detect):
     """Outliers, power in the top `count` and ratio; and that other formulas would not have passed."""
-    outliers, power = theory.outlier_deviations(), theory.gradient_power_deviation(count)
-    ratio = theory.goldilocks_deviation()
+    outliers, power = theory.outliers_std(), theory.gradient_power_std(count)
+    ratio = theory.goldilocks_ratio_std()
     assert_deviations(samples[:, :count], outliers, bias=bias, detect=detect)
     assert_deviations(samples[:, count], power, bias=bias, detect=detect)
     assert_deviations(samples[:, -1], ratio, bias=bias, detect=detect)
@@ -98,9 +98,9 @@ def test_against_draws_at_the_size_of_the_paper(sigma, snr):
 def test_two_classes_and_ranks():
     # Beyond the rank there is nothing; at it, the rest of the trace.
     tiny = rl.LandscapeModel.fort_ganguli(20, 6, 2).theory(0)
-    np.testing.assert_array_equal(tiny.outlier_deviations()[:3], 0)
-    assert np.all(tiny.outlier_deviations()[3:] > 0)
+    np.testing.assert_array_equal(tiny.outliers_std()[:3], 0)
+    assert np.all(tiny.outliers_std()[3:] > 0)
     # No residuals, two classes: G is one chi-squared variable times its mean, all the gradient along it.
     pure = rl.LandscapeModel.fort_ganguli(20, 2, 50, residual_length=0.0).theory(0)
-    np.testing.assert_allclose(pure.outlier_deviations(), pure.outliers() * math.sqrt(2 / 50), rtol=1e-2)
-    assert pure.gradient_power_deviation(1) == pure.gradient_power_deviation(0) == 0
+    np.testing.assert_allclose(pure.outliers_std(), pure.outliers() * math.sqrt(2 / 50), rtol=1e-2)
+    assert pure.gradient_power_std(1) == pure.gradient_power_std(0) == 0

@@ -46,11 +46,11 @@ def test_the_density_against_all_roots_of_the_equation(law, sigma_H, cross_terms
     u = np.array([roots_of_the_equation(t[there], 40, sigma_H, value) for value in x])
     far = (np.abs(u.imag) > 1e-3) | (np.abs(u.imag) < 1e-9)
     density = np.where(u.imag > 1e-9, (-1 / u).imag / np.pi, 0.0)
-    np.testing.assert_allclose(theory.density(x)[far], density[far], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(theory.pdf(x)[far], density[far], rtol=1e-5, atol=1e-6)
     # The gradient's: m sum a^2 / (1 + m t).
     m = -1 / u
     power = (m * (a**2 / (1 + m[:, None] * t)).sum(axis=1)).imag / np.pi / (a @ a)
-    np.testing.assert_allclose(theory.gradient_density(x)[far], np.where(u.imag > 1e-9, power, 0.0)[far],
+    np.testing.assert_allclose(theory.gradient_pdf(x)[far], np.where(u.imag > 1e-9, power, 0.0)[far],
                                rtol=1e-5, atol=1e-6)  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_mass_counts_and_powers_are_those_of_the_density(sigma_H):
     low, high = theory.quantiles([200 - 1e-3, 1e-3])
     pad = 0.1 * (high - low)
     x = np.linspace(low - pad, high + pad, 4001)
-    density, power = theory.density(x), theory.gradient_density(x)
+    density, power = theory.pdf(x), theory.gradient_pdf(x)
     assert theory.atom == 0
     np.testing.assert_allclose(integral(x, density), 1, atol=2e-3)
     np.testing.assert_allclose(integral(x, power), 1, atol=2e-3)
@@ -88,13 +88,13 @@ def test_a_vanishing_h_term_leaves_the_model_without():
     np.testing.assert_allclose(with_term.goldilocks_ratio(), without.goldilocks_ratio(), rtol=1e-9)
     np.testing.assert_allclose(with_term.bulk_edge, without.bulk_edge, rtol=1e-9)
     np.testing.assert_allclose(with_term.transition_snr(), without.transition_snr(), rtol=1e-6)
-    np.testing.assert_allclose(with_term.gradient_power_deviation(3), without.gradient_power_deviation(3), rtol=1e-6)
+    np.testing.assert_allclose(with_term.gradient_power_std(3), without.gradient_power_std(3), rtol=1e-6)
 
 
 def test_a_large_h_term_leaves_its_semicircle():
     theory = given_logits(40, 4, 2000, 3.0, 100.0).theory()
     x = np.linspace(-210, 210, 22)
-    np.testing.assert_allclose(theory.density(x), rl.Semicircle(100.0).pdf(x), atol=1e-7)
+    np.testing.assert_allclose(theory.pdf(x), rl.Semicircle(100.0).pdf(x), atol=1e-7)
     assert theory.bulk_edge == pytest.approx(200, rel=1e-6)
 
 
@@ -140,7 +140,7 @@ def paired_draws():
 @pytest.mark.parametrize("sigma_H", [0.03, 0.11, 0.2])
 def test_draws_agree_with_the_theory(paired_draws, sigma_H):
     theory, draws = paired_draws[sigma_H]
-    assert_mean([s.trace for s in draws], theory.trace, detect=0.6 * theory.goldilocks_deviation() * theory.frobenius)
+    assert_mean([s.trace for s in draws], theory.trace, detect=0.6 * theory.goldilocks_ratio_std() * theory.frobenius)
     square = theory.frobenius**2
     assert_mean([s.frobenius**2 for s in draws], square, detect=(0.15 if sigma_H < 0.1 else 0.03) * square)
     mean = theory.outliers().mean()
@@ -152,21 +152,21 @@ def test_draws_agree_with_the_theory(paired_draws, sigma_H):
         [s.goldilocks_ratio() for s in draws],
         ratio,
         bias=0.01 * ratio,
-        detect=0.6 * theory.goldilocks_deviation() + 0.02 * ratio,
+        detect=0.6 * theory.goldilocks_ratio_std() + 0.02 * ratio,
     )
     level = 0.5 * sigma_H
     counts = [np.sum(s.eigenvalues > level) for s in draws]
     assert_mean(counts, theory.count_above(level), bias=0.2, detect=1.0)
     for found, told in (
         (np.std([s.outliers().sum() for s in draws], ddof=1), None),
-        (np.std([s.goldilocks_ratio() for s in draws], ddof=1), theory.goldilocks_deviation()),
-        (np.std([s.gradient_power(3) for s in draws], ddof=1), theory.gradient_power_deviation(3)),
+        (np.std([s.goldilocks_ratio() for s in draws], ddof=1), theory.goldilocks_ratio_std()),
+        (np.std([s.gradient_power(3) for s in draws], ddof=1), theory.gradient_power_std(3)),
     ):
         if told is not None:
             np.testing.assert_allclose(told, found, rtol=0.25)
     if sigma_H == 0.03:
         found = np.std([s.outliers() for s in draws], axis=0, ddof=1)
-        np.testing.assert_allclose(theory.outlier_deviations(), found, rtol=0.25)
+        np.testing.assert_allclose(theory.outliers_std(), found, rtol=0.25)
 
 
 def test_an_h_term_of_another_variance_is_rejected(paired_draws):
@@ -244,7 +244,7 @@ def test_any_parameters(n, c, d, sigma_H, sigma_z, cross_terms, which):
     assert counts[0] == pytest.approx(d)
     power = theory.gradient_power(min(c, d))
     assert 0 <= power <= 1 or (np.isnan(power) and theory.equation.vector_square == 0)
-    assert np.isfinite(theory.density(np.linspace(-2 * sigma_H, 2 * sigma_H, 5))).all()
+    assert np.isfinite(theory.pdf(np.linspace(-2 * sigma_H, 2 * sigma_H, 5))).all()
 
 
 def test_bad_input():

@@ -70,7 +70,7 @@ def test_given_logits_are_kept_and_cannot_change():
 
 def test_participation_is_matched():
     for participation, classes in ((0.15, 10), (0.5, 10), (0.97, 3)):
-        law = rl.GaussianLogits.matching_participation(participation, classes, accuracy=0.8)
+        law = rl.GaussianLogits.from_participation(participation, classes, accuracy=0.8)
         assert law.accuracy == 0.8
         draws = []
         for seed in range(60):
@@ -81,7 +81,7 @@ def test_participation_is_matched():
     for mutant in (0.94, 1.0):
         with pytest.raises(AssertionError, match="against"):
             assert_mean(draws, mutant, detect=0.03)
-    assert rl.GaussianLogits.matching_participation(0.25, 4).sigma == 0
+    assert rl.GaussianLogits.from_participation(0.25, 4).sigma == 0
 
 
 @pytest.mark.parametrize(("sigma", "margin", "spread"), [(1.0, 2.0, 0.0), (2.0, 3.0, 2.5), (1.0, -0.5, 0.3)])
@@ -136,8 +136,8 @@ def test_margins_of_two_classes():
         (lambda: rl.MarginLogits(1.0, 0.0, -1.0), ValueError, "`margin_spread` must be >= 0; got -1.0"),
         (lambda: rl.MarginLogits(1.0, 0.0).accuracy(1), ValueError, "`num_classes` must be >= 2; got 1"),
         (lambda: rl.MarginLogits.from_logits([[0.0, 1.0]], [0]), ValueError, "`logits` must have at least 2 examples"),
-        (lambda: rl.GaussianLogits.matching_participation(0.05, 10), ValueError, "`participation` must be >= 0.1"),
-        (lambda: rl.GaussianLogits.matching_participation(1.0, 10), ValueError, "`participation` must be .* < 1"),
+        (lambda: rl.GaussianLogits.from_participation(0.05, 10), ValueError, "`participation` must be >= 0.1"),
+        (lambda: rl.GaussianLogits.from_participation(1.0, 10), ValueError, "`participation` must be .* < 1"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0]), ValueError, r"`labels` must have shape \(2,\)"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0, 2]), ValueError, r"`labels` must be in 0..1; got 2"),
         (lambda: rl.GivenLogits(np.zeros((2, 2)), [0.0, 1.0]), TypeError, "`labels` must be integers"),

@@ -58,7 +58,7 @@ def test_few_examples_and_spikes_in_the_bulk(eager):
     slow = dataclasses.replace(theory)
     object.__setattr__(slow, "_fast", slow._solver)
     np.testing.assert_allclose(theory.outliers(), slow.outliers(), rtol=1e-7)
-    np.testing.assert_allclose(theory.outlier_deviations(), slow.outlier_deviations(), rtol=1e-3)
+    np.testing.assert_allclose(theory.outliers_std(), slow.outliers_std(), rtol=1e-3)
 
 
 def test_what_is_not_proved_is_not_used(eager, monkeypatch):

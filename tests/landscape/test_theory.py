@@ -38,7 +38,7 @@ def check(n, c, d, sigma, law, seed=0, cross_terms=True):
         return
     top = law_of_t.support[-1, 1]
     x = np.concatenate([np.linspace(0.013, 1.07, 23) * top, np.geomspace(1e-3, 0.1, 5) * top, [-1.0, 0.0]])
-    density = theory.density(x)
+    density = theory.pdf(x)
     expected = np.where(x > 0, law_of_t.pdf(x), 0)
     np.testing.assert_allclose(density, expected, rtol=1e-6, atol=1e-8 * expected.max())
     # Near an edge Im u, and with it the count, is known to the root of the rounding only.
@@ -79,7 +79,7 @@ def test_search_by_brackets_says_the_same(monkeypatch, law):
     theory, law_of_t, _, _ = pair(20, 3, 60, 1.0, dataclasses.replace(law, relative_lengths=None))
     monkeypatch.setattr(Solver, "_newton", lambda self, u, x: None)
     x = np.linspace(0.2, 1.1, 4) * law_of_t.support[-1, 1]
-    np.testing.assert_allclose(theory.density(x), law_of_t.pdf(x), rtol=1e-5, atol=1e-7 * law_of_t.pdf(x).max())
+    np.testing.assert_allclose(theory.pdf(x), law_of_t.pdf(x), rtol=1e-5, atol=1e-7 * law_of_t.pdf(x).max())
     solver = theory._solver
     u = solver.along(lambda w, _: solver.count_above(w) - 1.5)
     assert theory.equation.map(u)[0].real == pytest.approx(law_of_t.isf(1.5 / 60), rel=1e-8)
@@ -89,7 +89,7 @@ def test_large_problems_take_slopes_from_differences(monkeypatch):
     theory, law_of_t, _, _ = pair(40, 4, 100, 1.0, LAWS[0])
     monkeypatch.setattr("rmtland.laws.solver.LARGE", 0.0)
     x = np.linspace(0.02, 1.05, 30) * law_of_t.support[-1, 1]
-    np.testing.assert_allclose(theory.density(x), law_of_t.pdf(x), rtol=1e-6, atol=1e-8 * law_of_t.pdf(x).max())
+    np.testing.assert_allclose(theory.pdf(x), law_of_t.pdf(x), rtol=1e-6, atol=1e-8 * law_of_t.pdf(x).max())
     np.testing.assert_allclose(theory.outliers(), law_of_t.isf(np.array([2.5, 1.5, 0.5]) / 100), rtol=1e-9)
 
 
@@ -120,7 +120,7 @@ def test_gradient_power_is_the_mass_of_its_density(sigma, law):
         # Not within rounding of an edge, where Im u is known to the root of it only.
         inner = np.arange(x.size).reshape(-1, 400)[:, 60:340:70].ravel()
         expected = np.imag(m[:, None] * a**2 / (1 + m[:, None] * t)).sum(axis=1)[inner] / np.pi / np.sum(a**2)
-        np.testing.assert_allclose(theory.gradient_density(x[inner]), expected, rtol=1e-6, atol=1e-7 * expected.max())
+        np.testing.assert_allclose(theory.gradient_pdf(x[inner]), expected, rtol=1e-6, atol=1e-7 * expected.max())
     assert theory.gradient_power(0) == 0
     assert theory.gradient_power(500) == 1
 
@@ -239,7 +239,7 @@ def test_limits():
     np.testing.assert_array_equal(pure.transition_snr() > 0, True)
     bulk = rl.LandscapeModel.fort_ganguli(50, 4, 100, mean_length=0.0).theory(0)
     assert bulk.outliers()[-1] < bulk.bulk_edge
-    assert np.all(bulk.outlier_deviations() > 0)
+    assert np.all(bulk.outliers_std() > 0)
     # Fewer parameters than outliers: what is beyond the rank is 0.
     tiny = rl.LandscapeModel.fort_ganguli(20, 6, 2).theory(0)
     np.testing.assert_array_equal(tiny.outliers()[:3], 0)
@@ -258,15 +258,15 @@ def test_band_and_population():
     np.testing.assert_array_equal(model.theory_band(3, rng=0).theories[2].outliers(), band.theories[2].outliers())
     values = [theory.trace for theory in band.theories]
     assert band.trace.mean == pytest.approx(np.mean(values))
-    assert band.trace.standard_deviation == pytest.approx(np.std(values, ddof=1))
+    assert band.trace.std == pytest.approx(np.std(values, ddof=1))
     assert band.outliers().mean.shape == band.transition_snr().mean.shape == (3,)
     for spread in (band.frobenius, band.bulk_edge, band.gradient_power(3), band.goldilocks_ratio(5)):
         assert spread.mean > 0
-        assert spread.standard_deviation > 0
-    assert band.density([0.01]).mean.shape == band.gradient_density([0.01]).mean.shape == (1,)
-    total = band.total(rl.LandscapeTheory.outliers, rl.LandscapeTheory.outlier_deviations)
-    assert np.all(total.standard_deviation > band.outliers().standard_deviation)
-    assert band.theories[0].gradient_power_deviation(3) > 0
+        assert spread.std > 0
+    assert band.pdf([0.01]).mean.shape == band.gradient_pdf([0.01]).mean.shape == (1,)
+    total = band.total(rl.LandscapeTheory.outliers, rl.LandscapeTheory.outliers_std)
+    assert np.all(total.std > band.outliers().std)
+    assert band.theories[0].gradient_power_std(3) > 0
     assert abs(band.theories[0].first_order().error) < 0.2
 
 
@@ -302,12 +302,12 @@ SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
     ("make", "error", "message"),
     [
         (lambda: SMALL.theory("seed"), TypeError, "`rng` must be something"),
-        (lambda: SMALL.theory(0).density([np.nan]), ValueError, "`x` must be finite"),
+        (lambda: SMALL.theory(0).pdf([np.nan]), ValueError, "`x` must be finite"),
         (lambda: SMALL.theory(0).count_above(-1.0), ValueError, "`x` must be >= 0; got -1.0"),
         (lambda: SMALL.theory(0).quantiles([0.0]), ValueError, "`above` must be > 0 and <= D = 20"),
         (lambda: SMALL.theory(0).gradient_power(21), ValueError, "`num_directions` must be >= 0 and <= 20; got 21"),
         (lambda: SMALL.theory(0).goldilocks_ratio(0), ValueError, "`dimension` must be >= 1 and <= 20; got 0"),
-        (lambda: SMALL.theory_band(1), ValueError, "`size` must be >= 2; got 1"),
+        (lambda: SMALL.theory_band(1), ValueError, "`num_draws` must be >= 2; got 1"),
         (lambda: SMALL.population_theory(sample_size=1), ValueError, "`sample_size` must be >= 2"),
         (
             lambda: dataclasses.replace(SMALL, gradients=Other()).theory(),

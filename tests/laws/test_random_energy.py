@@ -208,7 +208,7 @@ def test_entropy_in_bits():
 @given(states=st.integers(2, 10**6), log_sigma=st.floats(-4, 7))
 def test_matching_inverts_participation(states, log_sigma):
     model = rl.RandomEnergyModel(states, math.exp(log_sigma))
-    again = rl.RandomEnergyModel.matching(model.participation(), states)
+    again = rl.RandomEnergyModel.from_participation(model.participation(), states)
     assert again.num_states == states
     # Near 1/C the participation itself does not hold more digits.
     lost = 1e-14 / (states * model.participation() - 1) + 1e-14 / (1 - model.participation())
@@ -244,11 +244,11 @@ def test_bad_input():
         rl.RandomEnergyModel(10, 1.0).entropy(base=1)
     for participation in (0.1, 0.05, 1.0, 2.0, math.nan):
         with pytest.raises(ValueError, match=r"`participation` must be > 0.1 and < 1; got"):
-            rl.RandomEnergyModel.matching(participation, 10)
+            rl.RandomEnergyModel.from_participation(participation, 10)
     with pytest.raises(
         ValueError, match=r"`participation` must be reached by a sigma between 1e-6 and 1e12 at 10 states"
     ):
-        rl.RandomEnergyModel.matching(np.nextafter(1.0, 0), 10)
+        rl.RandomEnergyModel.from_participation(np.nextafter(1.0, 0), 10)
     with pytest.raises(ValueError, match=r"`relative_sigma` must be > 0; got 0"):
         rl.RandomEnergyLimit(0.0)
     with pytest.raises(ValueError, match=r"`base` must be > 1; got 0.5"):

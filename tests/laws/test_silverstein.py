@@ -221,7 +221,7 @@ def test_sample_covariance_is_the_companion():
     # Only the proportions of weights matter to the law; the number of eigenvalues follows their sum.
     other = rl.GeneralizedMarchenkoPastur.sample_covariance(population, ratio, weights=np.full(4, 0.25))
     np.testing.assert_allclose(other.pdf(x), law.pdf(x), rtol=1e-12)
-    assert (other.size, other.count(1e9), law.count(1e9)) == (1.0, 1.0, 4.0)
+    assert (other.size, other.count_below(1e9), law.count_below(1e9)) == (1.0, 1.0, 4.0)
 
 
 # The right branch.
@@ -328,7 +328,7 @@ def test_weak_bands(weight):
     law = rl.GeneralizedMarchenkoPastur([1.0, 2.0, 3.0], 100, [20, weight, 20])
     if len(law.support) == 3:
         low, high = law.support[1]
-        assert law.count(high) - law.count(low) == pytest.approx(weight, rel=1e-9, abs=1e-14)
+        assert law.count_below(high) - law.count_below(low) == pytest.approx(weight, rel=1e-9, abs=1e-14)
     assert mass(law) == pytest.approx(1, abs=1e-9)
     assert law.cdf(1e9) == 1
 
@@ -345,7 +345,9 @@ def test_bands_that_nearly_touch():
         if bands == 2:
             gap = law.support[:, 0][1] - law.support[0, 1]
             assert 0 <= gap < 100 * abs(excess)
-            assert law.count(0.5 * (law.support[0, 1] + law.support[1, 0])) == pytest.approx(50 - weights[1], rel=1e-12)
+            assert law.count_below(0.5 * (law.support[0, 1] + law.support[1, 0])) == pytest.approx(
+                50 - weights[1], rel=1e-12
+            )
 
 
 @settings(max_examples=12, deadline=None)
@@ -377,10 +379,10 @@ def test_counts_in_gaps_are_exact_integers():
     law = rl.GeneralizedMarchenkoPastur([1.0, 50.0, 3000.0], 1000, [300, 4, 7])
     gaps = [*(0.5 * (law.support[:-1, 1] + law.support[1:, 0])), 1e9]
     assert len(law.support) == 3
-    assert [law.count(x) for x in (-1.0, 0.0, 1.0, *gaps)] == [0, 689, 689, 989, 993, 1000]
+    assert [law.count_below(x) for x in (-1.0, 0.0, 1.0, *gaps)] == [0, 689, 689, 989, 993, 1000]
     # More vectors than parameters: the lowest band loses the difference.
     law = rl.GeneralizedMarchenkoPastur([1.0, 1e5], 100, [300, 4])
-    assert [law.count(x) for x in (-1.0, 0.0, 1e4, 1e9)] == [0, 0, 96, 100]
+    assert [law.count_below(x) for x in (-1.0, 0.0, 1e4, 1e9)] == [0, 0, 96, 100]
     assert law.atom == 0
 
 
@@ -409,26 +411,28 @@ def test_quantiles_return():
 
 def test_locations():
     law = rl.GeneralizedMarchenkoPastur([1.0, 50.0], 1000, [300, 4])
-    every = law.locations()
+    every = law.classical_locations()
     assert every.shape == (1000,)
     assert (np.diff(every) >= 0).all()
     assert (every == 0).sum() == 696
-    np.testing.assert_array_equal(law.locations(5), every[-5:])
-    np.testing.assert_allclose(law.count(every[696:]), np.arange(696, 1000) + 0.5, rtol=1e-12)
-    assert law.locations(0).shape == (0,)
-    assert rl.GeneralizedMarchenkoPastur.sample_covariance(np.ones(12), 0.5).locations().shape == (12,)
+    np.testing.assert_array_equal(law.classical_locations(5), every[-5:])
+    np.testing.assert_allclose(law.count_below(every[696:]), np.arange(696, 1000) + 0.5, rtol=1e-12)
+    assert law.classical_locations(0).shape == (0,)
+    assert rl.GeneralizedMarchenkoPastur.sample_covariance(np.ones(12), 0.5).classical_locations().shape == (12,)
 
 
 def test_many_parameters():
     # D = 1e12: every atom its own semicircle of relative width 4 sqrt(w / D).
     t = np.array([1.0, 2.0, 7.0])
     law = rl.GeneralizedMarchenkoPastur(t, 10**12)
-    top = law.locations(3)
+    top = law.classical_locations(3)
     np.testing.assert_allclose(top / 1e12, t, rtol=1e-11)
     np.testing.assert_allclose(np.diff(law.support)[:, 0] / (4 * t * 1e6), 1, rtol=1e-4)
-    np.testing.assert_array_equal(1e12 - law.count([1.5e12, 4e12, 1e13]), [2, 1, 0])
-    with pytest.raises(MemoryError, match=r"all 1000000000000 locations needs .* ask for the k largest by `locations"):
-        law.locations()
+    np.testing.assert_array_equal(1e12 - law.count_below([1.5e12, 4e12, 1e13]), [2, 1, 0])
+    with pytest.raises(
+        MemoryError, match=r"all 1000000000000 locations needs .* ask for the k largest by `classical_locations"
+    ):
+        law.classical_locations()
 
 
 def test_locations_are_the_means_of_eigenvalues():
@@ -440,10 +444,15 @@ def test_locations_are_the_means_of_eigenvalues():
         x = np.sqrt(t)[:, None] * rng.standard_normal((t.size, dimension))
         draws.append(np.linalg.eigvalsh(x @ x.T)[-3:])
     # The outliers repel at first order; quantiles of the full law know it, single-spike formulas do not.
-    assert_mean(draws, law.locations(3), bias=0.004 * law.locations(3), detect=0.05 * law.locations(3))
+    assert_mean(
+        draws,
+        law.classical_locations(3),
+        bias=0.004 * law.classical_locations(3),
+        detect=0.05 * law.classical_locations(3),
+    )
     naive = [3.0 * dimension * (1 + 43 / dimension)] * 3
     with pytest.raises(AssertionError, match="off by"):
-        assert_mean(draws, naive, bias=0.004 * law.locations(3), detect=0.05 * law.locations(3))
+        assert_mean(draws, naive, bias=0.004 * law.classical_locations(3), detect=0.05 * law.classical_locations(3))
 
 
 # Against dense matrices.
@@ -612,7 +621,7 @@ def test_vanishing_eigenvalues_count_as_zero():
     tiny = rl.GeneralizedMarchenkoPastur([1.0, 1e-60], 10)
     assert tiny.atom == 0.8
     assert len(tiny.support) == 2
-    assert tiny.count(1e-30) == 9
+    assert tiny.count_below(1e-30) == 9
 
 
 def test_eigenvalues_a_rounding_apart():
@@ -635,8 +644,8 @@ def test_infinities_give_limits():
     np.testing.assert_array_equal(law.pdf(ends), [0, 0])
     np.testing.assert_array_equal(law.cdf(ends), [0, 1])
     np.testing.assert_array_equal(law.sf(ends), [1, 0])
-    np.testing.assert_array_equal(law.count(ends), [0, 5])
-    assert np.isnan(law.count(np.nan))
+    np.testing.assert_array_equal(law.count_below(ends), [0, 5])
+    assert np.isnan(law.count_below(np.nan))
 
 
 def test_the_callers_arrays_are_his():
@@ -692,10 +701,10 @@ def test_bad_calls():
         with pytest.raises(ValueError, match=r"`theta` must be finite"):
             method(np.nan)
     with pytest.raises(ValueError, match=r"`k` must be >= 0 and <= 5; got 6"):
-        law.locations(6)
+        law.classical_locations(6)
     with pytest.raises(ValueError, match=r"`q` must be >= 0 and <= 1; got 1.5"):
         law.ppf(1.5)
     with pytest.raises(TypeError, match=r"`z` must be real or complex numbers"):
         law.stieltjes("z")
     with pytest.raises(TypeError, match=r"`x` must be real numbers"):
-        law.count("x")
+        law.count_below("x")

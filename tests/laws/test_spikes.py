@@ -31,7 +31,7 @@ def test_textbook_case():
     law = rl.SpikedCovarianceLaw(ratio=0.4, spikes=[5.0], num_samples=1000)
     assert law.locations[0] == pytest.approx(5.5)
     assert law.overlaps[0] == pytest.approx((1 - 0.4 / 16) / (1 + 0.4 / 4))
-    assert law.standard_deviations[0] == pytest.approx(0.2208, abs=5e-5)
+    assert law.locations_std[0] == pytest.approx(0.2208, abs=5e-5)
 
 
 @pytest.mark.parametrize("beta", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -49,7 +49,7 @@ def test_outliers_of_dense_matrices(beta):
     assert_mean(found, location, bias=4 * location / n, detect=np.array([0.12, 0.2]) * location)
     assert_mean(overlaps, law.overlaps, bias=4 / n, detect=0.06)
     square = (found - found.mean(axis=0)) ** 2
-    variance = law.standard_deviations**2
+    variance = law.locations_std**2
     # To the left there is less room: the relative correction is of order n^(-1/2) from both sides of zero.
     bias, detect = np.array([0.06, 0.15]) * variance, np.array([0.6, 0.85]) * variance
     assert_mean(square, variance, bias=bias, detect=detect)
@@ -142,7 +142,7 @@ def test_below_threshold_the_edge_follows_tracy_widom_to_second_order(beta):
     wrong = (extremes[:, 1] - centre) / (scale * n) ** 1.5 * n
     with pytest.raises(AssertionError, match="off by"):
         assert_mean((wrong - wrong.mean()) ** 2, tracy_widom.var(), bias=0.06, detect=0.4)
-    np.testing.assert_allclose(law.standard_deviations, [scale * tracy_widom.std(), narrow * tracy_widom.std()])
+    np.testing.assert_allclose(law.locations_std, [scale * tracy_widom.std(), narrow * tracy_widom.std()])
 
 
 def test_edge_is_johnstones_at_large_sizes():
@@ -157,10 +157,10 @@ def test_edge_is_johnstones_at_large_sizes():
     plain = rl.SpikedCovarianceLaw(p / n, [1.1, 0.9], num_samples=n)
     for side in ("left", "right"):
         np.testing.assert_allclose(general.edge(side), plain.edge(side), rtol=1e-6)
-    np.testing.assert_allclose(general.standard_deviations, plain.standard_deviations, rtol=1e-6)
+    np.testing.assert_allclose(general.locations_std, plain.locations_std, rtol=1e-6)
     hard = rl.SpikedCovarianceLaw(1.0, [0.5], num_samples=100)
     assert hard.edge("left") == (0.0, 0.0)
-    np.testing.assert_array_equal(hard.standard_deviations, 0)
+    np.testing.assert_array_equal(hard.locations_std, 0)
 
 
 def test_repeated_spikes():
@@ -170,17 +170,17 @@ def test_repeated_spikes():
     population[:3] = 6.0
     law = rl.SpikedCovarianceLaw(p / n, [6.0, 6.0, 6.0], num_samples=n)
     single = rl.SpikedCovarianceLaw(p / n, [6.0], num_samples=n)
-    assert law.standard_deviations[0] == pytest.approx(single.standard_deviations[0] * 2**0.5)  # 1 + (3 - 1) / 2
+    assert law.locations_std[0] == pytest.approx(single.locations_std[0] * 2**0.5)  # 1 + (3 - 1) / 2
     values, _ = covariance_draws(population, n, 1500, rng)
     top = values[:, -3:]
     mean_square = ((top - law.locations[0]) ** 2).mean(axis=1)
-    expected = law.standard_deviations[0] ** 2
+    expected = law.locations_std[0] ** 2
     assert_mean(mean_square, expected, bias=0.06 * expected, detect=0.5 * expected)
     with pytest.raises(AssertionError, match="off by"):  # as if each were alone
         assert_mean(mean_square, expected / 2, bias=0.06 * expected, detect=0.5 * expected)
     # The mean of the group is Gaussian with a third of the simple variance.
     group = (top.mean(axis=1) - top.mean()) ** 2
-    variance = single.standard_deviations[0] ** 2 / 3
+    variance = single.locations_std[0] ** 2 / 3
     assert_mean(group, variance, bias=0.06 * variance, detect=0.5 * variance)
 
 
@@ -200,7 +200,7 @@ def test_spikes_on_a_general_bulk():
     # The three spikes shift the bulk's weights by 1/40: its own bias.
     assert_mean(found, law.locations, bias=0.03 * law.locations, detect=0.12 * law.locations)
     assert_mean(overlaps, law.overlaps, bias=0.04, detect=0.12)
-    variance = law.standard_deviations**2
+    variance = law.locations_std**2
     square = (found - found.mean(axis=0)) ** 2
     assert_mean(square, variance, bias=0.12 * variance, detect=variance)
     with pytest.raises(AssertionError, match="off by"):
@@ -218,8 +218,8 @@ def test_spikes_within_a_general_bulk():
     assert law.locations[0] == bulk.support[0, 0]
     assert bulk.support[0, 0] < law.locations[1] < bulk.support[-1, 1]
     assert law.locations[2] == bulk.support[-1, 1]
-    assert law.standard_deviations[1] == 0
-    assert law.standard_deviations[2] == pytest.approx(law.edge()[1] * rl.TracyWidom(1).std())
+    assert law.locations_std[1] == 0
+    assert law.locations_std[2] == pytest.approx(law.edge()[1] * rl.TracyWidom(1).std())
     np.testing.assert_array_equal(law.overlaps, 0)
 
 
@@ -237,7 +237,7 @@ def wigner(n, beta, rng):
 def test_outliers_of_dense_wigner_matrices(beta):
     rng = np.random.default_rng(20 + beta)
     n, sigma = 120, 1.5
-    law = rl.SpikedWignerLaw(sigma, [4.0, -3.0], size=n, beta=beta)
+    law = rl.SpikedWignerLaw(sigma, [4.0, -3.0], n=n, beta=beta)
     u = np.linalg.qr(rng.standard_normal((n, 2)))[0]
     found, overlaps = [], []
     for _ in range(1200):
@@ -247,7 +247,7 @@ def test_outliers_of_dense_wigner_matrices(beta):
     found = np.array(found)
     assert_mean(found, law.locations, bias=4 / n, detect=0.2)
     assert_mean(overlaps, law.overlaps, bias=4 / n, detect=0.12)
-    variance = law.standard_deviations**2
+    variance = law.locations_std**2
     square = (found - found.mean(axis=0)) ** 2
     assert_mean(square, variance, bias=0.06 * variance, detect=0.6 * variance)
     with pytest.raises(AssertionError, match="off by"):  # a missing sqrt(2)
@@ -269,7 +269,7 @@ def test_wigner_formulas():
 def test_edge_of_the_gaussian_orthogonal_ensemble():
     rng = np.random.default_rng(31)
     n = 24
-    law = rl.SpikedWignerLaw(1.0, [0.5, -0.5], size=n)
+    law = rl.SpikedWignerLaw(1.0, [0.5, -0.5], n=n)
     x = rng.standard_normal((24_000, n, n))
     values = np.linalg.eigvalsh((x + x.swapaxes(1, 2)) / np.sqrt(2 * n))
     tracy_widom = rl.TracyWidom(1)
@@ -280,8 +280,8 @@ def test_edge_of_the_gaussian_orthogonal_ensemble():
     centre, scale = law.edge()
     with pytest.raises(AssertionError, match="off by"):  # centred with n for n - 1/2
         assert_mean((values[:, -1] - 2) / scale, tracy_widom.mean(), bias=0.05, detect=0.2)
-    assert law.standard_deviations[0] == pytest.approx(scale * tracy_widom.std())
-    np.testing.assert_allclose(law.standard_deviations[0], law.standard_deviations[1])
+    assert law.locations_std[0] == pytest.approx(scale * tracy_widom.std())
+    np.testing.assert_allclose(law.locations_std[0], law.locations_std[1])
 
 
 # Both.
@@ -289,11 +289,11 @@ def test_edge_of_the_gaussian_orthogonal_ensemble():
 
 def test_results_keep_the_order_given():
     law = rl.SpikedCovarianceLaw(0.2, [1.1, 9.0, 0.1, 3.0, 9.0], num_samples=100)
-    assert law.locations.shape == law.overlaps.shape == law.standard_deviations.shape == (5,)
+    assert law.locations.shape == law.overlaps.shape == law.locations_std.shape == (5,)
     assert law.locations[1] == law.locations[4] == 9.0 * (1 + 0.2 / 8)
-    assert law.standard_deviations[1] == law.standard_deviations[4]
+    assert law.locations_std[1] == law.locations_std[4]
     empty = rl.SpikedCovarianceLaw(0.2, [], num_samples=100)
-    assert empty.locations.shape == empty.standard_deviations.shape == (0,)
+    assert empty.locations.shape == empty.locations_std.shape == (0,)
 
 
 def test_laws_are_values():
@@ -309,15 +309,15 @@ def test_laws_are_values():
 def test_fluctuations_need_a_size():
     law = rl.SpikedCovarianceLaw(0.2, [3.0])
     with pytest.raises(ValueError, match=r"`num_samples` must be given for fluctuations; got None"):
-        law.standard_deviations  # noqa: B018
+        law.locations_std  # noqa: B018
     with pytest.raises(ValueError, match=r"`num_samples` must be given"):
         law.edge()
     with pytest.raises(ValueError, match=r"`size` must be given for fluctuations; got None"):
-        rl.SpikedWignerLaw().standard_deviations  # noqa: B018
+        rl.SpikedWignerLaw().locations_std  # noqa: B018
     with pytest.raises(ValueError, match=r"`size` must be given"):
         rl.SpikedWignerLaw().edge("left")
     with pytest.raises(ValueError, match=r"`side` must be one of 'right', 'left'; got 'top'"):
-        rl.SpikedWignerLaw(size=10).edge("top")
+        rl.SpikedWignerLaw(n=10).edge("top")
     with pytest.raises(ValueError, match=r"`side` must be one of 'right', 'left'; got 'top'"):
         rl.SpikedCovarianceLaw(0.2, [3.0], num_samples=10).edge("top")
 
@@ -342,7 +342,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"`spikes` must be finite"):
         rl.SpikedWignerLaw(1.0, [np.inf])
     with pytest.raises(ValueError, match=r"`size` must be >= 1; got 0"):
-        rl.SpikedWignerLaw(size=0)
+        rl.SpikedWignerLaw(n=0)
     bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 2.0], 0.5)
     with pytest.raises(ValueError, match=r"`general_bulk` must have ratio 0.3; got 0.5"):
         rl.SpikedCovarianceLaw(0.3, [5.0], general_bulk=bulk)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.laws import tabulate_tracy_widom, tracy_widom
+from rmtland.laws import tracy_widom
 from tests.statistical import assert_mean
+from tools import tabulate_tracy_widom
 
 LAWS = {beta: rl.TracyWidom(beta=beta) for beta in (1, 2, 4)}
 SCALE = {1: 1.0, 2: 1.0, 4: 2**0.5}  # from the variable of the determinants to that of the law

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
-from rmtland.plots.comparison import plot_gradient_power, plot_spectra, plot_stages
+from rmtland.plots.comparison import plot_gradient_power, plot_stage_spectra, plot_stages
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_cumulative_power_is_what_is_plotted(comparison):
 
 def test_spectra_hold_every_eigenvalue_in_range(comparison):
     stage = comparison.stages["early"]
-    ax = plot_spectra(stage, comparison.rung_labels)
+    ax = plot_stage_spectra(stage, comparison.rung_labels)
     stairs = {patch.get_label(): patch for patch in ax.patches}
     rung = stage.rungs["gauss_newton"]
     values, edges, _ = stairs[comparison.rung_labels["gauss_newton"]].get_data()

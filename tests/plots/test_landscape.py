@@ -30,7 +30,7 @@ def lines(ax):
 
 def test_spectrum_shows_draws_and_theory(spectrum):
     panel = spectrum.panels["eq. (16)"]
-    ax = plots.plot_spectrum(panel)
+    ax = plots.plot_landscape_spectrum(panel)
     (stairs,) = ax.patches
     heights, edges, _ = stairs.get_data()
     assert heights.sum() == pytest.approx(np.mean((panel.eigenvalues >= edges[0]).sum(axis=1)))
@@ -52,7 +52,7 @@ def test_gradient_is_cumulated(spectrum):
 
 @pytest.mark.parametrize("quantity", plots.QUANTITIES)
 def test_sweeps(sweep, quantity):
-    ax = plots.plot_sweep(sweep, quantity)
+    ax = plots.plot_landscape_sweep(sweep, quantity)
     for name, panel in sweep.panels.items():
         np.testing.assert_allclose(lines(ax)[f"{name}, draws"].get_ydata(), getattr(panel, quantity).mean(axis=0))
         theory = getattr(panel, f"{quantity}_theory").mean(axis=0)

@@ -102,7 +102,7 @@ def test_expectations_are_unbiased_and_know_their_error():
 def test_one_probe_knows_no_error_and_says_so():
     found = rl.spectral_density(MATRIX, num_steps=20, rng=0)
     assert np.isnan(found.standard_error).all()
-    assert np.isnan(found.count(2.0)[1])
+    assert np.isnan(found.count_below(2.0)[1])
     assert found.nodes.shape == (1, 20)
 
 
@@ -126,10 +126,10 @@ def test_deflation_resolves_the_bulk_and_keeps_the_outliers():
     assert found.num_products > 6 * 60
     # No zeros where the outliers were taken out, and their number is exact.
     for edge, number in ((5.0, 240), (9.0, 241), (11.0, 242)):
-        count, error = found.count(edge)
+        count, error = found.count_below(edge)
         assert count == pytest.approx(number, abs=1e-6)
         assert error < 1e-6
-        rough, error = plain.count(edge)
+        rough, error = plain.count_below(edge)
         assert abs(rough - number) < 5 * error
     assert found.expectation(np.square)[1] < 0.5 * plain.expectation(np.square)[1]
     pairs = rl.top_eigenpairs(MATRIX, 3, rng=1)
@@ -174,7 +174,7 @@ def test_a_space_that_holds_all_leaves_zeros(dtype):
     for reorthogonalize in (True, False):
         found = rl.spectral_density(low, num_probes=3, deflate=5, reorthogonalize=reorthogonalize, rng=0)
         np.testing.assert_allclose(found.outliers, [-8, 5, 6, 7, 9], rtol=1e-5)
-        assert found.count(2.0)[0] == pytest.approx(196, abs=1e-3)
+        assert found.count_below(2.0)[0] == pytest.approx(196, abs=1e-3)
         assert integral(found) == pytest.approx(1, abs=1e-3)
         assert found.expectation(np.square)[0] == pytest.approx(255 / 200, rel=1e-5)
 
@@ -206,7 +206,7 @@ def test_rank_deficient_operators():
     low = rotated([0.0] * 90 + [1.0] * 5 + [-2.0] * 5)
     found = rl.spectral_density(low, num_probes=200, num_steps=50, rng=0)
     for edge, number in ((-1.0, 5), (0.5, 95), (1.5, 100)):
-        count, error = found.count(edge)
+        count, error = found.count_below(edge)
         assert abs(count - number) < 4 * error + 1e-6
         assert error < 0.5
 
@@ -276,7 +276,7 @@ def test_kernel_polynomials_give_the_same_density():
     # Its width is pi / number of moments, in units of half the range, in the middle.
     half = 0.5 * (found.bounds[1] - found.bounds[0])
     for edge in (-0.3, 0.3, 5.0, 9.0, 11.0):
-        count, error = found.count(edge)
+        count, error = found.count_below(edge)
         nearby = np.sum(np.abs(EIGENVALUES - edge) < 2 * half * np.pi / 160)
         assert abs(count - np.sum(edge >= EIGENVALUES)) < 4 * error + nearby
     assert found.expectation(np.square)[0] == pytest.approx(np.mean(EIGENVALUES**2), rel=0.2)
@@ -371,4 +371,4 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
 
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
-    np.testing.assert_allclose(found.count(0.5)[0], 28, rtol=1e-6)
+    np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)

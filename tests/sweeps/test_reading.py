@@ -35,7 +35,7 @@ def test_means_and_errors_against_scipy(monkeypatch):
     values = np.random.default_rng(0).standard_normal((5, 40)) + 1e6
     for block in (1, 2**22):  # in blocks and at once
         monkeypatch.setattr(reading, "BLOCK", block)
-        summary = rl.summarize_sweep(dataset(values), resamples=4000)
+        summary = rl.summarize_sweep(dataset(values), num_bootstrap=4000)
         mean, error, low, high = summary.x.sel(statistic=["mean", "standard_error", "low", "high"]).to_numpy()
         np.testing.assert_allclose(mean, values.mean(axis=1), rtol=1e-15)
         np.testing.assert_allclose(error, stats.sem(values, axis=1), rtol=1e-9)
@@ -84,13 +84,18 @@ def test_axes_of_results_stay():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"level": 1.0}, "`level` must be > 0 and < 1; got 1.0"), ({"resamples": 0}, "`resamples` must be >= 1; got 0")],
+    [
+        ({"level": 1.0}, "`level` must be > 0 and < 1; got 1.0"),
+        ({"num_bootstrap": 0}, "`num_bootstrap` must be >= 1; got 0"),
+    ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         rl.summarize_sweep(dataset([[1.0, 2.0]]), **arguments)
-    with pytest.raises(MemoryError, match="1000000000000 resamples of 2 trials needs .*take fewer `resamples` instead"):
-        rl.summarize_sweep(dataset([[1.0, 2.0]]), resamples=10**12)
+    with pytest.raises(
+        MemoryError, match="1000000000000 resamples of 2 trials needs .*take fewer `num_bootstrap` instead"
+    ):
+        rl.summarize_sweep(dataset([[1.0, 2.0]]), num_bootstrap=10**12)
     with pytest.raises(TypeError, match="`dataset` must be an xarray.Dataset; got list"):
         rl.summarize_sweep([1.0])
     for name in ("num_trials", "statistic"):

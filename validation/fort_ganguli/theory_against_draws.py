@@ -90,11 +90,9 @@ def judge(data, theory_of):
     worst = [int(np.argmax(np.abs(e.mean(axis=0) - 1))) for e in each]
     # Squares of deviations in units of the predicted ones, over all sets together; C - 1 outliers weigh as one.
     units = {
-        "outliers": [np.mean(unit_squares(p.outliers, t.outlier_deviations()), axis=1) for p, t in pairs],
-        "gradient power": [
-            unit_squares(p.power, t.gradient_power_deviation(p.model.num_classes - 1)) for p, t in pairs
-        ],
-        "ratio": [unit_squares(p.ratio, t.goldilocks_deviation()) for p, t in pairs],
+        "outliers": [np.mean(unit_squares(p.outliers, t.outliers_std()), axis=1) for p, t in pairs],
+        "gradient power": [unit_squares(p.power, t.gradient_power_std(p.model.num_classes - 1)) for p, t in pairs],
+        "ratio": [unit_squares(p.ratio, t.goldilocks_ratio_std()) for p, t in pairs],
     }
     checks = [
         against(

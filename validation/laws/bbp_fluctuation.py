@@ -71,7 +71,7 @@ def judge(data, theory):
 
 def scaled(ratio, spike):
     """The law's sqrt(n) times standard deviation."""
-    return float(SpikedCovarianceLaw(ratio, [spike], num_samples=10_000).standard_deviations[0] * 100)
+    return float(SpikedCovarianceLaw(ratio, [spike], num_samples=10_000).locations_std[0] * 100)
 
 
 CLAIM = Claim(

@@ -19,7 +19,7 @@ def draw(scale, rng):
 
 def shifted(n):
     """The library's centre and scale in units where the radius is 2."""
-    return SpikedWignerLaw(1.0, [0.0], size=n).edge()
+    return SpikedWignerLaw(1.0, [0.0], n=n).edge()
 
 
 def plain(n):

@@ -35,7 +35,7 @@ def judge(data, theory):
     spread = np.array([(top.std(), top.std() / (2 * len(top)) ** 0.5) for top, *_ in data.values()])
     shift = wigner_outlier_shift(THETA)
     root = sizes[:, None] ** 0.5
-    deviation = float(law.standard_deviations[0])
+    deviation = float(law.locations_std[0])
     checks = [
         limit("location: limit", sizes, mean - shift / sizes, error, location, powers=(2.0,), detect=0.05),
         limit(
@@ -57,7 +57,7 @@ def judge(data, theory):
     edge = float(below.locations[0])
     stuck = []
     for n, (*_, top) in data.items():
-        centre, scale = SpikedWignerLaw(1.0, [0.0], size=n).edge()
+        centre, scale = SpikedWignerLaw(1.0, [0.0], n=n).edge()
         known = centre - 2 + STAYS / (1 - STAYS) / n + scale * tracy_widom_mean_shift_goe(n)
         stuck.append((top.mean() - known, top.std() / len(top) ** 0.5, scale))
     at_edge, edge_error, scale = np.array(stuck).T
@@ -91,7 +91,7 @@ def judge(data, theory):
             color=figures.COLOURS[1],
             lw=1.2,
         )
-        centre, unit = SpikedWignerLaw(1.0, [0.0], size=n).edge()
+        centre, unit = SpikedWignerLaw(1.0, [0.0], n=n).edge()
         grid = centre + unit * np.linspace(-5, 4, 200)
         left.plot(grid, TracyWidom(1).pdf((grid - centre) / unit) / unit, color=figures.COLOURS[0], lw=1.2)
         left.set(xlabel=rf"largest eigenvalue, n = {n} (bulk on [-2, 2])", ylabel="density")
@@ -131,9 +131,9 @@ class _Law:
     """The library's law for one spike, with sqrt(n) times the standard deviation."""
 
     def __init__(self, theta):
-        law = SpikedWignerLaw(1.0, [theta], size=10_000)
+        law = SpikedWignerLaw(1.0, [theta], n=10_000)
         self.is_outlier, self.locations, self.overlaps = law.is_outlier, law.locations, law.overlaps
-        self.standard_deviations = law.standard_deviations * 100
+        self.locations_std = law.locations_std * 100
 
 
 class _ThresholdAtEdge(_Law):
@@ -147,7 +147,7 @@ class _ThresholdAtEdge(_Law):
 class _ComplexDeviation(_Law):
     def __init__(self, theta):
         super().__init__(theta)
-        self.standard_deviations = self.standard_deviations / 2**0.5
+        self.locations_std = self.locations_std / 2**0.5
 
 
 class _Cosine(_Law):

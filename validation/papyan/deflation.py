@@ -76,7 +76,7 @@ def judge(data, theory):
     seen = np.sort([plain.nodes[0][np.argmin(np.abs(plain.nodes[0] - value))] for value in OUTLIERS])
     checks.append(exact("eigenvalues taken out, relative to the outliers", top / OUTLIERS, 1.0, tolerance=1e-6))
     checks.append(exact("outliers without deflation, relative to those taken out", seen / top, 1.0, tolerance=1e-6))
-    beyond = [found[True, m].count(10.0)[0] for m in steps]
+    beyond = [found[True, m].count_below(10.0)[0] for m in steps]
     checks.append(exact("eigenvalues below the outliers, deflated", beyond, size - 10.0, tolerance=1e-6 * size))
 
     def plot():

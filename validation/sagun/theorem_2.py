@@ -48,7 +48,7 @@ def bulk_checks(draws):
         m = d.num_features
         counts = (d.eigenvalues[:, :, None] <= x).sum(axis=1)
         population = np.append(np.ones(m - len(spikes)), spikes)
-        derived = GeneralizedMarchenkoPastur.sample_covariance(population, alpha).count(x) + count_shift(
+        derived = GeneralizedMarchenkoPastur.sample_covariance(population, alpha).count_below(x) + count_shift(
             x, *law.support
         )
         pull = derived - m * law.cdf(x)

@@ -243,7 +243,7 @@ def spectrum_figure(
             powers=powers,
             outliers_theory=np.array([theory.outliers() for theory in theories]),
             x=x,
-            density_theory=model.num_parameters * np.mean([theory.density(x) for theory in theories], axis=0),
+            density_theory=model.num_parameters * np.mean([theory.pdf(x) for theory in theories], axis=0),
             directions=directions,
             power_theory=np.array([[theory.gradient_power(int(k)) for k in directions] for theory in theories]),
         )

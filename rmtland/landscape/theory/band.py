@@ -20,7 +20,7 @@ class Spread:
     """Mean and standard deviation (ddof 1) over draws of the logits; floats or arrays."""
 
     mean: Any
-    standard_deviation: Any
+    std: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class TheoryBand:
 
     Notes
     -----
-    The spread is that over logits alone; fluctuations given the logits (`outlier_deviations`, `goldilocks_deviation`,
-    `gradient_power_deviation` of each theory) come on top, see `total`.
+    The spread is that over logits alone; fluctuations given the logits (`outliers_std`, `goldilocks_ratio_std`,
+    `gradient_power_std` of each theory) come on top, see `total`.
     """
 
     theories: tuple[LandscapeTheory, ...] = field(repr=False)
@@ -56,13 +56,13 @@ class TheoryBand:
         values = np.array([prediction(theory) for theory in self.theories], dtype=np.float64)
         return Spread(values.mean(axis=0)[()], values.std(axis=0, ddof=1)[()])
 
-    def density(self, x: npt.ArrayLike) -> Spread:
+    def pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the density of eigenvalues at x."""
-        return self.over(lambda theory: theory.density(x))
+        return self.over(lambda theory: theory.pdf(x))
 
-    def gradient_density(self, x: npt.ArrayLike) -> Spread:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Spread:
         """Of the spectral density of the gradient at x."""
-        return self.over(lambda theory: theory.gradient_density(x))
+        return self.over(lambda theory: theory.gradient_pdf(x))
 
     @cached_property
     def bulk_edge(self) -> Spread:
@@ -106,7 +106,7 @@ class TheoryBand:
         ----------
         prediction, deviation : callable
             LandscapeTheory -> what is predicted and its standard deviation given the logits, such as
-            LandscapeTheory.outliers and LandscapeTheory.outlier_deviations.
+            LandscapeTheory.outliers and LandscapeTheory.outliers_std.
 
         Returns
         -------
@@ -114,11 +114,11 @@ class TheoryBand:
         """
         within = np.array([deviation(theory) for theory in self.theories], dtype=np.float64)
         between = self.over(prediction)
-        both: Floats = np.sqrt(np.square(between.standard_deviation) + np.mean(within**2, axis=0))
+        both: Floats = np.sqrt(np.square(between.std) + np.mean(within**2, axis=0))
         return Spread(between.mean, both[()])
 
 
-def band_of(model: Model, size: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
+def band_of(model: Model, num_draws: int = 16, rng: Seed = None, cross_terms: bool = True) -> TheoryBand:
     """The band of a model; see `LandscapeModel.theory_band`."""
-    count = integer("size", size, at_least=2)
+    count = integer("num_draws", num_draws, at_least=2)
     return TheoryBand(tuple(theory_of(model, child, cross_terms) for child in spawn(rng, count)))

@@ -59,7 +59,7 @@ def ratio_deviation(equation: Subordination, dimension: float) -> float:
     return float(trace / math.sqrt(square) * math.sqrt(max(relative, 0.0)))
 
 
-def outlier_deviations(solver: Solver, boundaries: list[complex]) -> Floats:
+def outliers_std(solver: Solver, boundaries: list[complex]) -> Floats:
     """Standard deviations of the eigenvalues between neighbouring boundaries, the largest eigenvalue first.
 
     The sums of the top 1, 2, ... eigenvalues are integrals of log det (G - z) around them, of covariance -2 log(1 - w)

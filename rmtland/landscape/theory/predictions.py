@@ -19,7 +19,7 @@ from rmtland._arguments import finite_array, integer, real
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.theory import transitions
 from rmtland.landscape.theory.examples import Examples
-from rmtland.landscape.theory.fluctuations import outlier_deviations, power_deviation, ratio_deviation
+from rmtland.landscape.theory.fluctuations import outliers_std, power_deviation, ratio_deviation
 from rmtland.landscape.theory.levels import Means, Residuals, levels_of
 from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.landscape.theory.sums import Floats
@@ -124,7 +124,7 @@ class Theory:
         some = points.reshape(-1) > (-math.inf if self.sigma_H > 0 else 0.0)
         return self._solver.solve(points.reshape(-1)[some] / self._unit), some, points.shape
 
-    def density(self, x: npt.ArrayLike) -> Any:
+    def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D Hessian: bulk and outliers, without the atom at 0.
 
         Parameters
@@ -147,7 +147,7 @@ class Theory:
         values[some] = np.abs((-1 / u).imag) / (math.pi * self._unit)
         return values.reshape(shape)[()]
 
-    def gradient_density(self, x: npt.ArrayLike) -> Any:
+    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
 
         Parameters
@@ -293,7 +293,7 @@ class Theory:
         """
         return self._outliers.copy()
 
-    def outlier_deviations(self) -> Floats:
+    def outliers_std(self) -> Floats:
         """Standard deviations of the outliers over draws with the same logits.
 
         Returns
@@ -303,14 +303,14 @@ class Theory:
         Notes
         -----
         To first order in 1/D and 1/N, whether they stand apart from the bulk or not: from the covariance of
-        log-determinants (`fluctuations.outlier_deviations` has the formula), each outlier between its neighbours'
+        log-determinants (`fluctuations.outliers_std` has the formula), each outlier between its neighbours'
         quantiles. Within 4% of draws from N = 30, C = 3, D = 150 on.
         """
         deviations = np.zeros(self.num_classes - 1)
         rank = self._solver.rank
         count = min(self.num_classes - 1, math.ceil(rank))
         boundaries = [self._fast.boundary(j) if j < rank else 0j for j in range(1, count + 1)]
-        deviations[self.num_classes - 1 - count :] = self._unit * outlier_deviations(self._fast, boundaries)[::-1]
+        deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
         return deviations
 
     def gradient_power(self, num_directions: int) -> float:
@@ -341,7 +341,7 @@ class Theory:
             return 1.0
         return min(max(self._solver.power_above(self._solver.boundary(count)), 0.0), 1.0)
 
-    def gradient_power_deviation(self, num_directions: int) -> float:
+    def gradient_power_std(self, num_directions: int) -> float:
         """Standard deviation of that share over draws with the same logits and labels.
 
         Parameters
@@ -399,7 +399,7 @@ class Theory:
         first, second = self.equation.power_sums
         return first * math.sqrt(d) / math.sqrt(first**2 + (d + 1) * second)
 
-    def goldilocks_deviation(self, dimension: int | None = None) -> float:
+    def goldilocks_ratio_std(self, dimension: int | None = None) -> float:
         """Standard deviation of the ratio over draws, by the exact covariance of trace and squared norm (delta method).
 
         Parameters

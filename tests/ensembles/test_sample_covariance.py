@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 import rmtland._arguments as arguments
-import rmtland.ensembles.population as population
-from rmtland.ensembles.population import Gaussian, Pareto, Rademacher, SampleCovariance, StudentT
+import rmtland.ensembles.sample_covariance as sample_covariance
+from rmtland.ensembles.sample_covariance import (
+    GaussianEntries,
+    ParetoEntries,
+    RademacherEntries,
+    SampleCovariance,
+    StudentTEntries,
+)
 from rmtland.laws.spikes import SpikedCovarianceLaw
 from rmtland.laws.tracy_widom import TracyWidom
 from tests.ensembles.wick import covariance_moment
@@ -22,7 +28,9 @@ def test_trace_moments(p, n):
         assert_mean((values**k).sum(axis=1) / expected, 1, detect=0.06 * k**1.5)
 
 
-@pytest.mark.parametrize("entries", [Gaussian(), Rademacher(), StudentT(9.0), Pareto(9.0)], ids=str)
+@pytest.mark.parametrize(
+    "entries", [GaussianEntries(), RademacherEntries(), StudentTEntries(9.0), ParetoEntries(9.0)], ids=str
+)
 def test_entries_have_mean_0_and_variance_1(entries):
     x = entries.draw(np.random.default_rng(0), (400_000,))
     assert_mean(x, 0, detect=0.03)
@@ -34,21 +42,21 @@ def test_entries_have_mean_0_and_variance_1(entries):
 def test_tails():
     generator = np.random.default_rng(0)
     with pytest.warns(UserWarning, match="`index` = 1.5 has fewer than four moments: there is no variance"):
-        pareto = Pareto(1.5)
+        pareto = ParetoEntries(1.5)
     x = np.abs(pareto.draw(generator, (200_000,)))
     for t in (1.0, 2.0, 10.0):
         assert_mean(x > t, t**-1.5, detect=0.02)
     with pytest.warns(UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"):
-        StudentT(3)
+        StudentTEntries(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        StudentT(4.5)
+        StudentTEntries(4.5)
 
 
 def test_second_moment_sees_the_kurtosis():
     # E tr S^2 / p = 1 + (p + kurtosis - 2) / n with kurtosis E x^4: 3 for Gaussian entries, 1 for signs.
     p, n = 20, 40
-    for entries, kurtosis in ((Gaussian(), 3.0), (Rademacher(), 1.0), (StudentT(12.0), 3 + 6 / 8)):
+    for entries, kurtosis in ((GaussianEntries(), 3.0), (RademacherEntries(), 1.0), (StudentTEntries(12.0), 3 + 6 / 8)):
         values = SampleCovariance(np.ones(p), n, entries).eigenvalues(4000, rng=1)
         assert_mean((values**2).mean(axis=1), 1 + (p + kurtosis - 2) / n, detect=0.04)
 
@@ -64,7 +72,7 @@ def test_the_edge_is_universal_with_four_moments_and_not_with_fewer():
     for draws in (gaussian, signs):
         assert_mean((draws - draws.mean()) ** 2 / scale**2, TracyWidom(1).var(), bias=0.2, detect=3.0)
     with pytest.warns(UserWarning, match="fewer than four moments"):
-        heavy = SampleCovariance(np.ones(p), n, StudentT(2.5)).largest(size=50, rng=4)[:, 0]
+        heavy = SampleCovariance(np.ones(p), n, StudentTEntries(2.5)).largest(size=50, rng=4)[:, 0]
     assert np.median(heavy) > 1.3 * edge
 
 
@@ -106,8 +114,8 @@ def test_law_is_that_of_the_spectrum():
             "`entries` must be one of 'gaussian', 'rademacher'; got 'cauchy'",
         ),
         (lambda: SampleCovariance([1.0], 3, dtype=np.int64), "`dtype` must be one of"),
-        (lambda: StudentT(0), "`degrees` must be > 0; got 0"),
-        (lambda: Pareto(-1), "`index` must be > 0; got -1"),
+        (lambda: StudentTEntries(0), "`degrees` must be > 0; got 0"),
+        (lambda: ParetoEntries(-1), "`index` must be > 0; got -1"),
         (lambda: SampleCovariance([1.0, 1.0], 1).smallest(2), "`k` must be >= 1 and <= 1; got 2"),
         (lambda: SampleCovariance([1.0, 1.0], 1).largest(2), "`k` must be >= 1 and <= 1; got 2"),
         (lambda: SampleCovariance([1.0], 3).iterate_eigenvalues(0), "`size` must be >= 1; got 0"),
@@ -121,10 +129,12 @@ def test_bad_values(make, message):
 def test_what_does_not_fit(monkeypatch):
     with pytest.raises(TypeError, match="`entries` must be a name or have `draw` and `has_variance`; got int"):
         SampleCovariance([1.0], 3, 5)
-    with pytest.raises(TypeError, match="`entries` must be a law, not its class; got StudentT without parameters"):
-        SampleCovariance([1.0], 3, StudentT)
+    with pytest.raises(
+        TypeError, match="`entries` must be a law, not its class; got StudentTEntries without parameters"
+    ):
+        SampleCovariance([1.0], 3, StudentTEntries)
     with pytest.warns(UserWarning, match="no variance"):
-        model = SampleCovariance([1.0], 3, Pareto(1.0))
+        model = SampleCovariance([1.0], 3, ParetoEntries(1.0))
     with pytest.raises(ValueError, match="`entries` must have a variance for this law"):
         model.law()
     monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
@@ -138,10 +148,10 @@ def test_what_does_not_fit(monkeypatch):
 def test_what_fits_is_the_smaller_side(monkeypatch, p, n):
     """X is drawn in parts: the memory asked for depends on the smaller side, and the spectrum on no part."""
     asked = []
-    monkeypatch.setattr(population, "require_memory", lambda _, need, __: asked.append(need))
+    monkeypatch.setattr(sample_covariance, "require_memory", lambda _, need, __: asked.append(need))
     model = SampleCovariance(np.linspace(1, 2, p), n)
     whole = model.eigenvalues(3, rng=0)
-    monkeypatch.setattr(population, "_PART", 7)
+    monkeypatch.setattr(sample_covariance, "_PART", 7)
     if p > n:  # parts are rows, which a generator fills one after the other
         np.testing.assert_allclose(model.eigenvalues(3, rng=0), whole, rtol=1e-12)
     draws = model.eigenvalues(2000, rng=1)

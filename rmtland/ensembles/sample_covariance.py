@@ -31,7 +31,7 @@ class Entries(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class GaussianEntries:
     """Standard normal entries."""
 
     has_variance = True
@@ -42,7 +42,7 @@ class Gaussian:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rademacher:
+class RademacherEntries:
     """Entries +1 or -1 with equal probability: the edge is as for Gaussian ones, linear statistics vary less."""
 
     has_variance = True
@@ -59,7 +59,7 @@ def _warn_of_heavy_tails(name: str, index: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentT:
+class StudentTEntries:
     """Student's t entries, scaled to variance 1 where they have one.
 
     Parameters
@@ -91,7 +91,7 @@ class StudentT:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pareto:
+class ParetoEntries:
     """Symmetric entries with P(abs(x) > t) = t^(-index) for t >= 1, scaled to variance 1 where they have one.
 
     Parameters
@@ -123,7 +123,7 @@ class Pareto:
         return np.asarray(scale * size * (2.0 * generator.integers(0, 2, shape, dtype=np.int8) - 1))
 
 
-_NAMED: dict[str, type[Any]] = {"gaussian": Gaussian, "rademacher": Rademacher}
+_NAMED: dict[str, type[Any]] = {"gaussian": GaussianEntries, "rademacher": RademacherEntries}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class SampleCovariance:
         Eigenvalues of Sigma, >= 0, not all 0.
     num_samples : int, >= 1
         n.
-    entries : {"gaussian", "rademacher"}, Gaussian, Rademacher, StudentT or Pareto
+    entries : {"gaussian", "rademacher"}, GaussianEntries, RademacherEntries, StudentTEntries or ParetoEntries
         Law of the entries of X; or any object with their `draw` and `has_variance`. Only for Gaussian ones is the
         choice of a diagonal Sigma none.
     dtype : {float64, float32}

@@ -1,4 +1,4 @@
-"""Makes data/tracy_widom.npz, the table behind `TracyWidom`: run ``python -m rmtland.laws.tabulate_tracy_widom``.
+"""Makes data/tracy_widom.npz, the table behind `TracyWidom`: run ``python -m tools.tabulate_tracy_widom``.
 
 Takes a few minutes and needs mpmath. With V(x, y) = Ai((x + y) / 2) / 2 on (s, infinity) and D-+ = det(I -+ V)
 (Ferrari and Spohn 2005; Bornemann 2010, section 6), F1 = D-, F2 = D- D+ and F4 = (D- + D+) / 2, the last in s of
