@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import choice, integer, require_memory
+from rmtland._arguments import choice, flag, integer, require_memory
 from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
-from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk
+from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk, check_source
 from rmtland.logits.pair_factor import at_own_class
 from rmtland.logits.ranks import in_step, own_examples, ranked
 from rmtland.logits.rows import require_finite
@@ -164,7 +164,14 @@ def streamed_outliers(
     >>> bool((abs(found.eigenvalues - exact) <= found.errors).all()), bool((found.errors < 0.05 * exact).all())
     (True, True)
     """
+    check_source(source)
+    if start is not None:
+        namespace(start, names="`start`")
     choice("passes", passes, (1, 2))
+    if num_directions is not None:
+        num_directions = integer("num_directions", num_directions)
+    if keep_pairs is not None:
+        flag("keep_pairs", keep_pairs)
     statistic = CrossClassMeansAccumulator(keep_pairs)
     ranks = source.num_classes * (source.num_classes - 1 if statistic.keeps(source) else 1)
     most = min(source.num_parameters, ranks)
