@@ -57,7 +57,7 @@ def judge(data, theory):
         names = [f"{a} {f} {k}, {c:g}" for a, f, _, c, k, *_ in ROWS]
         axes[0].set_xticks(places, names, rotation=90, fontsize=6)
         axes[0].set_yscale("symlog", linthresh=2)
-        axes[0].set(xlabel="row: algorithm, activation, k, covariance", ylabel="outliers less k")
+        axes[0].set(xlabel="row: algorithm, activation, k, covariance", ylabel="outliers less k", ylim=(-60, 1000))
         figures.legend(axes[0], ncols=2)
         row = next(i for i, r in enumerate(ROWS) if r[:2] == ("SGD", "ReLU") and r[4] == 10)
         for values in data["eigenvalues"].to_numpy()[row]:
