@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import choice, integer, require_memory
+from rmtland._arguments import choice, flag, integer, require_memory
 from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cells import Cells
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
-from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk
+from rmtland.logits.gradients import CutChunk, LogitGradients, LogitGradientsChunk, SlicedChunk, check_source
 from rmtland.logits.ranks import in_step, own_examples, ranked
 from rmtland.logits.rows import require_finite
 from rmtland.logits.scatter import Scatter
@@ -124,7 +124,14 @@ def streamed_outliers(
     >>> bool((abs(found.eigenvalues - exact) <= found.errors).all()), bool((found.errors < 0.05 * exact).all())
     (True, True)
     """
+    check_source(source)
+    if start is not None:
+        namespace(start, names="`start`")
     choice("passes", passes, (1, 2))
+    if num_directions is not None:
+        num_directions = integer("num_directions", num_directions)
+    if keep_pairs is not None:
+        flag("keep_pairs", keep_pairs)
     statistic = CrossClassMeansAccumulator(keep_pairs)
     most = most_outliers(source, statistic)
     wanted = integer("k", source.num_classes - 1 if k is None else k, at_least=1, at_most=most)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmtland._arguments import integer, real
+from rmtland._arguments import choice, function, instance, integer, real
 from rmtland.nets import pytrees
 from rmtland.nets.architectures.choose import build_network
+from rmtland.nets.architectures.names import NETWORKS
 from rmtland.nets.datasets import Dataset
 from rmtland.nets.gradients import NetworkLogitGradients
 
@@ -87,7 +88,7 @@ class Training:
         self.learning_rate = real("learning_rate", learning_rate, above=0)
         self.seed = integer("seed", seed, at_least=0)
         self.module = module
-        parameter = next(module.parameters(), None)
+        parameter = next(instance("module", module, torch.nn.Module, "a torch.nn.Module").parameters(), None)
         if parameter is None:
             raise ValueError("`module` must have parameters to train; got none")
         self.inputs: Tensor = _inputs(inputs, parameter)
@@ -207,6 +208,8 @@ def train(
     >>> network = rl.nets.mlp([64, 8, 10])
     >>> rl.nets.train(network, digits.x_train, digits.y_train, epochs=2)
     """
+    function("after_epoch", after_epoch, optional=True)
+    function("after_step", after_step, optional=True)
     training = Training(
         module, inputs, labels, epochs=epochs, learning_rate=learning_rate, momentum=momentum,
         weight_decay=weight_decay, batch_size=batch_size, seed=seed,
@@ -246,11 +249,13 @@ def network_and_data(
     ValueError
         For an unknown name, a data set of one class, or one whose examples the network cannot take.
     """
+    instance("dataset", dataset, Dataset, "a Dataset")
     if dataset.num_classes < 2:
         raise ValueError(f"`dataset` must have at least 2 classes; got {dataset.num_classes}")
     vectors = dataset.x_train.ndim == 2
     if isinstance(network, torch.nn.Module):
         return network, dataset if vectors else dataset.as_images()
+    choice("network", network, NETWORKS)
     if network != "mlp" and vectors:
         raise ValueError(f"`network` must be 'mlp' for vectors, which {dataset.name} holds; got {network!r}")
     # A fully connected network flattens whatever comes, so data that are no images of known channels are its own too.
@@ -311,6 +316,9 @@ def training_stages(
         For a network that does not fit.
     """
     integer("epochs", epochs, at_least=2)
+    instance("dataset", dataset, Dataset, "a Dataset")
+    function("after_epoch", after_epoch, optional=True)
+    function("after_step", after_step, optional=True)
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
     module, dataset = network_and_data(dataset, network, hidden=hidden, width=width, seed=seed)
     chosen = choose_examples(len(dataset.x_train), num_examples, seed)

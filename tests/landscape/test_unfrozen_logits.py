@@ -105,3 +105,46 @@ def test_bad_input():
         rl.UnfrozenLogits.from_logits(np.zeros((1, 3)), np.array([0]))
     with pytest.raises(ValueError, match="`num_classes` must be >= 2"):
         rl.UnfrozenLogits(1.0, 1.0).accuracy(1)
+
+
+def mean_top(model, count=6):
+    return np.mean([model.spectrum(seed, num_top=1).eigenvalues[-1] for seed in range(count)])
+
+
+def test_frozen_examples_with_longer_gradients_do_not_raise_the_top():
+    # As training leaves it: a margin, and logit gradients of confident examples twice as long.
+    law = rl.LandscapeModel(200, 5, 400, rl.UnfrozenLogits(3.0, 5.0, 4.0), rl.ClusteredGradients(1.0, 0.7))
+    draw = law.sample(0)
+    frozen = draw.probabilities.max(axis=1) > 0.98
+    gradients = np.where(frozen, 3.0, 1.0)[:, None, None] * (draw.mean_gradients + draw.residuals)
+    source = rl.DenseLogitGradients(draw.logits, draw.labels, gradients)
+    real = rl.gauss_newton_spectrum(source).eigenvalues[-1]
+    tops = {name: mean_top(rl.LandscapeModel.from_source(source, logit_law=name)) / real for name in LAWS}
+    assert 1 / 1.3 < tops["unfrozen"] < 1.3, tops
+    assert min(tops[name] for name in LAWS[:-1]) > 2, tops
+
+
+LAWS = ("spread", "margin", "participation", "unfrozen")
+
+
+@pytest.mark.slow
+def test_a_trained_network_within_a_factor_of_one_and_a_half():
+    import torch
+
+    torch.manual_seed(0)
+    data = rl.nets.load_dataset("digits", dtype=np.float32)
+    inputs, labels = torch.from_numpy(data.x_train).flatten(1), torch.from_numpy(data.y_train)
+    network = rl.nets.mlp([64, 32, 32, 10], dtype=torch.float32)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        order = torch.randperm(len(inputs))
+        for part in torch.split(order, 64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(inputs[part]), labels[part]).backward()
+            optimizer.step()
+    source = rl.nets.NetworkLogitGradients(network.double(), inputs[:150].double(), labels[:150])
+    real = rl.gauss_newton_spectrum(source).eigenvalues[-1]
+    tops = {name: mean_top(rl.LandscapeModel.from_source(source, logit_law=name), 10) / real for name in LAWS}
+    assert tops["unfrozen"] < 1.5, tops
+    assert tops["unfrozen"] > 0.4, tops
+    assert tops["spread"] > 2.5, tops
