@@ -174,7 +174,7 @@ def _one_by_one(network: Snapshot, examples: Examples) -> tuple[Tensor, Tensor]:
     """Random cotangents (n, C) and J_mu^T u_mu (n, D) by autograd, each example in a forward pass of its own."""
     leaves = tuple(network.leaves.values())
     rows, drawn = [], []
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for i in range(len(examples)):
         with torch.inference_mode(False), torch.enable_grad():
             logits = examples.cut(slice(i, i + 1)).outputs(network, network.leaves)[0]

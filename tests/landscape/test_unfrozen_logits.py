@@ -74,6 +74,25 @@ def test_two_classes_and_many():
     assert fitted.margin == pytest.approx(4, abs=0.8)
 
 
+def test_labels_of_a_given_accuracy_change_no_logit():
+    plain, given = rl.UnfrozenLogits(3.0, 4.0, 3.0), rl.UnfrozenLogits(3.0, 4.0, 3.0, label_accuracy=0.7)
+    logits, labels = plain.draw_logits(1000, 5, np.random.default_rng(0))
+    same, relabelled = given.draw_logits(1000, 5, np.random.default_rng(0))
+    np.testing.assert_array_equal(logits, same)
+    right = logits.argmax(axis=1) == relabelled
+    assert right.sum() == 700
+    assert given.accuracy(5) == 0.7
+    # The wrong ones have the smallest margins, and the runner-up as their label.
+    others = np.where(np.eye(5, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    margins = logits[np.arange(1000), labels] - others
+    assert margins[~right].max() < margins[right].min()
+    np.testing.assert_array_equal(relabelled[~right], np.argsort(logits[~right], axis=1)[:, -2])
+    everything = rl.UnfrozenLogits(3.0, 4.0, 3.0, label_accuracy=1.0).draw_logits(1000, 5, np.random.default_rng(0))
+    np.testing.assert_array_equal(everything[1], logits.argmax(axis=1))
+    # Fitted, it is the measured one.
+    assert rl.UnfrozenLogits.from_logits(logits, relabelled).accuracy(5) == 0.7
+
+
 def test_accuracy_without_spread():
     assert rl.UnfrozenLogits(0.0, 0.0).accuracy(4) == 0.25
     assert rl.UnfrozenLogits(1.0, 0.0).accuracy(4) == 0.5
@@ -99,6 +118,8 @@ def test_bad_input():
         rl.UnfrozenLogits(-1.0, 1.0)
     with pytest.raises(ValueError, match="`margin_spread` must be >= 0"):
         rl.UnfrozenLogits(1.0, 1.0, -1.0)
+    with pytest.raises(ValueError, match="`label_accuracy` must be >= 0 and <= 1"):
+        rl.UnfrozenLogits(1.0, 1.0, label_accuracy=2.0)
     with pytest.raises(TypeError, match="`margin`"):
         rl.UnfrozenLogits(1.0, "1")
     with pytest.raises(ValueError, match="at least 2 examples"):
