@@ -48,7 +48,7 @@ def network(size: int, activation: type[nn.Module]) -> nn.Module:
 def step(module: nn.Module, optimiser: torch.optim.Optimizer, inputs: torch.Tensor, labels: torch.Tensor) -> None:
     batch = torch.randint(0, len(labels), (64,))
     optimiser.zero_grad()
-    nn.functional.cross_entropy(module(inputs[batch]), labels[batch]).backward()
+    torch.autograd.backward(nn.functional.cross_entropy(module(inputs[batch]), labels[batch]))
     optimiser.step()
 
 

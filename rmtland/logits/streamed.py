@@ -188,7 +188,7 @@ class _Stream:
         """The means of all, and products of the examples that come after the directions are known."""
         boundary = 0 if directions is not None else _own_half(self.source)
         slope_of = GradientAccumulator()
-        slope: Any = slope_of.start(self.source)
+        slope: Any = None
         self.block: Any = directions
         first: Any = None
         state: Any = self._nothing()

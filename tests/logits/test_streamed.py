@@ -265,7 +265,7 @@ def test_errors_cover_what_they_say_on_networks_and_draws():
     assert quarter[0] < 0.95  # what is stated is no bound that nothing could miss
     assert sizes[1] < 0.03
     draws = (
-        model(num_classes, sigma_z=sigma_z).sample(rng=seed)
+        model(num_classes, sigma_z=sigma_z, num_examples=200, num_parameters=200).sample(rng=seed)
         for num_classes in (4, 10)
         for sigma_z in (1.0, 4.0, 8.0, 15.0)
         for seed in range(20)
