@@ -46,7 +46,7 @@ def test_compare_writes_table_json_and_figures(images):
     assert "share of trace" not in done.stdout  # not without --hierarchy
     assert "…" not in done.stdout  # nothing cut off in 80 columns
     report = images / "out" / "report"
-    names = {"comparison.json", "gradient_power.png", "spectra.png", "stages.png"}
+    names = {"comparison.json", "gradient_power.png", "spectra.png", "scores.png", "stages.png"}
     assert {path.name for path in report.iterdir()} == names
     written = json.loads((report / "comparison.json").read_text())
     assert written["settings"]["data"] == "images.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,17 @@ from rmtland.cli.networks import (
     load_data,
 )
 from rmtland.cli.output import OutputFolder
-from rmtland.comparison.result import GAP_RULES, HIERARCHY, QUANTITIES, REMEDIES, RUNGS, Comparison, with_deviation
+from rmtland.comparison.result import (
+    GAP_RULES,
+    HIERARCHY,
+    MEASURED_LAWS,
+    QUANTITIES,
+    REMEDIES,
+    RUNGS,
+    Comparison,
+    Stage,
+    with_deviation,
+)
 from rmtland.nets.architectures.names import DEEP
 
 
@@ -149,12 +160,14 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             highlight=False,
         )
         # Eight rungs are wider than a terminal: the remedies in a table of their own, beside what they should match.
-        ladder = [rung for rung in stage.rungs if rung not in REMEDIES]
+        ladder = [rung for rung in stage.rungs if rung not in (*REMEDIES, *MEASURED_LAWS)]
+        laws = [rung for rung in stage.rungs if rung in MEASURED_LAWS]
         remedies = [rung for rung in stage.rungs if rung in REMEDIES]
         beside = [rung for rung in ("gauss_newton",) if remedies and rung in ladder]
-        for rungs in (ladder, [*beside, *remedies]):
+        for rungs in (ladder, [*beside, *remedies], laws):
             if rungs:
                 print_rungs(frame[name], rungs, console)
+        print_scores(stage, console)
         layers = [other for other in stages if other.startswith(f"{name}: ")]
         if layers:
             print_layers(comparison, name, layers, console)
@@ -170,6 +183,24 @@ def print_rungs(frame: Any, rungs: Sequence[str], console: Console) -> None:
         cells = [str(frame.loc[quantity, RUNGS[rung]]) for rung in rungs]
         if any(cells):
             table.add_row({**QUANTITIES, **HIERARCHY}[quantity], *cells)
+    console.print(table)
+
+
+def print_scores(stage: Stage, console: Console) -> None:
+    """A line for each rung: how near it is to G, and how much it was told."""
+    found = stage.scores()
+    if not found:
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="beside (b) G")
+    table.add_column("", no_wrap=True)
+    for title in ("top 2C", "edge", "power", "ratio", "W1", "numbers"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for rung, scores in found.items():
+        values = list(scores.to_dict().values())
+        cells = [
+            "" if math.isnan(value) else f"{value:{sign}.3f}" for value, sign in zip(values[:5], " +++ ", strict=True)
+        ]
+        table.add_row(RUNGS[rung], *cells, "" if math.isnan(values[5]) else f"{values[5]:,.0f}")
     console.print(table)
 
 

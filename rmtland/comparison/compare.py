@@ -39,6 +39,7 @@ def compare(
     outlier_method: str = "ratio",
     num_products: int = NUM_PRODUCTS,
     hierarchy: bool = False,
+    theory: bool = False,
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -67,6 +68,9 @@ def compare(
     hierarchy : bool
         Whether rung (b) and the models have rows on A1, A2, B1 and B2 (`hierarchy`): rank, share of the trace of G, top
         eigenvalue. A rank of B2 is the most that it can be. Of the models by draws of their own, up to 256 MiB each.
+    theory : bool
+        Whether every model rung has what its theory expects beside the draws (`Rung.theory`): for (k) of ten classes
+        and 2,000 rows that takes a minute or so.
     rng : seed
         Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
     settings : mapping, optional
@@ -79,7 +83,7 @@ def compare(
     -------
     Comparison
         Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature. Rung (g) only where
-        some probability is not frozen, (h) where a class has two examples.
+        some probability is not frozen, (h) where a class has two examples, (j) and (k) up to 4,096 logit gradients N C.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def compare(
     >>> list(comparison.stages["network"].rungs)[:4]
     ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
     >>> list(comparison.stages["network"].rungs)[4:]
-    ['margin_logits', 'matched_participation', 'class_means', 'unfrozen_logits']
+    ['margin_logits', 'matched_participation', 'class_means', 'unfrozen_logits', 'kernel_law', 'measured_means']
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
@@ -117,6 +121,7 @@ def compare(
         instance("settings", settings, Mapping, "a mapping of names to values")
     choice("by", by, (None, "parameter_groups"))
     flag("hierarchy", hierarchy)
+    flag("theory", theory)
     sources = _sources(source_or_module, data)
     seeds = seed_sequence(rng)
     recorded_seed = told_seed(seeds)
@@ -137,13 +142,14 @@ def compare(
                     products = f", {num_products} products" if num_products else ""
                     progress(f"{part}: {what}{products}", done, total)
 
-            report = Reporter(source.num_classes, outlier_method, num_products, hierarchy)
+            report = Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory)
             stages[part] = climb(measured, chosen, num_draws, report, generator, step)
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,
         "num_products": num_products,
         "hierarchy": hierarchy,
+        "theory": theory,
         "rng": recorded_seed,
         **(settings or {}),
     }

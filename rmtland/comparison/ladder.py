@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -19,13 +20,16 @@ from rmtland.comparison.hierarchy import of_model as hierarchy_of_model
 from rmtland.comparison.hierarchy import of_source as hierarchy_of_source
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import Reporter, stacked
-from rmtland.comparison.result import RUNGS, Rung, Stage
+from rmtland.comparison.result import QUANTITIES, RUNGS, Rung, Stage
+from rmtland.landscape.anisotropic import AnisotropicGradients, KernelGradients, StructuredGradients
 from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
+from rmtland.landscape.measured_gradients import measured_gradients
 from rmtland.landscape.model import LandscapeModel
 from rmtland.landscape.unfrozen_logits import UnfrozenLogits
 from rmtland.logits.gauss_newton import gauss_newton
+from rmtland.logits.kronecker import kronecker_fit
 from rmtland.logits.scales import LogitScales
 from rmtland.logits.traces import gauss_newton_trace
 
@@ -92,13 +96,29 @@ def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Gene
 
 def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung:
     """Rung (c)."""
-    return report.spectrum(*mean_gradient_outliers(measured.scales, measured.logits, measured.slope))
+    rung = report.spectrum(*mean_gradient_outliers(measured.scales, measured.logits, measured.slope))
+    count, c = measured.source.num_examples, measured.source.num_classes
+    return dataclasses.replace(rung, num_numbers=count * (c + 1) + c * (c + 1) // 2)
+
+
+def _kernel_law_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung | None:
+    """Rung (j): fixed inner products, one draw is all there are."""
+    gram = measured.gram()
+    if gram is None or not gram.matrix.any():
+        return None
+    fit = kronecker_fit(gram)
+    law = KernelGradients(((fit.theta[0], fit.outputs[0]),))
+    model = dataclasses.replace(_own_probabilities(measured), gradients=law)
+    spectrum = model.spectrum(rng)
+    rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, law.q_values(model.num_classes, measured.labels))
+    return dataclasses.replace(rung, num_numbers=numbers_of(model))
 
 
 MEASURED_RUNGS: dict[str, Callable[[Measured, Reporter, np.random.Generator, Told], Rung | None]] = {
     "hessian": _hessian_rung,
     "gauss_newton": _gauss_newton_rung,
     "mean_gradients": _mean_gradients_rung,
+    "kernel_law": _kernel_law_rung,
 }
 """Rungs that are one matrix of the network."""
 
@@ -140,6 +160,14 @@ def _unfrozen_logits(measured: Measured) -> LandscapeModel | None:
     return measured.full_model.unfrozen(law, measured.unfrozen_scales)
 
 
+def _measured_means(measured: Measured) -> LandscapeModel | None:
+    gram = measured.gram()
+    if gram is None or not gram.matrix.any():
+        return None
+    law = measured_gradients(gram)
+    return dataclasses.replace(_own_probabilities(measured), gradients=law)
+
+
 MODEL_RUNGS: dict[str, Callable[[Measured], LandscapeModel | None]] = {
     "own_probabilities": _own_probabilities,
     "full_model": _full_model,
@@ -147,6 +175,7 @@ MODEL_RUNGS: dict[str, Callable[[Measured], LandscapeModel | None]] = {
     "matched_participation": _matched_participation,
     "class_means": _class_means,
     "unfrozen_logits": _unfrozen_logits,
+    "measured_means": _measured_means,
 }
 """Rungs that are models; None where the source has not what the law needs."""
 
@@ -167,12 +196,15 @@ def _model_rung(
         return None
     gradients: Any = model.gradients
     q = gradients.q_values(model.num_classes, measured.labels)
-    exact = min(measured.num_rows, model.num_parameters) <= DRAWN_ROWS
+    small = min(measured.num_rows, model.num_parameters) <= DRAWN_ROWS
+    # Their theory takes longer than a draw of the top alone.
+    exact = small or isinstance(gradients, StructuredGradients)
 
     def one(child: np.random.Generator) -> Rung:
         if exact:
-            spectrum = model.spectrum(child)
-            rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q)
+            spectrum = model.spectrum(child, num_top=None if small else 3 * model.num_classes)
+            sums = spectrum.trace, spectrum.frobenius
+            rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q, sums=sums)
         else:
             rung = report.theory(model.theory(child), q)
         if report.hierarchy:  # of another draw of the same model
@@ -180,13 +212,21 @@ def _model_rung(
         return rung
 
     children = rng.spawn(num_draws)
-    if exact or not isinstance(model.logits, GivenLogits):
-        return stacked(_side_by_side(one, children, step))
     # The theory given the network's own logits is the same for every draw of them.
-    (only,) = _side_by_side(one, children[:1], step)
-    for _ in children[1:]:
-        step()
-    return stacked([only] * num_draws)
+    given = isinstance(model.logits, GivenLogits)
+    again = copy.deepcopy(children[:1] if given else children)
+    if exact or not given:
+        rung = stacked(_side_by_side(one, children, step))
+    else:
+        (only,) = _side_by_side(one, children[:1], step)
+        for _ in children[1:]:
+            step()
+        rung = stacked([only] * num_draws)
+    predicted: dict[str, float] = {}
+    if report.with_theory:
+        expected = stacked([report.theory(model.theory(child), q) for child in again])
+        predicted = {name: expected.mean(name) for name in QUANTITIES if not math.isnan(expected.mean(name))}
+    return dataclasses.replace(rung, num_numbers=numbers_of(model), theory=predicted)
 
 
 def _side_by_side(
@@ -201,6 +241,18 @@ def _side_by_side(
             draws.append(draw)
             step()
     return draws
+
+
+def numbers_of(model: LandscapeModel) -> int:
+    """How many numbers a model is given, beside N, C and D."""
+    logits, gradients = model.logits, model.gradients
+    if isinstance(logits, GivenLogits):
+        count = model.num_examples * (model.num_classes + 1)
+    else:
+        count = len(dataclasses.fields(logits))  # type: ignore[arg-type]
+    if isinstance(gradients, AnisotropicGradients | KernelGradients):
+        return count + gradients.num_numbers
+    return count + sum(bool(getattr(gradients, name, 0)) for name in ("mean_length", "residual_length", "class_length"))
 
 
 def mean_gradient_outliers(

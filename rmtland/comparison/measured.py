@@ -18,6 +18,7 @@ from rmtland.logits.clustering import Clustering
 from rmtland.logits.curvature_scales import CurvatureScales
 from rmtland.logits.gauss_newton import GaussNewtonSpectrum, gauss_newton_spectrum
 from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.gram import LogitGradientGram, logit_gradient_gram
 from rmtland.logits.measure import measure
 from rmtland.logits.outputs import OutputStatistics
 from rmtland.logits.restriction import restricted_sources
@@ -26,6 +27,9 @@ from rmtland.spectra.operators import SymmetricOperator
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+
+GRAM_ROWS = 4096
+"""Up to so many logit gradients N C their inner products are formed, 128 MiB; beyond, no law that needs them."""
 
 STATISTICS = ("clustering", "output_statistics", "gradient", "curvature_scales")
 
@@ -49,6 +53,8 @@ class Measured:
         Computes all eigenvalues of G.
     hessian : callable
         Makes the Hessian's operator, or None for a source without its network.
+    gram : callable
+        Makes the Gram matrix of the logit gradients, less their mean over logits; None for more than `GRAM_ROWS`.
     """
 
     source: LogitGradients
@@ -62,6 +68,7 @@ class Measured:
     slope: Floats
     spectrum: Callable[[], GaussNewtonSpectrum]
     hessian: Callable[[], SymmetricOperator | None]
+    gram: Callable[[], LogitGradientGram | None]
 
     @classmethod
     def of(cls, source: LogitGradients) -> Measured:
@@ -69,8 +76,9 @@ class Measured:
         logits, labels = gather_logits(source)
         found = _measured(source, labels, None)
         return cls._from(
-            found, source, logits, labels, lambda: gauss_newton_spectrum(source), partial(_network_hessian, source)
-        )
+            found, source, logits, labels, lambda: gauss_newton_spectrum(source), partial(_network_hessian, source),
+            cache(partial(_gram, source)),
+        )  # fmt: skip
 
     @classmethod
     def of_groups(cls, source: LogitGradients) -> dict[str, Measured]:
@@ -86,7 +94,13 @@ class Measured:
 
         return {
             name: cls._from(
-                found[name], part, logits, labels, lambda name=name: spectra()[name], partial(block_of, part.parameters)
+                found[name],
+                part,
+                logits,
+                labels,
+                lambda name=name: spectra()[name],
+                partial(block_of, part.parameters),
+                cache(partial(_gram, part)),
             )
             for name, part in restricted_sources(source).items()
         }
@@ -130,6 +144,12 @@ def _measured(source: LogitGradients, labels: Labels, by: str | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a sigma of 0 is what the rungs then show
         return measure(source, *STATISTICS, by=by, **wanted)
+
+
+def _gram(source: LogitGradients) -> LogitGradientGram | None:
+    if source.num_examples * source.num_classes > GRAM_ROWS:
+        return None
+    return logit_gradient_gram(source).centered()
 
 
 def _network_hessian(source: LogitGradients) -> SymmetricOperator | None:

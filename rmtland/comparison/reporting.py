@@ -80,16 +80,29 @@ class Reporter:
         norm, the rest for its density.
     hierarchy : bool
         Whether G and its models are to say what A1, A2, B1 and B2 are like.
+    with_theory : bool
+        Whether the theory's predictions are to stand beside a model's draws.
     """
 
     num_classes: int
     method: str
     num_products: int = NUM_PRODUCTS
     hierarchy: bool = False
+    with_theory: bool = False
 
-    def spectrum(self, eigenvalues: Floats, powers: Floats, q: Clustered | None = None) -> Rung:
-        """Report one matrix whose nonzero eigenvalues (r,) are all known, with the gradient's powers (r,) in each."""
-        sums = float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues))
+    def spectrum(
+        self,
+        eigenvalues: Floats,
+        powers: Floats,
+        q: Clustered | None = None,
+        sums: tuple[float, float] | None = None,
+    ) -> Rung:
+        """Report one matrix whose nonzero eigenvalues (r,) are all known, with the gradient's powers (r,) in each.
+
+        Or the top of one, with trace and norm of the whole in `sums`.
+        """
+        if sums is None:
+            sums = float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues))
         return self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
 
     def operator(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from rmtland._arguments import path as named_path
 from rmtland._files import replace_text
 from rmtland._version import __version__
+from rmtland.comparison.scores import SCORES, RungScores, scores_of
 from rmtland.logits.clustering import Clustering
 from rmtland.logits.outputs import OutputStatistics
 from rmtland.logits.scales import LogitScales
@@ -44,6 +45,8 @@ RUNGS = {
     "matched_participation": "(g) matched sum p^2",
     "class_means": "(h) class means, real p",
     "unfrozen_logits": "(i) unfrozen logits",
+    "kernel_law": "(j) kernel law, real p",
+    "measured_means": "(k) measured means, real p",
 }
 """The ladder: each rung replaces one more real thing by the model; from (f) on, other laws in its place.
 
@@ -52,12 +55,24 @@ logit gradients and its probabilities give alone, without residuals; (d) Gaussia
 the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too. Rung (f) is
 (e) with the measured margin of the correct class, (g) is (e) with sigma_z matched to the mean sum p^2 instead of the
 logits' spread, (h) is (d) with class-conditional mean gradients, (i) is (e) with logits and lengths of logit gradients
-fitted to the examples whose probabilities are not frozen. The model's rungs are reduced draws, exact in law at
-any D: no logit gradients are drawn, and the q-values are those that the law predicts.
+fitted to the examples whose probabilities are not frozen. Rungs (j) and (k) explain more with more numbers: logit
+gradients known by the best Kronecker product Theta (x) K of their inner products alone, and the law of
+`measured_gradients`: class means, shared directions of the residuals, and what is left anisotropic. The model's rungs
+are reduced draws, exact in law at any D: no logit gradients are drawn, and the q-values are those that the law
+predicts.
 """
 
 REMEDIES = ("margin_logits", "matched_participation", "class_means", "unfrozen_logits")
 """Rungs that replace a law of the ladder by a better one."""
+
+MEASURED_LAWS = ("kernel_law", "measured_means")
+"""Rungs whose laws are given inner products of the source's logit gradients."""
+
+EXPLANATIONS = (
+    "hessian", "gauss_newton", "kernel_law", "measured_means", "class_means", "own_probabilities", "full_model",
+)  # fmt: skip
+"""The ladder as a sequence of explanations, each with less of the network in it than the one before: the order of
+`Comparison.scores`."""
 
 QUANTITIES = {
     "q_same_logit_same_class": "q same logit & class",
@@ -99,6 +114,10 @@ class Rung:
         eigenvalue, a standard error for trace, norm and their ratio. Empty where everything is exact.
     density : SpectralDensity, optional
         Of such a matrix, whose other eigenvalues are known by random probes only.
+    num_numbers : int, optional
+        How many numbers a model was given, beside N, C and D.
+    theory : dict
+        Quantity to what the deterministic equivalent expects, where `compare` was asked for it.
     """
 
     values: dict[str, npt.NDArray[np.float64]]
@@ -106,6 +125,8 @@ class Rung:
     powers: npt.NDArray[np.float64] = field(repr=False)
     errors: dict[str, float] = field(default_factory=dict)
     density: SpectralDensity | None = field(default=None, repr=False)
+    num_numbers: int | None = None
+    theory: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_draws(self) -> int:
@@ -135,6 +156,18 @@ class Stage:
     clustering: Clustering
     rungs: dict[str, Rung] = field(repr=False)
     sizes: tuple[int, int, int]
+
+    def scores(self) -> dict[str, RungScores]:
+        """Each rung beside G, in the order of `EXPLANATIONS`, other laws after them; empty without rung (b)."""
+        if "gauss_newton" not in self.rungs:
+            return {}
+        order = [*EXPLANATIONS, *(name for name in RUNGS if name not in EXPLANATIONS)]
+        reference = self.rungs["gauss_newton"]
+        return {
+            name: scores_of(self.rungs[name], reference, self.sizes[1])
+            for name in order
+            if name in self.rungs and name != "gauss_newton"
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +212,23 @@ class Comparison:
         frame.columns.names = ["stage", "rung"]
         return frame
 
+    def scores(self) -> pandas.DataFrame:
+        """How near each rung is to G, by (stage, rung): what this network has that the model has not.
+
+        Columns by the keys of `SCORES`; rungs from the network's own matrices down to the full model, each with less of
+        the network in it than the one before, then the other laws.
+        """
+        import pandas
+
+        rows = {
+            (name, RUNGS[rung]): found.to_dict()
+            for name, stage in self.stages.items()
+            for rung, found in stage.scores().items()
+        }
+        frame = pandas.DataFrame(list(rows.values()), columns=list(SCORES))
+        frame.index = pandas.MultiIndex.from_tuples(list(rows), names=["stage", "rung"]) if rows else frame.index
+        return frame
+
     def to_dict(self) -> dict[str, Any]:
         """Every number as plain lists and floats, None for NaN: what `to_json` writes."""
         return {
@@ -205,8 +255,14 @@ class Comparison:
                 if name in stage.rungs:
                     for quantity, values in stage.rungs[name].values.items():
                         arrays[quantity][i, j, : values.size] = values
+        scores = {name: np.full(shape[:2], np.nan) for name in SCORES}
+        for i, stage in enumerate(self.stages.values()):
+            for rung, found in stage.scores().items():
+                for name, value in found.to_dict().items():
+                    scores[name][i, rungs.index(rung)] = value
         return xarray.Dataset(
-            {quantity: (("stage", "rung", "draw"), array) for quantity, array in arrays.items()},
+            {quantity: (("stage", "rung", "draw"), array) for quantity, array in arrays.items()}
+            | {name: (("stage", "rung"), array) for name, array in scores.items()},
             coords={"stage": list(self.stages), "rung": rungs, "draw": np.arange(draws)},
             attrs={**{k: str(v) for k, v in self.settings.items()}, **_versions()},
         )
@@ -272,6 +328,7 @@ def _stage_dict(stage: Stage) -> dict[str, Any]:
         "scales": _fields(scales),
         "clustering": _fields(dataclasses.asdict(stage.clustering)),
         "rungs": {name: dict(_rung_items(rung)) for name, rung in stage.rungs.items()},
+        "scores": {name: _fields(found.to_dict()) for name, found in stage.scores().items()},
     }
 
 
@@ -293,6 +350,9 @@ def _rung_items(rung: Rung) -> Iterator[tuple[str, Any]]:
             for quantity, values in rung.values.items()
         },
     )
+    yield "num_numbers", rung.num_numbers
+    if rung.theory:
+        yield "theory", _fields(rung.theory)
     yield "eigenvalues", _plain(rung.eigenvalues)
     yield "powers", _plain(rung.powers)
     if rung.density is not None:

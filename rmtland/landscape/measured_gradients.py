@@ -15,6 +15,8 @@ from rmtland.logits.gram import LogitGradientGram, gram_of
 
 Floats = npt.NDArray[np.float64]
 
+MOST_DIRECTIONS = 2048
+"""Of a power law, each a column of a draw; flatter ones of the same effective dimension have fewer."""
 EXPONENT = 0.8
 """Of the power law that stands for what the shared directions leave, unless D is too small for it."""
 
@@ -171,8 +173,8 @@ def _covariance_of(rest: Floats, n: int, c: int, num_parameters: int) -> Residua
     dimension = min(max(1 / share, 1.0), 1e6)
     for exponent in (EXPONENT, 0.6, 0.4, 0.2, 0.0):
         law = ResidualCovariance.from_effective_dimension(dimension, exponent)
-        if law.shares(10**18)[1].sum() <= num_parameters:
-            return law
+        if law.shares(10**18)[1].sum() <= min(num_parameters, MOST_DIRECTIONS) or exponent == 0.0:
+            return law if law.shares(10**18)[1].sum() <= num_parameters else ResidualCovariance()
     return ResidualCovariance()
 
 

@@ -101,8 +101,8 @@ class WeightedRows:
         return rows, gradient
 
     def check(self, num_parameters: int) -> None:
-        """ValueError where the means have a larger rank than D."""
-        if self.factor.shape[1] > num_parameters:
+        """ValueError where the means have a larger rank than D; rows of fixed inner products alone need no D."""
+        if self.spread and self.factor.shape[1] > num_parameters:
             raise ValueError(
                 f"`mean_gram` must have rank <= D = {num_parameters}, the dimension; got {self.factor.shape[1]}"
             )
@@ -209,6 +209,6 @@ def rows_of_examples(
 def gram_factor(gram: Floats) -> Floats:
     """F (Q, q) with F F^T the Gram matrix, q its rank: no column for what is rounding."""
     values, vectors = np.linalg.eigh(gram)
-    some = values > 1e-12 * max(float(values[-1]), 0.0)
+    some = values > 1e-11 * max(float(values[-1]), 0.0)
     factor: Floats = vectors[:, some] * np.sqrt(values[some])
     return factor

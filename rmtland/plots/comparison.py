@@ -22,6 +22,8 @@ COLOURS = {
     "matched_participation": "#56b4e9",
     "class_means": "#7f7f00",
     "unfrozen_logits": "#8c510a",
+    "kernel_law": "#5e3c99",
+    "measured_means": "#b2182b",
 }
 """Okabe and Ito's palette, told apart by readers of any colour vision (its yellow darkened to be seen on white)."""
 
@@ -135,6 +137,35 @@ def plot_stages(comparison: Any, quantity: str, *, ax: Axes | None = None, ylabe
     return ax
 
 
+def plot_scores(comparison: Any, score: str, *, ax: Axes | None = None) -> Axes:
+    """One score of every rung, the most told rung on top, a mark for each stage; 0 is the network's own G.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    score : str
+        A column of its scores.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        A line of marks per stage.
+    """
+    ax = _axes(ax)
+    frame = comparison.scores()
+    labels = list(dict.fromkeys(frame.index.get_level_values("rung")))
+    for name in comparison.stages:
+        if name in frame.index.get_level_values("stage"):
+            values = frame.loc[name][score].reindex(labels)
+            ax.plot(values.to_numpy(), np.arange(len(labels)), "o-", ms=4, lw=1.0, label=name)
+    ax.axvline(0.0, color="0.6", linewidth=0.8, linestyle=":")
+    ax.set(yticks=np.arange(len(labels)), yticklabels=labels, xlabel=score.replace("_", " "))
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+    return ax
+
+
 def plot_comparison(comparison: Any) -> dict[str, Figure]:
     """All figures of a comparison.
 
@@ -161,6 +192,17 @@ def plot_comparison(comparison: Any) -> dict[str, Figure]:
         plot_stages(comparison, "goldilocks_ratio", ax=right, ylabel=r"Trace$(H)\,/\,\|H\|_F$")
         _shared_legend(figure, [left, right])
         figures["stages"] = figure
+    if any(stage.scores() for stage in comparison.stages.values()):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        axes = list(figure.subplots(1, 4, sharey=True))
+        titles = {
+            "top_error": "median |log ratio|, top 2C", "edge_error": "log ratio, bulk edge",
+            "power_difference": "difference of power", "ratio_difference": r"Trace$/\|\cdot\|_F$, relative",
+        }  # fmt: skip
+        for ax, (score, title) in zip(axes, titles.items(), strict=True):
+            plot_scores(comparison, score, ax=ax).set_xlabel(title)
+        _shared_legend(figure, axes)
+        figures["scores"] = figure
     return figures
 
 

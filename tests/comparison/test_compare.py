@@ -36,7 +36,7 @@ def of_draw():
 def test_every_rung_of_a_network(network, of_network):
     rungs = of_network.stages["network"].rungs
     assert list(rungs) == list(RUNGS)
-    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3, 3, 3, 3, 3]
+    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3, 3, 3, 3, 3, 1, 3]
     source = rl.nets.NetworkLogitGradients(*network)
     hessian, gauss_newton = rl.nets.hessian(source).to_dense(), rl.gauss_newton(source).to_dense()
     slope = rl.gradient(source).numpy()
@@ -199,7 +199,7 @@ def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):
     for name, rung in rungs.items():
         np.testing.assert_array_equal(rung.eigenvalues, of_draw.stages["network"].rungs[name].eigenvalues)
     assert list(few.rung_labels) == list(rungs)
-    assert set(few.plot()) == {"spectra", "gradient_power"}
+    assert set(few.plot()) == {"spectra", "gradient_power", "scores"}
 
 
 def test_matched_participation_has_the_measured_accuracy():
@@ -326,7 +326,7 @@ def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
     assert stored["draws"] == rung.values["top_eigenvalue"].tolist()
     assert read["stages"]["network"]["rungs"]["mean_gradients"]["quantities"]["q_same_logit"]["mean"] is None
     dataset = of_network.to_xarray()
-    assert dict(dataset.sizes) == {"stage": 1, "rung": 9, "draw": 3}
+    assert dict(dataset.sizes) == {"stage": 1, "rung": len(RUNGS), "draw": 3}
     np.testing.assert_array_equal(
         dataset["top_eigenvalue"].sel(stage="network", rung="full_model"), rung.values["top_eigenvalue"]
     )
@@ -358,10 +358,10 @@ def test_stages_come_as_a_mapping_and_progress_is_told():
     begun = ["a: clustering and scales", "a: (a) Hessian", "a: (a) Hessian", "a: (b) G", "a: (b) G"]
     assert [what for what, *_ in steps[:5]] == begun  # and done
     assert [done for _, done, _ in steps[:5]] == [0, 0, 1, 1, 2]
-    assert sorted({done for _, done, _ in steps}) == list(range(31))
+    assert sorted({done for _, done, _ in steps}) == list(range(37))
     assert steps == sorted(steps, key=lambda step: step[1])
-    assert {total for *_, total in steps} == {30}
-    assert set(comparison.plot()) == {"spectra", "gradient_power", "stages"}
+    assert {total for *_, total in steps} == {36}
+    assert set(comparison.plot()) == {"spectra", "gradient_power", "stages", "scores"}
 
 
 def test_an_absent_class_and_a_fitted_network_are_no_obstacle():

@@ -1,0 +1,122 @@
+"""Scores of rungs against G, the rungs of measured laws, and the theory beside draws."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.comparison.result import EXPLANATIONS, RUNGS, Rung
+from rmtland.comparison.scores import SCORES, scores_of
+
+N, C, D = 40, 4, 300
+LAW = rl.AnisotropicGradients.clustered(C, 1.0, 0.8, 0.6, rl.ResidualCovariance.power_law(0.9, cut=200))
+DRAW = rl.LandscapeModel(N, C, D, rl.GaussianLogits(2.0), LAW).sample(rng=0)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return rl.compare({"one": DRAW, "two": DRAW}, num_draws=4, theory=True)
+
+
+def rung_of(eigenvalues, power, num_numbers=None):
+    values = np.sort(np.atleast_2d(eigenvalues), axis=1)
+    sums = values.sum(axis=1)
+    ratio = sums / np.linalg.norm(values, axis=1)
+    powers = np.full(values.shape[0], power)
+    return Rung(
+        {"gradient_power_C_minus_1": powers, "goldilocks_ratio": ratio, "trace": sums},
+        values, np.zeros_like(values), num_numbers=num_numbers,
+    )  # fmt: skip
+
+
+def test_scores_by_hand():
+    real = rung_of([8.0, 4.0, 2.0, 1.0, 0.5, 1e-9], 0.6)
+    double = rung_of([[16.0, 8.0, 4.0, 2.0, 1.0, 0.5]], 0.7, 5)
+    found = scores_of(double, real, num_classes=3)
+    assert found.top_error == pytest.approx(math.log(2))
+    assert found.edge_error == pytest.approx(math.log(2))
+    assert found.power_difference == pytest.approx(0.1)
+    assert found.ratio_difference == pytest.approx(double.mean("goldilocks_ratio") / real.mean("goldilocks_ratio") - 1)
+    assert found.spectral_distance == pytest.approx(math.log(2))  # of the five that count
+    assert found.num_numbers == 5
+    same = scores_of(real, real, num_classes=3)
+    assert list(same.to_dict().values())[:5] == [0.0] * 5
+    assert math.isnan(same.num_numbers)
+    few = scores_of(rung_of([16.0, 8.0], 0.7), real, num_classes=3)
+    assert few.top_error == pytest.approx(math.log(2))
+    assert math.isnan(few.edge_error)
+    # Fewer eigenvalues than G: the missing ones are at the floor.
+    assert few.spectral_distance == pytest.approx(
+        np.mean([math.log(2)] * 2 + [math.log(v / 8e-6) for v in (2.0, 1.0, 0.5)])
+    )
+    draws = scores_of(rung_of([[8.0, 4.0, 3.0, 1.0], [8.0, 4.0, 1.0, 1.0]], 0.6), real, num_classes=3)
+    assert draws.edge_error == pytest.approx(0.0)  # of the mean over draws
+
+
+def test_the_order_is_one_of_explanations(comparison):
+    frame = comparison.scores()
+    assert list(frame.columns) == list(SCORES)
+    assert frame.index.names == ["stage", "rung"]
+    order = [RUNGS[name] for name in EXPLANATIONS if name not in ("hessian", "gauss_newton")]
+    assert list(frame.loc["one"].index[: len(order)]) == order
+    assert set(frame.loc["two"].index) == {RUNGS[name] for name in RUNGS if name not in ("hessian", "gauss_newton")}
+
+
+def test_more_numbers_explain_more(comparison):
+    frame = comparison.scores().loc["one"]
+    measured, plain = frame.loc[RUNGS["measured_means"]], frame.loc[RUNGS["own_probabilities"]]
+    assert measured.top_error < 0.1 < plain.top_error
+    assert abs(measured.edge_error) < 0.25 < abs(plain.edge_error)
+    assert abs(measured.power_difference) < 0.1
+    assert abs(measured.ratio_difference) < 0.1
+    assert measured.spectral_distance < plain.spectral_distance
+    assert measured.num_numbers > plain.num_numbers == N * (C + 1) + 2
+    assert frame.loc[RUNGS["full_model"]].num_numbers == 4
+    kernel = frame.loc[RUNGS["kernel_law"]]
+    assert kernel.num_numbers == N * (C + 1) + N * (N + 1) // 2 + C * (C + 1) // 2
+
+
+def test_the_theory_stands_beside_the_draws(comparison):
+    rungs = comparison.stages["one"].rungs
+    for name in ("measured_means", "own_probabilities", "class_means", "full_model"):
+        rung = rungs[name]
+        for quantity in ("eigenvalue_1", "eigenvalue_3", "goldilocks_ratio", "gradient_power_C_minus_1"):
+            spread = 5 * rung.deviation(quantity) + 0.03 * rung.mean(quantity)
+            assert abs(rung.theory[quantity] - rung.mean(quantity)) < spread, (name, quantity)
+    assert not rungs["gauss_newton"].theory
+    other = rl.compare(DRAW, num_draws=4, rungs=["own_probabilities"])
+    assert not other.stages["network"].rungs["own_probabilities"].theory
+    # Asking for it leaves the draws as they are.
+    assert other.stages["network"].rungs["own_probabilities"].num_draws == 4
+
+
+def test_scores_are_written(comparison, tmp_path):
+    comparison.to_json(tmp_path / "comparison.json")
+    stored = json.loads((tmp_path / "comparison.json").read_text())["stages"]["two"]
+    frame = comparison.scores()
+    for name, scores in stored["scores"].items():
+        assert scores["top_error"] == pytest.approx(frame.loc[("two", RUNGS[name]), "top_error"])
+    assert stored["rungs"]["own_probabilities"]["theory"]["eigenvalue_1"] > 0
+    assert stored["rungs"]["full_model"]["num_numbers"] == 4
+    data = comparison.to_xarray()
+    value = data["edge_error"].sel(stage="one", rung="measured_means").item()
+    assert value == frame.loc[("one", RUNGS["measured_means"]), "edge_error"]
+    assert np.isnan(data["top_error"].sel(stage="one", rung="gauss_newton").item())
+    assert "scores" in comparison.plot()
+
+
+def test_without_g_there_are_no_scores():
+    comparison = rl.compare(DRAW, num_draws=2, rungs=["full_model"])
+    assert comparison.scores().empty
+    assert comparison.stages["network"].scores() == {}
+    assert "scores" not in comparison.plot()
+
+
+def test_too_many_gradients_leave_the_measured_laws_out(monkeypatch):
+    monkeypatch.setattr("rmtland.comparison.measured.GRAM_ROWS", 10)
+    rungs = (
+        rl.compare(DRAW, num_draws=2, rungs=["kernel_law", "measured_means", "gauss_newton"]).stages["network"].rungs
+    )
+    assert list(rungs) == ["gauss_newton"]
