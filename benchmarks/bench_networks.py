@@ -10,6 +10,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def installed() -> dict[str, Any]:
 def mlp(widths: tuple[int, ...], num_examples: int) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     inputs = torch.randn(num_examples, widths[0])
     return nn.Sequential(*layers[:-1]), inputs, torch.arange(num_examples) % widths[-1]
@@ -54,7 +55,7 @@ def gradient(module: nn.Module, inputs: Tensor, labels: Tensor, **options: Any) 
 
 
 def by_hand(module: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Product, Product]:
-    """H v by two backward passes, G v by a forward-mode and a reverse-mode pass in float64: what all are held against."""
+    """H v by two backward passes, G v by a forward-mode and a reverse-mode pass, in float64: the truth for all."""
     module, inputs = module.double(), inputs.double()
     parameters = list(module.parameters())
     names = [name for name, _ in module.named_parameters()]
@@ -119,7 +120,8 @@ def products(
     """H and G times a vector and a block of columns."""
     module, inputs, labels = mlp(widths, num_examples)
     source = rl.nets.NetworkLogitGradients(module, inputs, labels)
-    ours = (lambda v, h=rl.nets.hessian(source): h @ v), (lambda v, g=rl.gauss_newton(source): g @ v)
+    operators = rl.nets.hessian(source), rl.gauss_newton(source)
+    ours = (lambda v: operators[0] @ v), (lambda v: operators[1] @ v)
     makers = {"curvlinops": curvlinops, "pyhessian": pyhessian, "hessian_eigenthings": hessian_eigenthings}
     kinds: dict[str, Any] = {"rmtland": ours}
     for name, package in peers.items():

@@ -56,6 +56,11 @@ def double(array: Array) -> Array:
     return namespace(array).astype(array, widest(array), copy=False)
 
 
+def where_double_is(array: Array) -> Array:
+    """`array` itself, or on the CPU where its device has no float64: what is finished there loses nothing."""
+    return array.cpu() if is_torch(array) and array.device.type in WITHOUT_DOUBLE else array
+
+
 def at_least_single(array: Array) -> Array:
     """`array` itself, or in float32 where it is in half precision, which no sum survives."""
     return array if array.dtype.itemsize >= 4 else namespace(array).astype(array, namespace(array).float32)

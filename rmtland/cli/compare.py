@@ -31,7 +31,7 @@ from rmtland.cli.networks import (
     load_data,
 )
 from rmtland.cli.output import OutputFolder
-from rmtland.comparison.result import GAP_RULES, QUANTITIES, REMEDIES, RUNGS, Comparison, with_deviation
+from rmtland.comparison.result import GAP_RULES, HIERARCHY, QUANTITIES, REMEDIES, RUNGS, Comparison, with_deviation
 from rmtland.nets.architectures.names import DEEP
 
 
@@ -60,6 +60,9 @@ def compare(
     by: Annotated[
         str | None, typer.Option(help="parameter_groups: every layer's ladder too, its weights and biases apart.")
     ] = None,
+    hierarchy: Annotated[
+        bool, typer.Option("--hierarchy", help="Rank, trace share and top eigenvalue of A1, A2, B1 and B2 too.")
+    ] = False,
     outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
@@ -108,7 +111,7 @@ def compare(
             measuring = progress.add_task("measuring", total=None)
             comparison = run_comparison(
                 stages, num_draws=draws, rungs=chosen, by=by, outlier_method=outliers, num_products=products,
-                rng=seed, settings=settings,
+                hierarchy=hierarchy, rng=seed, settings=settings,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),
@@ -163,10 +166,10 @@ def print_rungs(frame: Any, rungs: Sequence[str], console: Console) -> None:
     table.add_column("", no_wrap=True)
     for rung in rungs:
         table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
-    for quantity, label in QUANTITIES.items():
+    for quantity in frame.index:
         cells = [str(frame.loc[quantity, RUNGS[rung]]) for rung in rungs]
         if any(cells):
-            table.add_row(label, *cells)
+            table.add_row({**QUANTITIES, **HIERARCHY}[quantity], *cells)
     console.print(table)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmtland._arguments import Seed, choice, function, instance, integer, seed_sequence, several, spawn, told_seed
+from rmtland._arguments import Seed, choice, flag, function, instance, integer, seed_sequence, several, spawn, told_seed
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
@@ -27,6 +27,7 @@ def compare(
     by: str | None = None,
     outlier_method: str = "ratio",
     num_products: int = NUM_PRODUCTS,
+    hierarchy: bool = False,
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -52,6 +53,9 @@ def compare(
     num_products : int
         Products to spend on a matrix too large to diagonalise, at least 40: half of them at the most for its top
         eigenpairs, a fifth for trace and norm, the rest for its density. With few of them errors are large, and stated.
+    hierarchy : bool
+        Whether rung (b) and the models have rows on A1, A2, B1 and B2 (`hierarchy`): rank, share of the trace of G, top
+        eigenvalue. A rank of B2 is the most that it can be. Of the models by draws of their own, up to 256 MiB each.
     rng : seed
         Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
     settings : mapping, optional
@@ -101,6 +105,7 @@ def compare(
     if settings is not None:
         instance("settings", settings, Mapping, "a mapping of names to values")
     choice("by", by, (None, "parameter_groups"))
+    flag("hierarchy", hierarchy)
     sources = _sources(source_or_module, data)
     seeds = seed_sequence(rng)
     recorded_seed = told_seed(seeds)
@@ -121,12 +126,13 @@ def compare(
                     products = f", {num_products} products" if num_products else ""
                     progress(f"{part}: {what}{products}", done, total)
 
-            report = Reporter(source.num_classes, outlier_method, num_products)
+            report = Reporter(source.num_classes, outlier_method, num_products, hierarchy)
             stages[part] = climb(measured, chosen, num_draws, report, generator, step)
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,
         "num_products": num_products,
+        "hierarchy": hierarchy,
         "rng": recorded_seed,
         **(settings or {}),
     }

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from rmtland._arrays import to_numpy
+from rmtland.comparison.hierarchy import of_model as hierarchy_of_model
+from rmtland.comparison.hierarchy import of_source as hierarchy_of_source
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import Reporter, stacked
 from rmtland.comparison.result import RUNGS, Rung, Stage
@@ -79,9 +81,13 @@ def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Gene
     """Rung (b): all eigenvalues through the smaller side of the factor, or the top ones through products."""
     if min(measured.num_rows, measured.source.num_parameters) > EXACT_ROWS:
         operator, trace = gauss_newton(measured.source), gauss_newton_trace(measured.source)
-        return report.operator(operator, measured.slope, rng, measured.clustering, trace, told)
-    spectrum = measured.spectrum()
-    return report.spectrum(spectrum.eigenvalues, spectrum.powers, q=measured.clustering)
+        rung = report.operator(operator, measured.slope, rng, measured.clustering, trace, told)
+    else:
+        spectrum = measured.spectrum()
+        rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, q=measured.clustering)
+    if report.hierarchy:
+        rung.add(hierarchy_of_source(measured.source, rng.spawn(1)[0]))
+    return rung
 
 
 def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung:
@@ -164,12 +170,23 @@ def _model_rung(
     exact = min(measured.num_rows, model.num_parameters) <= DRAWN_ROWS
 
     def one(child: np.random.Generator) -> Rung:
-        if not exact:
-            return report.theory(model.theory(child), q)
-        spectrum = model.spectrum(child)
-        return report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q)
+        if exact:
+            spectrum = model.spectrum(child)
+            rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q)
+        else:
+            rung = report.theory(model.theory(child), q)
+        if report.hierarchy:  # of another draw of the same model
+            rung.add(hierarchy_of_model(model, child.spawn(1)[0]))
+        return rung
 
-    return stacked(_side_by_side(one, rng.spawn(num_draws), step))
+    children = rng.spawn(num_draws)
+    if exact or not isinstance(model.logits, GivenLogits):
+        return stacked(_side_by_side(one, children, step))
+    # The theory given the network's own logits is the same for every draw of them.
+    (only,) = _side_by_side(one, children[:1], step)
+    for _ in children[1:]:
+        step()
+    return stacked([only] * num_draws)
 
 
 def _side_by_side(

@@ -78,11 +78,14 @@ class Reporter:
     num_products : int
         Products for a matrix too large to diagonalise: half of them at the most for its top, a fifth for trace and
         norm, the rest for its density.
+    hierarchy : bool
+        Whether G and its models are to say what A1, A2, B1 and B2 are like.
     """
 
     num_classes: int
     method: str
     num_products: int = NUM_PRODUCTS
+    hierarchy: bool = False
 
     def spectrum(self, eigenvalues: Floats, powers: Floats, q: Clustered | None = None) -> Rung:
         """Report one matrix whose nonzero eigenvalues (r,) are all known, with the gradient's powers (r,) in each."""
@@ -212,7 +215,7 @@ def stacked(draws: list[Rung]) -> Rung:
         return np.pad(values, ((0, 0), (size - values.shape[1], 0)))
 
     return Rung(
-        {quantity: np.concatenate([draw.values[quantity] for draw in draws]) for quantity in QUANTITIES},
+        {quantity: np.concatenate([draw.values[quantity] for draw in draws]) for quantity in draws[0].values},
         np.concatenate([padded(draw.eigenvalues) for draw in draws]),
         np.concatenate([padded(draw.powers) for draw in draws]),
     )

@@ -74,6 +74,13 @@ QUANTITIES = {
 }
 """The rows of the table, to their labels on the terminal."""
 
+HIERARCHY = {
+    f"{part}_{what}": f"{part} {label}"
+    for part in ("A1", "A2", "B1", "B2")
+    for what, label in (("rank", "rank"), ("trace_share", "share of trace"), ("top_eigenvalue", "top eigenvalue"))
+}
+"""Further rows, where the hierarchy of G was asked for; B2's rank is the most that it can be."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rung:
@@ -105,13 +112,18 @@ class Rung:
         """1 for what was measured, the number of draws for the model."""
         return int(self.eigenvalues.shape[0])
 
+    def add(self, values: Mapping[str, float]) -> None:
+        """Further quantities of a single draw."""
+        self.values.update({quantity: np.array([value]) for quantity, value in values.items()})
+
     def mean(self, quantity: str) -> float:
-        """Mean over draws."""
-        return float(np.mean(self.values[quantity]))
+        """Mean over draws; NaN for what the rung does not have."""
+        return float(np.mean(self.values[quantity])) if quantity in self.values else math.nan
 
     def deviation(self, quantity: str) -> float:
         """Standard deviation over draws (ddof 1); NaN for a single measurement."""
-        return float(np.std(self.values[quantity], ddof=1)) if self.num_draws > 1 else math.nan
+        known = self.num_draws > 1 and quantity in self.values
+        return float(np.std(self.values[quantity], ddof=1)) if known else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +157,12 @@ class Comparison:
         """Rungs that some stage has, in the order of the ladder, to their labels."""
         return {name: label for name, label in RUNGS.items() if any(name in s.rungs for s in self.stages.values())}
 
+    @property
+    def quantities(self) -> dict[str, str]:
+        """The rows of the table, to their labels on the terminal."""
+        found = {name for stage in self.stages.values() for rung in stage.rungs.values() for name in rung.values}
+        return {**QUANTITIES, **{name: label for name, label in HIERARCHY.items() if name in found}}
+
     def table(self) -> pandas.DataFrame:
         """Quantities by (stage, rung); empty where a rung has none.
 
@@ -153,11 +171,11 @@ class Comparison:
         import pandas
 
         columns = {
-            (name, RUNGS[rung]): [_cell(result, quantity) for quantity in QUANTITIES]
+            (name, RUNGS[rung]): [_cell(result, quantity) for quantity in self.quantities]
             for name, stage in self.stages.items()
             for rung, result in stage.rungs.items()
         }
-        frame = pandas.DataFrame(columns, index=list(QUANTITIES))
+        frame = pandas.DataFrame(columns, index=list(self.quantities))
         frame.columns.names = ["stage", "rung"]
         return frame
 
@@ -181,7 +199,7 @@ class Comparison:
         rungs = list(self.rung_labels)
         draws = max(rung.num_draws for stage in self.stages.values() for rung in stage.rungs.values())
         shape = (len(self.stages), len(rungs), draws)
-        arrays = {quantity: np.full(shape, np.nan) for quantity in QUANTITIES}
+        arrays = {quantity: np.full(shape, np.nan) for quantity in self.quantities}
         for i, stage in enumerate(self.stages.values()):
             for j, name in enumerate(rungs):
                 if name in stage.rungs:

@@ -112,7 +112,7 @@ class SharedChunk:
         """Labels as rows of the identity, (n, C), float64; zeros where there is one output and no class."""
         if self.source.num_classes == 1:
             return double(namespace(self.logits).zeros_like(self.logits))
-        return one_hot(self.labels, self.source.num_classes, namespace(self.logits).float64)
+        return one_hot(self.labels, self.source.num_classes, widest(self.logits))
 
     def rows(self, cotangents: Array) -> Rows:
         """J_mu^T u_mu for cotangents (n, C)."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, widest, zeros
 from rmtland.logits.accumulate import NO_CHUNK, SharedChunk, accumulate_one
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.jackknife import Jackknife
@@ -222,13 +222,13 @@ class _Sums:
         lengths, own = chunk.lengths, chunk.own
         n, num_classes = lengths.shape
         xp = namespace(lengths)
-        has_direction = xp.astype(lengths > 0, xp.float64)
+        has_direction = xp.astype(lengths > 0, lengths.dtype)
         inverse = has_direction / xp.where(lengths > 0, lengths, xp.ones_like(lengths))
         dealt = xp.asarray(
             np.take(self.groups, np.arange(self.seen, self.seen + n), mode="wrap"), device=lengths.device
         )
         self.seen += n
-        deal = one_hot(dealt, self.num_groups, xp.float64)
+        deal = one_hot(dealt, self.num_groups, lengths.dtype)
         for k in range(num_classes):
             rows = chunk.logit_rows(k)
             for kind, of_kind in enumerate((inverse[:, k], inverse[:, k] * own[:, k])):
@@ -263,7 +263,7 @@ class _Sums:
         num_classes, num_groups = self.units.shape[1], self.num_groups
         filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
         grams = np.empty((2, num_classes, num_groups, num_groups))
-        total = zeros(self.units, tuple(self.units.shape[2:]), namespace(self.units).float64)
+        total = zeros(self.units, tuple(self.units.shape[2:]), widest(self.units))
         for k in range(num_classes):
             every, of_class = double(self.units[0, k, ...]), double(self.units[1, k, ...])
             grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)

@@ -32,7 +32,7 @@ class CrossClassMeans:
     num_examples : float
         N, or the sum of the examples' weights; what everything is divided by.
     class_sizes : ndarray (C,)
-        Examples of each class, or the sum of their weights.
+        Examples of each class, whatever their weights.
     pair_weights : ndarray (C, C)
         p_{c,c'} = sum_i p_{i,c'} over class c. Their sum is N.
     class_sums : array (C, D)
@@ -240,7 +240,7 @@ class CrossClassMeansAccumulator(SumAccumulator[Any]):
         xp = namespace(own)
         weighted = own if chunk.weights is None else own * like(own, chunk.weights)[:, None]
         pair_weights += weighted.T @ chunk.loss.loss.probabilities(double(chunk.logits))
-        class_sizes += xp.sum(weighted, axis=0)
+        class_sizes += xp.sum(own, axis=0)
         if not own.shape[0]:  # a rank may be without examples
             return state
         if not keeps:

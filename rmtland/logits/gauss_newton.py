@@ -11,8 +11,8 @@ from typing import Protocol, overload, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import choice, integer, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, zeros
+from rmtland._arguments import choice, integer, real, require_memory
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, where_double_is, zeros
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -24,7 +24,14 @@ from rmtland.logits.accumulate import (
     prototype,
 )
 from rmtland.logits.blocks import parameter_blocks
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, WeightedChunk, check_source, column_slices
+from rmtland.logits.gradients import (
+    LogitGradients,
+    LogitGradientsChunk,
+    ParametrisedSource,
+    WeightedChunk,
+    check_source,
+    column_slices,
+)
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import RowsChunk, require_finite
@@ -105,6 +112,15 @@ class GaussNewtonSpectrum:
 class GradientAccumulator(SumAccumulator[Array]):
     """`gradient` as an accumulator, for `measure`."""
 
+    weight_decay: float = 0.0
+
+    def start(self, source: LogitGradients) -> None:
+        """Nothing yet; TypeError for weight decay of a source without parameters of its own."""
+        if real("weight_decay", self.weight_decay, at_least=0) and not isinstance(source, ParametrisedSource):
+            raise TypeError(
+                f"`weight_decay` must be 0 for a source that does not know its parameters; got {self.weight_decay}"
+            )
+
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
         """The chunk's share, (D,)."""
         return (chunk.vjp(like(chunk.logits, chunk.slopes)[:, :, None])[:, 0],)
@@ -112,16 +128,21 @@ class GradientAccumulator(SumAccumulator[Array]):
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Array:
         """The gradient; ValueError where it is not finite."""
         require_finite(sums[0])
+        if self.weight_decay:
+            assert isinstance(source, ParametrisedSource)
+            return sums[0] + self.weight_decay * like(sums[0], source.parameter_vector)
         return sums[0]
 
 
-def gradient(source: LogitGradients) -> Array:
+def gradient(source: LogitGradients, *, weight_decay: float = 0.0) -> Array:
     """Gradient of the mean loss in the parameters, (1/N) sum_mu J_mu^T dl/dz.
 
     Parameters
     ----------
     source : LogitGradients
         Any source with any loss.
+    weight_decay : float
+        Adds the gradient of an l2 term (weight_decay / 2) |W|^2 to the loss, as `torch.optim.SGD` does; of networks.
 
     Returns
     -------
@@ -131,7 +152,9 @@ def gradient(source: LogitGradients) -> Array:
     Raises
     ------
     ValueError
-        For NaN or infinite logit gradients.
+        For NaN or infinite logit gradients, weight decay below zero.
+    TypeError
+        For weight decay of a source that does not know its parameters.
 
     Notes
     -----
@@ -145,16 +168,18 @@ def gradient(source: LogitGradients) -> Array:
     >>> rl.gradient(source)
     array([0., 0., 0.])
     """
-    return accumulate_one(source, GradientAccumulator())
+    return accumulate_one(source, GradientAccumulator(weight_decay))
 
 
-def gauss_newton(source: LogitGradients) -> SymmetricOperator:
+def gauss_newton(source: LogitGradients, *, weight_decay: float = 0.0) -> SymmetricOperator:
     """The Gauss-Newton matrix G = (1/N) sum_mu J_mu^T A_mu J_mu as an operator.
 
     Parameters
     ----------
     source : LogitGradients
         Any source with any loss.
+    weight_decay : float
+        Adds the Hessian of an l2 term (weight_decay / 2) |W|^2, weight_decay times the identity.
 
     Returns
     -------
@@ -173,6 +198,7 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
     (50, 50)
     """
     check_source(source)
+    decay = real("weight_decay", weight_decay, at_least=0)
 
     def multiply(block: Array) -> Array:
         with in_step(source, block):
@@ -182,7 +208,8 @@ def gauss_newton(source: LogitGradients) -> SymmetricOperator:
                 for some in column_slices(chunk, block.shape[1]):
                     curved = loss.hessian_product(chunk.jvp(block[:, some]))
                     total[:, some] += chunk.vjp(curved / source.num_examples)
-            return source.reduce(total)
+            total = source.reduce(total)
+            return total + decay * block if decay else total
 
     return SymmetricOperator(multiply, source.num_parameters, prototype(source))
 
@@ -314,15 +341,15 @@ def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, paramete
         return chunk.weighted_rows(source.num_examples), chunk.vjp(slopes[:, :, None])[:, 0]
     if isinstance(chunk, RowsChunk) and parameters == slice(None):
         shared = SharedChunk(chunk, source)
-        parts = [double(part.formed()) for part in shared.factor_rows]
+        parts = [double(where_double_is(part.formed())) for part in shared.factor_rows]
         every = namespace(slopes).ones_like(slopes[:, :1])
-        slope = double(shared.rows(like(chunk.logits, slopes)).sums(every)[0, :])
+        slope = double(where_double_is(shared.rows(like(chunk.logits, slopes)).sums(every)[0, :]))
         return namespace(*parts).concat(parts), slope
-    gradients = double(chunk.dense(parameters))
+    gradients = double(where_double_is(chunk.dense(parameters)))
     width = gradients.shape[2]
-    factor = loss.hessian_factor() / math.sqrt(source.num_examples)
+    factor = like(gradients, loss.hessian_factor() / math.sqrt(source.num_examples))
     rows = namespace(factor).matrix_transpose(factor) @ gradients
-    return rows.reshape(-1, width), slopes.reshape(-1) @ gradients.reshape(-1, width)
+    return rows.reshape(-1, width), like(gradients, slopes).reshape(-1) @ gradients.reshape(-1, width)
 
 
 def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:

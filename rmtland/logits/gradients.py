@@ -95,6 +95,15 @@ class PrototypedSource(Protocol):
         """Any array of the library, dtype and device of products."""
 
 
+@runtime_checkable
+class ParametrisedSource(Protocol):
+    """A source that knows the parameters themselves, as networks do. An offer, not a duty."""
+
+    @property
+    def parameter_vector(self) -> Array:
+        """W, (D,)."""
+
+
 def dense_blocks(chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
     """The chunk in pieces whose `dense()` fits into memory; the chunk itself where it offers none."""
     if isinstance(chunk, BlockedChunk):
@@ -153,6 +162,12 @@ def check_source(source: Any) -> None:
     """TypeError for what is no source."""
     if isinstance(source, type) or not callable(getattr(source, "chunks", None)) or not hasattr(source, "reduce"):
         raise TypeError(f"`source` must be a source of logit gradients; got {shown(source)}")
+
+
+def told_source(source: LogitGradients) -> str:
+    """What a source is, in a line."""
+    sizes = f"{source.num_examples} examples, {source.num_classes} classes, {source.num_parameters} parameters"
+    return f"{type(source).__name__}({sizes}, {source.loss!r})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +256,7 @@ def default_chunk_size(num_examples: int, bytes_per_example: int) -> int:
     return max(1, min(num_examples, CHUNK_BYTES // max(bytes_per_example, 1)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseLogitGradients:
     """A source of logit gradients from arrays: your own, saved ones, or another framework's.
 
@@ -314,6 +329,8 @@ class DenseLogitGradients:
         for part in example_slices(shape[0], self.chunk_size or 1):
             if not all_finite(self.gradients[part]):
                 raise ValueError("`gradients` must be finite; got NaN or infinite entries")
+
+    __repr__ = told_source
 
     @property
     def num_examples(self) -> int:

@@ -40,17 +40,13 @@ class Jackknife(SumAccumulator[list[float]]):
                 own_overlaps[chosen, k] = to_numpy(inverse[:, k])[chosen] * to_numpy(theirs[:, 0])
         across = chunk.rows(like(chunk.logits, inverse))
         total = namespace(self.units).sum(self.units[0, ...], axis=0)
-        return (
-            xp.asarray(
-                self._changes(
-                    to_numpy(lengths) > 0,
-                    to_numpy(own) > 0,
-                    (overlaps, own_overlaps, to_numpy(across.products(total[None, :])[:, 0])),
-                    to_numpy(across.lengths()) ** 2,
-                ),
-                device=lengths.device,
-            ),
+        changes = self._changes(
+            to_numpy(lengths) > 0,
+            to_numpy(own) > 0,
+            (overlaps, own_overlaps, to_numpy(across.products(total[None, :])[:, 0])),
+            to_numpy(across.lengths()) ** 2,
         )
+        return (like(lengths, changes.astype(to_numpy(lengths[:0]).dtype)),)
 
     def _changes(
         self,

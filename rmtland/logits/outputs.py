@@ -62,7 +62,7 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
         right = loss.predictions(logits) == chunk.labels
         per_example = (
             chunk.loss.value(),
-            xp.astype(right, xp.float64),
+            xp.astype(right, logits.dtype),
             -xp.sum(p * log_p, axis=1),
             xp.max(p, axis=1),
             xp.sum(p * p, axis=1),

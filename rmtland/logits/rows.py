@@ -67,7 +67,7 @@ class DenseRows:
         xp = namespace(self.matrix)
         with np.errstate(over="ignore", invalid="ignore"):
             squares = _squares(self.matrix)
-        limits = xp.finfo(xp.float64)
+        limits = xp.finfo(self.matrix.dtype)
         safe = float(limits.smallest_normal) / float(limits.eps) ** 2
         if bool(xp.all((squares > safe) & (squares <= limits.max))):
             return xp.sqrt(squares)

@@ -264,6 +264,8 @@ class _Stream:
     def _multiply(self, piece: LogitGradientsChunk, seen: int) -> None:
         """Add products of a piece's examples with the directions, and their scatter by groups."""
         width = int(self.block.shape[1])
+        if width == 0:
+            return
         shared = SharedChunk(piece, self.source)
         pushed = piece.jvp(like(self.kind, self.block))
         image = piece.vjp(like(pushed, shared.loss.hessian_product(double(pushed))))

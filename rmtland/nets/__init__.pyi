@@ -17,6 +17,7 @@ from .distributed import RankError as RankError
 from .distributed import rank_range as rank_range
 from .distributed import shard as shard
 from .gradients import NetworkLogitGradients as NetworkLogitGradients
+from .monitor import OutlierMonitor as OutlierMonitor
 from .record import TrainingRecord as TrainingRecord
 from .record import measure_checkpoints as measure_checkpoints
 from .record_store import open_record as open_record

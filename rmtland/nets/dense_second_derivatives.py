@@ -113,7 +113,7 @@ def linear_layers(chunk: NetworkChunk) -> list[_Layer]:
 
 
 def dense_second_derivative(
-    source: NetworkLogitGradients, slope: SlopeOf, columns: Callable[[Tensor], Tensor]
+    source: NetworkLogitGradients, slope: SlopeOf, columns: Callable[[Tensor], Tensor], decay: float = 0.0
 ) -> Tensor:
     """The sum over examples of the second derivative of the loss (or of what else `slope` differentiates), (D, D).
 
@@ -131,6 +131,8 @@ def dense_second_derivative(
         Of a chunk, the cotangents of its outputs.
     columns : callable
         The products with a block (D, k), for parameters of other layers.
+    decay : float
+        What these have on the diagonal beside the derivative.
     """
     first: Any = next(iter(source.chunks()))
     with torch.inference_mode(False):
@@ -157,6 +159,8 @@ def dense_second_derivative(
                         matrix[rows, columns_of].view(some.shape).copy_(some)
                         if rows != columns_of:
                             matrix[columns_of, rows] = matrix[rows, columns_of].T
+        known = matrix.diagonal()
+        known += decay * ~rest
         return matrix
 
 

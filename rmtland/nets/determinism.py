@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from rmtland._arrays import to_numpy
 from rmtland.nets.batches import Batch
 from rmtland.nets.pytrees import cut
 from rmtland.nets.snapshot import Snapshot
@@ -70,7 +72,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a.cpu().double() - b.cpu().double()).abs().max())
+    return float(np.abs(to_numpy(a).astype(np.float64) - to_numpy(b).astype(np.float64)).max())
 
 
 class Fingerprint:

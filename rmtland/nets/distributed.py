@@ -152,7 +152,7 @@ class DistributedSource:
         self.prototype: Array = _prototype(self._local, some)
         network = getattr(self._local, "network", None)
         if network is not None:
-            self.network, self.matrices = network, self._matrices
+            self.network, self.matrices, self.parameter_vector = network, self._matrices, network.vector
         self._weigh(everyone)
 
     def _weigh(self, everyone: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmtland._arguments import choice, integer
-from rmtland.logits.gradients import CHUNK_BYTES, example_slices
+from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
 from rmtland.nets import determinism
 from rmtland.nets.batches import (
@@ -210,6 +210,8 @@ class NetworkLogitGradients:
             raise ValueError("`weights` must not all be zero; got weights of sum 0")
         self.divide_weights(total / self._num_examples)
 
+    __repr__ = told_source
+
     @property
     def fingerprint(self) -> determinism.Fingerprint:
         """Of a loader's examples, whatever their order; of arrays there is none."""
@@ -240,6 +242,11 @@ class NetworkLogitGradients:
             chunk = NetworkChunk(plan, batch.cut(part))
             if chunk.labels.shape[0]:  # not where every label is ignored
                 yield chunk
+
+    @property
+    def parameter_vector(self) -> Tensor:
+        """The trainable parameters, (D,), as they were when the source was made."""
+        return self.network.vector
 
     @property
     def working_bytes(self) -> int:

@@ -17,12 +17,20 @@ import torch
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-from rmtland._arrays import to_numpy
+from rmtland._arrays import to_numpy, where_double_is
 from rmtland.logits.accumulate import checked_chunks, parts_of, prototype, same_order
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.ranks import gathered, gathered_objects, is_mine, own_examples, ranked
 from rmtland.logits.rows import RowsChunk
-from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece, better_written, written_numbers
+from rmtland.nets.layer_pieces import (
+    EmbeddingPiece,
+    FormedPiece,
+    MatrixPiece,
+    Piece,
+    better_written,
+    finished_on,
+    written_numbers,
+)
 from rmtland.nets.layer_rows import Layers
 
 STORE_BYTES = 2**30
@@ -284,6 +292,7 @@ def layer_matrices(
     """
     store_bytes = STORE_BYTES if memory is None else min(STORE_BYTES, memory)
     block_bytes = BLOCK_BYTES if memory is None else min(BLOCK_BYTES, memory // 8)
+    vector = where_double_is(vector)
     wanted = [name for one in lists for name in one]
     sides = {name: side for one, side in zip(lists, outer, strict=True) for name in one}
     before: npt.NDArray[np.float64] | None = None
@@ -350,9 +359,10 @@ def _collect(
                 pieces = part.rows(cotangents[:, :, j]).pieces()  # type: ignore[attr-defined]
                 for name in sides:
                     if name in pieces:
+                        piece = finished_on(pieces[name])
                         if name not in stores:
-                            stores[name] = _store(pieces[name], count, r, sides[name])
-                        stores[name].add(example, j, pieces[name])
+                            stores[name] = _store(piece, count, r, sides[name])
+                        stores[name].add(example, j, piece)
             example += len(cotangents)
     return (
         _of_all_ranks(source, stores, list(sides)),

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rmtland._arrays import double, where_double_is, widest
+
 FORMED_POSITIONS = 8
 """Weights used at more positions than this (pixels, tokens) are worth a gradient per example, written out."""
 FORMED_BYTES = 2**28
@@ -16,7 +18,7 @@ FORMED_BYTES = 2**28
 
 def _squares(rows: Tensor, dim: int) -> Tensor:
     """Squared lengths in float64."""
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=dim, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=dim, dtype=widest(rows))
     return lengths**2
 
 
@@ -89,9 +91,9 @@ class MatrixPiece:
             return self._written.squares()
         # sum over pairs of positions of (x_p . x_q)(s_p . s_q); the first factor is the same for every logit.
         if "inputs" not in self._overlaps:
-            inputs = self.inputs.double()
+            inputs: Tensor = double(self.inputs)
             self._overlaps["inputs"] = inputs.mT @ inputs
-        signals = self.signals.double()
+        signals: Tensor = double(self.signals)
         return (self._overlaps["inputs"] * (signals.mT @ signals)).sum(dim=(1, 2, 3)).clamp(min=0)
 
     def sums(self, weights: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ class EmbeddingPiece:
 
     def squares(self) -> Tensor:
         """Squared lengths (n,), float64."""
-        signals = self.signals.double()
+        signals: Tensor = double(self.signals)
         same = self.indices[:, :, None] == self.indices[:, None, :]
         return (same * (signals.mT @ signals)).sum(dim=(1, 2)).clamp(min=0)
 
@@ -182,6 +184,15 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         inputs, signals = (torch.cat([getattr(m, name) for m in matrices], 3) for name in ("inputs", "signals"))
         return MatrixPiece(inputs, signals, shared=all(m.shared for m in matrices))
     return FormedPiece(torch.stack([piece.formed() for piece in pieces]).sum(dim=0))
+
+
+def finished_on(piece: Piece) -> Piece:
+    """The piece where its inner products can be taken in float64."""
+    if isinstance(piece, FormedPiece):
+        return FormedPiece(where_double_is(piece.gradients))
+    if isinstance(piece, EmbeddingPiece):
+        return EmbeddingPiece(where_double_is(piece.indices), where_double_is(piece.signals), piece.num_entries)
+    return MatrixPiece(where_double_is(piece.inputs), where_double_is(piece.signals), shared=piece.shared)
 
 
 def stored_numbers(piece: Piece) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rmtland._arrays import widest
 from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
 from rmtland.nets.layers import Recording, record
 from rmtland.nets.pytrees import Inputs, cut, num_inputs
@@ -66,7 +67,7 @@ class LayerRows:
     def lengths(self) -> Tensor:
         """(n,), float64."""
         squares = [piece.squares() for name, piece in self.pieces().items() if name in self.groups]
-        total = self._like.new_zeros(self._like.shape[:1], dtype=torch.float64)
+        total = self._like.new_zeros(self._like.shape[:1], dtype=widest(self._like))
         return torch.stack([total, *squares]).sum(dim=0).sqrt()
 
     def _placed(self) -> Iterator[tuple[slice, Piece]]:
@@ -85,7 +86,7 @@ class LayerRows:
     def products(self, vectors: Tensor) -> Tensor:
         """(n, j), float64."""
         vectors = torch.as_tensor(vectors, device=self._like.device)
-        out = self._like.new_zeros((len(self._like), len(vectors)), dtype=torch.float64)
+        out = self._like.new_zeros((len(self._like), len(vectors)), dtype=widest(self._like))
         for place, piece in self._placed():
             out += piece.products(vectors[:, place])
         return out

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rmtland._arguments import require_memory
+from rmtland._arguments import real, require_memory
 from rmtland._arrays import to_numpy
 from rmtland.logits.accumulate import checked_chunks, loss_at
 from rmtland.logits.gradients import column_slices
@@ -32,6 +32,7 @@ def hessian(
     loss: Loss | torch.nn.Module | None = None,
     batch_size: int | None = None,
     memory_budget: int = MEMORY_BUDGET,
+    weight_decay: float = 0.0,
 ) -> SymmetricOperator:
     """Hessian of the mean loss in the trainable parameters.
 
@@ -41,6 +42,8 @@ def hessian(
         The network; or a source made of it, in which case the other arguments are left out.
     inputs, labels, loss, batch_size, memory_budget
         As for `NetworkLogitGradients`; (module, loader) too.
+    weight_decay : float
+        Adds the Hessian of an l2 term (weight_decay / 2) |W|^2, weight_decay times the identity.
 
     Returns
     -------
@@ -66,7 +69,8 @@ def hessian(
     (6, 6)
     """
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
-    return _second_derivative("hessian", source, lambda chunk: loss_slope(chunk, source.num_examples))
+    decay = real("weight_decay", weight_decay, at_least=0)
+    return _second_derivative("hessian", source, lambda chunk: loss_slope(chunk, source.num_examples), decay)
 
 
 def logit_curvature(
@@ -133,9 +137,9 @@ def _source(
 
 
 def _second_derivative(
-    name: str, source: NetworkLogitGradients, slope: Callable[[NetworkChunk], Slope]
+    name: str, source: NetworkLogitGradients, slope: Callable[[NetworkChunk], Slope], decay: float = 0.0
 ) -> SymmetricOperator:
-    """Sum over chunks of the derivative of J^T slope(outputs) in the parameters."""
+    """Sum over chunks of the derivative of J^T slope(outputs) in the parameters, and `decay` times the identity."""
 
     def multiply(block: Tensor) -> Tensor:
         chunk: Any
@@ -146,9 +150,10 @@ def _second_derivative(
                     derivative = chunk.second_derivative(name, slope(chunk))
                     for some in column_slices(chunk, block.shape[1]):
                         derivative.add_to([part[some] for part in parts], source.network.split(block[:, some]))
-            return source.reduce(total)
+            total = source.reduce(total)
+            return total + decay * block if decay else total
 
-    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope)
+    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope, decay)
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class _SecondDerivative(SymmetricOperator):
 
     source: NetworkLogitGradients
     slope: Callable[[NetworkChunk], Slope]
+    decay: float
 
     def to_dense(self, block_size: int | None = None) -> npt.NDArray[np.float64]:
         """The matrix (D, D) as a float64 NumPy array, symmetrised against rounding.
@@ -184,7 +190,7 @@ class _SecondDerivative(SymmetricOperator):
         probe[1::2] = -0.5
         expected = self.multiply(probe)
         try:
-            matrix = dense_second_derivative(self.source, self.slope, self.multiply)
+            matrix = dense_second_derivative(self.source, self.slope, self.multiply, self.decay)
             error, size = (matrix @ probe - expected).abs().max(), torch.linalg.vector_norm(matrix, 1, dim=1).max()
             right = bool(error <= 1e3 * torch.finfo(matrix.dtype).eps * size)
         except torch.OutOfMemoryError:

@@ -57,11 +57,11 @@ def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = 
             heights = np.full(rung.eigenvalues.shape[1], 0.6)
             ax.plot(rung.eigenvalues[0], heights, "|", color=colour, markersize=14, mew=2, label=labels[name])
             continue
-        # Beside a density only those count one by one that it has taken out: the others are part of it.
-        known = rung.eigenvalues if rung.density is None else rung.density.outliers[None, :]
-        counts = np.array([np.histogram(values[values > 0], bins)[0] for values in known], dtype=float)
-        if rung.density is not None:
-            counts[0] += _counts_of_the_rest(rung.density, bins)
+        if rung.density is None:
+            counts = np.array([np.histogram(values[values > 0], bins)[0] for values in rung.eigenvalues], dtype=float)
+        else:
+            # Smoothed: bins near zero are far narrower than what its quadratures resolve, whose nodes would be spikes.
+            counts = np.diff(rung.density.count_below(bins)[0])[None, :]
         mean = counts.mean(axis=0)
         ax.stairs(mean, bins, color=colour, label=labels[name], linestyle=_style(rung), linewidth=1.4)
         if rung.num_draws > 1:
@@ -72,16 +72,6 @@ def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = 
             )
     ax.set(xscale="log", yscale="log", ylim=(0.4, None), xlabel=r"eigenvalue $\lambda$", ylabel="eigenvalues per bin")
     return ax
-
-
-def _counts_of_the_rest(density: Any, bins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Eigenvalues per bin beside those that are known, from the quadratures of random probes."""
-    probes = [
-        np.histogram(nodes, bins, weights=weights)[0]
-        for nodes, weights in zip(density.nodes, density.weights, strict=True)
-    ]
-    counts: npt.NDArray[np.float64] = density.dimension * np.mean(probes, axis=0)
-    return counts
 
 
 def plot_gradient_power(stage: Any, labels: dict[str, str], *, ax: Axes | None = None) -> Axes:

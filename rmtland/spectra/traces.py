@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer
-from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, widest, zeros
 from rmtland.spectra._vectors import require_symmetric_products
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.probes import NUM_PRODUCTS, Run, block_width, exchange, products, rademacher
@@ -306,11 +306,11 @@ def diagonal_estimate(operator: Any, *, num_products: int = NUM_PRODUCTS, rng: S
     count, source = integer("num_products", num_products, at_least=2), generator(rng)
     xp = namespace(matrix.prototype)
     if count >= matrix.dimension:
-        diagonal = zeros(matrix.prototype, (matrix.dimension,), xp.float64)
+        diagonal = zeros(matrix.prototype, (matrix.dimension,), widest(matrix.prototype))
         for block, columns in matrix.columns():
             diagonal[block] = double(xp.linalg.diagonal(columns[block, :]))
         return DiagonalEstimate(diagonal, 0.0 * diagonal, matrix.dimension)
-    mean = zeros(matrix.prototype, (matrix.dimension,), xp.float64)
+    mean = zeros(matrix.prototype, (matrix.dimension,), widest(matrix.prototype))
     spread, seen = 0.0 * mean, 0  # Welford's sums by blocks: squares of means would cancel
     while seen < count:
         width = min(block_width(matrix.dimension), count - seen)

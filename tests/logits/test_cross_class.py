@@ -122,6 +122,7 @@ def test_networks_layer_by_layer(name):
     assert len(chunks) > 1
     means = rl.cross_class_means(source)
     check(means, (logits, labels, gradients), weights)
+    np.testing.assert_array_equal(means.class_sizes, np.bincount(labels, minlength=3))
     np.testing.assert_allclose(
         rl.cross_class_means(source, keep_pairs=False).class_sums, means.class_sums, rtol=1e-9, atol=1e-12
     )
@@ -168,3 +169,16 @@ def test_what_does_not_fit_is_not_kept():
     assert not CrossClassMeansAccumulator().keeps(source)
     with pytest.raises(MemoryError, match=r"the 4\^2 cross-class means .* use keep_pairs=False instead"):
         rl.cross_class_means(source, keep_pairs=True)
+
+
+def test_measured_beside_others_it_is_what_it_is_alone():
+    source = rl.DenseLogitGradients(*ARRAYS, chunk_size=17)
+    beside = rl.measure(source, "clustering", "cross_class_means", "logit_scales").cross_class_means
+    np.testing.assert_array_equal(beside.pair_factor, rl.cross_class_means(source).pair_factor)
+    # Two halves, as two workers would have them, are the whole.
+    statistic = CrossClassMeansAccumulator()
+    states = [statistic.add(statistic.start(source), SharedChunk(chunk, source)) for chunk in source.chunks()]
+    merged = statistic.merge(statistic.merge(states[0], states[1]), statistic.merge(states[2], None))
+    check(statistic.finish(merged, source), ARRAYS)
+    with pytest.raises(RuntimeError, match="`source` must yield at least one chunk; got none"):
+        statistic.finish(statistic.start(source), source)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import rmtland as rl
 from rmtland import _arrays
@@ -76,27 +78,57 @@ def test_every_call_while_the_default_device_holds_no_data(name, device):
         np.testing.assert_allclose(value, expected[key], atol=tolerance, rtol=tolerance, err_msg=key)
 
 
-def test_a_device_without_double_precision_takes_single(monkeypatch):
-    module = network().float()
-    expected = every_call(module, X, Y)
+class NoDouble(TorchDispatchMode):
+    """Raises where an operation of torch returns float64, as a device without it does."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise AssertionError(f"{function} returns float64")
+        return result
+
+
+STATISTICS = {
+    "gradient": rl.gradient,
+    "G": lambda s: rl.gauss_newton(s) @ torch.ones(s.num_parameters, 2),
+    "hessian": lambda s: rl.nets.hessian(s) @ torch.ones(s.num_parameters, 2),
+    "curvature": lambda s: rl.nets.logit_curvature(s) @ torch.ones(s.num_parameters),
+    "matrix": lambda s: rl.nets.hessian(s).to_dense(),
+    "clustering": lambda s: tuple(vars(rl.clustering(s, num_bootstrap=50)).values())[:6],
+    "jackknife": lambda s: tuple(vars(rl.clustering(s)).values())[:6],
+    "scales": lambda s: [getattr(rl.logit_scales(s), name) for name in ("sigma_z", "sigma_c", "sigma_E")],
+    "class means": lambda s: rl.logit_scales(s, class_means=True).sigma_d,
+    "outputs": lambda s: tuple(vars(rl.output_statistics(s)).values()),
+    "trace": rl.gauss_newton_trace,
+    "lengths": lambda s: rl.logit_gradient_lengths(s).overall,
+    "by layer": lambda s: [m.gradient.norm() for m in rl.measure(s, "gradient", by="parameter_groups").values()],
+}
+
+
+@pytest.mark.filterwarnings("ignore:sigma_")
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_device_without_double_precision(name, monkeypatch):
+    statistic, module = STATISTICS[name], network().float()
+    if name == "jackknife":
+        monkeypatch.setattr("rmtland.logits.clustering.GROUP_BYTES", 1)
+    expected = statistic(NetworkLogitGradients(module, X, Y, batch_size=5))
     monkeypatch.setattr(_arrays, "WITHOUT_DOUBLE", frozenset({"cpu"}))
-    asked = []
-    original = torch.Tensor.to
+    with NoDouble():
+        found = statistic(NetworkLogitGradients(module, X, Y, batch_size=5))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
-    def watched(self, *args, **kwargs):
-        moved = original(self, *args, **kwargs)
-        asked.append(moved.dtype)
-        return moved
 
-    monkeypatch.setattr(torch.Tensor, "to", watched)
-    source = NetworkLogitGradients(module, X, Y, batch_size=5)
-    gradient = rl.gradient(source)
-    product = rl.gauss_newton(source) @ torch.ones(source.num_parameters)
-    monkeypatch.undo()
-    assert asked
-    assert torch.float64 not in asked
-    np.testing.assert_allclose(gradient, expected["gradient"], atol=1e-6)
-    np.testing.assert_allclose(product, expected["G matrix"].sum(axis=1), atol=1e-5)
+@pytest.mark.parametrize("num_examples", [3, 12])  # the side of the examples, and that of the parameters
+def test_spectra_are_finished_in_double_precision(num_examples, monkeypatch):
+    def spectrum():
+        return rl.gauss_newton_spectrum(NetworkLogitGradients(network().float(), X[:num_examples], Y[:num_examples]))
+
+    expected = spectrum()
+    monkeypatch.setattr(_arrays, "WITHOUT_DOUBLE", frozenset({"cpu"}))
+    np.testing.assert_allclose(spectrum().eigenvalues, expected.eigenvalues, atol=1e-5 * expected.eigenvalues[-1])
+    monkeypatch.setattr(_arrays, "WITHOUT_DOUBLE", frozenset({"meta"}))
+    assert _arrays.where_double_is(X) is X
 
 
 def test_double_stays_double_elsewhere():

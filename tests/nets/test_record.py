@@ -163,6 +163,19 @@ def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatc
     assert not other.hessian_goldilocks_ratio.equals(estimated.hessian_goldilocks_ratio)
 
 
+def test_the_gauss_newton_matrix_of_a_large_network_is_exact_while_its_rows_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(moment, "EXACT", 10)
+    errors = []
+    for large, rows in ((1, N * (C - 1)), (1, N * (C - 1) - 1), (10**5, N * (C - 1))):
+        monkeypatch.setattr(moment, "LARGE", large)
+        monkeypatch.setattr(moment, "EXACT_ROWS", rows)
+        path = tmp_path / f"{large} {rows}"
+        found = TrainingRecord(path, mlp([16, 12, C]), data(), steps=[0], statistics="gauss_newton").dataset().load()
+        errors.append(found.gauss_newton_frobenius_norm_error.item())
+    assert errors[0] == 0
+    assert min(errors[1:]) > 0
+
+
 def test_statistics_come_from_one_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(moment, "EXACT", 10)
     passes = []
@@ -185,9 +198,8 @@ def test_an_eigenvalue_that_does_not_converge_says_so_by_its_error(tmp_path, mon
     monkeypatch.setattr(moment, "EXACT", 10)
     module = mlp([16, 12, C], seed=2)
     whole = partial.top_eigenpairs
-    monkeypatch.setattr(
-        partial, "top_eigenpairs", lambda *a, **k: whole(*a, **k | {"max_products": 5, "basis_size": 8})
-    )
+    few = {"max_products": 5, "basis_size": 8}
+    monkeypatch.setattr(partial, "top_eigenpairs", lambda *a, **k: whole(*a, **k | few))
     found = TrainingRecord(tmp_path / "record", module, data(), steps=[0], statistics="hessian").dataset().load()
     values, errors = found.hessian_eigenvalues[0, 0].to_numpy(), found.hessian_eigenvalues_error[0, 0].to_numpy()
     assert errors.max() > 0.01 * abs(values).max()
@@ -324,6 +336,8 @@ def test_a_death_in_the_middle_of_a_row_loses_that_row_alone(tmp_path, monkeypat
 SCRIPT = """
 import sys, torch
 import rmtland as rl
+from rmtland.nets import moment
+moment.EXACT = 10  # eigenpairs and traces from products and random probes
 digits = rl.nets.load_dataset("digits", per_class=4)
 module = rl.nets.mlp([64, 6, 10])
 training = rl.nets.Training(module, digits.x_train, digits.y_train, epochs=5, batch_size=8)

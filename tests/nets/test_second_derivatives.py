@@ -120,3 +120,26 @@ def test_blocks_some_columns_at_a_time(monkeypatch):
         assert next(narrow.chunks()).num_columns == width
         torch.testing.assert_close(rl.nets.hessian(narrow) @ block, whole[0])
         torch.testing.assert_close(rl.gauss_newton(narrow) @ block, whole[1])
+
+
+def test_weight_decay_adds_the_derivatives_of_an_l2_term():
+    module = Branches().double()
+    inputs = torch.randn(9, 5, dtype=torch.float64)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS[:9], batch_size=4)
+    parameters = torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
+    torch.testing.assert_close(rl.gradient(source, weight_decay=0.3), rl.gradient(source) + 0.3 * parameters)
+    identity = np.eye(source.num_parameters)
+    for operator in (rl.nets.hessian, rl.gauss_newton):
+        plain, decayed = operator(source), operator(source, weight_decay=0.3)
+        np.testing.assert_allclose(decayed.to_dense(), plain.to_dense() + 0.3 * identity, atol=1e-13)
+        np.testing.assert_allclose(
+            decayed @ identity[:, :3], plain @ identity[:, :3] + 0.3 * identity[:, :3], atol=1e-13
+        )
+        with pytest.raises(ValueError, match="`weight_decay` must be >= 0; got -1"):
+            operator(source, weight_decay=-1)
+    arrays = rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3)))
+    with pytest.raises(
+        TypeError, match="`weight_decay` must be 0 for a source that does not know its parameters; got 0.1"
+    ):
+        rl.gradient(arrays, weight_decay=0.1)
+    np.testing.assert_allclose(rl.gauss_newton(arrays, weight_decay=0.1) @ np.ones(3), np.full(3, 0.1))

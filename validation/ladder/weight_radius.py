@@ -150,9 +150,10 @@ CLAIM = Claim(
     of the Gauss-Newton matrix rises to a peak and falls, as the kernels of the architecture say without a fitted
     number; errors fall as 1 / width.""",
     source="""Fort and Ganguli (2019), figs. 4 (bottom right) and 8; Neal (1996); Jacot, Gabriel and Hongler (2018)""",
-    estimates="""mean logit variance and mean Trace/||G|| of tanh networks of two hidden layers on digits, all parameters
-    multiplied by a radius from 0.5 to 16, over widths""",
-    reference="S^l and the neural tangent kernel by Hermite series; sample covariances of ratio C / width for the outputs",
+    estimates="""mean logit variance and mean Trace/||G|| of tanh networks of two hidden layers on digits, all
+    parameters multiplied by a radius from 0.5 to 16, over widths""",
+    reference="""S^l and the neural tangent kernel by Hermite series; sample covariances of ratio C / width for the
+    outputs""",
     bias="O(1/width), the next order of the expansion in the width; extrapolated, its rate checked",
     draw=draw,
     judge=judge,
@@ -163,7 +164,7 @@ CLAIM = Claim(
         "a linear network": linear,
         "logits that inputs do not share": independent_logits,
     },
-    disagreement="""The paper's section 4 has Trace/||H|| large for small and small for large weight scales, equating the
-    weight scale with that of independent logits. In networks the gradients' kernel changes with the radius too: at small
-    radii the last layer's biases, alike for all inputs, are most of it, and the ratio is small there as well.""",
+    disagreement="""The paper's section 4 has Trace/||H|| large for small and small for large weight scales, equating
+    the weight scale with that of independent logits. In networks the gradients' kernel changes with the radius too: at
+    small radii the last layer's biases, alike for all inputs, are most of it, and the ratio is small there as well.""",
 )

@@ -16,6 +16,8 @@ from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits
 from rmtland.landscape.model import LandscapeModel
 from rmtland.landscape.paper.spectrum import EQUATIONS, Floats, Statement, grid_or, pinned_logits
+from rmtland.landscape.reduced import LandscapeSpectrum
+from rmtland.landscape.theory.given import LandscapeTheory
 from rmtland.laws.random_energy import RandomEnergyModel
 
 
@@ -104,6 +106,17 @@ class SweepFigure:
         return lines
 
 
+def _measured(source: LandscapeSpectrum | LandscapeTheory, dimension: int) -> dict[str, float]:
+    """What `SweepPanel` has of a draw and of its theory alike."""
+    outliers = source.outliers()
+    return {
+        "top_eigenvalue": float(outliers[-1]),
+        "gradient_power": source.gradient_power(min(outliers.size, source.num_parameters)),
+        "ratio": source.goldilocks_ratio(),
+        "hyperplane_ratio": source.goldilocks_ratio(dimension),
+    }
+
+
 def sweep_figure(
     num_examples: int = 300,
     num_classes: int = 10,
@@ -165,13 +178,9 @@ def sweep_figure(
             for equation, cross_terms in EQUATIONS.items():
                 draw = model.spectrum(seed, cross_terms, num_top=num_classes, rows=shared[i])
                 theory = model.theory(seed, cross_terms)
-                found = arrays[equation]
-                top = min(num_classes - 1, num_parameters)
                 for source, ending in ((draw, ""), (theory, "_theory")):
-                    found["top_eigenvalue" + ending][i, j] = source.outliers()[-1]
-                    found["gradient_power" + ending][i, j] = source.gradient_power(top)
-                    found["ratio" + ending][i, j] = source.goldilocks_ratio()
-                    found["hyperplane_ratio" + ending][i, j] = source.goldilocks_ratio(dimension)
+                    for name, value in _measured(source, dimension).items():
+                        arrays[equation][name + ending][i, j] = value
             if progress is not None:
                 progress(j * num_draws + i + 1, grid.size * num_draws)
     pairs = np.array([RandomEnergyModel(num_classes, sigma).pair() for sigma in grid])

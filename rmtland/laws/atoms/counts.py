@@ -101,6 +101,63 @@ def counts(u: Complexes, t: Floats, weights: Floats, dimension: float, rank: flo
 
 
 @njit(cache=True, error_model="numpy")
+def _quantile(
+    goal: float,
+    from_above: bool,
+    r: float,
+    v: float,
+    lower: float,
+    upper: float,
+    t: Floats,
+    b: Floats,
+    a: Floats,
+    deficit: float,
+    weights: Floats,
+    dimension: float,
+    rank: float,
+) -> tuple[float, float, float, float]:
+    """The x of one goal with lower <= r <= upper, from a guess r + iv; r, v and the rate of the count there.
+
+    One bracketed Newton iteration in r = Re u, along which the count falls and x rises.
+    """
+    slack = 4.0 * EPS * goal
+    x, rate = math.nan, 0.0
+    last = upper - lower
+    for _ in range(ITERATIONS):
+        v = height(r, v, t, a)
+        if v > 0.0:
+            value, slope = evaluate(r, v, t, b, a, deficit)
+            x = value.real
+            climb_rate = (slope.real * slope.real + slope.imag * slope.imag) / slope.real
+            rate = climb_rate * dimension * v / (math.pi * (r * r + v * v))
+        else:
+            x, climb_rate = evaluate_real(r, t, b, a, deficit)
+            rate = 0.0
+        if from_above:
+            error = count_above(complex(r, v), t, weights, dimension) - goal
+        else:
+            error = goal - count_below(complex(r, v), t, weights, dimension, rank)
+        if error > slack:
+            lower = r
+        else:
+            upper = r
+        step = error / rate if rate > 0.0 else math.nan
+        new = r + step
+        if abs(step) <= 1e-8 * v and new >= lower and new <= upper:
+            # All is smooth on the scale v: what a last step in x leaves is its square.
+            return x + climb_rate * step, new, v, rate
+        if not (new > lower and new < upper) or not 2.0 * abs(step) <= last:
+            new = 0.5 * (lower + upper)
+            last = upper - lower
+        else:
+            last = abs(step)
+        if new in (lower, upper) or abs(new - r) <= EPS * abs(r):
+            break
+        r = new
+    return x, r, v, rate
+
+
+@njit(cache=True, error_model="numpy")
 def quantiles(
     goals: Floats,
     from_above: bool,
@@ -114,17 +171,13 @@ def quantiles(
     dimension: float,
     rank: float,
 ) -> Floats:
-    """Smallest x with `goals` eigenvalues above them, or `goals` nonzero ones below; 0 < goals < rank, ascending.
-
-    One bracketed Newton iteration in r = Re u, along which the count falls and x rises.
-    """
+    """Smallest x with `goals` eigenvalues above them, or `goals` nonzero ones below; 0 < goals < rank, ascending."""
     result = np.empty(goals.size)
     tails = np.cumsum(weights[::-1])
     known = high if from_above else low
     r = v = rate = 0.0
     for j in range(goals.size):
         goal = goals[j]
-        slack = 4.0 * EPS * goal
         lower, upper = (low, known) if from_above else (known, high)
         # The last quantile's neighbour, if near on the scale v; else, as where bands do not overlap, the atom that the
         # level belongs to.
@@ -136,42 +189,9 @@ def quantiles(
             r, v = t[k], 0.0
         if not (r > lower and r < upper):
             r, v = 0.5 * (lower + upper), 0.0
-        x = math.nan
-        last = upper - lower
-        for _ in range(ITERATIONS):
-            v = height(r, v, t, a)
-            if v > 0.0:
-                value, slope = evaluate(r, v, t, b, a, deficit)
-                x = value.real
-                climb_rate = (slope.real * slope.real + slope.imag * slope.imag) / slope.real
-                rate = climb_rate * dimension * v / (math.pi * (r * r + v * v))
-            else:
-                x, climb_rate = evaluate_real(r, t, b, a, deficit)
-                rate = 0.0
-            if from_above:
-                error = count_above(complex(r, v), t, weights, dimension) - goal
-            else:
-                error = goal - count_below(complex(r, v), t, weights, dimension, rank)
-            if error > slack:
-                lower = r
-            else:
-                upper = r
-            step = error / rate if rate > 0.0 else math.nan
-            new = r + step
-            if abs(step) <= 1e-8 * v and new >= lower and new <= upper:
-                # All is smooth on the scale v: what a last step in x leaves is its square.
-                x += climb_rate * step
-                r = new
-                break
-            if not (new > lower and new < upper) or not 2.0 * abs(step) <= last:
-                new = 0.5 * (lower + upper)
-                last = upper - lower
-            else:
-                last = abs(step)
-            if new in (lower, upper) or abs(new - r) <= EPS * abs(r):
-                break
-            r = new
+        result[j], r, v, rate = _quantile(
+            goal, from_above, r, v, lower, upper, t, b, a, deficit, weights, dimension, rank
+        )
         slack = 16.0 * EPS * abs(r)
         known = min(high, r + slack) if from_above else max(low, r - slack)
-        result[j] = x
     return result

@@ -1,0 +1,254 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rmtland as rl
+from tests import oracles
+
+
+def case(num_examples=40, num_classes=4, num_parameters=30, seed=0):
+    return oracles.examples(num_examples, num_classes, num_parameters, seed)
+
+
+def pair_gradients(logits, gradients):
+    """J_i^T (e_c' - p_i), (N, C, D), and p."""
+    p = np.array([oracles.softmax(z) for z in logits])
+    return gradients - np.einsum("nk,nkd->nd", p, gradients)[:, None, :], p
+
+
+def brute_force(logits, labels, gradients, k, width, *, half_centres=False):
+    """One pass by loops over examples and pairs of classes, with dense matrices."""
+    g, p = pair_gradients(logits, gradients)
+    num_examples, num_classes, size = g.shape
+
+    def means_of(some):
+        weights, sums = np.zeros((num_classes, num_classes)), np.zeros((num_classes, num_classes, size))
+        for i in some:
+            for other in range(num_classes):
+                weights[labels[i], other] += p[i, other]
+                sums[labels[i], other] += p[i, other] * g[i, other]
+        return weights, sums / np.where(weights > 0, weights, 1)[:, :, None]
+
+    def factor(some):
+        weights, means = means_of(some)
+        return (np.sqrt(weights / len(some))[:, :, None] * means).reshape(-1, size).T
+
+    first, second = np.arange(num_examples // 2), np.arange(num_examples // 2, num_examples)
+    left, sizes, _ = np.linalg.svd(factor(first), full_matrices=False)
+    basis = left[:, sizes > 1e-7 * sizes[0]][:, :width]
+    _, centres = means_of(second if half_centres else np.arange(num_examples))
+    spread = np.zeros((size, size))
+    for i in second:
+        for other in range(num_classes):
+            away = g[i, other] - centres[labels[i], other]
+            spread += p[i, other] * np.outer(away, away) / len(second)
+    whole = factor(np.arange(num_examples))
+    reached = spread @ basis
+    total = whole @ whole.T + reached @ np.linalg.pinv(basis.T @ reached) @ reached.T
+    values, vectors = np.linalg.eigh(total)
+    return values[-k:], vectors[:, -k:]
+
+
+def aligned(one, other):
+    return np.abs(np.sum(np.asarray(one) * np.asarray(other), axis=0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("width", [3, 6])
+def test_one_pass_is_that_of_brute_force(seed, width):
+    arrays = case(seed=seed)
+    values, vectors = brute_force(*arrays, 3, width)
+    found = rl.streamed_outliers(rl.DenseLogitGradients(*arrays), num_directions=width)
+    np.testing.assert_allclose(found.eigenvalues, values, rtol=1e-9)
+    np.testing.assert_allclose(aligned(found.eigenvectors, vectors), 1, rtol=1e-8)
+    assert (found.num_passes, found.num_products) == (1, width / 2)
+    # Centres of the half itself are the mistake next to it.
+    wrong, _ = brute_force(*arrays, 3, width, half_centres=True)
+    assert np.abs(wrong / values - 1).max() > 1e-4
+
+
+@pytest.mark.parametrize("keep_pairs", [True, False])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("kind", ["unbalanced", "absent", "alone", "frozen half"])
+def test_with_all_directions_it_is_exact(keep_pairs, library, kind):
+    logits, labels, gradients = case(30, 4, 12)
+    if kind == "absent":
+        labels = np.where(labels == 2, 1, labels)
+    elif kind == "alone":
+        labels = np.zeros(30, dtype=int)
+    elif kind == "frozen half":
+        logits[::2] *= 400
+    expected = np.linalg.eigvalsh(oracles.gauss_newton(logits, gradients))[-3:]
+    slope = oracles.gradient(logits, labels, gradients)
+    arrays = (logits, labels, gradients)
+    if library == "torch":
+        arrays = tuple(map(torch.as_tensor, arrays))
+    source = rl.DenseLogitGradients(*arrays)
+    start = np.random.default_rng(0).normal(size=(12, 12))
+    for found in (
+        rl.streamed_outliers(source, keep_pairs=keep_pairs, start=start),
+        rl.streamed_outliers(source, 2, keep_pairs=keep_pairs, start=start, num_directions=12),
+    ):
+        np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9)
+        vectors = np.asarray(found.eigenvectors)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
+        share = (vectors.T @ slope) ** 2 / (slope @ slope)
+        np.testing.assert_allclose(found.powers, share, atol=1e-9)
+        assert found.gradient_power == pytest.approx(share.sum())
+        assert type(found.eigenvectors) is type(arrays[2])
+
+
+def model(num_classes=5, **kwargs):
+    options = {"num_examples": 300, "num_parameters": 400, "sigma_z": 1.0} | kwargs
+    return rl.LandscapeModel.fort_ganguli(num_classes=num_classes, **options)
+
+
+def test_two_passes_on_draws_are_better_than_one_and_both_than_means_alone():
+    for seed in range(3):
+        draw = model(sigma_z=4.0).sample(rng=seed)
+        exact = rl.gauss_newton_spectrum(draw).outliers(4)
+        means = rl.hierarchy(draw).eigenvalues()[-4:]
+        errors = [np.abs(rl.streamed_outliers(draw, passes).eigenvalues / exact - 1).max() for passes in (1, 2)]
+        assert errors[1] < 1e-3 < errors[0] < np.abs(means / exact - 1).max()
+        found = rl.streamed_outliers(draw, 2)
+        assert (found.eigenvalues <= exact * (1 + 1e-12)).all()  # from below
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=8), st.booleans(), st.sampled_from([1, 2]))
+def test_numbers_do_not_depend_on_chunks(sizes, keep_pairs, passes):
+    num_examples = sum(sizes) + 4
+    arrays = case(num_examples, 3, 20)
+    whole = rl.DenseLogitGradients(*arrays, chunk_size=num_examples)
+    reference = rl.streamed_outliers(whole, passes, keep_pairs=keep_pairs)
+    for source in (
+        rl.DenseLogitGradients(*arrays, chunk_size=sizes[0]),
+        oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(*sizes, 4), shuffle=False),
+    ):
+        found = rl.streamed_outliers(source, passes, keep_pairs=keep_pairs)
+        np.testing.assert_allclose(found.eigenvalues, reference.eigenvalues, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found.errors, reference.errors, rtol=1e-5, atol=1e-9)
+
+
+def test_several_ranks_share_the_halves():
+    arrays = case(40, 4, 30)
+    parts = [np.arange(0, 24), np.arange(24, 40)]
+    order = np.concatenate([parts[0][:12], parts[1][:8], parts[0][12:], parts[1][8:]])
+    for passes in (1, 2):
+        reference = rl.streamed_outliers(rl.DenseLogitGradients(*(a[order] for a in arrays)), passes)
+        for found in oracles.on_ranks(lambda s, p=passes: rl.streamed_outliers(s, p), arrays, rl.CrossEntropy(), parts):
+            np.testing.assert_allclose(found.eigenvalues, reference.eigenvalues, rtol=1e-9)
+            np.testing.assert_allclose(found.powers, reference.powers, rtol=1e-6)
+
+
+def test_a_rank_with_one_example_or_none_in_a_half():
+    arrays = case(21, 3, 20)
+    parts = [np.arange(20), np.arange(20, 21)]
+    found = oracles.on_ranks(lambda s: rl.streamed_outliers(s, 2), arrays, rl.CrossEntropy(), parts)
+    exact = np.linalg.eigvalsh(oracles.gauss_newton(arrays[0], arrays[2]))[-2:]
+    np.testing.assert_allclose(found[0].eigenvalues, found[1].eigenvalues)
+    assert (np.abs(found[0].eigenvalues - exact) <= found[0].errors + 0.05 * exact).all()
+
+
+def test_nothing_to_find():
+    logits, labels, gradients = case(10, 3, 8)
+    found = rl.streamed_outliers(rl.DenseLogitGradients(logits, labels, 0.0 * gradients))
+    np.testing.assert_array_equal(found.eigenvalues, 0)
+    assert np.isnan(found.powers).all()
+    one = rl.streamed_outliers(rl.DenseLogitGradients(logits[:1], labels[:1], gradients[:1]), 2)
+    exact = np.linalg.eigvalsh(oracles.gauss_newton(logits[:1], gradients[:1]))[-2:]
+    np.testing.assert_allclose(one.eigenvalues, exact, rtol=1e-9)
+
+
+def test_every_option_acts():
+    source = rl.DenseLogitGradients(*case())
+    plain = rl.streamed_outliers(source)
+    assert rl.streamed_outliers(source, k=5).eigenvalues.shape == (5,)
+    for options in ({"passes": 2}, {"num_directions": 3}, {"keep_pairs": False}, {"start": np.eye(30, 4)}):
+        assert not np.allclose(rl.streamed_outliers(source, **options).eigenvalues, plain.eigenvalues, rtol=1e-9)
+    assert rl.streamed_outliers(source, start=np.eye(30, 4)).num_products == 4
+    assert rl.streamed_outliers(source, 2, start=np.eye(30, 4)).num_products == 10
+
+
+def test_a_hundred_classes_stream(monkeypatch):
+    arrays = oracles.examples(300, 100, 300, mean=3.0)
+    source = rl.DenseLogitGradients(*arrays)
+    exact = rl.gauss_newton_spectrum(source).outliers(20)
+    monkeypatch.setattr("rmtland.logits.cross_class.PAIRS_BYTES", 8 * 100 * 300)  # pairs would not fit
+    found = rl.streamed_outliers(source, 2, k=20, num_directions=60)
+    assert np.abs(found.eigenvalues / exact - 1).max() < 0.03
+    with pytest.raises(ValueError, match="`k` must be >= 1 and <= 100; got 101"):
+        rl.streamed_outliers(source, k=101)
+
+
+def test_a_network_in_float32():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    inputs, labels = torch.randn(200, 12), torch.arange(200) % 4
+    inputs += 2 * torch.randn(4, 12)[labels]
+    sources = {n: rl.nets.NetworkLogitGradients(network, inputs, labels, batch_size=n) for n in (200, 64)}
+    exact = np.linalg.eigvalsh(rl.gauss_newton(sources[200]).to_dense())[-3:]
+    for passes, allowed in ((1, 0.1), (2, 5e-3)):
+        found = {n: rl.streamed_outliers(source, passes) for n, source in sources.items()}
+        assert np.abs(found[200].eigenvalues / exact - 1).max() < allowed
+        np.testing.assert_allclose(found[64].eigenvalues, found[200].eigenvalues, rtol=1e-4)
+        assert found[64].eigenvectors.dtype == torch.float64
+
+
+def test_tokens_and_weights():
+    logits, labels, gradients = case(30, 3, 10)
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, 30)
+    weights /= weights.mean()
+
+    class Chunk(oracles.ScratchChunk):
+        targets = property(lambda self: self.labels)
+
+    source = oracles.ScratchSource(logits, labels, gradients, rl.CrossEntropy(), sizes=(11, 19), shuffle=False)
+
+    def chunks(sizes=(11, 19)):
+        place = 0
+        for size in sizes:
+            chunk = Chunk(*(a[place : place + size] for a in (logits, labels, gradients)))
+            chunk.weights = weights[place : place + size]
+            place += size
+            yield chunk
+
+    source.chunks = chunks
+    curvatures = np.array([w * oracles.curvature(z) for w, z in zip(weights, logits, strict=True)])
+    expected = np.linalg.eigvalsh(oracles.gauss_newton(logits, gradients, curvatures))[-2:]
+    found = rl.streamed_outliers(source, start=np.eye(10))
+    np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"passes": 3}, ValueError, "`passes` must be one of 1, 2; got 3"),
+        ({"k": 0}, ValueError, "`k` must be >= 1 and <= 12; got 0"),
+        ({"k": 13}, ValueError, "`k` must be >= 1 and <= 12; got 13"),
+        ({"num_directions": 2}, ValueError, "`num_directions` must be >= 3; got 2"),
+        ({"start": np.ones(30)}, ValueError, r"`start` must have shape \(D, m\) with D = 30; got \(30,\)"),
+        ({"start": np.ones((29, 2))}, ValueError, "`start` must have shape"),
+        ({"start": np.full((30, 2), np.nan)}, ValueError, "`start` must be finite"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        rl.streamed_outliers(rl.DenseLogitGradients(*case()), **options)
+
+
+def test_bad_sources(monkeypatch):
+    logits, labels, gradients = case()
+    other = rl.DenseLogitGradients(logits, labels, gradients, loss=rl.SquaredError())
+    with pytest.raises(ValueError, match="must have softmax outputs"):
+        rl.streamed_outliers(other)
+    gradients = gradients.copy()
+    source = rl.DenseLogitGradients(logits, labels, gradients)
+    gradients[35, 1, 2] = np.nan
+    with pytest.raises(ValueError, match="must be finite; got NaN"):
+        rl.streamed_outliers(source)
+    monkeypatch.setattr("rmtland._arguments.available_memory", lambda: 10_000)
+    with pytest.raises(MemoryError, match="keep_pairs=False"):
+        rl.streamed_outliers(rl.DenseLogitGradients(*case()), keep_pairs=True)
