@@ -117,7 +117,8 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         mean_gradients /= divisor[:, None]
         lengths = _inner(mean_gradients, mean_gradients)
         overall, errors = to_numpy(squares), (math.nan, math.nan)
-        variance_z, error_z = mean_and_error(*to_numpy(variances)[:, None], num_examples)
+        total_z, squares_z = to_numpy(variances)[:, None]
+        variance_z, error_z = mean_and_error(total_z, squares_z, num_examples)
         sigma_z = math.sqrt(float(variance_z[0]))
         if self.class_means:
             spread = _inner(sums[:, 1, :], sums[:, 1, :]) / num_examples**2
