@@ -12,6 +12,7 @@ import ast
 import copy
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -101,10 +102,18 @@ def mutated(source: str, node: ast.AST) -> tuple[str, str, str]:
 
 
 def suites(path: Path) -> list[list[str]]:
-    """Arguments of pytest: the module's own tests, then its wing's."""
+    """Arguments of pytest: the module's own tests, by name or for what they call of it, then its wing's."""
     wing = path.parts[1].removesuffix(".py")
     folder = Path("tests") / wing
-    own = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob(f"test_{path.stem.strip('_')}*.py"))
+    tree = ast.parse((ROOT / path).read_text())
+    names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"}
+    uses: dict[str, int] = {}
+    for file in sorted((ROOT / folder).rglob("test_*.py")):
+        words = re.findall(r"\w+", file.read_text())
+        mentions = sum(word in names or word == path.stem for word in words)
+        if mentions or file.stem == f"test_{path.stem.strip('_')}":
+            uses[str(file.relative_to(ROOT))] = mentions + 1000 * (file.stem == f"test_{path.stem.strip('_')}")
+    own = sorted(uses, key=lambda file: -uses[file])[:3]
     wider = [str(folder)] if (ROOT / folder).is_dir() else ["tests/test_arguments.py", "tests/test_files.py"]
     if wing == "cli":
         wider = [
