@@ -12,6 +12,7 @@ import ast
 import copy
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -101,10 +102,18 @@ def mutated(source: str, node: ast.AST) -> tuple[str, str, str]:
 
 
 def suites(path: Path) -> list[list[str]]:
-    """Arguments of pytest: the module's own tests, then its wing's."""
+    """Arguments of pytest: the module's own tests, by name or for what they call of it, then its wing's."""
     wing = path.parts[1].removesuffix(".py")
     folder = Path("tests") / wing
-    own = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob(f"test_{path.stem.strip('_')}*.py"))
+    tree = ast.parse((ROOT / path).read_text())
+    names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"}
+    uses: dict[str, int] = {}
+    for file in sorted((ROOT / folder).rglob("test_*.py")):
+        words = re.findall(r"\w+", file.read_text())
+        mentions = sum(word in names or word == path.stem for word in words)
+        if mentions or file.stem == f"test_{path.stem.strip('_')}":
+            uses[str(file.relative_to(ROOT))] = mentions + 1000 * (file.stem == f"test_{path.stem.strip('_')}")
+    own = sorted(uses, key=lambda file: -uses[file])[:3]
     wider = [str(folder)] if (ROOT / folder).is_dir() else ["tests/test_arguments.py", "tests/test_files.py"]
     if wing == "cli":
         wider = [
@@ -116,17 +125,17 @@ def suites(path: Path) -> list[list[str]]:
     return [suite for suite in ([*own, str(path)], wider) if suite]
 
 
-def killed(tree: Path, path: Path, limit: float, environment: dict[str, str]) -> bool:
-    """Whether a test fails, or hangs, in the mutated tree."""
-    for suite in suites(path):
+def fate(tree: Path, path: Path, own: bool, limit: float, environment: dict[str, str]) -> str:
+    """Whether a test fails in the mutated tree, none does, or they do not end in time."""
+    for suite in suites(path)[: 1 if own else None]:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *suite]
         try:
             done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=limit, check=False)
         except subprocess.TimeoutExpired:
-            return True
+            return "hung"
         if done.returncode not in (0, 5):
-            return True
-    return False
+            return "killed"
+    return "SURVIVED"
 
 
 def main() -> None:
@@ -136,6 +145,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--only", default="", help="part of the paths to mutate, such as rmtland/laws")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for a suite; one that takes longer hangs")
+    parser.add_argument("--own", action="store_true", help="the tests of the mutated module alone: a lower bound")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no mutant after this long")
     given = parser.parse_args()
     begin, fates = time.monotonic(), []
@@ -145,18 +155,19 @@ def main() -> None:
         for path, node in mutants(given.seed, given.count, given.only):
             if time.monotonic() - begin > 60 * given.minutes:
                 break
-            source = (ROOT / path).read_text()
+            source = (tree / path).read_text()
             changed_source, before, after = mutated(source, node)
             (tree / path).write_text(changed_source)
             environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
             if "njit" in source:  # compiled callers in other files would go on with what they know
                 environment["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(dir=folder)
-            fates.append(killed(tree, path, given.limit, environment))
+            fates.append(fate(tree, path, given.own, given.limit, environment))
             (tree / path).write_text(source)
             row = node.lineno  # type: ignore[attr-defined]
-            told = "killed" if fates[-1] else f"SURVIVED\n    - {before}\n    + {after}"
+            told = fates[-1] if fates[-1] == "killed" else f"{fates[-1]}\n    - {before}\n    + {after}"
             print(f"{path}:{row} {told}", flush=True)
-    print(f"{sum(fates)} of {len(fates)} killed ({100 * sum(fates) / max(len(fates), 1):.0f}%)")
+    lost = fates.count("killed")
+    print(f"{lost} of {len(fates)} killed ({100 * lost / max(len(fates), 1):.0f}%), {fates.count('hung')} hung")
 
 
 if __name__ == "__main__":

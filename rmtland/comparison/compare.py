@@ -7,18 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmtland._arguments import (
-    Seed,
-    choice,
-    flag,
-    function,
-    instance,
-    integer,
-    seed_sequence,
-    several,
-    spawn,
-    told_seed,
-)
+from rmtland._arguments import Seed, choice, flag, function, instance, integer, seed_sequence, several, spawn, told_seed
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter

@@ -6,10 +6,8 @@ import dataclasses
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import path as named_path
 from rmtland._files import replace_text
-from rmtland._version import __version__
+from rmtland._version import versions
 from rmtland.comparison.scores import SCORES, RungScores, scores_of
 from rmtland.logits.clustering import Clustering
 from rmtland.logits.outputs import OutputStatistics
@@ -233,7 +231,7 @@ class Comparison:
         """Every number as plain lists and floats, None for NaN: what `to_json` writes."""
         return {
             "settings": self.settings,
-            "versions": _versions(),
+            "versions": versions("numpy", "scipy", "numba", "torch"),
             "rungs": RUNGS,
             "stages": {name: _stage_dict(stage) for name, stage in self.stages.items()},
         }
@@ -264,7 +262,7 @@ class Comparison:
             {quantity: (("stage", "rung", "draw"), array) for quantity, array in arrays.items()}
             | {name: (("stage", "rung"), array) for name, array in scores.items()},
             coords={"stage": list(self.stages), "rung": rungs, "draw": np.arange(draws)},
-            attrs={**{k: str(v) for k, v in self.settings.items()}, **_versions()},
+            attrs={**{k: str(v) for k, v in self.settings.items()}, **versions("numpy", "scipy", "numba", "torch")},
         )
 
     def plot(self) -> dict[str, Figure]:
@@ -294,16 +292,6 @@ def with_deviation(mean: float, deviation: float) -> str:
         return f"{mean:.{decimals}f}({digit})"
     scale = 10**-decimals
     return f"{round(mean / scale) * scale}({digit * scale})"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"rmtland": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy", "numba", "torch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"  # saved arrays are compared without torch
-    return versions
 
 
 def _plain(values: Any) -> Any:

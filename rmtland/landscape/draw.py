@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import flag, require_memory
 from rmtland.landscape.kernels import apply_logit_hessian, fill_gauss_newton, softmax, weighted_rows
-from rmtland.logits.gradients import default_chunk_size, example_slices
+from rmtland.logits.gradients import default_chunk_size, example_slices, told_source
 from rmtland.logits.losses import CrossEntropy
 
 
@@ -68,7 +68,7 @@ class _DrawChunk:
         return gradients
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LandscapeDraw:
     """One draw of a landscape model; a source of logit gradients.
 
@@ -94,6 +94,8 @@ class LandscapeDraw:
     class_gradients: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     h_term: npt.NDArray[np.float64] | None = field(default=None, repr=False, kw_only=True)
     loss: CrossEntropy = field(default_factory=_CompiledCrossEntropy, kw_only=True)
+
+    __repr__ = told_source
 
     @property
     def num_examples(self) -> int:

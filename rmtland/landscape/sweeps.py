@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +103,13 @@ def _drawn_logits(
     rng: np.random.Generator,
 ) -> LandscapeModel:
     """The model of one draw of the logits: draws and theory are compared on the same logits."""
-    from rmtland.landscape.logit_laws import GivenLogits
     from rmtland.landscape.model import LandscapeModel
+    from rmtland.landscape.paper.spectrum import pinned_logits
 
     model = LandscapeModel.fort_ganguli(
         num_examples, num_classes, num_parameters, sigma_z, mean_length, snr=snr, accuracy=accuracy, sigma_H=sigma_H
     )
-    logits, labels = model.logits.draw_logits(model.num_examples, model.num_classes, rng)
-    return dataclasses.replace(model, logits=GivenLogits(logits, labels))
+    return pinned_logits(model, rng)
 
 
 def _theory(drawn: Any) -> dict[str, float]:

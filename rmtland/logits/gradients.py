@@ -164,6 +164,12 @@ def check_source(source: Any) -> None:
         raise TypeError(f"`source` must be a source of logit gradients; got {shown(source)}")
 
 
+def told_source(source: LogitGradients) -> str:
+    """What a source is, in a line."""
+    sizes = f"{source.num_examples} examples, {source.num_classes} classes, {source.num_parameters} parameters"
+    return f"{type(source).__name__}({sizes}, {source.loss!r})"
+
+
 @dataclass(frozen=True, eq=False)
 class DenseChunk:
     """A chunk whose logit gradients lie in memory, (n, C, D); products are taken in their dtype."""
@@ -250,7 +256,7 @@ def default_chunk_size(num_examples: int, bytes_per_example: int) -> int:
     return max(1, min(num_examples, CHUNK_BYTES // max(bytes_per_example, 1)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseLogitGradients:
     """A source of logit gradients from arrays: your own, saved ones, or another framework's.
 
@@ -323,6 +329,8 @@ class DenseLogitGradients:
         for part in example_slices(shape[0], self.chunk_size or 1):
             if not all_finite(self.gradients[part]):
                 raise ValueError("`gradients` must be finite; got NaN or infinite entries")
+
+    __repr__ = told_source
 
     @property
     def num_examples(self) -> int:

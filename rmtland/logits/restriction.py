@@ -8,7 +8,7 @@ from typing import Any
 from rmtland._arguments import choice
 from rmtland._arrays import Array, zeros
 from rmtland.logits.accumulate import SharedChunk, parts_of, prototype
-from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks
+from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks, told_source
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
 
@@ -76,6 +76,8 @@ class RestrictedSource:
         self.source, self.parameters = source, parameters
         self.num_parameters = parameters.stop - parameters.start
         self.parameter_groups: Mapping[str, slice] = {name: slice(0, self.num_parameters)}
+
+    __repr__ = told_source
 
     @property
     def num_examples(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import flag
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
 
@@ -40,16 +40,24 @@ class LogitScales:
         Standard deviation of a component of the class gradients d_{k,y}; 0 unless `class_means` was asked for.
     sigma_d_clipped : bool
         Whether the unbiased estimate of sigma_d^2 came out negative.
+    sigma_z_error : float
+        Standard error over examples.
+    sigma_c_error, sigma_E_error : float
+        Standard errors over logits, each of which has a mean gradient and residuals of its own: rough for few classes.
+        NaN with `class_means`, and where the scale is 0.
     """
 
     sigma_z: float
     sigma_c: float
     sigma_E: float
     sigma_c_clipped: bool
-    mean_gradients: Array
+    mean_gradients: Array = field(repr=False)
     absent_classes: tuple[int, ...]
     sigma_d: float = 0.0
     sigma_d_clipped: bool = False
+    sigma_z_error: float = math.nan
+    sigma_c_error: float = math.nan
+    sigma_E_error: float = math.nan
 
     @property
     def snr(self) -> float:
@@ -82,7 +90,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         xp = namespace(own)
         if state is None:
             num_classes, num_parameters = chunk.source.num_classes, chunk.source.num_parameters
-            shapes = ((num_classes, 2, num_parameters), (num_classes, 2), (num_classes,), (1,))
+            shapes = ((num_classes, 2, num_parameters), (num_classes, 2), (num_classes,), (2,))
             state = tuple(zeros(own, shape) for shape in shapes)
         sums, square_sums, class_sizes, variances = state
         every = xp.ones_like(own[:, :1])
@@ -94,7 +102,8 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         class_sizes += xp.sum(own, axis=0)
         logits = double(chunk.logits)
         spread = (logits - xp.mean(logits, axis=1, keepdims=True)) ** 2 / (logits.shape[1] - 1)
-        variances += xp.sum(spread, keepdims=True)[0, :]
+        by_example = xp.sum(spread, axis=1)
+        variances += xp.stack([xp.sum(by_example), xp.sum(by_example**2)])
         return state
 
     def conclude(self, sums_of_terms: tuple[Array, ...], source: LogitGradients) -> LogitScales:
@@ -109,7 +118,10 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :])
         mean_gradients /= divisor[:, None]
         lengths = _inner(mean_gradients, mean_gradients)
-        overall = to_numpy(squares)
+        overall, errors = to_numpy(squares), (math.nan, math.nan)
+        total_z, squares_z = to_numpy(variances)[:, None]
+        variance_z, error_z = mean_and_error(total_z, squares_z, num_examples)
+        sigma_z = math.sqrt(float(variance_z[0]))
         if self.class_means:
             spread = _inner(sums[:, 1, :], sums[:, 1, :]) / num_examples**2
             variance_c, variance_d, variance_E = _variances_by_class(
@@ -117,11 +129,12 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             )
         else:
             overlaps = _inner(mean_gradients, sums[:, 1, :])
-            residual = float(np.sum(overall[:, 0] - 2 * overlaps + num_examples * lengths))
-            variance_E = max(residual, 0.0) / (
-                num_parameters * float(np.sum(num_examples - 2 + num_examples / averaged))
-            )
-            variance_c, variance_d = float(np.mean(lengths / num_parameters - variance_E / averaged)), 0.0
+            residual = overall[:, 0] - 2 * overlaps + num_examples * lengths
+            freedom = num_parameters * (num_examples - 2 + num_examples / averaged)
+            variance_E = max(float(np.sum(residual)), 0.0) / float(np.sum(freedom))
+            each = lengths / num_parameters - variance_E / averaged
+            variance_c, variance_d = float(np.mean(each)), 0.0
+            errors = _error_of_root(each, variance_c), _error_of_root(residual / freedom, variance_E)
         for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
             if variance < 0:
                 warnings.warn(
@@ -131,7 +144,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
                     stacklevel=2,
                 )
         return LogitScales(
-            sigma_z=math.sqrt(float(to_numpy(variances)[0]) / num_examples),
+            sigma_z=sigma_z,
             sigma_c=math.sqrt(max(variance_c, 0.0)),
             sigma_E=math.sqrt(variance_E),
             sigma_c_clipped=variance_c < 0,
@@ -139,7 +152,15 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             absent_classes=tuple(int(k) for k in np.flatnonzero(~present)),
             sigma_d=math.sqrt(max(variance_d, 0.0)),
             sigma_d_clipped=variance_d < 0,
+            sigma_z_error=float(error_z[0]) / (2 * sigma_z) if sigma_z > 0 else math.nan,
+            sigma_c_error=errors[0],
+            sigma_E_error=errors[1],
         )
+
+
+def _error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
+    """Of the root of the mean of independent values, to first order."""
+    return float(np.std(values, ddof=1)) / math.sqrt(values.size) / (2 * math.sqrt(mean)) if mean > 0 else math.nan
 
 
 def logit_scales(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmtland._arguments import choice, integer
-from rmtland.logits.gradients import CHUNK_BYTES, example_slices
+from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
 from rmtland.nets import determinism
 from rmtland.nets.batches import (
@@ -209,6 +209,8 @@ class NetworkLogitGradients:
         if total <= 0:
             raise ValueError("`weights` must not all be zero; got weights of sum 0")
         self.divide_weights(total / self._num_examples)
+
+    __repr__ = told_source
 
     @property
     def fingerprint(self) -> determinism.Fingerprint:

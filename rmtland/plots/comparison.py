@@ -9,6 +9,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from rmtland.plots._axes import new_or
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -49,7 +51,7 @@ def plot_stage_spectra(stage: Any, labels: dict[str, str], *, ax: Axes | None = 
         One step line per rung (eigenvalues per bin and draw, with a band of one s.d. over draws; of a matrix too large
         to diagonalise by its spectral density); ticks for the C - 1 eigenvalues of the mean logit gradients.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     # A draw whose probabilities are all frozen has no eigenvalue that is not zero.
     top = max(rung.eigenvalues.max(initial=0.0) for rung in stage.rungs.values()) or 1.0
     bins = np.geomspace(top / 10**DECADES, 1.5 * top, 12 * DECADES)
@@ -91,7 +93,7 @@ def plot_gradient_power(stage: Any, labels: dict[str, str], *, ax: Axes | None =
     Axes
         One line per rung, with a band of one s.d. over draws; a mark at C - 1 directions.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     for name, rung in stage.rungs.items():
         cumulative = np.cumsum(rung.powers[:, ::-1], axis=1)
         directions = np.arange(1, cumulative.shape[1] + 1)
@@ -123,7 +125,7 @@ def plot_stages(comparison: Any, quantity: str, *, ax: Axes | None = None, ylabe
     Axes
         One line per rung, model rungs with bars of one s.d. over draws.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     stages = list(comparison.stages)
     for name, label in comparison.rung_labels.items():
         rungs = [comparison.stages[stage].rungs.get(name) for stage in stages]
@@ -152,7 +154,7 @@ def plot_scores(comparison: Any, score: str, *, ax: Axes | None = None) -> Axes:
     Axes
         A line of marks per stage.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     frame = comparison.scores()
     labels = list(dict.fromkeys(frame.index.get_level_values("rung")))
     for name in comparison.stages:
@@ -227,7 +229,3 @@ def _shared_legend(figure: Figure, axes: list[Axes]) -> None:
 
 def _style(rung: Any) -> str:
     return "--" if rung.num_draws > 1 else "-"
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(layout="constrained").subplots() if ax is None else ax

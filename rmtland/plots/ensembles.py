@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from rmtland.plots._axes import new_or
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 THEORY, DRAWS = "#d55e00", "#0072b2"
 """Two of Okabe and Ito's colours."""
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
 
 
 def _size(number: int) -> str:
@@ -43,7 +40,7 @@ def plot_spectrum(eigenvalues: Any, law: Any = None, *, bins: Any = 60, ax: Axes
     Axes
         Steps for the draws, with a band of two standard errors if there are several matrices; a line for the law.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     if hasattr(eigenvalues, "edges"):
         edges, density, error = eigenvalues.edges, eigenvalues.density, eigenvalues.standard_error
     else:
@@ -92,7 +89,7 @@ def plot_transition(result: Any, *, quantity: str = "eigenvalue", ax: Axes | Non
     """
     if quantity not in ("eigenvalue", "overlap"):
         raise ValueError(f"`quantity` must be one of 'eigenvalue', 'overlap'; got {quantity!r}")
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     which, draws, label = {
         "eigenvalue": (0, result.eigenvalues, r"largest eigenvalue $\lambda_1$"),
         "overlap": (1, result.overlaps, r"squared overlap $|\langle u_1, e\rangle|^2$"),
@@ -128,7 +125,7 @@ def plot_edge(standardised: Any, law: Any = None, *, bins: int = 40, ax: Axes | 
     Axes
         Points with two standard errors (binomial) at the middles of bins; a line for the law.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     values = np.ravel(np.asarray(standardised, dtype=float))
     counts, edges = np.histogram(values, bins)
     width, share = np.diff(edges), counts / values.size

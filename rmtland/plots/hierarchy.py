@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.figure import Figure
+
+from rmtland.plots._axes import new_or
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +20,6 @@ SERIES = ("#000000", "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56
 PLACES = {"A1": "A1 + A2", "B1": "B1", "rest": "the rest"}
 DECADES = 7
 """How far below the largest eigenvalue spectra are drawn."""
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
 
 
 def plot_knock_outs(spectra: Mapping[str, Any], *, attribution: Any = None, ax: Axes | None = None) -> Axes:
@@ -42,7 +39,7 @@ def plot_knock_outs(spectra: Mapping[str, Any], *, attribution: Any = None, ax: 
     Axes
         A line for each spectrum: eigenvalues per bin, a twelfth of a decade wide, or the density of ln |lambda|.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     dense = [np.asarray(s, dtype=np.float64) for s in spectra.values() if not hasattr(s, "magnitudes")]
     top = max([float(np.max(values, initial=0.0)) for values in dense], default=0.0) or 1.0
     bins = np.geomspace(top / 10**DECADES, 1.5 * top, 12 * DECADES)
@@ -87,7 +84,7 @@ def plot_attribution(attribution: Any, *, ax: Axes | None = None) -> Axes:
         Stacked bars by rank, and the squared overlap with the ranges of A1 and of B1 as points on a second axis, with
         the share of chance as dotted lines.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     values = attribution.eigenvalues[::-1]
     ranks = np.arange(1, values.size + 1)
     base: npt.NDArray[np.float64] = np.zeros(values.size)
@@ -132,7 +129,7 @@ def plot_hierarchy_traces(dataset: Any, *, ax: Axes | None = None) -> Axes:
     ValueError
         For a dataset that has no such traces, or several splits.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     parts = ("A1", "A2", "B1", "B2")
     prefix = "group_trace_" if "group" in dataset.coords and dataset["group"].ndim == 0 else "trace_"
     if f"{prefix}A1" not in dataset:
@@ -164,7 +161,7 @@ def plot_class_embedding(embedding: Any, *, names: Any = None, ax: Axes | None =
     Axes
         A large circle with its name for each g_c and small ones for its g_{c,c'}, all of one colour.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     num_classes = len(embedding.classes)
     colours = colormaps["tab10" if num_classes <= 10 else "hsv"]
     for c in range(num_classes):

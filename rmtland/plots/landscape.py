@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rmtland.plots._axes import new_or
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -44,7 +46,7 @@ def plot_simplex(result: Any, *, ax: Axes | None = None) -> Axes:
     """
     if result.num_classes != 3:
         raise ValueError(f"the simplex of {result.num_classes} classes is no triangle; use 3")
-    ax = _axes(ax)
+    ax = new_or(ax)
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
     ax.plot(*corners[[0, 1, 2, 0]].T, color="0.6", linewidth=0.8)
     from matplotlib import colormaps
@@ -70,7 +72,7 @@ def plot_freezing(result: Any, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     _band(ax, result.sigma_z, result.entropy, COLOURS["eq. (10)"], "draws, mean and s.d.")
     ax.plot(result.sigma_z, result.entropy_theory, color=THEORY, linewidth=1, label="random energy model")
     ax.axvline(result.freezing_sigma, color="0.6", linestyle=":", linewidth=1, label=r"$\sqrt{2\,\ln C}$")
@@ -93,7 +95,7 @@ def plot_landscape_spectrum(panel: Any, *, ax: Axes | None = None, colour: str =
     Axes
         Eigenvalues per bin and draw, on logarithmic bins; ticks at the mean outliers, of the draws and of the theory.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     bins = np.geomspace(panel.x[0], panel.x[-1], 61)
     counts = np.array([np.histogram(values, bins)[0] for values in panel.eigenvalues])
     ax.stairs(counts.mean(axis=0), bins, color=colour, fill=True, alpha=0.35, label="draws, mean")
@@ -128,7 +130,7 @@ def plot_gradient_cosines(panel: Any, *, ax: Axes | None = None, colour: str = C
     Axes
         Absolute values: an eigenvector has no sign.
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     cosines = np.sqrt(panel.powers[0, ::-1])
     ax.plot(np.arange(1, cosines.size + 1), cosines, ".", color=colour, markersize=4)
     ax.set(xscale="log", xlabel="eigenvector, by falling eigenvalue", ylabel="|cosine| with the gradient")
@@ -148,7 +150,7 @@ def plot_cumulative_power(panel: Any, *, ax: Axes | None = None, colour: str = C
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     cumulative = np.cumsum(panel.powers[:, ::-1], axis=1)
     _band(ax, np.arange(1, cumulative.shape[1] + 1), cumulative, colour, "draws, mean and s.d.")
     ax.plot(panel.directions, panel.power_theory.mean(axis=0), "o", color=THEORY, markersize=3, label="theory")
@@ -171,7 +173,7 @@ def plot_landscape_sweep(result: Any, quantity: str, *, ax: Axes | None = None) 
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     for name, panel in result.panels.items():
         _band(ax, result.sigma_z, getattr(panel, quantity), COLOURS[name], f"{name}, draws")
         theory = getattr(panel, f"{quantity}_theory").mean(axis=0)
@@ -194,7 +196,7 @@ def plot_peak_condition(result: Any, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     growth, freezing = result.slopes
     ax.plot(result.sigma_z, growth, color=COLOURS["eq. (10)"], label=r"growth, d log $\sigma_c^2$ / d log $\sigma_z$")
     ax.plot(
@@ -218,7 +220,7 @@ def plot_phase(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     labels = {
         "num_outliers": "outliers",
         "gradient_power": r"gradient power in top $C-1$",
@@ -251,7 +253,7 @@ def plot_swallowed_outliers(result: Any, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     edge = result.bulk_edge
     for k in range(result.eigenvalues.shape[2]):
         names = ("draws", "theory") if k == 0 else ("_", "_")
@@ -274,7 +276,7 @@ def plot_swallowed_power(result: Any, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_or(ax)
     _band(ax, result.sigma_H, result.power, COLOURS["eq. (10)"], "draws")
     ax.plot(result.sigma_H, result.power_theory, color=THEORY, linewidth=1, label="theory")
     ax.set(ylabel=QUANTITIES["gradient_power"], ylim=(0, None))
@@ -370,7 +372,3 @@ def _edges(centres: Any) -> Any:
     logs = np.log(centres)
     inner = (logs[1:] + logs[:-1]) / 2
     return np.exp(np.concatenate([[2 * logs[0] - inner[0]], inner, [2 * logs[-1] - inner[-1]]]))
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(layout="constrained").subplots() if ax is None else ax

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from rmtland._arrays import is_torch, to_numpy
+from rmtland.plots._axes import new_or
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +19,6 @@ THEORY, NUMERICS, SECOND, THIRD, MARK = "#d55e00", "#0072b2", "#009e73", "#cc79a
 
 DECADES = 7
 """How far below its maximum a density is drawn on a logarithmic axis."""
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return Figure(figsize=(6, 4), layout="constrained").subplots() if ax is None else ax
 
 
 def _values(eigenvalues: Any) -> npt.NDArray[np.float64]:
@@ -57,7 +53,7 @@ def plot_density(result: Any, law: Any = None, *, count: Any = None, log: bool =
         A line for the density, with a band of two standard errors if there were several probes; a dashed line for the
         law; triangles on the axis at the eigenvalues that were taken out; a dotted line at the threshold.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     ax.plot(result.grid, result.density, color=NUMERICS, lw=1.2, label=f"{result.nodes.shape[0]} probes")
     _band(ax, result.grid, result.density, result.standard_error, NUMERICS)
     if law is not None:
@@ -105,7 +101,7 @@ def plot_scree(
     Axes
         Points, those above the threshold in another colour, which is a dotted line.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     values = _values(eigenvalues)
     order = np.argsort(values)[::-1][:num_shown]
     ranks, shown = np.arange(1, order.size + 1), values[order]
@@ -148,7 +144,7 @@ def plot_log_density(result: Any, *, line: Any = None, ax: Axes | None = None) -
         A line each for positive and negative eigenvalues, with bands of two standard errors if there were several
         probes; a grey one for all; the fit dashed. What lies at epsilon is told apart from 0 no longer.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     x = result.magnitudes
     ax.plot(x, result.density, color="0.75", lw=2.5, label="all")
     for part, error, colour, label in (
@@ -191,7 +187,7 @@ def plot_ordered_eigenvalues(spectra: Any, *, percent: bool = False, ax: Axes | 
     ----------
     Sagun et al. (2017), Empirical analysis of the Hessian, figs. 1 to 6.
     """
-    ax = _axes(ax)
+    ax = new_or(ax, (6, 4))
     several = spectra if isinstance(spectra, dict) else {"": spectra}
     for colour, (label, given) in zip([NUMERICS, THEORY, SECOND, THIRD] * len(several), several.items(), strict=False):
         values = np.sort(_values(given))

@@ -308,9 +308,9 @@ def check_address(address: str) -> None:
     from distributed.comm.addressing import parse_host_port
     from distributed.comm.registry import get_backend
 
-    if not isinstance(address, str):
-        raise TypeError(f"`scheduler` must be an address such as tcp://host:8786; got {shown(address)}")
     try:
+        if not isinstance(address, str):
+            raise ValueError
         scheme, separator, where = address.partition("://")
         get_backend(scheme)
         known = bool(separator and where) and (scheme not in ("tcp", "tls") or parse_host_port(where)[1] is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rmtland._version import __version__
+from rmtland import _version
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "zarr", "xarray")
 
@@ -127,13 +126,7 @@ def _bytecode(code: types.CodeType) -> tuple[Any, ...]:
 
 def versions() -> str:
     """Versions of Python, this package and those it computes with, as JSON."""
-    found = {"python": platform.python_version(), "rmtland": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return json.dumps(found)
+    return json.dumps(_version.versions(*PACKAGES))
 
 
 def host() -> str:

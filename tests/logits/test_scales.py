@@ -196,3 +196,35 @@ def test_one_example():
     source = rl.DenseLogitGradients(np.zeros((1, 2)), np.array([0]), np.ones((1, 2, 3)))
     with pytest.raises(ValueError, match="`source` must have at least 2 examples; got 1"):
         rl.logit_scales(source)
+
+
+def test_errors_are_the_scatter_of_estimates():
+    """Of as many draws of a model: the stated errors are the standard deviations, and neither half nor twice."""
+    model = rl.LandscapeModel.fort_ganguli(40, 12, 60, sigma_z=3.0, snr=2.0)
+    found = [rl.logit_scales(model.sample(rng=seed)) for seed in range(120)]
+    for name in ("sigma_z", "sigma_c", "sigma_E"):
+        scatter = np.std([getattr(scales, name) for scales in found], ddof=1)
+        stated = np.sqrt(np.mean([getattr(scales, f"{name}_error") ** 2 for scales in found]))
+        assert 0.8 < stated / scatter < 1.25, (name, stated / scatter)
+
+
+def test_no_error_where_there_is_no_scale():
+    source = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 1, 0, 1]), np.ones((4, 2, 3)))
+    scales = rl.logit_scales(source)
+    assert scales.sigma_z == scales.sigma_E == 0
+    assert np.isnan([scales.sigma_z_error, scales.sigma_E_error]).all()
+    assert scales.sigma_c_error == 0
+    draw = rl.LandscapeModel.fort_ganguli(40, 4, 60).sample(rng=0)
+    assert np.isnan(rl.logit_scales(draw, class_means=True).sigma_c_error)
+
+
+def test_in_a_line():
+    draw = rl.LandscapeModel.fort_ganguli(40, 4, 60).sample(rng=0)
+    assert "mean_gradients" not in repr(rl.logit_scales(draw))
+    told = "40 examples, 4 classes, 60 parameters"
+    assert repr(draw).startswith(f"LandscapeDraw({told}, ")
+    assert repr(rl.restrict(draw, *draw.parameter_groups)).startswith(f"RestrictedSource({told}, ")
+    dense = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 1, 0, 1]), np.ones((4, 2, 3)))
+    assert repr(dense) == "DenseLogitGradients(4 examples, 2 classes, 3 parameters, CrossEntropy(label_smoothing=0.0))"
+    band = rl.LandscapeModel.fort_ganguli(40, 4, 60).theory_band(2, rng=0)
+    assert repr(band) == "TheoryBand(2 x LandscapeTheory: 4 classes, 60 parameters)"

@@ -90,7 +90,7 @@ def h_term_figure(
     Raises
     ------
     ValueError
-        For a grid that is none; for a model without outliers and no `sigma_H`.
+        For a `sigma_H` of fewer than two values or that does not ascend; for a model without outliers and none.
 
     References
     ----------

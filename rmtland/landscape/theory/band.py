@@ -23,7 +23,7 @@ class Spread:
     std: Any
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TheoryBand:
     """Predictions for several draws of the logits; made by `LandscapeModel.theory_band`.
 
@@ -40,6 +40,11 @@ class TheoryBand:
     """
 
     theories: tuple[Theory, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        one = self.theories[0]
+        sizes = f"{one.num_classes} classes, {one.num_parameters:g} parameters"
+        return f"TheoryBand({len(self.theories)} x {type(one).__name__}: {sizes})"
 
     def over(self, prediction: Callable[[Theory], npt.ArrayLike]) -> Spread:
         """Mean and standard deviation of any function of a theory.

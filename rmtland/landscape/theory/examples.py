@@ -246,7 +246,7 @@ class Examples(ABC):
     def curvatures(self) -> tuple[Floats, Floats]:
         """Eigenvalues of the A_mu, binned by size, and their numbers, which add up to those of N examples.
 
-        Of every so manieth example only, where there are many.
+        Where there are many examples, those of a part of them stand for all: every second, third, ... example.
         """
         p = self.probabilities
         part = np.ascontiguousarray(p[:: max(1, math.ceil(p.size * p.shape[1] / SAMPLE))])
