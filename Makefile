@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all lint types bench validate mutants clean
+.PHONY: help demo test test-slow test-all lint types bench validate mutants clean
 help:
 	@echo "make demo      train a network on real digits, set it beside the model, write report/"
-	@echo "make test      the test suite       make test-all   with the slow tests"
+	@echo "make test      the test suite       make test-slow  its slow tests    make test-all  both"
 	@echo "make lint      ruff                 make types      mypy"
 	@echo "make mutants   changes the code at COUNT random places (SEED), and prints the share that the tests notice"
 	@echo "make bench     the benchmarks       make validate   the theorems, at smoke scale"
@@ -23,6 +23,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q

@@ -37,6 +37,7 @@ from .landscape.mean_field.activations import Activation as Activation
 from .landscape.mean_field.kernels import MeanFieldKernels as MeanFieldKernels
 from .landscape.mean_field.logits import GaussianProcessLogits as GaussianProcessLogits
 from .landscape.mean_field.network import MeanFieldNetwork as MeanFieldNetwork
+from .landscape.measured_gradients import measured_gradients as measured_gradients
 from .landscape.model import LandscapeModel as LandscapeModel
 from .landscape.reduced import LandscapeSpectrum as LandscapeSpectrum
 from .landscape.sweeps import landscape_cell as landscape_cell

@@ -10,15 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, real, require_memory
+from rmtland.landscape._matrices import by_logit, gram_matrix, mixing_matrices, symmetric
 from rmtland.landscape.covariance import ResidualCovariance
 from rmtland.landscape.gradient_laws import Gradients, QValues
 from rmtland.landscape.weighted_rows import WeightedRows, gram_factor, rows_of_examples
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
-
-SLACK = 1e-8
-"""How far below 0, as a share of the largest, an eigenvalue of a Gram matrix may be."""
 
 
 class StructuredGradients(ABC):
@@ -65,8 +63,9 @@ class AnisotropicGradients(StructuredGradients):
     logit_covariance : array_like (C, C) or (N, C, C), optional
         Covariance of an example's residuals across its logits, in units of residual_length^2: of all examples, or each
         one's own. The identity by default.
-    mean_scales : array_like (N,) or (N, C), optional
-        r: by which each example stretches its means.
+    mean_scales : array_like (N,), (N, C) or (N, C, C), optional
+        r: by which each example, or each of its logits, stretches its means; as matrices, how it mixes those of its
+        logits.
     loadings : array_like (N, C, F), optional
         L: how much each logit gradient has of the shared directions.
 
@@ -107,7 +106,7 @@ class AnisotropicGradients(StructuredGradients):
     loadings: npt.ArrayLike | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean_gram", _gram("mean_gram", self.mean_gram))
+        object.__setattr__(self, "mean_gram", gram_matrix("mean_gram", self.mean_gram))
         object.__setattr__(self, "residual_length", real("residual_length", self.residual_length, at_least=0))
         if not isinstance(self.covariance, ResidualCovariance):
             raise TypeError(f"`covariance` must be a ResidualCovariance; got {self.covariance!r}")
@@ -115,14 +114,17 @@ class AnisotropicGradients(StructuredGradients):
             value = getattr(self, name)
             if value is not None:
                 array = finite_array(name, value)
-                if array.ndim not in (1, 2) or (array < 0).any():
+                matrices = name == "mean_scales" and array.ndim == 3
+                if not matrices and (array.ndim not in (1, 2) or (array < 0).any()):
                     raise ValueError(
                         f"`{name}` must have shape (N,) or (N, C) and be >= 0; got {array.shape}, at least "
                         f"{array.min(initial=0.0):g}"
                     )
                 object.__setattr__(self, name, array)
         if self.logit_covariance is not None:
-            object.__setattr__(self, "logit_covariance", _gram("logit_covariance", self.logit_covariance, stacked=True))
+            object.__setattr__(
+                self, "logit_covariance", gram_matrix("logit_covariance", self.logit_covariance, stacked=True)
+            )
         if self.loadings is not None:
             object.__setattr__(self, "loadings", finite_array("loadings", self.loadings, ndim=3))
 
@@ -183,7 +185,7 @@ class AnisotropicGradients(StructuredGradients):
             )
         wanted = {
             "residual_scales": ((num_examples,), (num_examples, c)),
-            "mean_scales": ((num_examples,), (num_examples, c)),
+            "mean_scales": ((num_examples,), (num_examples, c), (num_examples, c, c)),
             "logit_covariance": ((c, c), (num_examples, c, c)),
             "loadings": ((num_examples, c, self.num_factors),),
         }
@@ -199,7 +201,7 @@ class AnisotropicGradients(StructuredGradients):
         if self.logit_covariance is not None:
             covariance = np.reshape(self.logit_covariance, (-1, num_classes, num_classes))
         if self.residual_scales is not None:
-            scales = _by_logit(self.residual_scales, num_classes)
+            scales = by_logit(self.residual_scales, num_classes)
             covariance = scales[:, :, None] * covariance * scales[:, None, :]
         values, vectors = np.linalg.eigh(covariance)
         roots: Floats = (vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]) @ vectors.swapaxes(1, 2)
@@ -209,7 +211,7 @@ class AnisotropicGradients(StructuredGradients):
         """The rows of the factor of G, given logits (N, C) and labels (N,)."""
         n, c = logits.shape
         self.check(n, c)
-        stretch = None if self.mean_scales is None else _by_logit(self.mean_scales, c)
+        stretch = None if self.mean_scales is None else mixing_matrices(self.mean_scales, c)
         factors = None if self.loadings is None else np.asarray(self.loadings)
         gram = np.asarray(self.mean_gram)
         return rows_of_examples(logits, labels, self._roots(c), (stretch, factors), gram, self.covariance, tolerance)
@@ -248,9 +250,8 @@ class AnisotropicGradients(StructuredGradients):
         by_class = num_means == c * c
         own = means[:num_means].reshape(c, -1, d)
         if self.mean_scales is not None:
-            scales = _by_logit(self.mean_scales, c)
             at_example = own[:, labels].swapaxes(0, 1) if by_class else own[None, :, 0]
-            residuals += (scales[:, :, None] - 1) * at_example
+            residuals += (mixing_matrices(self.mean_scales, c) - np.eye(c)) @ at_example
         if not by_class:
             return own[:, 0], residuals
         centre = own.mean(axis=1)
@@ -296,7 +297,7 @@ class KernelGradients(StructuredGradients):
             raise ValueError("`terms` must have at least one pair (Theta, K); got none")
         pairs: list[tuple[Floats, Floats]] = []
         for theta, outputs in self.terms:
-            pair = _symmetric("terms", theta), _symmetric("terms", outputs)
+            pair = symmetric("terms", theta), symmetric("terms", outputs)
             if pairs and (pair[0].shape, pair[1].shape) != (pairs[0][0].shape, pairs[0][1].shape):
                 raise ValueError(f"`terms` must all have one shape; got {pair[0].shape} and {pairs[0][0].shape}")
             pairs.append(pair)
@@ -370,29 +371,3 @@ class KernelGradients(StructuredGradients):
             directions = np.zeros((factor.shape[1], d))
             directions[:, :columns] = rng.standard_normal((factor.shape[1], columns)) / math.sqrt(columns)
         return np.zeros((c, d)), (factor @ directions).reshape(n, c, d)
-
-
-def _by_logit(scales: npt.ArrayLike, num_classes: int) -> Floats:
-    """Scales by example, or by example and logit, (N, C)."""
-    array = np.asarray(scales)
-    return np.repeat(array[:, None], num_classes, axis=1) if array.ndim == 1 else array
-
-
-def _symmetric(name: str, value: npt.ArrayLike, stacked: bool = False) -> Floats:
-    """A symmetric matrix, or with `stacked` several."""
-    array: Floats = finite_array(name, value)
-    if array.ndim not in ((2, 3) if stacked else (2,)) or array.shape[-1] != array.shape[-2] or array.size == 0:
-        raise ValueError(f"`{name}` must be square; got {array.shape}")
-    scale = float(np.abs(array).max())
-    if not np.allclose(array, array.swapaxes(-1, -2), rtol=0.0, atol=1e-10 * scale):
-        raise ValueError(f"`{name}` must be symmetric; got {np.abs(array - array.swapaxes(-1, -2)).max():g} off")
-    return 0.5 * (array + array.swapaxes(-1, -2))
-
-
-def _gram(name: str, value: npt.ArrayLike, stacked: bool = False) -> Floats:
-    """A symmetric matrix without negative eigenvalues, up to rounding."""
-    array = _symmetric(name, value, stacked)
-    values = np.linalg.eigvalsh(array)
-    if float(values.min()) < -SLACK * max(float(values.max()), 0.0):
-        raise ValueError(f"`{name}` must have no negative eigenvalue; got {values.min():g}")
-    return array

@@ -86,7 +86,7 @@ class ResidualCovariance:
         return cls(np.arange(1.0, cut + 1) ** -exponent)
 
     @classmethod
-    def of_effective_dimension(cls, dimension: float, exponent: float = 0.8) -> ResidualCovariance:
+    def from_effective_dimension(cls, dimension: float, exponent: float = 0.8) -> ResidualCovariance:
         """The power law of this exponent whose effective dimension is the one given.
 
         Parameters

@@ -150,8 +150,8 @@ def rows_of_examples(
     logits, labels : ndarray (N, C), (N,)
     roots : ndarray (N, C, C) or (1, C, C)
         Symmetric roots of the residuals' covariance across an example's logits.
-    loadings : (scales (N, C) or None, factors (N, C, F) or None)
-        By which an example stretches its means, and its loadings on further mean rows.
+    loadings : (scales (N, C, C) or None, factors (N, C, F) or None)
+        By which an example mixes the means of its class, and its loadings on further mean rows.
     gram : ndarray (Q, Q)
         Of C or C^2 means, and F further rows.
     covariance : ResidualCovariance
@@ -168,7 +168,7 @@ def rows_of_examples(
     own = (np.broadcast_to(roots, (n, c, c)) @ slopes[:, :, None])[:, :, 0]
     along = np.einsum("nkj,nk->nj", left, own)
     stretch, factors = loadings
-    scaled = turned if stretch is None else turned * stretch[:, :, None]
+    scaled = turned if stretch is None else stretch.swapaxes(1, 2) @ turned
     heights = np.sum(turned**2, axis=1)
     kept = (heights > tolerance * heights.max()) | (sizes**2 > tolerance * max(float(sizes.max()) ** 2, 1e-300))
     num_factors = 0 if factors is None else factors.shape[2]
@@ -181,7 +181,7 @@ def rows_of_examples(
         if members.size == 0:
             continue
         columns = np.arange(c) * c + y if by_class else np.arange(c)
-        direct = slopes[members] if stretch is None else slopes[members] * stretch[members]
+        direct = slopes[members] if stretch is None else np.einsum("nk,nkl->nl", slopes[members], stretch[members])
         mean_slopes[columns] += direct.sum(axis=0)
         rows = scaled[members].swapaxes(1, 2)
         if factors is not None:

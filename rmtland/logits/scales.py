@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from rmtland._arguments import flag
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
+from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
 
 
@@ -161,7 +163,9 @@ def _error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(values.size) / (2 * math.sqrt(mean)) if mean > 0 else math.nan
 
 
-def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitScales:
+def logit_scales(
+    source: LogitGradients, *, class_means: bool = False, classes: Sequence[int] | None = None
+) -> LogitScales:
     """Measure sigma_z, the mean logit gradients, sigma_c, sigma_E and the signal-to-noise ratio.
 
     Parameters
@@ -171,6 +175,10 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     class_means : bool
         False: the scales of J = c_k + E, everything but the mean logit gradients being residual. True: those of
         J = c_k + d_{k,y} + E, which matches both q_SLSC and q_SL.
+    classes : sequence of int, optional
+        Logits that are looked at, and classes; by default all. Of a vocabulary of 50,000 words a few will do.
+        `mean_gradients` (J, D) and `absent_classes` are then those of J classes in the order given, and sigma_z is
+        the spread of these logits alone.
 
     Returns
     -------
@@ -211,7 +219,7 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     >>> abs(rl.logit_scales(model.sample(rng=0)).snr / 2.0 - 1) < 0.2
     True
     """
-    return accumulate_one(source, LogitScalesAccumulator(class_means))
+    return accumulate_one(of_classes(source, classes), LogitScalesAccumulator(class_means))
 
 
 def _inner(first: Array, second: Array) -> npt.NDArray[np.float64]:

@@ -100,7 +100,7 @@ class Training:
             momentum=real("momentum", momentum, at_least=0, below=1),
             weight_decay=real("weight_decay", weight_decay, at_least=0),
         )
-        self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs))))
+        self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs), device="cpu")))
         self.num_steps = epochs * self.steps_per_epoch
         self.step = 0
 
@@ -113,9 +113,9 @@ class Training:
     def __iter__(self) -> Iterator[int]:
         """Take a step and yield its number, from where the training stands to its end."""
         # Orders of earlier epochs are drawn too, so that an epoch's order does not depend on where one went on.
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         for epoch in range(self.num_steps // self.steps_per_epoch):
-            order = torch.randperm(len(self.inputs), generator=generator)
+            order = torch.randperm(len(self.inputs), generator=generator, device="cpu")
             if self.step >= (epoch + 1) * self.steps_per_epoch:
                 continue
             total = 0.0
@@ -322,7 +322,7 @@ def training_stages(
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
     module, dataset = network_and_data(dataset, network, hidden=hidden, width=width, seed=seed)
     chosen = choose_examples(len(dataset.x_train), num_examples, seed)
-    x, y = torch.as_tensor(dataset.x_train[chosen]), torch.as_tensor(dataset.y_train[chosen])
+    x, y = (pytrees.tensor(n, a[chosen]) for n, a in (("inputs", dataset.x_train), ("labels", dataset.y_train)))
     stages = {"initialisation": NetworkLogitGradients(module, x, y)}
 
     def measure(epoch: int) -> None:
@@ -351,7 +351,7 @@ def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
         if len(x) >= 2:
             chosen = choose_examples(len(x), examples, seed)
-            probes[split] = torch.as_tensor(x[chosen]), torch.as_tensor(y[chosen])
+            probes[split] = pytrees.tensor("inputs", x[chosen]), pytrees.tensor("labels", y[chosen])
     return probes
 
 

@@ -165,7 +165,7 @@ def test_covariances():
     assert rl.ResidualCovariance([2.0, 1.0, 0.0], [1, 2, 5]).effective_dimension == pytest.approx(16 / 6)
     for dimension in (1.5, 30.0, 106.3):
         for exponent in (0.0, 0.8):
-            law = rl.ResidualCovariance.of_effective_dimension(dimension, exponent)
+            law = rl.ResidualCovariance.from_effective_dimension(dimension, exponent)
             assert law.effective_dimension == pytest.approx(dimension)
     shares, counts = rl.ResidualCovariance([1.0, 2.0, 1.0], [2, 1, 3]).shares(10)
     np.testing.assert_allclose(shares * counts, [2 / 7, 5 / 7])
@@ -180,8 +180,8 @@ def test_covariances():
         (lambda: rl.ResidualCovariance([1.0], [0.5]), ValueError, "`multiplicities` must be whole numbers"),
         (lambda: rl.ResidualCovariance([1.0], [1, 2]), ValueError, "`multiplicities` must have 1 entries"),
         (lambda: rl.ResidualCovariance(None, [1]), ValueError, "`multiplicities` must be left out"),
-        (lambda: rl.ResidualCovariance.of_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),
-        (lambda: rl.ResidualCovariance.of_effective_dimension(0.5), ValueError, "`dimension` must be"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(0.5), ValueError, "`dimension` must be"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C), 1.0, rl.ResidualCovariance(np.ones(D + 1)))).spectrum(),
          ValueError, "at most D = 120 positive eigenvalues; got 121"),
         (lambda: rl.AnisotropicGradients(np.diag([1.0, -1.0])), ValueError, "`mean_gram` must have no negative"),

@@ -110,7 +110,7 @@ class StructuredTheory:
         ValueError
             For x that are not finite; for a law without residuals.
         """
-        return self._density(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
+        return self._pdf(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
 
     def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues, of mass 1 less what lies in the null space.
@@ -131,11 +131,11 @@ class StructuredTheory:
             For x that are not finite; for a law without residuals.
         """
         square = self.equation.vector_square
-        return self._density(
+        return self._pdf(
             x, lambda state: self.equation.power(state).imag / (math.pi * square) if square > 0 else math.nan
         )
 
-    def _density(self, x: npt.ArrayLike, of: Any) -> Any:
+    def _pdf(self, x: npt.ArrayLike, of: Any) -> Any:
         self._require_density()
         points = finite_array("x", x)
         flat = points.reshape(-1)
@@ -217,18 +217,18 @@ class StructuredTheory:
     def _states(self) -> dict[float, State]:
         return {}
 
-    def outliers(self, count: int | None = None) -> Floats:
-        """The C - 1 (or `count`) largest eigenvalues, ascending: the j-th where j - 1/2 eigenvalues are above.
+    def outliers(self, k: int | None = None) -> Floats:
+        """The C - 1 (or `k`) largest eigenvalues, ascending: the j-th where j - 1/2 eigenvalues are above.
 
         Parameters
         ----------
-        count : int, optional
+        k : int, optional
 
         Returns
         -------
-        ndarray of float64, shape (count,)
+        ndarray of float64, shape (k,)
         """
-        number = integer("count", self.num_classes - 1 if count is None else count, at_least=1)
+        number = integer("k", self.num_classes - 1 if k is None else k, at_least=1)
         return self.quantiles(np.arange(float(number), 0.0, -1.0) - 0.5)
 
     def _boundary(self, count: int) -> fluctuations.Boundary:

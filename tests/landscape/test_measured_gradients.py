@@ -1,0 +1,79 @@
+"""The law of a source's own means, shared directions and residuals against the source."""
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from rmtland.logits.gram import logit_gradient_gram
+
+N, C, D = 60, 4, 500
+LAW = rl.AnisotropicGradients.clustered(C, 1.0, 0.8, 0.6, rl.ResidualCovariance.power_law(0.9, cut=400))
+DRAW = rl.LandscapeModel(N, C, D, rl.GaussianLogits(2.0), LAW).sample(rng=0)
+
+
+def model_of(law):
+    return rl.LandscapeModel(N, C, D, rl.GivenLogits(DRAW.logits, DRAW.labels), law)
+
+
+def test_inner_products_are_kept():
+    """Whatever the law takes as it is, is the source's: lengths, means, loadings and their inner products."""
+    gram = logit_gradient_gram(DRAW).centered()
+    law = rl.measured_gradients(DRAW, num_factors=5)
+    whole = gram.matrix.reshape(N * C, N * C)
+    fixed = np.zeros((N, C, C * C + 5))
+    for mu, y in enumerate(DRAW.labels):
+        fixed[mu][:, np.arange(C) * C + y] = law.mean_scales[mu]
+    fixed[:, :, C * C :] = law.loadings
+    fixed = fixed.reshape(N * C, -1)
+    ours = fixed @ law.mean_gram @ fixed.T
+    rest = whole - ours
+    own = np.einsum("nknl->nkl", rest.reshape(N, C, N, C))
+    np.testing.assert_allclose(np.trace(law.logit_covariance.sum(axis=0)), np.trace(own.sum(axis=0)), rtol=0.02)
+    assert np.linalg.norm(rest) < 0.8 * np.linalg.norm(whole)
+    # Class means of the centred logit gradients, in the law's order.
+    dense = DRAW._centres()[0][DRAW.labels] + DRAW.residuals
+    dense = dense - dense.mean(axis=1, keepdims=True)
+    means = np.array([dense[DRAW.labels == y, k].mean(axis=0) for k in range(C) for y in range(C)])
+    np.testing.assert_allclose(law.mean_gram[: C * C, : C * C], means @ means.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_factors", [0, 12])
+def test_the_law_has_the_spectrum_of_its_source(num_factors):
+    real = rl.gauss_newton_spectrum(DRAW)
+    law = rl.measured_gradients(DRAW, num_factors)
+    spectra = [model_of(law).spectrum(rng=i) for i in range(20)]
+    top = np.mean([s.eigenvalues[::-1][:6] for s in spectra], axis=0)
+    np.testing.assert_allclose(top, real.eigenvalues[::-1][:6], rtol=0.12)
+    assert np.mean([s.gradient_power(3) for s in spectra]) == pytest.approx(real.gradient_power(3), abs=0.06)
+    assert np.mean([s.goldilocks_ratio() for s in spectra]) == pytest.approx(real.goldilocks_ratio(), rel=0.05)
+    # A law of one length for all is further off.
+    scales = rl.logit_scales(DRAW)
+    plain = model_of(rl.ClusteredGradients(scales.sigma_c * D**0.5, scales.sigma_E * D**0.5))
+    other = np.mean([plain.spectrum(rng=i).eigenvalues[::-1][:6] for i in range(20)], axis=0)
+    errors = [np.median(np.abs(np.log(t / real.eigenvalues[::-1][:6]))) for t in (top, other)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_all_directions_are_the_source_itself():
+    law = rl.measured_gradients(DRAW, num_factors=N * C)
+    real = rl.gauss_newton_spectrum(DRAW)
+    spectrum = model_of(law).spectrum(rng=0)
+    np.testing.assert_allclose(spectrum.eigenvalues[-20:], real.eigenvalues[-20:], rtol=1e-5)
+    assert spectrum.gradient_power(3) == pytest.approx(real.gradient_power(3), abs=1e-4)
+
+
+def test_sources_without_residuals_and_with_absent_classes():
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((3, 50))
+    labels = np.array([0, 0, 1, 1, 0])
+    alike = rl.DenseLogitGradients(rng.standard_normal((5, 3)), labels, np.broadcast_to(means, (5, 3, 50)).copy())
+    law = rl.measured_gradients(alike)
+    assert law.residual_length == 0
+    given = rl.GivenLogits(alike.logits, labels)
+    real = rl.gauss_newton_spectrum(alike).eigenvalues[-2:]
+    np.testing.assert_allclose(rl.LandscapeModel(5, 3, 50, given, law).spectrum(rng=0).outliers(), real, rtol=1e-6)
+    noisy = rl.DenseLogitGradients(alike.logits, labels, means + rng.standard_normal((5, 3, 50)))
+    top = rl.LandscapeModel(5, 3, 50, given, rl.measured_gradients(noisy)).spectrum(rng=0).outliers()
+    np.testing.assert_allclose(top, rl.gauss_newton_spectrum(noisy).eigenvalues[-2:], rtol=0.3)
+    with pytest.raises(ValueError, match="`num_factors` must be"):
+        rl.measured_gradients(noisy, num_factors=16)
