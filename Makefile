@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all lint types bench validate clean
+.PHONY: help demo test test-slow test-all lint types bench validate mutants clean
 help:
 	@echo "make demo      train a network on real digits, set it beside the model, write report/"
-	@echo "make test      the test suite       make test-all   with the slow tests"
+	@echo "make test      the test suite       make test-slow  its slow tests    make test-all  both"
 	@echo "make lint      ruff                 make types      mypy"
+	@echo "make mutants   changes the code at COUNT random places (SEED), and prints the share that the tests notice"
 	@echo "make bench     the benchmarks       make validate   the theorems, at smoke scale"
 
 $(READY): pyproject.toml constraints.txt
@@ -22,6 +23,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q
@@ -39,6 +43,11 @@ bench: $(READY)
 validate: $(READY)
 	$(BIN)/python -m validation run --scale smoke
 	$(BIN)/python -m validation report
+
+SEED ?= 0
+COUNT ?= 100
+mutants: $(READY)
+	$(BIN)/python -m tools.mutants --seed $(SEED) --count $(COUNT)
 
 clean:
 	rm -rf $(VENV) report results .mypy_cache .ruff_cache .pytest_cache

@@ -170,6 +170,56 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def function(name: str, value: Any, *, optional: bool = False) -> Any:
+    """`value` if it can be called, or where it is `optional` None."""
+    if not (callable(value) or (optional and value is None)):
+        raise TypeError(f"`{name}` must be a function; got {shown(value)}")
+    return value
+
+
+def iterable(name: str, value: Any) -> Any:
+    """`value` if it can be iterated over and is no text."""
+    try:
+        if isinstance(value, (str, bytes, type)):
+            raise TypeError
+        iter(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a list or the like; got {shown(value)}") from None
+    return value
+
+
+def several(name: str, value: Any) -> tuple[Any, ...]:
+    """The items of whatever can be iterated over, but for a text."""
+    return tuple(iterable(name, value))
+
+
+def instance(name: str, value: Any, kind: type, what: str) -> Any:
+    """`value` if it is of the kind, which `what` calls by its name."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {what}; got {shown(value)}")
+    return value
+
+
+def shape(name: str, value: Any) -> int | tuple[int, ...] | None:
+    """The shape of draws as NumPy takes it: None, an integer or several, >= 0."""
+    if value is None:
+        return None
+    sizes = tuple(integer(name, size, at_least=0) for size in (value if isinstance(value, (tuple, list)) else [value]))
+    require_memory(f"{shown(value)} numbers", 16.0 * math.prod(sizes), f"take a smaller `{name}`")
+    return sizes if isinstance(value, (tuple, list)) else sizes[0]
+
+
+def real_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """The dtype of real floating-point numbers behind `value`."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except Exception:
+        raise TypeError(f"`{name}` must be a dtype; got {shown(value)}") from None
+    if dtype.kind != "f":
+        raise ValueError(f"`{name}` must be a dtype of real floating-point numbers; got {shown(value)}")
+    return dtype
+
+
 def path(name: str, value: Any) -> Path:
     """`value` as a path, whether or not something is there."""
     try:

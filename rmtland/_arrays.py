@@ -15,15 +15,15 @@ Array = Any
 """A NumPy array or a torch tensor."""
 
 
-def namespace(*arrays: Array) -> Any:
-    """The array-API namespace of the arrays; TypeError where they are not arrays of one library."""
+def namespace(*arrays: Array, names: str = "arrays") -> Any:
+    """The array-API namespace of the arrays, called `names`; TypeError where they are not arrays of one library."""
     try:
         if any(array is None or isinstance(array, (int, float, complex)) for array in arrays):
             raise TypeError("array_namespace would pass over it")
         return array_namespace(*arrays)
     except TypeError:
         kinds = ", ".join(sorted({type(a).__name__ for a in arrays}))
-        raise TypeError(f"arrays must be NumPy arrays or torch tensors, all of one library; got {kinds}") from None
+        raise TypeError(f"{names} must be NumPy arrays or torch tensors, all of one library; got {kinds}") from None
 
 
 def is_torch(array: Array) -> bool:

@@ -243,3 +243,36 @@ def test_memory_without_a_limit_is_the_machines(tmp_path, monkeypatch, limit):
     (tmp_path / "proc/meminfo").unlink()
     (tmp_path / "proc/self/cgroup").unlink()
     assert arguments.available_memory() > GIB // 2
+
+
+def test_functions_lists_and_kinds():
+    assert arguments.function("after", len) is len
+    assert arguments.function("after", None, optional=True) is None
+    assert arguments.several("steps", range(3)) == (0, 1, 2)
+    assert arguments.instance("n", 3, int, "an integer") == 3
+    for wrong in (None, 3, "text"):
+        with pytest.raises(TypeError, match="`after` must be a function; got"):
+            arguments.function("after", wrong)
+    for wrong in (3, "text", b"bytes", None, int):
+        with pytest.raises(TypeError, match="`steps` must be a list or the like; got"):
+            arguments.several("steps", wrong)
+    with pytest.raises(TypeError, match="`model` must be a model; got 3"):
+        arguments.instance("model", 3, str, "a model")
+
+
+def test_shapes_and_dtypes():
+    assert arguments.shape("size", None) is None
+    assert arguments.shape("size", 3) == 3
+    assert arguments.shape("size", (2, 0)) == (2, 0)
+    with pytest.raises(TypeError, match="`size` must be an integer; got 1.5"):
+        arguments.shape("size", (1.5, 2))
+    with pytest.raises(ValueError, match="`size` must be >= 0; got -1"):
+        arguments.shape("size", -1)
+    with pytest.raises(MemoryError, match=r"\(1000000, 1000000\) numbers needs .* take a smaller `size` instead"):
+        arguments.shape("size", (10**6, 10**6))
+    assert arguments.real_dtype("dtype", "f4") == np.float32
+    with pytest.raises(TypeError, match="`dtype` must be a dtype; got 'real'"):
+        arguments.real_dtype("dtype", "real")
+    for wrong in (int, complex, bool, str):
+        with pytest.raises(ValueError, match="`dtype` must be a dtype of real floating-point numbers; got"):
+            arguments.real_dtype("dtype", wrong)

@@ -43,6 +43,7 @@ def test_compare_writes_table_json_and_figures(images):
     assert done.stderr == ""
     assert "end of training" in done.stdout
     assert "eigenvalue 1 " in done.stdout
+    assert "share of trace" not in done.stdout  # not without --hierarchy
     assert "…" not in done.stdout  # nothing cut off in 80 columns
     report = images / "out" / "report"
     names = {"comparison.json", "gradient_power.png", "spectra.png", "scores.png", "stages.png"}
@@ -58,6 +59,17 @@ def test_compare_writes_table_json_and_figures(images):
     again = run(images, "compare", "--data", "images.npz", *SMALL, "--out", "out/report")
     assert again.returncode == 0
     assert json.loads((report / "comparison.json").read_text())["stages"] == written["stages"]
+
+
+def test_compare_has_rows_of_the_hierarchy_when_asked(images):
+    arguments = ["--data", "images.npz", *SMALL, "--rungs", "b,h", "--out", "report"]
+    done = run(images, "compare", "--hierarchy", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "B1 share of trace" in done.stdout
+    written = json.loads((images / "report" / "comparison.json").read_text())
+    quantities = written["stages"]["end of training"]["rungs"]["gauss_newton"]["quantities"]
+    shares = [quantities[f"{part}_trace_share"]["mean"] for part in ("A1", "A2", "B1", "B2")]
+    assert sum(shares) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

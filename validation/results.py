@@ -19,6 +19,7 @@ from rmtland._files import replace_file
 from rmtland._version import __version__
 from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
+from validation.stores import kept_in
 
 SCHEMA = 1
 KEYS = (
@@ -61,7 +62,7 @@ def run(claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: s
     try:
         # One thread: products of small matrices gain nothing from more, and several round differently, so that
         # results would depend on the number of jobs.
-        with threadpool_limits(1):
+        with threadpool_limits(1), kept_in(out / "stores"):
             outcome = claim.run(scale, np.random.default_rng(seed_sequence(seed, claim_id)), mutant)
             figure = None if outcome.plot is None else outcome.plot()
         result["checks"] = [check.to_dict() for check in outcome.checks]

@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from rmtland._arguments import Seed, choice, flag, integer, seed_sequence, spawn, told_seed
+from rmtland._arguments import (
+    Seed,
+    choice,
+    flag,
+    function,
+    instance,
+    integer,
+    seed_sequence,
+    several,
+    spawn,
+    told_seed,
+)
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
@@ -105,6 +116,9 @@ def compare(
     choice("outlier_method", outlier_method, GAP_RULES)
     integer("num_products", num_products, at_least=40)
     chosen = _rungs(rungs)
+    function("progress", progress, optional=True)
+    if settings is not None:
+        instance("settings", settings, Mapping, "a mapping of names to values")
     choice("by", by, (None, "parameter_groups"))
     flag("hierarchy", hierarchy)
     flag("theory", theory)
@@ -157,6 +171,8 @@ def _rungs(rungs: Collection[str] | None) -> tuple[str, ...]:
     """The rungs asked for, in the order of the ladder."""
     if rungs is None:
         return tuple(RUNGS)
+    if not isinstance(rungs, str):
+        rungs = several("rungs", rungs)
     if isinstance(rungs, str) or not rungs:
         raise ValueError(
             f"`rungs` must be a collection of at least one of {', '.join(map(repr, RUNGS))}; got {rungs!r}"

@@ -10,12 +10,13 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import path as named_path
+from rmtland._files import replace_text
 from rmtland._version import __version__
 from rmtland.comparison.scores import SCORES, RungScores, scores_of
 from rmtland.logits.clustering import Clustering
@@ -238,8 +239,8 @@ class Comparison:
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict` to a file: settings, seed, versions, every number."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        """Write `to_dict` to a file: settings, seed, versions, every number. It appears whole or not at all."""
+        replace_text(named_path("path", path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def to_xarray(self) -> xarray.Dataset:
         """Quantities over (stage, rung, draw), NaN where a rung has fewer draws, with settings as attributes."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvals_banded
 
-from rmtland._arguments import Seed, choice, generator, integer, require_memory
+from rmtland._arguments import Seed, choice, generator, integer, real_dtype, require_memory
 from rmtland.ensembles import banded, tridiagonal
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, squeeze, tridiagonal_eigenvalues
@@ -111,6 +111,7 @@ class Ensemble(abc.ABC):
         """
         if self.beta not in (1, 2, 4):
             raise ValueError(f"`beta` must be 1, 2 or 4 for a dense matrix; got {self.beta}")
+        real_dtype("dtype", dtype)
         need = self._dense_need * {1: 1, 2: 2, 4: 8}[int(self.beta)] * np.dtype(dtype).itemsize
         require_memory("`matrix`", need, "use `eigenvalues`, `largest` or `smallest`, which need no matrix,")
         return self._dense(rng, dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, finite_array, generator, integer, real, require_memory, seed_sequence
+from rmtland._arguments import Seed, finite_array, function, generator, integer, real, require_memory, seed_sequence
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -235,6 +235,7 @@ def goodness_of_fit(
     factor = 1.0
     if ensemble is None:
         ensemble, factor = matching_ensemble(law, num_nonzero)
+    function("ensemble.eigenvalues", getattr(ensemble, "eigenvalues", None))
     draws = factor * ensemble.eigenvalues(size, rng=seeds, threads=threads)
     bulk = getattr(law, "bulk", law)
     low, high = (float(edge) for edge in np.ravel(bulk.support)[[0, -1]])

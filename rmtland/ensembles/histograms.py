@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, finite_array, integer
+from rmtland._arguments import Seed, finite_array, instance, integer
 from rmtland.ensembles.kernels import Floats
 
 
@@ -196,6 +196,7 @@ def linear_statistics(
     >>> print(found.names, found.mean.round(1))
     ('trace', 'square') [10.  12.7]
     """
+    instance("functions", functions, Mapping, "a mapping of names to functions")
     if not functions:
         raise ValueError("`functions` must name at least one; got none")
     moments = _Moments(full=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, choice, finite_array, generator, integer, real, require_memory
+from rmtland._arguments import Seed, choice, finite_array, generator, integer, real, real_dtype, require_memory
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, num_workers, squeeze
 from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
@@ -186,7 +186,7 @@ class SampleCovariance:
             raise TypeError(
                 f"`entries` must be a name or have `draw` and `has_variance`; got {type(self.entries).__name__}"
             )
-        kind = choice("dtype", np.dtype(self.dtype), (np.dtype(np.float32), np.dtype(np.float64)))
+        kind = choice("dtype", real_dtype("dtype", self.dtype), (np.dtype(np.float32), np.dtype(np.float64)))
         object.__setattr__(self, "dtype", kind)
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
+from rmtland._arguments import path as named_path
 from rmtland._files import replace_text
 from rmtland.ensembles._checks import dimension
 from rmtland.ensembles.kernels import Floats
@@ -113,7 +114,7 @@ class BBPTransition:
             "beta": self.beta, "num_draws": self.num_draws, "threshold": self.threshold, "rows": self.rows(),
             "eigenvalues": self.eigenvalues.tolist(), "overlaps": self.overlaps.tolist(),
         }  # fmt: skip
-        replace_text(path, json.dumps(data, indent=1) + "\n")
+        replace_text(named_path("path", path), json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> BBPTransition:

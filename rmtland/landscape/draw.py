@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import require_memory
+from rmtland._arguments import flag, require_memory
 from rmtland.landscape.kernels import apply_logit_hessian, fill_gauss_newton, softmax, weighted_rows
 from rmtland.logits.gradients import default_chunk_size, example_slices
 from rmtland.logits.losses import CrossEntropy
@@ -169,7 +169,7 @@ class LandscapeDraw:
         )
         probabilities = self.probabilities
         groups = np.zeros(self.num_examples, dtype=np.int64)
-        if cross_terms:
+        if flag("cross_terms", cross_terms):
             whole = weighted_rows(probabilities, *self._centres(), self.residuals, self.num_examples)
             return self._with_h_term(fill_gauss_newton(whole))
         nothing = np.zeros((1, self.num_classes, side))

@@ -103,7 +103,7 @@ class ClusteredGradients:
 
     def mean_lengths(self, num_classes: int) -> npt.NDArray[np.float64]:
         """Root mean square lengths of the mean logit gradients, mean_length r_k, (C,)."""
-        self.check(num_classes)
+        self.check(integer("num_classes", num_classes, at_least=1))
         relative = np.ones(num_classes) if self.relative_lengths is None else np.array(self.relative_lengths)
         lengths: npt.NDArray[np.float64] = self.mean_length * relative
         return lengths

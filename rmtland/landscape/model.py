@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmtland._arguments import Seed, choice, generator, integer, real, require_memory, spawn
+from rmtland._arguments import Seed, choice, generator, instance, integer, real, require_memory, spawn
 from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.draw import LandscapeDraw
@@ -179,7 +179,8 @@ class LandscapeModel:
         cls, scales: LogitScales, num_examples: int, num_parameters: int, accuracy: float
     ) -> LandscapeModel:
         """The full Gaussian model of scales that are measured already; C is that of their mean logit gradients."""
-        root = math.sqrt(num_parameters)
+        instance("scales", scales, LogitScales, "what `logit_scales` gives")
+        root = math.sqrt(integer("num_parameters", num_parameters, at_least=1))
         return cls(
             num_examples,
             int(scales.mean_gradients.shape[0]),

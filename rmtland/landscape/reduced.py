@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
-from rmtland._arguments import integer, real, require_memory
+from rmtland._arguments import flag, instance, integer, real, require_memory
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.h_term import h_term_spectrum
@@ -247,7 +247,7 @@ def _rows(sources: _Sources, num_parameters: int, shared: SharedRows) -> tuple[F
         8.0 * (2 * count * width + 2 * min(num_kept, width) ** 2),
         "raise `tolerance`, draw fewer examples, or use model.theory()",
     )
-    factor = shared.factor(count, num_parameters)
+    factor = instance("rows", shared, SharedRows, "SharedRows").factor(count, num_parameters)
     means, residuals = factor[:num_means], factor[num_means : num_means + num_kept]
     slope = sources.mean_slopes @ means + sources.slopes @ residuals
     if sources.dropped > 0:
@@ -300,7 +300,7 @@ def _sources(
     # What no kept row carries: dropped ones and, where probabilities have underflowed, what lies outside all rows.
     rest = total - float(np.sum(used**2))
     num_means = sum(block.shape[1] for block in blocks)
-    if cross_terms and sigma > 0:
+    if flag("cross_terms", cross_terms) and sigma > 0:
         apart = np.empty((0, num_means))
         mixing = np.concatenate(blocks, axis=1)
     else:

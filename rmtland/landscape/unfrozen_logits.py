@@ -39,6 +39,10 @@ class UnfrozenLogits:
         Mean margin over the runner-up, of either sign.
     margin_spread : float
         Standard deviation >= 0 of the margin between examples.
+    label_accuracy : float, optional
+        Share of examples in [0, 1], rounded to whole ones, whose label is the argmax of their logits: those of the
+        smallest margins get the runner-up as their label, all others the argmax. By default labels are what the margins
+        say.
 
     Raises
     ------
@@ -60,11 +64,15 @@ class UnfrozenLogits:
     sigma: float
     margin: float
     margin_spread: float = 0.0
+    label_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, at_least=0))
         object.__setattr__(self, "margin", real("margin", self.margin))
         object.__setattr__(self, "margin_spread", real("margin_spread", self.margin_spread, at_least=0))
+        if self.label_accuracy is not None:
+            share = real("label_accuracy", self.label_accuracy, at_least=0, at_most=1)
+            object.__setattr__(self, "label_accuracy", share)
 
     @classmethod
     def from_logits(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> UnfrozenLogits:
@@ -82,7 +90,7 @@ class UnfrozenLogits:
             With the measured mean and mean square of u = 1 - sum_k p_k^2, and the measured mean share, weighted by u,
             of the second largest probability in 1 - max p. What these leave open is decided by the measured mean and
             spread of the margin and the spread of the wrong classes' logits, which have all the say where every u
-            vanishes. Two classes have no spread of wrong classes: sigma is 0.
+            vanishes. The labels have the measured accuracy. Two classes have no spread of wrong classes: sigma is 0.
 
         Raises
         ------
@@ -92,7 +100,9 @@ class UnfrozenLogits:
         Notes
         -----
         E u is the mean curvature E tr A, and (E u)^2 / E u^2 the share of the examples that carry it. Some pairs of the
-        two no normal margin has; the nearest is taken then. The accuracy is that of the margin, not the measured one.
+        two no normal margin has; the nearest is taken then. The tail of the fitted margin below zero may be larger than
+        the share of wrong labels, and frozen examples of wrong labels would hold much of the gradient: hence labels of
+        the measured accuracy.
 
         Examples
         --------
@@ -116,13 +126,16 @@ class UnfrozenLogits:
         if num_classes > 2:
             start[2] = math.sqrt(float(others.var(axis=1, ddof=1).mean()))
         target = _unfrozen(given.logits)
+        right = float(np.mean(given.logits.argmax(axis=1) == given.labels))
         if target[0] < FROZEN or start[1] == 0 or (start[2] == 0 and num_classes > 2):
-            return cls(float(start[2]), float(start[0]), float(start[1]))
-        return cls(*_fitted(np.log(target), start, num_classes))
+            return cls(float(start[2]), float(start[0]), float(start[1]), right)
+        return cls(*_fitted(np.log(target), start, num_classes), right)
 
     def accuracy(self, num_classes: int) -> float:
         """Probability that the correct class has the largest logit, whatever C; 1/C where all logits are equal."""
         count = integer("num_classes", num_classes, at_least=2)
+        if self.label_accuracy is not None:
+            return self.label_accuracy
         if self.margin_spread == 0:
             if self.margin == 0:
                 return 1 / count if self.sigma == 0 else 0.5
@@ -138,6 +151,10 @@ class UnfrozenLogits:
         logits = self.sigma * normal
         logits[own] = -math.inf
         logits[own] = logits.max(axis=1) + margins
+        if self.label_accuracy is not None:
+            labels = np.argmax(logits, axis=1)
+            wrong = np.argsort(margins)[: num_examples - round(self.label_accuracy * num_examples)]
+            labels[wrong] = np.argpartition(logits[wrong], -2, axis=1)[:, -2]
         return logits, labels
 
 

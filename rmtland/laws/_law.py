@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator
+from rmtland._arguments import Seed, generator, shape
 
 Floats = npt.NDArray[np.float64]
 Complexes = npt.NDArray[np.complex128]
@@ -210,7 +210,7 @@ class Law(abc.ABC):
         float64 or ndarray of float64, shape `size`
         """
         # A uniform of exactly 0 has probability 2^-53 and would be an infinite draw where the support is unbounded.
-        return self.ppf(np.maximum(generator(rng).random(size), 2.0**-54))
+        return self.ppf(np.maximum(generator(rng).random(shape("size", size)), 2.0**-54))
 
     @abc.abstractmethod
     def _pdf(self, x: Floats) -> Floats: ...

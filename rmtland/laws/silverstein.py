@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import finite_array, integer, real, require_memory
+from rmtland._arguments import finite_array, flag, integer, real, require_memory
 from rmtland.laws._law import Complexes, Floats, Law, points
 from rmtland.laws._spike_map import SpikeMap
 from rmtland.laws._values import Value
@@ -99,7 +99,7 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
         object.__setattr__(self, "eigenvalues", values.copy())
         object.__setattr__(self, "num_parameters", dimension)
         object.__setattr__(self, "multiplicities", None if self.multiplicities is None else weights.copy())
-        object.__setattr__(self, "covariance", bool(self.covariance))
+        object.__setattr__(self, "covariance", flag("covariance", self.covariance))
 
     @classmethod
     def sample_covariance(

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import choice, finite_array, real
+from rmtland._arguments import choice, finite_array, instance, real
 from rmtland.laws._law import Floats
 from rmtland.laws._spikes import Bools, Spikes, edge_shift
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -116,6 +116,7 @@ class SpikedCovarianceLaw(Spikes):
         >>> print(law.bulk.support.round(3).tolist(), law.locations.round(3))
         [[0.561, 1.427], [6.085, 15.027]] [ 3.733 21.053]
         """
+        instance("bulk", bulk, GeneralizedMarchenkoPastur, "a GeneralizedMarchenkoPastur")
         return cls(bulk.ratio, np.asarray(spikes), num_samples, beta, bulk)
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, integer
+from rmtland._arguments import Seed, instance, integer, several, shown
 from rmtland._arrays import Array, like, to_numpy
 from rmtland.logits.hierarchy import Hierarchy
 from rmtland.spectra.eigenpairs import Eigenpairs, top_eigenpairs
@@ -132,6 +132,7 @@ def attribution(
     >>> found.eigenvalues.shape, sorted(found.ranks.items())
     ((3,), [('A1', 4), ('A1 + B1', 12), ('B1', 8)])
     """
+    instance("hierarchy", hierarchy, Hierarchy, "what `hierarchy` gives")
     if isinstance(matrix, Eigenpairs):
         if k is not None or options:
             raise ValueError(
@@ -201,7 +202,11 @@ def attribution_changes(steps: Any, counts: Any = None) -> list[tuple[int, str, 
     if counts is None:
         dataset, steps = steps, steps["step"].to_numpy()
         counts = np.stack([dataset[f"outliers_in_{place}"].to_numpy() for place in PLACES], axis=-1)
-    table = np.asarray(counts, dtype=np.float64)
+    steps = [integer("steps", step) for step in several("steps", steps)]
+    try:
+        table = np.asarray(counts, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"`counts` must be numbers (steps, {len(PLACES)}); got {shown(counts)}") from None
     if table.shape != (len(steps), len(PLACES)):
         raise ValueError(f"`counts` must have shape ({len(steps)}, {len(PLACES)}); got {table.shape}")
     changes: list[tuple[int, str, str]] = []

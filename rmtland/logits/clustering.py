@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from rmtland._arguments import Seed, generator, integer, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, widest, zeros
 from rmtland.logits.accumulate import NO_CHUNK, SharedChunk, accumulate_one
+from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.jackknife import Jackknife
 from rmtland.logits.losses import one_hot
@@ -130,7 +132,12 @@ class ClusteringAccumulator:
 
 
 def clustering(
-    source: LogitGradients, *, num_bootstrap: int = 1000, rng: Seed = 0, num_groups: int | None = None
+    source: LogitGradients,
+    *,
+    num_bootstrap: int = 1000,
+    rng: Seed = 0,
+    num_groups: int | None = None,
+    classes: Sequence[int] | None = None,
 ) -> Clustering:
     """The clustering q-values of any source of logit gradients.
 
@@ -146,6 +153,9 @@ def clustering(
         Groups of examples for the bootstrap, at least 2: their running sums take 2 C D numbers each. By default as many
         as 32 MiB hold, up to 256 or N; where these would be fewer than 32, the errors come from the jackknife instead,
         in a second pass over the source and with the memory of a single group.
+    classes : sequence of int, optional
+        Logits that are looked at, and classes; by default all. Of a vocabulary of 50,000 words a few will do.
+        `classes_left_out` then counts among them.
 
     Returns
     -------
@@ -183,7 +193,7 @@ def clustering(
     >>> abs(q.same_logit - model.snr / (1 + model.snr)) < 0.05
     True
     """
-    return accumulate_one(source, ClusteringAccumulator(num_bootstrap, rng, num_groups))
+    return accumulate_one(of_classes(source, classes), ClusteringAccumulator(num_bootstrap, rng, num_groups))
 
 
 def _default_groups(source: LogitGradients) -> int:

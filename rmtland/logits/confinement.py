@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import finite_array, integer
-from rmtland._arrays import Array, to_numpy
+from rmtland._arrays import Array, namespace, to_numpy
 from rmtland.spectra.operators import SymmetricOperator
 
 DENSE_LIMIT = 4096
@@ -87,6 +87,7 @@ def confinement(operator_or_spectrum: SymmetricOperator | Any, gradient: Array |
         return Confinement(np.asarray(spectrum.eigenvalues)[-count:], np.asarray(spectrum.powers)[-count:])
     operator = operator_or_spectrum
     if not isinstance(operator, SymmetricOperator):
+        namespace(operator, names="`operator_or_spectrum`, unless it has powers,")
         operator = SymmetricOperator.from_matrix(operator)
     if gradient is None:
         raise ValueError("`gradient` must be given with an operator; got None")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import require_memory
+from rmtland._arguments import flag, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, prototype
 from rmtland.logits.gradients import LogitGradients
@@ -209,6 +209,8 @@ class CrossClassMeansAccumulator(SumAccumulator[Any]):
 
     def start(self, source: LogitGradients) -> None:
         """Nothing yet; ValueError for a loss without softmax, MemoryError where what is kept will not fit."""
+        if self.keep_pairs is not None:
+            flag("keep_pairs", self.keep_pairs)
         if not isinstance(source.loss, CrossEntropy):
             raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {source.loss!r}")
         if self.keeps(source):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator, real
+from rmtland._arguments import Seed, generator, instance, real
 from rmtland.logits.hierarchy import Hierarchy
 
 Floats = npt.NDArray[np.float64]
@@ -71,6 +71,7 @@ def class_embedding(hierarchy: Hierarchy, *, perplexity: float | None = None, rn
     """
     from sklearn.manifold import TSNE
 
+    instance("hierarchy", hierarchy, Hierarchy, "what `hierarchy` gives")
     means, num_classes = hierarchy.means, hierarchy.means.num_classes
     weights = means.pair_weights * (1 - np.eye(num_classes))
     classes, pairs = means.class_weights > 0, weights > 0

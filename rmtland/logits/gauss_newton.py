@@ -29,6 +29,7 @@ from rmtland.logits.gradients import (
     LogitGradientsChunk,
     ParametrisedSource,
     WeightedChunk,
+    check_source,
     column_slices,
 )
 from rmtland.logits.ranks import gathered, in_step, ranked
@@ -196,6 +197,7 @@ def gauss_newton(source: LogitGradients, *, weight_decay: float = 0.0) -> Symmet
     >>> rl.gauss_newton(model.sample(rng=0)).shape
     (50, 50)
     """
+    check_source(source)
     decay = real("weight_decay", weight_decay, at_least=0)
 
     def multiply(block: Array) -> Array:
@@ -276,6 +278,7 @@ def gauss_newton_spectrum(
 def _gauss_newton_spectrum(
     source: LogitGradients, by: str | None
 ) -> GaussNewtonSpectrum | dict[str, GaussNewtonSpectrum]:
+    check_source(source)
     if by is not None and isinstance(source, GramSource):
         return dict(zip(source.parameter_groups, _spectra_by_layers(source, by_group=True), strict=True))
     if by is not None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rmtland._arguments import integer, unmasked
+from rmtland._arguments import instance, integer, shown, unmasked
 from rmtland._arrays import Array, all_finite, at_least_single, is_floating, like, namespace, zeros
 from rmtland.logits.losses import CrossEntropy, Loss
 
@@ -158,6 +158,12 @@ class LogitGradients(Protocol):
         """Sum over ranks; the identity in one process."""
 
 
+def check_source(source: Any) -> None:
+    """TypeError for what is no source."""
+    if isinstance(source, type) or not callable(getattr(source, "chunks", None)) or not hasattr(source, "reduce"):
+        raise TypeError(f"`source` must be a source of logit gradients; got {shown(source)}")
+
+
 @dataclass(frozen=True, eq=False)
 class DenseChunk:
     """A chunk whose logit gradients lie in memory, (n, C, D); products are taken in their dtype."""
@@ -294,7 +300,7 @@ class DenseLogitGradients:
         for name in ("logits", "labels", "gradients"):
             if isinstance(getattr(self, name), np.ma.MaskedArray):
                 object.__setattr__(self, name, unmasked(name, getattr(self, name)))
-        namespace(self.logits, self.labels, self.gradients)  # refuses a mixture of libraries
+        namespace(self.logits, self.labels, self.gradients, names="`logits`, `labels` and `gradients`")
         self.loss.check(self.logits, self.labels)
         shape = tuple(self.gradients.shape)
         if len(shape) != 3 or shape[:2] != tuple(self.logits.shape) or shape[2] < 1:
@@ -308,7 +314,7 @@ class DenseLogitGradients:
         else:
             object.__setattr__(self, "chunk_size", integer("chunk_size", self.chunk_size, at_least=1))
         groups: Any = self.parameter_groups if self.parameter_groups is not None else {"all": slice(0, shape[2])}
-        for name, group in groups.items():
+        for name, group in instance("parameter_groups", groups, Mapping, "a mapping of names to slices").items():
             if not isinstance(group, slice) or group.indices(shape[2]) != (group.start, group.stop, 1):
                 raise ValueError(
                     f"`parameter_groups` must map names to contiguous slices of 0..{shape[2]}; got {name!r}: {group!r}"

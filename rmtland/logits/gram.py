@@ -14,7 +14,7 @@ from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import prototype
 from rmtland.logits.blocks import parameter_blocks
 from rmtland.logits.gauss_newton import GramSource
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, check_source
 from rmtland.logits.ranks import gathered, in_step, own_examples
 from rmtland.logits.rows import require_finite
 
@@ -109,6 +109,7 @@ def logit_gradient_gram(source: LogitGradients) -> LogitGradientGram:
     >>> rl.logit_gradient_gram(draw).matrix.shape
     (20, 3, 20, 3)
     """
+    check_source(source)
     rows = source.num_examples * source.num_classes
     require_memory(f"the Gram matrix of {rows} logit gradients", 16.0 * rows**2, "measure on fewer examples")
     with in_step(source):

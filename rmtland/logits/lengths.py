@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arrays import Array, namespace, to_numpy
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
+from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
 
 
@@ -53,12 +55,14 @@ class LengthAccumulator(SumAccumulator[LogitGradientLengths]):
         return LogitGradientLengths(whole[0], of_class[0], whole[1], of_class[1])
 
 
-def logit_gradient_lengths(source: LogitGradients) -> LogitGradientLengths:
+def logit_gradient_lengths(source: LogitGradients, *, classes: Sequence[int] | None = None) -> LogitGradientLengths:
     """Mean length of the gradient of each logit, over all examples and over those of its class.
 
     Parameters
     ----------
     source : LogitGradients
+    classes : sequence of int, optional
+        Logits that are looked at, and classes; by default all. Of a vocabulary of 50,000 words a few will do.
 
     Returns
     -------
@@ -81,4 +85,4 @@ def logit_gradient_lengths(source: LogitGradients) -> LogitGradientLengths:
     >>> rl.logit_gradient_lengths(source).overall
     array([3., 3.])
     """
-    return accumulate_one(source, LengthAccumulator())
+    return accumulate_one(of_classes(source, classes), LengthAccumulator())

@@ -91,7 +91,7 @@ def one_hot(labels: Array, num_classes: int, dtype: Any) -> Array:
 
 def check_outputs(outputs: Array, labels: Array) -> None:
     """Refuse outputs that are not a finite float (n, C) array, and labels of another length."""
-    namespace(outputs, labels)
+    namespace(outputs, labels, names="`logits` and `labels`")
     if outputs.ndim != 2 or 0 in outputs.shape:
         raise ValueError(f"`logits` must have shape (N, C) with N, C >= 1; got {tuple(outputs.shape)}")
     if not is_floating(outputs):

@@ -50,7 +50,8 @@ class _Streamed:
             curved = loss_at(self.source, chunk).hessian_product(double(chunk.jvp(block)))
             n, num_classes, width = curved.shape
             own = one_hot(chunk.labels, num_classes, curved.dtype)
-            return ((own.T @ curved.reshape(n, -1)).reshape(num_classes, num_classes, width),)
+            # No -1: a rank may be without examples.
+            return ((own.T @ curved.reshape(n, num_classes * width)).reshape(num_classes, num_classes, width),)
 
         total = sum_over_chunks(self.source, terms)[0]
         return total * like(total, self.scale)[:, :, None]
@@ -75,4 +76,4 @@ def pair_factor(source: LogitGradients, means: CrossClassMeans) -> PairFactor:
 def at_own_class(chunk: LogitGradientsChunk, values: Array) -> Array:
     """values[y_mu] of each example for values (C, ...), (n, ...)."""
     own = one_hot(chunk.labels, values.shape[0], values.dtype)
-    return (own @ values.reshape(values.shape[0], -1)).reshape(-1, *values.shape[1:])
+    return (own @ values.reshape(values.shape[0], -1)).reshape(own.shape[0], *values.shape[1:])

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from rmtland._arrays import Array
+from rmtland.logits.gradients import check_source
 
 
 @runtime_checkable
@@ -84,6 +85,7 @@ def in_step(source: Any, operand: Array = None) -> Iterator[None]:
         What the pass multiplies by, which must be the same on all ranks: two ranks whose random vectors differ would
         add up products of different things.
     """
+    check_source(source)
     ranks = ranked(source)
     if ranks is None:
         yield

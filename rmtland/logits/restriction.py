@@ -8,7 +8,7 @@ from typing import Any
 from rmtland._arguments import choice
 from rmtland._arrays import Array, zeros
 from rmtland.logits.accumulate import SharedChunk, parts_of, prototype
-from rmtland.logits.gradients import LogitGradients, dense_blocks
+from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
 
@@ -136,10 +136,12 @@ def restrict(source: LogitGradients, group: str) -> RestrictedSource:
     >>> rl.gauss_newton(rl.restrict(source, "2.weight")).shape
     (24, 24)
     """
+    check_source(source)
     choice("group", group, tuple(source.parameter_groups))
     return RestrictedSource(source, group, source.parameter_groups[group])
 
 
 def restricted_sources(source: LogitGradients) -> dict[Any, RestrictedSource]:
     """All groups of parameters, by name."""
+    check_source(source)
     return {name: restrict(source, name) for name in source.parameter_groups}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import flag
 from rmtland._arrays import Array, double, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
+from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
 
 
@@ -65,6 +68,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
 
     def start(self, source: LogitGradients) -> None:
         """Nothing yet; ValueError for C < 2 or N < 2."""
+        flag("class_means", self.class_means)
         if source.num_classes < 2:
             raise ValueError(
                 f"`source` must have C >= 2 outputs to tell means from residuals; got C = {source.num_classes}"
@@ -138,7 +142,9 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         )
 
 
-def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitScales:
+def logit_scales(
+    source: LogitGradients, *, class_means: bool = False, classes: Sequence[int] | None = None
+) -> LogitScales:
     """Measure sigma_z, the mean logit gradients, sigma_c, sigma_E and the signal-to-noise ratio.
 
     Parameters
@@ -148,6 +154,10 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     class_means : bool
         False: the scales of J = c_k + E, everything but the mean logit gradients being residual. True: those of
         J = c_k + d_{k,y} + E, which matches both q_SLSC and q_SL.
+    classes : sequence of int, optional
+        Logits that are looked at, and classes; by default all. Of a vocabulary of 50,000 words a few will do.
+        `mean_gradients` (J, D) and `absent_classes` are then those of J classes in the order given, and sigma_z is
+        the spread of these logits alone.
 
     Returns
     -------
@@ -188,7 +198,7 @@ def logit_scales(source: LogitGradients, *, class_means: bool = False) -> LogitS
     >>> abs(rl.logit_scales(model.sample(rng=0)).snr / 2.0 - 1) < 0.2
     True
     """
-    return accumulate_one(source, LogitScalesAccumulator(class_means))
+    return accumulate_one(of_classes(source, classes), LogitScalesAccumulator(class_means))
 
 
 def _inner(first: Array, second: Array) -> npt.NDArray[np.float64]:

@@ -19,6 +19,9 @@ from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, L
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.snapshot import Snapshot, single
 
+UNIT_BYTES = 2**24
+"""Memory for cotangents that single out one output of one example each."""
+
 Slope = Callable[[Tensor], Tensor]
 """Outputs (n, C), maybe a graph, to cotangents (n, C)."""
 
@@ -301,10 +304,14 @@ class NetworkChunk:
         pull = Backward([outputs], leaves, self._bytes("forward"))
         n, num_classes = outputs.shape
         rows = []
+        width = max(1, min(num_classes, UNIT_BYTES // (outputs.numel() * outputs.element_size())))
         for example in range(n):
-            units = outputs.new_zeros((num_classes, n, num_classes))
-            units[:, example] = torch.eye(num_classes, dtype=outputs.dtype, device=outputs.device)
-            rows.append([g.reshape(num_classes, -1) for g in pull([units])])
+            several = []
+            for some in example_slices(num_classes, width):  # all units of 50,000 words would take 10 GB an example
+                units = outputs.new_zeros((some.stop - some.start, n, num_classes))
+                units[:, example, some] = torch.eye(len(units), dtype=outputs.dtype, device=outputs.device)
+                several.append([g.reshape(len(units), -1) for g in pull([units])])
+            rows.append([torch.cat(parts) for parts in zip(*several, strict=True)])
         return [torch.stack([row[i] for row in rows]) for i in range(len(names))]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import integer, real, require_memory
+from rmtland._arguments import integer, path, real, real_dtype, require_memory
 from rmtland.nets.dataset_files import ALIASES, Arrays, canonical_name, fetch_openml, read_collection, read_npz
 
 NAMES = ("digits", "clusters", *ALIASES)
@@ -143,6 +143,8 @@ def load_dataset(
     >>> load_dataset("digits", per_class=20).x_train.shape
     (200, 8, 8)
     """
+    path("name", name)
+    real_dtype("dtype", dtype)
     if name == "clusters":
         clusters = gaussian_clusters(seed=seed)
         return clusters if per_class is None else clusters.per_class(per_class, seed)

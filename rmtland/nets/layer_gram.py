@@ -116,7 +116,7 @@ class PairStore:
 
     def __init__(self, num_examples: int, num_directions: int) -> None:
         self.num_examples, self.num_directions = num_examples, num_directions
-        self.inputs = self.signals = torch.empty(0)  # made with the first piece, which knows the shapes
+        self.inputs = self.signals = torch.empty(0, device="cpu")  # made with the first piece, which knows the shapes
 
     def add(self, example: int, direction: int, piece: Piece) -> None:
         """Put in examples' signals, and their inputs: once where all directions share them, else for each."""
@@ -164,7 +164,7 @@ class EmbeddingStore:
 
     def __init__(self, num_examples: int, num_directions: int) -> None:
         self.num_examples, self.num_directions = num_examples, num_directions
-        self.indices = self.signals = torch.empty(0)
+        self.indices = self.signals = torch.empty(0, device="cpu")
 
     def add(self, example: int, direction: int, piece: Piece) -> None:
         """Put in examples' signals, and which entries they looked up."""
@@ -231,7 +231,7 @@ def add_gram(matrix: Tensor, rows: Tensor) -> None:
 
 def _store(piece: Piece, num_examples: int, num_directions: int, outer: bool) -> Store:
     if outer:
-        first = piece.chosen(torch.zeros(1, dtype=torch.int64)).formed()
+        first = piece.chosen(torch.zeros(1, dtype=torch.int64, device="cpu")).formed()
         return OuterStore(first.shape[1], first)
     if isinstance(piece, EmbeddingPiece):
         return EmbeddingStore(num_examples, num_directions)

@@ -13,10 +13,12 @@ from rmtland._arrays import widest
 from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
 from rmtland.nets.layers import Recording, record
 from rmtland.nets.pytrees import Inputs, cut, num_inputs
-from rmtland.nets.snapshot import Snapshot
+from rmtland.nets.snapshot import Snapshot, single
 
 SIDE_BY_SIDE_BYTES = 2**28
 """Memory for the pieces of all logits' rows of a part of a chunk, unless the source's budget says less or more."""
+ONE_LOGIT = 6
+"""Numbers held for each of a row's own while it is found."""
 PROBED = 3
 """Examples on which the layers' pieces are held against autograd, once per source."""
 
@@ -144,7 +146,8 @@ class Layers:
         self._stored |= {n: (0, network.parameters[n].numel()) for n in self.rest}
         all_logits = itemsize * (shared + cotangents.shape[1] * per_logit) * PROBED / len(few) + 1
         self.keep = all_logits <= limit
-        one_logit = itemsize * (shared + 2 * per_logit) + 1
+        # With the outputs, what is propagated back from them, and copies of both.
+        one_logit = itemsize * (shared + ONE_LOGIT * per_logit) + 1
         self.part_size = max(1, int(limit / (all_logits if self.keep else one_logit)))
 
     def stored_bytes(self, name: str, num_directions: int) -> int:
@@ -171,7 +174,7 @@ def _one_by_one(network: Snapshot, examples: Examples) -> tuple[Tensor, Tensor]:
     """Random cotangents (n, C) and J_mu^T u_mu (n, D) by autograd, each example in a forward pass of its own."""
     leaves = tuple(network.leaves.values())
     rows, drawn = [], []
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for i in range(len(examples)):
         with torch.inference_mode(False), torch.enable_grad():
             logits = examples.cut(slice(i, i + 1)).outputs(network, network.leaves)[0]
@@ -208,6 +211,7 @@ class LayeredPart:
 
     def __init__(self, layers: Layers, examples: Examples, dense: Callable[[slice], Tensor]) -> None:
         self.layers, self.examples, self.dense = layers, examples, dense
+        self._last: tuple[Tensor, dict[str, Piece]] | None = None
 
     @cached_property
     def recording(self) -> Recording:
@@ -233,12 +237,39 @@ class LayeredPart:
 
     def rows(self, cotangents: Tensor) -> LayerRows:
         """J_mu^T u_mu for cotangents (n, C)."""
-        return LayerRows(self.layers.network.groups, lambda: self._pieces(cotangents), self.layers.keep, cotangents)
+        return LayerRows(self.layers.network.groups, lambda: self._latest(cotangents), self.layers.keep, cotangents)
+
+    def _latest(self, cotangents: Tensor) -> dict[str, Piece]:
+        """The pieces of these rows; where all do not fit, those asked for last are still at hand."""
+        if self.layers.keep:
+            return self._pieces(cotangents)
+        if self._last is None or self._last[0] is not cotangents:
+            self._last = None  # before others are made
+            self._last = cotangents, self._pieces(cotangents)
+        return self._last[1]
 
     def _pieces(self, cotangents: Tensor) -> dict[str, Piece]:
         rest = self.layers.rest
         used = self.recording.pieces(cotangents) if len(rest) < len(self.layers.network.groups) else {}
         pieces: dict[str, Piece] = {name: joined(used[name]) for name in used if name not in rest}
+        if not self.layers.keep:  # nor would these logit gradients fit
+            return pieces | self._one_by_one(cotangents)
         for name, gradients in self._rest.items():
             pieces[name] = FormedPiece((cotangents[:, None, :].to(gradients) @ gradients)[:, 0, :])
         return pieces
+
+    def _one_by_one(self, cotangents: Tensor) -> dict[str, Piece]:
+        """What layers do not account for, by a backward pass for each example and no logit gradients."""
+        network, rest = self.layers.network, self.layers.rest
+        leaves = [network.leaves[name] for name in rest]
+        rows: list[list[Tensor]] = [[] for _ in rest]
+        for i in range(len(self.examples) if rest else 0):
+            with torch.inference_mode(False), torch.enable_grad():
+                logits = self.examples.cut(slice(i, i + 1)).outputs(network, network.leaves)[0]
+            found = [torch.zeros_like(leaf, requires_grad=False) for leaf in leaves]
+            if logits.requires_grad:
+                cotangent = cotangents[i].to(logits.dtype)
+                found = list(torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True))
+            for row, gradient in zip(rows, found, strict=True):
+                row.append(single(gradient).reshape(-1))
+        return {name: FormedPiece(torch.stack(row)) for name, row in zip(rest, rows, strict=True) if row}

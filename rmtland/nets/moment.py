@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rmtland._arguments import choice
+from rmtland._arguments import choice, several
 from rmtland._arrays import double, to_numpy
 from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.lengths import LengthAccumulator
@@ -255,7 +255,7 @@ def weight_norm(module: torch.nn.Module) -> float:
 
 def checked_statistics(statistics: Any) -> tuple[str, ...]:
     """Names of statistics, in the order they are measured; ValueError for another name or none."""
-    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    names = (statistics,) if isinstance(statistics, str) else several("statistics", statistics)
     for name in names:
         choice("statistics", name, ALL_STATISTICS)
     if not names:

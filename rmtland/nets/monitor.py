@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from rmtland._arguments import integer, real
-from rmtland.logits.streamed import streamed_outliers
+from rmtland.logits.cross_class import CrossClassMeansAccumulator
+from rmtland.logits.streamed import most_outliers, streamed_outliers
 from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.nets.moment import undisturbed, weight_norm
 from rmtland.nets.second_derivatives import hessian
@@ -66,7 +67,7 @@ class OutlierMonitor:
 
     Notes
     -----
-    Each measurement is one pass of `streamed_outliers` that takes products with the eigenvectors of the one before, and
+    Each measurement is one pass of `streamed_outliers` that takes products with 2 k eigenvectors of the one before, and
     six steps of Lanczos on the Hessian from its last top eigenvector: subspaces move little between steps, and what
     they missed once is in the next products. Where a weight is not finite all numbers are NaN.
 
@@ -160,14 +161,17 @@ class OutlierMonitor:
             return {name: np.full_like(values, math.nan) for name, values in self._rows[-1].items()}
         with undisturbed(self._module):
             source = NetworkLogitGradients(self._module, *self._data, **self._options)
+            k = source.num_classes - 1 if self._k is None else self._k
+            # Twice as many are followed as told: which are the largest changes.
+            most = max(k, min(2 * k, most_outliers(source, CrossClassMeansAccumulator())))
             # Without directions to start from the second pass is worth its price: once.
-            found = streamed_outliers(source, 2 if self._directions is None else 1, self._k, start=self._directions)
+            found = streamed_outliers(source, 2 if self._directions is None else 1, most, start=self._directions)
             self._directions = found.eigenvectors
             row = {
-                "eigenvalues": found.eigenvalues,
-                "errors": found.errors,
-                "powers": found.powers,
-                "gradient_power": np.asarray(found.gradient_power),
+                "eigenvalues": found.eigenvalues[-k:],
+                "errors": found.errors[-k:],
+                "powers": found.powers[-k:],
+                "gradient_power": np.asarray(found.powers[-k:].sum()),
             }
             if self._sharpness:
                 row |= self._sharpest(source, found.eigenvectors[:, -1])

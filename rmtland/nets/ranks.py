@@ -166,7 +166,7 @@ class Ranks:
 
     def gather_objects(self, thing: Any) -> list[Any]:
         """One Python object of each rank."""
-        self.meet("objects", 0, torch.empty(0))
+        self.meet("objects", 0, torch.empty(0, device="cpu"))
         things: list[Any] = [None] * self.size
         self._guarded(dist.all_gather_object, things, thing, group=self._control)
         return things
@@ -181,7 +181,7 @@ class Ranks:
         arriving = path.with_name(path.name + ".arriving")
         with open(arriving if self.rank else path, "wb" if self.rank else "rb") as file:
             for start in range(0, size, 8 * BLOCK_ENTRIES):
-                block = torch.empty(min(8 * BLOCK_ENTRIES, size - start), dtype=torch.uint8)
+                block = torch.empty(min(8 * BLOCK_ENTRIES, size - start), dtype=torch.uint8, device="cpu")
                 if self.rank == 0:
                     block.copy_(torch.frombuffer(bytearray(file.read(len(block))), dtype=torch.uint8))
                 self._guarded(dist.broadcast, block, first, group=self._control)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rmtland._arguments import integer
+from rmtland._arguments import function, integer, iterable
+from rmtland._arguments import path as named_path
 from rmtland.nets.moment import STATISTICS, Moment, Values, checked_statistics, weight_norm
 from rmtland.nets.record_store import RecordStore, open_record
 
@@ -122,7 +123,7 @@ class TrainingRecord:
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
-        self.path = Path(path)
+        self.path = named_path("path", path)
         self._module = module
         self._due = _schedule(steps, every)
         self._seen = integer("start", start, at_least=0)
@@ -224,7 +225,7 @@ def _schedule(steps: Iterable[int] | None, every: int | None) -> Callable[[int, 
         each = integer("every", every, at_least=1)
         return lambda before, now: now // each > before // each
     if steps is not None:
-        chosen = sorted({integer("steps", step, at_least=0) for step in steps})
+        chosen = sorted({integer("steps", step, at_least=0) for step in iterable("steps", steps)})
         if not chosen:
             raise ValueError("`steps` must name at least one step; got none")
         return lambda before, now: bisect.bisect_right(chosen, now) > bisect.bisect_right(chosen, before)
@@ -307,17 +308,18 @@ def measure_checkpoints(
                 checkpoints, build, data, path=Path(folder) / "record", seed=seed, after_checkpoint=after_checkpoint,
                 **given, **options,
             ).load()  # fmt: skip
-    module = build()
+    function("after_checkpoint", after_checkpoint, optional=True)
+    module = function("build", build)()
     inputs, labels = _pair(data, None)
-    numbers = iter(steps) if steps is not None else None
+    numbers = iter(iterable("steps", steps)) if steps is not None else None
     names: list[str] = []
     record: TrainingRecord | None = None
-    for place, checkpoint in enumerate(checkpoints):
+    for place, checkpoint in enumerate(iterable("checkpoints", checkpoints)):
         number = place if numbers is None else next(numbers, None)
         if number is None:
             raise ValueError(f"`steps` must have a step for every checkpoint; got {place}")
         number = integer("steps", number, at_least=0)
-        names.append(str(place) if isinstance(checkpoint, Mapping) else os.fspath(Path(checkpoint).name))
+        names.append(str(place) if isinstance(checkpoint, Mapping) else named_path("checkpoints", checkpoint).name)
         if record is None:
             # Every step is chosen, but none is measured before its weights are loaded.
             record = TrainingRecord(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import path as named_path
+
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
@@ -163,6 +165,6 @@ def open_record(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     import xarray as xr
 
-    read_attributes(Path(path))
+    read_attributes(named_path("path", path))
     dataset: xr.Dataset = xr.open_zarr(path, chunks=None, consolidated=True)
     return dataset

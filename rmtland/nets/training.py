@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmtland._arguments import integer, real
+from rmtland._arguments import choice, function, instance, integer, real
 from rmtland.nets import pytrees
 from rmtland.nets.architectures.choose import build_network
+from rmtland.nets.architectures.names import NETWORKS
 from rmtland.nets.datasets import Dataset
 from rmtland.nets.gradients import NetworkLogitGradients
 
@@ -87,7 +88,7 @@ class Training:
         self.learning_rate = real("learning_rate", learning_rate, above=0)
         self.seed = integer("seed", seed, at_least=0)
         self.module = module
-        parameter = next(module.parameters(), None)
+        parameter = next(instance("module", module, torch.nn.Module, "a torch.nn.Module").parameters(), None)
         if parameter is None:
             raise ValueError("`module` must have parameters to train; got none")
         self.inputs: Tensor = _inputs(inputs, parameter)
@@ -99,7 +100,7 @@ class Training:
             momentum=real("momentum", momentum, at_least=0, below=1),
             weight_decay=real("weight_decay", weight_decay, at_least=0),
         )
-        self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs))))
+        self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs), device="cpu")))
         self.num_steps = epochs * self.steps_per_epoch
         self.step = 0
 
@@ -112,9 +113,9 @@ class Training:
     def __iter__(self) -> Iterator[int]:
         """Take a step and yield its number, from where the training stands to its end."""
         # Orders of earlier epochs are drawn too, so that an epoch's order does not depend on where one went on.
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         for epoch in range(self.num_steps // self.steps_per_epoch):
-            order = torch.randperm(len(self.inputs), generator=generator)
+            order = torch.randperm(len(self.inputs), generator=generator, device="cpu")
             if self.step >= (epoch + 1) * self.steps_per_epoch:
                 continue
             total = 0.0
@@ -207,6 +208,8 @@ def train(
     >>> network = rl.nets.mlp([64, 8, 10])
     >>> rl.nets.train(network, digits.x_train, digits.y_train, epochs=2)
     """
+    function("after_epoch", after_epoch, optional=True)
+    function("after_step", after_step, optional=True)
     training = Training(
         module, inputs, labels, epochs=epochs, learning_rate=learning_rate, momentum=momentum,
         weight_decay=weight_decay, batch_size=batch_size, seed=seed,
@@ -246,11 +249,13 @@ def network_and_data(
     ValueError
         For an unknown name, a data set of one class, or one whose examples the network cannot take.
     """
+    instance("dataset", dataset, Dataset, "a Dataset")
     if dataset.num_classes < 2:
         raise ValueError(f"`dataset` must have at least 2 classes; got {dataset.num_classes}")
     vectors = dataset.x_train.ndim == 2
     if isinstance(network, torch.nn.Module):
         return network, dataset if vectors else dataset.as_images()
+    choice("network", network, NETWORKS)
     if network != "mlp" and vectors:
         raise ValueError(f"`network` must be 'mlp' for vectors, which {dataset.name} holds; got {network!r}")
     # A fully connected network flattens whatever comes, so data that are no images of known channels are its own too.
@@ -311,10 +316,13 @@ def training_stages(
         For a network that does not fit.
     """
     integer("epochs", epochs, at_least=2)
+    instance("dataset", dataset, Dataset, "a Dataset")
+    function("after_epoch", after_epoch, optional=True)
+    function("after_step", after_step, optional=True)
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
     module, dataset = network_and_data(dataset, network, hidden=hidden, width=width, seed=seed)
     chosen = choose_examples(len(dataset.x_train), num_examples, seed)
-    x, y = torch.as_tensor(dataset.x_train[chosen]), torch.as_tensor(dataset.y_train[chosen])
+    x, y = (pytrees.tensor(n, a[chosen]) for n, a in (("inputs", dataset.x_train), ("labels", dataset.y_train)))
     stages = {"initialisation": NetworkLogitGradients(module, x, y)}
 
     def measure(epoch: int) -> None:
@@ -343,7 +351,7 @@ def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
         if len(x) >= 2:
             chosen = choose_examples(len(x), examples, seed)
-            probes[split] = torch.as_tensor(x[chosen]), torch.as_tensor(y[chosen])
+            probes[split] = pytrees.tensor("inputs", x[chosen]), pytrees.tensor("labels", y[chosen])
     return probes
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from rmtland._arguments import flag
+
 
 @contextlib.contextmanager
 def counter(progress: bool, what: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Give a function that takes how many are done; on a terminal, where `progress` asks, a bar with the time left."""
-    if not progress:
+    if not flag("progress", progress):
         yield lambda done: None
         return
     from rich.console import Console

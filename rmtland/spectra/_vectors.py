@@ -102,7 +102,7 @@ def start_vector(operator: SymmetricOperator, rng: np.random.Generator, start: A
         vector = zeros(prototype, (operator.dimension,))
         fill_normal(vector, rng)
     else:
-        namespace(start)
+        namespace(start, names="`start`")
         if tuple(start.shape) != (operator.dimension,):
             raise ValueError(f"`start` must have shape ({operator.dimension},); got {tuple(start.shape)}")
         if not all_finite(start):

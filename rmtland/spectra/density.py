@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
+from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence, several, shown
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.quadrature import (
     MARGIN,
@@ -74,7 +74,7 @@ class SpectralDensity:
         return share * self.dimension, error * self.dimension
 
     def _at_most(self, x: npt.ArrayLike) -> tuple[Floats, Floats]:
-        points = np.asarray(x, dtype=np.float64)
+        points = finite_array("x", x)
         flat = points.reshape(-1)
         shares = self._quadratures().samples(lambda nodes: ndtr((flat - nodes[:, None]) / self.width))
         mean, error = mean_and_error(shares)
@@ -199,6 +199,9 @@ def spectral_density(
     real("kappa", kappa, above=1)
     real("margin", margin, at_least=0)
     if bounds is not None:
+        bounds = several("bounds", bounds)
+        if len(bounds) != 2:
+            raise ValueError(f"`bounds` must be two numbers; got {shown(bounds)}")
         bounds = (real("bounds[0]", bounds[0]), real("bounds[1]", bounds[1], above=float(bounds[0])))
     if grid is not None:
         grid = finite_array("grid", grid, ndim=1)

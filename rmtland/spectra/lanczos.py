@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh_tridiagonal
 
-from rmtland._arguments import Seed, generator, integer, real, require_memory
+from rmtland._arguments import Seed, flag, generator, integer, real, require_memory
 from rmtland._arrays import Array, is_torch, namespace
 from rmtland.spectra import _vectors
 from rmtland.spectra._checkpoint import Checkpoint
@@ -198,7 +198,8 @@ def lanczos(
     real("checkpoint_interval", checkpoint_interval, at_least=0)
     if matrix.dimension < 1:
         raise ValueError("`operator` must have a dimension >= 1; got 0")
-    keep = reorthogonalize if keep_basis is None else bool(keep_basis)
+    flag("reorthogonalize", reorthogonalize)
+    keep = reorthogonalize if keep_basis is None else flag("keep_basis", keep_basis)
     random = generator(rng)
     saved = None if checkpoint is None else Checkpoint(checkpoint, checkpoint_interval, seed_given=rng is not None)
     with saved or contextlib.nullcontext():

@@ -76,7 +76,7 @@ class SymmetricOperator:
         TypeError
             For something that is no array, or complex entries.
         """
-        xp = namespace(matrix)
+        xp = namespace(matrix, names="`matrix`")
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"`matrix` must be square; got shape {tuple(matrix.shape)}")
         if xp.isdtype(matrix.dtype, "complex floating"):

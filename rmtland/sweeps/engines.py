@@ -308,6 +308,8 @@ def check_address(address: str) -> None:
     from distributed.comm.addressing import parse_host_port
     from distributed.comm.registry import get_backend
 
+    if not isinstance(address, str):
+        raise TypeError(f"`scheduler` must be an address such as tcp://host:8786; got {shown(address)}")
     try:
         scheme, separator, where = address.partition("://")
         get_backend(scheme)

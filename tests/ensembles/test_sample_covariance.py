@@ -113,7 +113,7 @@ def test_law_is_that_of_the_spectrum():
             lambda: SampleCovariance([1.0], 3, "cauchy"),
             "`entries` must be one of 'gaussian', 'rademacher'; got 'cauchy'",
         ),
-        (lambda: SampleCovariance([1.0], 3, dtype=np.int64), "`dtype` must be one of"),
+        (lambda: SampleCovariance([1.0], 3, dtype=np.int64), "`dtype` must be a dtype of real floating"),
         (lambda: StudentTEntries(0), "`degrees` must be > 0; got 0"),
         (lambda: ParetoEntries(-1), "`index` must be > 0; got -1"),
         (lambda: SampleCovariance([1.0, 1.0], 1).smallest(2), "`k` must be >= 1 and <= 1; got 2"),

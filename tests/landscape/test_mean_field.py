@@ -206,21 +206,29 @@ def test_no_goldilocks_ratio_without_curvature():
     assert np.isnan(rl.MeanFieldNetwork([7, 20, 3]).scaled(1e4).kernels(INPUTS).goldilocks_ratio(num_draws=3))
 
 
-def test_a_model_by_one_call():
-    labels = np.arange(6) % 3
-    network = rl.MeanFieldNetwork([7, 50, 3], "tanh")
-    model = network.kernels(INPUTS).model(labels)
-    assert (model.num_examples, model.num_classes, model.num_parameters) == (6, 3, 553)
-    draws = [model.sample(seed) for seed in range(30)]
-    np.testing.assert_array_equal(draws[0].labels, labels)
-    variance = np.mean([draw.logits.var(axis=1, ddof=1).mean() for draw in draws])
-    kernels = network.kernels(INPUTS)
-    assert variance == pytest.approx(kernels.logit_variance, rel=0.4)
-    lengths = np.mean([rl.logit_gradient_lengths(draw).overall.mean() for draw in draws])
-    assert lengths == pytest.approx(kernels.gradient_lengths.mean(), rel=0.1)
-    assert model.spectrum(rng=0).outliers().shape == (2,)
-    free = kernels.model()
+def test_a_model_by_one_call_has_the_spectrum_of_networks():
+    labels, widths = np.arange(6) % 3, [7, 60, 3]
+    kernels = rl.MeanFieldNetwork(widths, "relu").kernels(INPUTS)
+    model = kernels.model(labels, rng=0)
+    assert (model.num_examples, model.num_classes, model.num_parameters) == (6, 3, 663)
+    np.testing.assert_array_equal(model.sample(0).labels, labels)
+    spectra = [kernels.model(labels, rng=seed).spectrum(rng=seed) for seed in range(150)]
+    expected = [rl.gauss_newton_spectrum(source_of(*network_draw(widths, "relu", s), labels)) for s in range(300)]
+    found = np.array([s.outliers() for s in spectra])
+    real = np.array([s.outliers(2) for s in expected])
+    error = np.hypot(found.std(axis=0) / np.sqrt(150), real.std(axis=0) / np.sqrt(300))
+    assert np.all(np.abs(found.mean(axis=0) - real.mean(axis=0)) < 4 * error + 0.03 * real.mean(axis=0))
+    assert np.all(error < 0.05 * real.mean(axis=0))
+    powers = np.mean([s.gradient_power(2) for s in spectra])
+    assert powers == pytest.approx(np.mean([s.gradient_power(2) for s in expected]), abs=0.05)
+    # The gradients of a draw have the kernel as their inner products.
+    gram = rl.logit_gradient_gram(model.sample(1)).matrix
+    np.testing.assert_allclose(np.einsum("mknk->mn", gram) / 3, kernels.theta, rtol=0.5)
+    free = kernels.model(rng=0)
     assert not np.array_equal(free.sample(0).labels, free.sample(1).labels)
+    outputs = [np.asarray(kernels.model(labels, rng=seed).gradients.terms[0][1]) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[0], outputs[2])
 
 
 def test_initialisations_widths_and_radius():

@@ -26,16 +26,29 @@ def quantities(draw):
     ]
 
 
+def deviations(num_parameters, count=150):
+    """Means of the quantities of reduced draws less those of draws, in standard errors, and ratios of their s.d."""
+    one = model(num_parameters)
+    reduced = np.array([quantities(reduced_draw(one, rng)) for rng in range(count)])
+    full = np.array([quantities(one.sample(1000 + rng)) for rng in range(count)])
+    error = np.hypot(reduced.std(axis=0), full.std(axis=0)) / np.sqrt(count)
+    return (reduced.mean(axis=0) - full.mean(axis=0)) / error, reduced.std(axis=0) / full.std(axis=0)
+
+
 @pytest.mark.parametrize("num_parameters", [5, 300])
 def test_same_law_as_a_draw(num_parameters):
     # Fewer coordinates than rows, and more.
-    one = model(num_parameters)
-    reduced = np.array([quantities(reduced_draw(one, rng)) for rng in range(400)])
-    full = np.array([quantities(one.sample(1000 + rng)) for rng in range(400)])
-    for ours, theirs in zip(reduced.T, full.T, strict=True):
-        spread = np.hypot(ours.std(), theirs.std())
-        assert abs(ours.mean() - theirs.mean()) < 5 * spread / np.sqrt(400)
-        assert 0.6 < ours.std() / theirs.std() < 1.6
+    means, ratios = deviations(num_parameters)
+    assert np.abs(means).max() < 5
+    assert 0.5 < ratios.min() <= ratios.max() < 2
+
+
+def test_rows_without_the_lengths_of_d_coordinates_are_another_law(monkeypatch):
+    monkeypatch.setattr(
+        "rmtland.landscape.reduced_draw.bartlett_factor",
+        lambda rows, columns, rng: rng.standard_normal((rows, min(rows, columns))),
+    )
+    assert np.abs(deviations(300)[0]).max() > 20
 
 
 def test_sizes_and_lengths():

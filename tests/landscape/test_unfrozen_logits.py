@@ -74,6 +74,25 @@ def test_two_classes_and_many():
     assert fitted.margin == pytest.approx(4, abs=0.8)
 
 
+def test_labels_of_a_given_accuracy_change_no_logit():
+    plain, given = rl.UnfrozenLogits(3.0, 4.0, 3.0), rl.UnfrozenLogits(3.0, 4.0, 3.0, label_accuracy=0.7)
+    logits, labels = plain.draw_logits(1000, 5, np.random.default_rng(0))
+    same, relabelled = given.draw_logits(1000, 5, np.random.default_rng(0))
+    np.testing.assert_array_equal(logits, same)
+    right = logits.argmax(axis=1) == relabelled
+    assert right.sum() == 700
+    assert given.accuracy(5) == 0.7
+    # The wrong ones have the smallest margins, and the runner-up as their label.
+    others = np.where(np.eye(5, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    margins = logits[np.arange(1000), labels] - others
+    assert margins[~right].max() < margins[right].min()
+    np.testing.assert_array_equal(relabelled[~right], np.argsort(logits[~right], axis=1)[:, -2])
+    everything = rl.UnfrozenLogits(3.0, 4.0, 3.0, label_accuracy=1.0).draw_logits(1000, 5, np.random.default_rng(0))
+    np.testing.assert_array_equal(everything[1], logits.argmax(axis=1))
+    # Fitted, it is the measured one.
+    assert rl.UnfrozenLogits.from_logits(logits, relabelled).accuracy(5) == 0.7
+
+
 def test_accuracy_without_spread():
     assert rl.UnfrozenLogits(0.0, 0.0).accuracy(4) == 0.25
     assert rl.UnfrozenLogits(1.0, 0.0).accuracy(4) == 0.5
@@ -99,9 +118,54 @@ def test_bad_input():
         rl.UnfrozenLogits(-1.0, 1.0)
     with pytest.raises(ValueError, match="`margin_spread` must be >= 0"):
         rl.UnfrozenLogits(1.0, 1.0, -1.0)
+    with pytest.raises(ValueError, match="`label_accuracy` must be >= 0 and <= 1"):
+        rl.UnfrozenLogits(1.0, 1.0, label_accuracy=2.0)
     with pytest.raises(TypeError, match="`margin`"):
         rl.UnfrozenLogits(1.0, "1")
     with pytest.raises(ValueError, match="at least 2 examples"):
         rl.UnfrozenLogits.from_logits(np.zeros((1, 3)), np.array([0]))
     with pytest.raises(ValueError, match="`num_classes` must be >= 2"):
         rl.UnfrozenLogits(1.0, 1.0).accuracy(1)
+
+
+def mean_top(model, count=6):
+    return np.mean([model.spectrum(seed, num_top=1).eigenvalues[-1] for seed in range(count)])
+
+
+def test_frozen_examples_with_longer_gradients_do_not_raise_the_top():
+    # As training leaves it: a margin, and logit gradients of confident examples twice as long.
+    law = rl.LandscapeModel(200, 5, 400, rl.UnfrozenLogits(3.0, 5.0, 4.0), rl.ClusteredGradients(1.0, 0.7))
+    draw = law.sample(0)
+    frozen = draw.probabilities.max(axis=1) > 0.98
+    gradients = np.where(frozen, 3.0, 1.0)[:, None, None] * (draw.mean_gradients + draw.residuals)
+    source = rl.DenseLogitGradients(draw.logits, draw.labels, gradients)
+    real = rl.gauss_newton_spectrum(source).eigenvalues[-1]
+    tops = {name: mean_top(rl.LandscapeModel.from_source(source, logit_law=name)) / real for name in LAWS}
+    assert 1 / 1.3 < tops["unfrozen"] < 1.3, tops
+    assert min(tops[name] for name in LAWS[:-1]) > 2, tops
+
+
+LAWS = ("spread", "margin", "participation", "unfrozen")
+
+
+@pytest.mark.slow
+def test_a_trained_network_within_a_factor_of_one_and_a_half():
+    import torch
+
+    torch.manual_seed(0)
+    data = rl.nets.load_dataset("digits", dtype=np.float32)
+    inputs, labels = torch.from_numpy(data.x_train).flatten(1), torch.from_numpy(data.y_train)
+    network = rl.nets.mlp([64, 32, 32, 10], dtype=torch.float32)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        order = torch.randperm(len(inputs))
+        for part in torch.split(order, 64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(inputs[part]), labels[part]).backward()
+            optimizer.step()
+    source = rl.nets.NetworkLogitGradients(network.double(), inputs[:150].double(), labels[:150])
+    real = rl.gauss_newton_spectrum(source).eigenvalues[-1]
+    tops = {name: mean_top(rl.LandscapeModel.from_source(source, logit_law=name), 10) / real for name in LAWS}
+    assert tops["unfrozen"] < 1.5, tops
+    assert tops["unfrozen"] > 0.4, tops
+    assert tops["spread"] > 2.5, tops

@@ -82,7 +82,7 @@ def test_a_spectrum_knows_its_gradient():
         ((MATRIX, MATRIX, 2), ValueError, "`gradient` must have 1 dimension"),
         ((MATRIX, np.nan * SLOPE, 2), ValueError, "`gradient` must be finite"),
         ((MATRIX[:-1], SLOPE, 2), ValueError, "`matrix` must be square"),
-        (([[1.0]], SLOPE, 2), TypeError, "arrays must be NumPy arrays or torch tensors"),
+        (([[1.0]], SLOPE, 2), TypeError, "`operator_or_spectrum`.* must be NumPy arrays or torch tensors"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -118,7 +118,7 @@ def test_no_number_depends_on_the_chunks(data):
 
 @pytest.mark.parametrize("keep_pairs", [True, False])
 def test_several_ranks(keep_pairs):
-    parts = [np.arange(0, 20), np.arange(20, 21), np.arange(21, 50)]
+    parts = [np.arange(0, 20), np.arange(20, 21), np.arange(0), np.arange(21, 50)]  # one without examples
     expected = oracles.hierarchy(*ARRAYS)
 
     def measured(source):

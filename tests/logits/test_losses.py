@@ -233,7 +233,7 @@ def test_bad_outputs_and_labels(loss, outputs, labels, error, message, library):
 
 def test_arrays_of_one_library():
     for labels in ([0, 1, 0], None, torch.zeros(3, dtype=torch.int64)):
-        with pytest.raises(TypeError, match="arrays must be NumPy arrays or torch tensors, all of one library; got"):
+        with pytest.raises(TypeError, match="must be NumPy arrays or torch tensors, all of one library; got"):
             rl.CrossEntropy().check(Z, labels)
 
 

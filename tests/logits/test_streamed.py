@@ -222,6 +222,67 @@ def test_tokens_and_weights():
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9)
 
 
+def small_networks():
+    """Networks of digits, tanh and ReLU, at four steps of training, in float64."""
+    digits = rl.nets.load_dataset("digits")
+    x, y = torch.as_tensor(digits.x_train).double().reshape(len(digits.x_train), -1), torch.as_tensor(digits.y_train)
+    x = (x - x.mean()) / x.std()
+    for seed in range(5):
+        for activation in (torch.nn.Tanh, torch.nn.ReLU):
+            torch.manual_seed(seed)
+            layers = [torch.nn.Linear(64, 10), activation(), torch.nn.Linear(10, 10)]
+            module = torch.nn.Sequential(*layers).double()
+            optimiser = torch.optim.SGD(module.parameters(), lr=0.2)
+            for step in range(301):
+                if step in (0, 15, 100, 300):
+                    some = torch.randperm(len(x))[:500]
+                    yield rl.nets.NetworkLogitGradients(module, x[some], y[some])
+                batch = torch.randint(0, len(x), (32,))
+                optimiser.zero_grad()
+                torch.nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
+                optimiser.step()
+
+
+def coverage(sources, exact_of):
+    """Share of eigenvalues within their errors, of one pass and of two, that within a quarter, and mean errors."""
+    inside, quarter, sizes = [], [], []
+    for source in sources:
+        for passes in (1, 2):
+            found = rl.streamed_outliers(source, passes)
+            exact = exact_of(source, found.eigenvalues.size)
+            off = np.abs(found.eigenvalues - exact)
+            inside.append((off <= found.errors).mean())
+            quarter.append((off <= found.errors / 4).mean())
+            sizes.append((found.errors / exact).mean())
+    return tuple(np.array(values).reshape(-1, 2).mean(axis=0) for values in (inside, quarter, sizes))
+
+
+@pytest.mark.slow
+def test_errors_cover_what_they_say_on_networks_and_draws():
+    # 40 networks and 160 draws: 200 cases.
+    inside, quarter, sizes = coverage(small_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    assert (inside >= 0.95).all()
+    assert quarter[0] < 0.95  # what is stated is no bound that nothing could miss
+    assert sizes[1] < 0.03
+    draws = (
+        model(num_classes, sigma_z=sigma_z, num_examples=200, num_parameters=200).sample(rng=seed)
+        for num_classes in (4, 10)
+        for sigma_z in (1.0, 4.0, 8.0, 15.0)
+        for seed in range(20)
+    )
+    inside, quarter, sizes = coverage(draws, lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    assert (inside >= 0.95).all()
+    assert quarter[0] < 0.95
+    assert sizes[1] < 0.03
+
+
+def test_errors_cover_what_they_say_on_a_few_draws():
+    draws = [model(sigma_z=4.0).sample(rng=seed) for seed in range(6)]
+    inside, quarter, _ = coverage(draws, lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    assert (inside >= 0.9).all()
+    assert quarter[0] < 0.9
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -78,6 +78,50 @@ def test_every_call_while_the_default_device_holds_no_data(name, device):
         np.testing.assert_allclose(value, expected[key], atol=tolerance, rtol=tolerance, err_msg=key)
 
 
+def wider_calls(module, folder):
+    """Calls that measure networks beyond one source: spectra, records, training, comparisons."""
+    source = NetworkLogitGradients(module, X, Y, batch_size=5)
+    hessian = rl.nets.hessian(source)
+    measured = rl.measure(source, "clustering", "logit_scales", "output_statistics", "gauss_newton_trace")
+    layers = rl.measure(source, "gradient", by="parameter_groups")
+    results = {
+        "trace": measured.gauss_newton_trace,
+        "lengths": rl.logit_gradient_lengths(source, classes=[2, 0]).overall,
+        "of classes": rl.clustering(source, classes=[2, 0]).same_logit,
+        "layers": np.concatenate([_arrays.to_numpy(layer.gradient) for layer in layers.values()]),
+        "layer spectra": [s.trace for s in rl.gauss_newton_spectrum(source, by="parameter_groups").values()],
+        "decay": rl.gradient(source, weight_decay=0.1),
+        "top": rl.top_eigenpairs(hessian, 2, rng=0).eigenvalues,
+        "lanczos": rl.lanczos(hessian, 5, rng=0).alpha,
+        "density": rl.spectral_density(hessian, rng=0).density,
+        "trace estimate": rl.trace_estimate(hessian, num_products=10, rng=0).estimate,
+        "norm estimate": rl.frobenius_estimate(hessian, num_products=10, rng=0).estimate,
+        "confinement": rl.confinement(hessian, rl.gradient(source), 2).powers,
+        "goldilocks": rl.goldilocks_ratio(rl.gauss_newton(source)),
+    }
+    results["compared"] = rl.compare(source, num_draws=2, rng=0).to_xarray().to_array().values
+    record = rl.nets.TrainingRecord(folder, module, X, Y, every=1, seed=0)
+    rl.nets.train(module, X, Y, epochs=1, batch_size=6, after_step=record.step)
+    data = record.dataset().load()
+    results |= {f"record {name}": data[name].values for name in data.data_vars if "error" not in name}
+    return {name: _arrays.to_numpy(value) for name, value in results.items()}
+
+
+@pytest.mark.filterwarnings("ignore:sigma_")
+@pytest.mark.parametrize("device", DEVICES)
+def test_records_spectra_and_comparisons_while_the_default_device_holds_no_data(device, tmp_path):
+    expected, module = wider_calls(network(), tmp_path / "first"), network(device)
+    torch.set_default_device("meta")
+    try:
+        results = wider_calls(module, tmp_path / "second")
+    finally:
+        torch.set_default_device(None)
+    assert len([name for name in expected if name.startswith("record")]) > 5
+    tolerance = 1e-6 if device == "cpu" else 1e-2
+    for key, value in results.items():
+        np.testing.assert_allclose(value, expected[key], atol=tolerance, rtol=tolerance, err_msg=key)
+
+
 class NoDouble(TorchDispatchMode):
     """Raises where an operation of torch returns float64, as a device without it does."""
 

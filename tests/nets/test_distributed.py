@@ -73,10 +73,23 @@ def everything(source):
         "spectrum": numbers(rl.gauss_newton_spectrum(source)),
         "gram": numbers(rl.logit_gradient_gram(source)),
         "trace": numbers(rl.gauss_newton_trace(source)),
+        "cross-class means": numbers(rl.cross_class_means(source)),
+        "hierarchy": hierarchies(source, vectors),
         "logits": logits,
         "labels": labels,
         "by group": {f"{g} {name}": numbers(r) for g, m in by_group.items() for name, r in m.items()},
     }
+
+
+def hierarchies(source, vectors):
+    """Products of the parts and their traces, with cross-class means kept and streamed."""
+    found = {}
+    for keep_pairs in (True, False):
+        parts = rl.hierarchy(source, keep_pairs=keep_pairs)
+        products = {part: numbers(getattr(parts, part) @ vectors) for part in ("A1", "A2", "B1", "B2")}
+        found[str(keep_pairs)] = {**products, "traces": numbers(parts.traces)}
+        assert parts.residual_norm < 1e-12
+    return found
 
 
 def second_derivatives(source):

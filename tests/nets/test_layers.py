@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ import rmtland as rl
 from rmtland.logits.accumulate import SharedChunk
 from rmtland.nets import layer_pieces, layer_rows
 from tests import oracles
-from tests.nets.networks import NAMES, C, N, build, jacobian
+from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
 # What the layers do not account for, tensor by tensor; all else must not fall back.
 REST = {
@@ -332,3 +333,40 @@ def test_layers_are_left_as_found():
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, before[name])
     assert all(p.grad is None for p in module.parameters())
+
+
+class RecurrentWords(nn.Module):
+    """A recurrent cell, which is no known layer, under a head."""
+
+    def __init__(self, vocabulary=7):
+        super().__init__()
+        self.embed, self.cell = nn.Embedding(vocabulary, 4), nn.GRU(4, 5, batch_first=True)
+        self.head = nn.Linear(5, vocabulary)
+
+    def forward(self, x):
+        return self.head(self.cell(self.embed(x))[0])
+
+
+def test_rows_of_many_logits_that_do_not_fit_are_found_without_logit_gradients(monkeypatch):
+    torch.manual_seed(0)
+    module, inputs, labels = RecurrentWords().double(), torch.randint(7, (5, 4)), torch.randint(7, (5, 4))
+    labels[0, 1:] = -100
+    exact = rl.nets.NetworkLogitGradients(module, inputs, labels, ignore_index=-100)
+    expected = rl.measure(exact, "clustering", "logit_scales")
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels, ignore_index=-100)
+    plan = dataclasses.replace(source._plan, rows_bytes=1)
+    source._chunks = [chunk.under(plan) for chunk in source._chunks]
+    monkeypatch.setattr(type(source._chunks[0]), "dense", lambda *_: pytest.fail("no logit gradients"))
+    found = rl.measure(source, "clustering", "logit_scales")
+    assert not source.network.layers.keep
+    assert source.network.layers.rest  # the cell's weights
+    assert found.clustering.same_logit == pytest.approx(expected.clustering.same_logit, rel=1e-9)
+    assert found.logit_scales.snr == pytest.approx(expected.logit_scales.snr, rel=1e-9)
+
+
+def test_units_of_some_outputs_at_a_time(monkeypatch):
+    module, inputs = build("recurrent")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    expected = jacobian(module, inputs)[0]
+    monkeypatch.setattr("rmtland.nets.chunks.UNIT_BYTES", 2 * N * C * 8)
+    torch.testing.assert_close(next(source.chunks()).dense(), expected)

@@ -101,7 +101,7 @@ def test_scipy_solvers_take_it(library):
         (np.array([[1.0, np.nan], [np.nan, 1.0]]), ValueError, "`matrix` must be finite; got NaN"),
         (np.array([[np.inf, 0.0], [0.0, 1.0]]), ValueError, "`matrix` must be finite"),
         (np.eye(2) * 1j, TypeError, "`matrix` must be real; got complex128"),
-        ([[1.0]], TypeError, "arrays must be NumPy arrays or torch tensors.*got list"),
+        ([[1.0]], TypeError, "must be NumPy arrays or torch tensors.*got list"),
     ],
 )
 def test_bad_matrices(matrix, error, message):
@@ -123,8 +123,8 @@ def test_a_matrix_symmetric_but_for_rounding_is_taken():
         (np.zeros((3, 1, 1)), ValueError, r"got \(3, 1, 1\)"),
         (np.array(1.0), ValueError, r"got \(\)"),
         (np.zeros(3) * 1j, TypeError, "the operand must be real; got complex128"),
-        ([1.0, 2.0, 3.0], TypeError, "arrays must be NumPy arrays or torch tensors.*got list"),
-        (2.0, TypeError, "arrays must be NumPy arrays or torch tensors.*got float"),
+        ([1.0, 2.0, 3.0], TypeError, "must be NumPy arrays or torch tensors.*got list"),
+        (2.0, TypeError, "must be NumPy arrays or torch tensors.*got float"),
     ],
 )
 def test_bad_operands(operand, error, message):

@@ -60,7 +60,14 @@ def curvatures(z):
 
 
 def gauss_newton(z, gram):
-    """The matrix A J J^T / N of each network, (count, N C, N C): not symmetric, with the eigenvalues of G."""
+    """A^(1/2) J J^T A^(1/2) / N of each network, (count, N C, N C), with the nonzero eigenvalues of G."""
     count, n, c = z.shape
-    turned = np.einsum("smkj,smjnl->smknl", curvatures(z), gram, optimize=True)
-    return turned.reshape(count, n * c, n * c) / n
+    values, vectors = np.linalg.eigh(curvatures(z))
+    roots = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ vectors.swapaxes(-1, -2)
+    half = (roots @ gram.reshape(count, n, c, n * c)).reshape(count, n * c, n, c).swapaxes(1, 2)
+    return (half @ roots).swapaxes(1, 2).reshape(count, n * c, n * c) / n
+
+
+def trace_over_norm(matrices):
+    """Of each of several symmetric matrices."""
+    return np.trace(matrices, axis1=1, axis2=2) / np.sqrt((matrices**2).sum(axis=(1, 2)))

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, spawn
-from rmtland.landscape.gradient_laws import ClusteredGradients, QValues
+from rmtland.landscape.anisotropic import KernelGradients
+from rmtland.landscape.gradient_laws import QValues
 from rmtland.landscape.logit_laws import GivenLogits
 from rmtland.landscape.mean_field.logits import GaussianProcessLogits
 from rmtland.landscape.model import LandscapeModel
@@ -191,37 +192,39 @@ class MeanFieldKernels:
                 ratios.append(trace / math.sqrt(square))
         return _mean(np.array(ratios))
 
-    def model(self, labels: npt.ArrayLike | None = None) -> LandscapeModel:
+    def model(self, labels: npt.ArrayLike | None = None, *, rng: Seed = None) -> LandscapeModel:
         """The random model of this network at initialisation, without a fitted number.
 
         Parameters
         ----------
         labels : array_like (N,), optional
             Integers in 0..C-1; uniform in each draw where left out.
+        rng : seed
+            Anything `numpy.random.default_rng` takes; draws the outputs' kernels, which are then the model's.
 
         Returns
         -------
         LandscapeModel
-            Logits of the network's Gaussian process; gradients with the mean, class-mean and residual lengths of theta.
+            Logits of the network's Gaussian process, and the kernel law sum_l theta_l (x) K_l.
 
         Raises
         ------
         ValueError
             For labels that do not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rmtland as rl
+        >>> inputs = np.random.default_rng(0).normal(size=(20, 64))
+        >>> model = rl.MeanFieldNetwork([64, 256, 5], "tanh").kernels(inputs).model(rng=0)
+        >>> model.spectrum(rng=0).outliers().shape
+        (4,)
         """
-        logits = GaussianProcessLogits(self.covariance, labels)
-        theta = self.theta
-        others = ~np.eye(self.num_examples, dtype=bool)
-        own = float(np.mean(np.diag(theta)))
-        same = different = max(_mean(theta[others]), 0.0) if self.num_examples > 1 else 0.0
-        if labels is not None:
-            y = self._labels(labels)
-            together = y[:, None] == y
-            if (together & others).any() and not together.all():
-                different = max(_mean(theta[~together]), 0.0)
-                same = max(_mean(theta[together & others]), different)
-        lengths = ClusteredGradients(math.sqrt(different), math.sqrt(max(own - same, 0.0)), math.sqrt(same - different))
-        return LandscapeModel(self.num_examples, self.num_classes, self.num_parameters, logits, lengths)
+        given = None if labels is None else self._labels(labels)
+        logits = GaussianProcessLogits(self.covariance, given)
+        law = KernelGradients(tuple(zip(self.layers, self.output_kernels(rng), strict=True)))
+        return LandscapeModel(self.num_examples, self.num_classes, self.num_parameters, logits, law)
 
     def _labels(self, labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
         given = GivenLogits(np.zeros((self.num_examples, self.num_classes)), np.asarray(labels))

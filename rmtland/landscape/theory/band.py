@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arguments import function
 from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.sums import Floats
 
@@ -52,6 +53,7 @@ class TheoryBand:
         -------
         Spread
         """
+        function("prediction", prediction)
         values = np.array([prediction(theory) for theory in self.theories], dtype=np.float64)
         return Spread(values.mean(axis=0)[()], values.std(axis=0, ddof=1)[()])
 
@@ -111,6 +113,7 @@ class TheoryBand:
         -------
         Spread
         """
+        function("std", std)
         within = np.array([std(theory) for theory in self.theories], dtype=np.float64)
         between = self.over(prediction)
         both: Floats = np.sqrt(np.square(between.std) + np.mean(within**2, axis=0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtland._arguments import Seed, generator, require_memory
+from rmtland._arguments import Seed, flag, generator, require_memory
 from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.theory.examples import GivenExamples, probabilities_in_units
 from rmtland.landscape.theory.levels import Model, checked_lengths
@@ -60,7 +60,7 @@ def theory_of(model: Model, rng: Seed = None, cross_terms: bool = True) -> Lands
         require_memory("theory with class gradients", 320.0 * c**3, "use class_length = 0 or fewer classes")
     probabilities, unit = probabilities_in_units(logits, rescale=model.sigma_H == 0)
     examples = GivenExamples(probabilities, np.asarray(labels, dtype=np.int64), float(n), by_class, unit)
-    return LandscapeTheory.over(examples, law, model.num_parameters, model.sigma_H, bool(cross_terms))
+    return LandscapeTheory.over(examples, law, model.num_parameters, model.sigma_H, flag("cross_terms", cross_terms))
 
 
 def _structured(model: Model, law: StructuredGradients, rng: Seed, cross_terms: bool) -> StructuredTheory:

@@ -32,6 +32,11 @@ from rmtland.landscape.theory.examples import NO_CURVATURE, Examples, Seen
 from rmtland.landscape.theory.sums import Floats
 from rmtland.laws.subordination import NOTHING, Atoms, Jet, Level, Part, Point, inverted, log_det
 
+FEW = 5e6
+"""Cost of an evaluation times the square of the number of eigenvalues up to which each has a guess of its own."""
+SECANTS = 4
+"""Steps towards it."""
+
 
 class Model(Protocol):
     """What the theory needs to know of a `LandscapeModel`."""
@@ -124,8 +129,8 @@ class Residuals(Level):
 
     @property
     def clear(self) -> float:
-        """Twice what no eigenvalue is above, here and below; none of A is above 1/2."""
-        return 2 * self.weight
+        """Somewhat more than what no eigenvalue is above, here and below; none of A is above 1/2."""
+        return 0.6 * self.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +186,29 @@ class Standing(Level):
         return True
 
     def rough_atoms(self) -> tuple[Floats, Floats]:
-        """Eigenvalues of K at m = 0, lifted by one step towards those of K(-1/u) = u where that is safe."""
+        """Eigenvalues of K at m = 0, lifted towards those of K(-1/u) = u where that is safe."""
         values, copies = self.eigenvalues(0.0)
         u = float(values @ copies / copies.sum())
         if u > self.below.clear:
             values, copies = self.eigenvalues(-1 / u)
+            if self.below.cost * values.size**2 < FEW:
+                values = np.array([self._lifted(j, max(u, self.below.clear)) for j, u in enumerate(values.tolist())])
         some = copies > 0
         return np.maximum(values[some], 0.0), copies[some]
+
+    def _lifted(self, j: int, u: float) -> float:
+        """The u that is the j-th eigenvalue of K(-1/u), by secants from a guess: it falls as u grows."""
+        before, excess_before = u, u - float(self.eigenvalues(-1 / u)[0][j])
+        u -= 0.9 * excess_before
+        for _ in range(SECANTS):
+            u = max(u, self.below.clear)
+            excess = u - float(self.eigenvalues(-1 / u)[0][j])
+            slope = (excess - excess_before) / (u - before) if u != before else 1.0
+            before, excess_before = u, excess
+            u -= excess / max(slope, 1.0)
+            if abs(u - before) <= 1e-3 * u:
+                break
+        return u
 
     def eigenvalues(self, m: float) -> tuple[Floats, Floats]:
         """Of K at a real m, ascending for each matrix, and how often each occurs."""
@@ -203,7 +224,7 @@ class Standing(Level):
     @cached_property
     def clear(self) -> float:
         """As in `Residuals`, roughly."""
-        return max(2 * float(np.max(self.rough_atoms()[0], initial=0.0)), float(self.below.clear))
+        return max(1.2 * float(np.max(self.rough_atoms()[0], initial=0.0)), float(self.below.clear))
 
 
 @dataclass(frozen=True, eq=False)

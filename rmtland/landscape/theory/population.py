@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtland._arguments import Seed, generator, integer
+from rmtland._arguments import Seed, flag, generator, integer
 from rmtland.landscape.logit_laws import GivenLogits
 from rmtland.landscape.theory.examples import probabilities_in_units
 from rmtland.landscape.theory.exchangeable import ExchangeableExamples
@@ -48,4 +48,4 @@ def population_of(
     examples = ExchangeableExamples(
         probabilities, np.asarray(labels, dtype=np.int64), float(model.num_examples), law.class_length > 0, unit
     )
-    return PopulationTheory.over(examples, law, model.num_parameters, model.sigma_H, bool(cross_terms))
+    return PopulationTheory.over(examples, law, model.num_parameters, model.sigma_H, flag("cross_terms", cross_terms))

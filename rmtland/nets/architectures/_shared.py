@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
-from rmtland._arguments import integer, real
+from rmtland._arguments import integer, real, shown
 
 
 @contextlib.contextmanager
@@ -19,6 +20,13 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def float_dtype(dtype: Any) -> torch.dtype:
+    """`dtype` if weights can be in it."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"`dtype` must be a torch.dtype of real floating-point numbers; got {shown(dtype)}")
+    return dtype
 
 
 class WidthScale:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtland._arguments import integer
-from rmtland.nets.architectures._shared import WidthScale, image_sizes, seeded
+from rmtland.nets.architectures._shared import WidthScale, float_dtype, image_sizes, seeded
 
 
 class VisionTransformer(nn.Module):
@@ -96,4 +96,4 @@ def transformer(
     units = heads * max(1, round(WidthScale(width)(64) / heads))
     with seeded(seed):
         network = VisionTransformer(channels, image_size, num_classes, units, depth, heads)
-    return network.to(dtype)
+    return network.to(float_dtype(dtype))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rmtland._arguments import choice, integer, real, require_memory
+from rmtland._arguments import choice, integer, real, require_memory, several
 from rmtland.nets.architectures.attention import transformer
 from rmtland.nets.architectures.convolutional import alexnet, cnn, lenet, vgg11
 from rmtland.nets.architectures.names import NETWORKS
@@ -74,9 +74,11 @@ def build_network(
     17254
     """
     choice("network", name, NETWORKS)
+    input_shape = tuple(integer("input_shape", size, at_least=1) for size in several("input_shape", input_shape))
     num_classes = integer("num_classes", num_classes, at_least=1)
     if name == "mlp":
         factor = real("width", width, above=0)
+        hidden = tuple(integer("hidden", size) for size in several("hidden", hidden))
         sizes = [math.prod(input_shape), *(max(1, round(factor * size)) if size > 0 else size for size in hidden)]
         sizes.append(num_classes)
         parameters = sum((before + 1) * after for before, after in pairwise(sizes))

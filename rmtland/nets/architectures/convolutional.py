@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rmtland.nets.architectures._shared import WidthScale, image_sizes, padded_to, seeded
+from rmtland._arguments import flag
+from rmtland.nets.architectures._shared import WidthScale, float_dtype, image_sizes, padded_to, seeded
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 """Configuration A of Simonyan and Zisserman (2015)."""
@@ -72,7 +73,7 @@ def lenet(
             nn.Linear(scale(120), scale(84)), nn.ReLU(),
             nn.Linear(scale(84), num_classes),
         )  # fmt: skip
-    return network.to(dtype)
+    return network.to(float_dtype(dtype))
 
 
 def cnn(
@@ -127,11 +128,11 @@ def cnn(
         before = channels
         for after in (scale(16), scale(32)):
             layers.append(nn.Conv2d(before, after, 3, padding=1))
-            layers += [nn.BatchNorm2d(after)] if batch_norm else []
+            layers += [nn.BatchNorm2d(after)] if flag("batch_norm", batch_norm) else []
             layers += [nn.ReLU(), nn.MaxPool2d(2)]
             before = after
         layers += [nn.Flatten(), nn.Linear(before * (image_size // 4) ** 2, num_classes)]
-    return nn.Sequential(*layers).to(dtype)
+    return nn.Sequential(*layers).to(float_dtype(dtype))
 
 
 def alexnet(
@@ -196,7 +197,7 @@ def alexnet(
             nn.Flatten(),
             nn.Linear(d * side**2, num_classes),
         )  # fmt: skip
-    return network.to(dtype)
+    return network.to(float_dtype(dtype))
 
 
 def vgg11(
@@ -264,4 +265,4 @@ def vgg11(
             layers += [nn.Linear(before, units), nn.BatchNorm1d(units), nn.ReLU()]
             before = units
         layers.append(nn.Linear(before, num_classes))
-    return nn.Sequential(*layers).to(dtype)
+    return nn.Sequential(*layers).to(float_dtype(dtype))

@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from rmtland._arguments import integer
-from rmtland.nets.architectures._shared import seeded
+from rmtland._arguments import function, integer, several
+from rmtland.nets.architectures._shared import float_dtype, seeded
 
 
 def mlp(
@@ -53,6 +53,9 @@ def mlp(
     >>> sum(p.numel() for p in mlp([64, 16, 16, 10]).parameters())
     1482
     """
+    sizes = several("sizes", sizes)
+    function("activation", activation)
+    float_dtype(dtype)
     if len(sizes) < 2:
         raise ValueError(f"`sizes` must name inputs and outputs at least; got {list(sizes)}")
     widths = [integer("sizes", size, at_least=1) for size in sizes]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rmtland.nets.architectures._shared import WidthScale, image_sizes, seeded
+from rmtland.nets.architectures._shared import WidthScale, float_dtype, image_sizes, seeded
 
 
 class ResidualBlock(nn.Module):
@@ -68,7 +68,7 @@ def _resnet(
                 layers.append(ResidualBlock(before, after, stride, projection))
                 before = after
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes)]
-    return nn.Sequential(*layers).to(dtype)
+    return nn.Sequential(*layers).to(float_dtype(dtype))
 
 
 def resnet20(
@@ -235,4 +235,4 @@ def densenet40(
         layers += [
             nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes),
         ]  # fmt: skip
-    return nn.Sequential(*layers).to(dtype)
+    return nn.Sequential(*layers).to(float_dtype(dtype))
