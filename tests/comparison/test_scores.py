@@ -120,3 +120,29 @@ def test_too_many_gradients_leave_the_measured_laws_out(monkeypatch):
         rl.compare(DRAW, num_draws=2, rungs=["kernel_law", "measured_means", "gauss_newton"]).stages["network"].rungs
     )
     assert list(rungs) == ["gauss_newton"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_measured_means_predict_trained_networks(activation):
+    """The numbers that the law of measured means has to reach, on networks of the digits at three stages."""
+    import torch
+
+    from rmtland.nets.datasets import load_dataset
+
+    torch.manual_seed(7)
+    between = torch.nn.Tanh if activation == "tanh" else torch.nn.ReLU
+    module = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 24), between(), torch.nn.Linear(24, 10)
+    ).double()
+    stages = rl.nets.training_stages(load_dataset("digits"), network=module, epochs=8, num_examples=120, seed=3)
+    chosen = ["gauss_newton", "measured_means", "own_probabilities"]
+    frame = rl.compare(stages, num_draws=4, rungs=chosen).scores()
+    for stage in stages:
+        measured, plain = (frame.loc[(stage, RUNGS[name])] for name in chosen[1:])
+        first = stage == "initialisation"
+        assert measured.top_error < (0.05 if first else 0.15), stage
+        assert abs(measured.edge_error) < (0.05 if first else 0.25), stage
+        assert abs(measured.power_difference) < (0.05 if first else 0.1), stage
+        assert abs(measured.ratio_difference) < (0.05 if first else 0.1), stage
+        assert plain.top_error > 2 * measured.top_error, stage
