@@ -105,8 +105,8 @@ def test_products_of_a_large_hessian(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rungs", "z"], r"`rungs` must be letters a to h or hessian, .*; got 'z'"),
-        (["--rungs", ""], r"`rungs` must be letters a to h or hessian, .*; got ''"),
+        (["--rungs", "z"], r"`rungs` must be letters a to k or hessian, .*; got 'z'"),
+        (["--rungs", ""], r"`rungs` must be letters a to k or hessian, .*; got ''"),
         (["--by", "layer"], "`by` must be one of None, 'parameter_groups'; got 'layer'"),
         (["--products", "39"], "`products` must be >= 40; got 39"),
     ],
