@@ -153,6 +153,8 @@ def test_children_of_what_has_a_state_come_from_its_stream(make):
     assert firsts(rng) != first
     assert firsts(make(5)) == first
     assert len({*first, *firsts(make(6)), *firsts(5)}) == 6
+    made = arguments.seed_sequence(np.random.default_rng(5))
+    assert made.entropy == int.from_bytes(np.random.default_rng(5).bytes(16), "little")  # 128 bits, as NumPy takes
     assert arguments.generator(make(5)).random() == arguments.generator(make(5)).random()
 
 

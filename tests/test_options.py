@@ -73,7 +73,9 @@ COMMANDS = {
         [*CLUSTERS, "--draws", "2", "--examples", "12"],
         {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli.py", "--hidden": "5", "--width": "2",
          "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8", "--draws": "3",
-         "--rungs": "gauss_newton", "--products": "50", "--by": "parameter_groups", "--outliers": "gap", "--seed": "1",
+         "--rungs": "gauss_newton",
+         "--products": "tests/comparison/test_compare.py", "--by": "parameter_groups", "--outliers": "gap",
+         "--seed": "1",
          **DATA},
     ),
     "train": (

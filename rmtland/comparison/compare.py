@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from rmtland._arguments import Seed, choice, flag, function, instance, integer, seed_sequence, several, spawn, told_seed
+from rmtland._arguments import (
+    Seed,
+    choice,
+    flag,
+    function,
+    instance,
+    integer,
+    require_memory,
+    seed_sequence,
+    several,
+    spawn,
+    told_seed,
+)
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
@@ -112,6 +124,9 @@ def compare(
     flag("hierarchy", hierarchy)
     flag("theory", theory)
     sources = _sources(source_or_module, data)
+    largest = max(min(s.num_examples * (s.num_classes - 1), s.num_parameters) for s in sources.values())
+    # Eigenvalues and powers of each draw are kept, and a random stream for each.
+    require_memory(f"{num_draws} draws", num_draws * (1500.0 + 16.0 * largest), "take fewer `num_draws`")
     seeds = seed_sequence(rng)
     recorded_seed = told_seed(seeds)
     children = spawn(seeds, len(sources))

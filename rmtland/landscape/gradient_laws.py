@@ -36,6 +36,10 @@ class QValues(NamedTuple):
     different_logits: float
 
 
+LONGEST = 1e38
+"""Of the lengths: high powers of them are formed."""
+
+
 @dataclass(frozen=True)
 class ClusteredGradients:
     """dz_k/dW at example mu = r_k c_k + d_{k,y(mu)} + E_k^mu, all normal with independent components.
@@ -88,6 +92,7 @@ class ClusteredGradients:
     def __post_init__(self) -> None:
         for name in ("mean_length", "residual_length", "class_length"):
             object.__setattr__(self, name, real(name, getattr(self, name), at_least=0))
+            real(name, getattr(self, name), at_most=LONGEST)
         if self.relative_lengths is not None:
             lengths = finite_array("relative_lengths", self.relative_lengths, ndim=1)
             if (lengths < 0).any():

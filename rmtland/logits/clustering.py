@@ -103,6 +103,8 @@ class ClusteringAccumulator:
         jackknife = self.num_bootstrap > 0 and state.num_groups == 1
         resampled: npt.NDArray[Any] = np.ones((0, num_groups))
         if not jackknife:
+            need = 16.0 * num_groups * self.num_bootstrap
+            require_memory(f"{self.num_bootstrap} resamplings", need, "take fewer `num_bootstrap`")
             equal = np.full(num_groups, 1 / num_groups)
             resampled = generator(self.rng).multinomial(num_groups, equal, size=self.num_bootstrap)
         weights = np.concatenate([np.ones((1, num_groups)), resampled])

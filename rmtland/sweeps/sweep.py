@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from rmtland._arguments import flag, integer, real_path, shown
+from rmtland._arguments import flag, integer, real_path, require_memory, shown
 from rmtland._lock import RunLock
 from rmtland.sweeps import provenance
 from rmtland.sweeps.arrays import DamageError
@@ -159,6 +159,9 @@ def sweep(
     axes = check_coords(coords, cells)
     attributes = settings(task)
     if store is None:
+        require_memory(
+            f"the results of {cells.size} cells", 17.0 * cells.size, "give a `store`, or ask for fewer cells,"
+        )
         kept = SweepStore.create(None, cells, attributes, told)
         _run(kept, task, told, axes, workers, scheduler, progress)
         return _finished(kept)

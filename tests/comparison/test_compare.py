@@ -440,3 +440,8 @@ def test_bad_arguments(network):
     single = rl.DenseLogitGradients(np.zeros((1, 2)), np.zeros(1, int), np.ones((1, 2, 3)))
     with pytest.raises(ValueError, match="stage 'network' must have at least 2 examples; got 1"):
         rl.compare(single)
+
+
+def test_more_draws_than_memory():
+    with pytest.raises(MemoryError, match="1000000000 draws needs .*; take fewer `num_draws` instead"):
+        rl.compare(rl.LandscapeModel.fort_ganguli(20, 3, 30).sample(0), num_draws=10**9)

@@ -135,3 +135,14 @@ def test_bad_arguments(name):
         rl.ClusteredGradients(**{name: math.nan})
     with pytest.raises(TypeError, match=f"`{name}` must be a real number; got None"):
         rl.ClusteredGradients(**{name: None})
+
+
+def test_lengths_whose_powers_overflow_are_refused():
+    for name in ("mean_length", "residual_length", "class_length"):
+        with pytest.raises(ValueError, match=rf"`{name}` must be <= 1e\+38; got 1e\+150"):
+            rl.ClusteredGradients(**{name: 1e150})
+    with pytest.raises(ValueError, match="`residual_length` must be <= 1e"):
+        rl.LandscapeModel.fort_ganguli(snr=1e-300)
+    theory = rl.LandscapeModel(20, 3, 40, gradients=rl.ClusteredGradients(1e37, 1e37)).theory(0)
+    assert np.isfinite(theory.outliers()).all()
+    assert np.isfinite([theory.trace, theory.frobenius, theory.goldilocks_ratio()]).all()

@@ -271,3 +271,9 @@ def test_memory_stays_bounded_for_many_classes():
     pairs = list(itertools.islice(itertools.combinations(range(400), 2), 300))
     cosine = [oracles.cosines(source.gradients[[m, n]])[0, :, 1, :] for m, n in pairs[:5]]
     assert abs(q.different_logits) < max(np.abs(c).max() for c in cosine)
+
+
+def test_more_resamplings_than_memory():
+    draw = rl.LandscapeModel.fort_ganguli(20, 3, 30).sample(0)
+    with pytest.raises(MemoryError, match="1000000000000 resamplings needs .*; take fewer `num_bootstrap` instead"):
+        rl.clustering(draw, num_bootstrap=10**12)

@@ -23,6 +23,9 @@ def test_density_shows_band_law_outliers_and_threshold():
     np.testing.assert_array_equal(density.get_ydata(), found.density)
     x, y = theory.get_data()
     np.testing.assert_allclose(y, law.pdf(x))
+    assert np.all(np.diff(x) > 0)
+    np.testing.assert_allclose(x[[0, -1]], law.support, atol=1e-3)
+    assert law.support[0] < x[0] < x[-1] < law.support[1]
     np.testing.assert_allclose(marks.get_xdata(), [6, 7])
     assert threshold.get_xdata()[0] == count.threshold
     band = ax.collections[0].get_paths()[0].vertices[:, 1]

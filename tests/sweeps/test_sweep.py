@@ -712,3 +712,10 @@ def test_progress_reaches_a_function():
 def test_nothing_is_printed_off_a_terminal(capfd):
     rl.sweep(noise, GRID, 2, workers=1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_more_results_than_memory():
+    with pytest.raises(
+        MemoryError, match="the results of 1000000000000 cells needs .*; give a `store`, or ask for fewer"
+    ):
+        rl.sweep(noise, {"a": [1.0]}, 10**12)
