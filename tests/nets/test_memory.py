@@ -38,5 +38,6 @@ def test_peaks_stay_within_the_budget_and_one_batch(budget):
         * vector,  # sums of each logit, over all and over its class, and what works on them
         "spectrum": 4 * 8 * rows**2 / 2**20 + max(budget, 64),  # the matrix, its eigenvectors; inputs and signals
     }
+    held_back = 16  # of freed pages by the C library: the same call peaks up to 15 MiB apart from run to run
     for name, peak in found["peaks"].items():
-        assert peak <= budget + batch + 8 * vector + own.get(name, 0), (name, found)
+        assert peak <= budget + batch + 8 * vector + own.get(name, 0) + held_back, (name, found)
