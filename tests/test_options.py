@@ -74,7 +74,8 @@ COMMANDS = {
         {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli.py", "--hidden": "5", "--width": "2",
          "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8", "--draws": "3",
          "--rungs": "gauss_newton",
-         "--products": "tests/comparison/test_compare.py", "--by": "parameter_groups", "--outliers": "gap",
+         "--products": "tests/comparison/test_compare.py", "--hierarchy": "",
+         "--by": "parameter_groups", "--outliers": "gap",
          "--seed": "1",
          **DATA},
     ),
@@ -142,7 +143,7 @@ def replaced(arguments, option, value):
     if option in arguments:
         place = arguments.index(option)
         return [*arguments[: place + 1], value, *arguments[place + 2 :]]
-    return [*arguments, option, value]
+    return [*arguments, option, *([value] if value else [])]  # a switch has no value
 
 
 @pytest.fixture

@@ -135,14 +135,14 @@ class RestartedLanczos:
     def _require_symmetric(self, coefficients: Array) -> None:
         if coefficients.shape[0]:
             worst = float(namespace(coefficients).max(namespace(coefficients).abs(coefficients)))
-            if worst > self.asymmetry * self.scale:
+            if worst > self.asymmetry * self.scale + _vectors.SUBNORMAL:
                 raise _vectors.not_symmetric(worst, 0.0)
 
     def _require_coupled(self, coefficients: Array, j: int) -> None:
         """After a restart the product must hold the kept Ritz vectors as they held it."""
         found = to_numpy(double(coefficients))
         worst = int(np.argmax(np.abs(found - self.projected[:j, j])))
-        if abs(found[worst] - self.projected[worst, j]) > self.asymmetry * self.scale:
+        if abs(found[worst] - self.projected[worst, j]) > self.asymmetry * self.scale + _vectors.SUBNORMAL:
             raise _vectors.not_symmetric(float(found[worst]), float(self.projected[worst, j]))
 
     def ritz(self) -> tuple[Floats, Floats, Floats]:
