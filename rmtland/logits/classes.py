@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from rmtland._arguments import integer
+from rmtland._arguments import integer, several
 from rmtland._arrays import Array, namespace, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of
 from rmtland.logits.gradients import LogitGradients
@@ -85,7 +85,9 @@ def of_classes(source: LogitGradients, classes: Sequence[int] | None) -> Any:
     """The source itself, or its logits of some classes; ValueError for classes that it does not have, or twice."""
     if classes is None:
         return source
-    chosen = tuple(integer("classes", k, at_least=0, at_most=source.num_classes - 1) for k in classes)
+    chosen = tuple(
+        integer("classes", k, at_least=0, at_most=source.num_classes - 1) for k in several("classes", classes)
+    )
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"`classes` must be different classes, at least one; got {list(chosen)}")
     return ClassesSource(source, chosen)

@@ -196,7 +196,9 @@ def test_from_source_with_other_logit_laws():
     assert rl.RandomEnergyModel(5, matched.sigma).participation() == pytest.approx(participation)
     # Separated classes are more frozen than independent logits of their spread.
     assert matched.sigma > 1.2 * rl.LandscapeModel.from_source(draw).logits.sigma
-    with pytest.raises(ValueError, match="`logit_law` must be one of 'spread', 'participation', 'margin'; got 'x'"):
+    with pytest.raises(
+        ValueError, match="`logit_law` must be one of 'spread', 'participation', 'margin', 'unfrozen'; got 'x'"
+    ):
         rl.LandscapeModel.from_source(draw, logit_law="x")
 
 

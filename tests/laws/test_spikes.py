@@ -312,9 +312,9 @@ def test_fluctuations_need_a_size():
         law.locations_std  # noqa: B018
     with pytest.raises(ValueError, match=r"`num_samples` must be given"):
         law.edge()
-    with pytest.raises(ValueError, match=r"`size` must be given for fluctuations; got None"):
+    with pytest.raises(ValueError, match=r"`n` must be given for fluctuations; got None"):
         rl.SpikedWignerLaw().locations_std  # noqa: B018
-    with pytest.raises(ValueError, match=r"`size` must be given"):
+    with pytest.raises(ValueError, match=r"`n` must be given"):
         rl.SpikedWignerLaw().edge("left")
     with pytest.raises(ValueError, match=r"`side` must be one of 'right', 'left'; got 'top'"):
         rl.SpikedWignerLaw(n=10).edge("top")
@@ -341,12 +341,12 @@ def test_bad_input():
         rl.SpikedWignerLaw(0.0)
     with pytest.raises(ValueError, match=r"`spikes` must be finite"):
         rl.SpikedWignerLaw(1.0, [np.inf])
-    with pytest.raises(ValueError, match=r"`size` must be >= 1; got 0"):
+    with pytest.raises(ValueError, match=r"`n` must be >= 1; got 0"):
         rl.SpikedWignerLaw(n=0)
     bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 2.0], 0.5)
     with pytest.raises(ValueError, match=r"`general_bulk` must have ratio 0.3; got 0.5"):
         rl.SpikedCovarianceLaw(0.3, [5.0], general_bulk=bulk)
     with pytest.raises(ValueError, match=r"`general_bulk` must be made by `sample_covariance`; got the law of sum"):
         rl.SpikedCovarianceLaw.on_bulk(rl.GeneralizedMarchenkoPastur([1.0, 2.0], 4), [5.0])
-    with pytest.raises(TypeError, match=r"`general_bulk` must be a GeneralizedMarchenkoPastur; got MarchenkoPastur"):
+    with pytest.raises(TypeError, match=r"`bulk` must be a GeneralizedMarchenkoPastur; got MarchenkoPastur"):
         rl.SpikedCovarianceLaw.on_bulk(rl.MarchenkoPastur(0.5), [5.0])

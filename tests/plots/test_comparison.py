@@ -19,7 +19,7 @@ def test_cumulative_power_is_what_is_plotted(comparison):
     for name, label in comparison.rung_labels.items():
         expected = np.cumsum(stage.rungs[name].powers[:, ::-1], axis=1).mean(axis=0)
         np.testing.assert_allclose(lines[label].get_ydata(), expected)
-    assert len(ax.collections) == 6  # a band for each model rung
+    assert len(ax.collections) == 7  # a band for each model rung
     assert ax.get_xlabel() == "number of top eigenvectors"
     assert ax.get_ylabel() == "share of squared gradient"
 
@@ -52,7 +52,9 @@ def test_all_figures(comparison):
         "spectra": 2,
         "gradient_power": 2,
         "stages": 2,
+        "scores": 4,
     }
-    for figure in figures.values():
+    for name, figure in figures.items():
         figure.canvas.draw()  # nothing that the layout engine warns about
-        assert len(figure.legends[0].get_texts()) == len(comparison.rung_labels)
+        marks = comparison.stages if name == "scores" else comparison.rung_labels
+        assert len(figure.legends[0].get_texts()) == len(marks)
