@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -59,9 +59,20 @@ def statement(tree: ast.Module, line: int) -> tuple[int, int]:
     return best
 
 
+class Function(NamedTuple):
+    """Where a function stands, and the names that stand in it."""
+
+    path: Path
+    name: str
+    first: int
+    last: int
+    words: frozenset[str]
+    compiled: bool
+
+
 @functools.cache
-def functions() -> list[tuple[Path, str, int, int, frozenset[str]]]:
-    """All functions: file, name, first and last line, and the names that stand in them."""
+def functions() -> list[Function]:
+    """All functions of the package."""
     found = []
     for path in sorted((ROOT / "rmtland").rglob("*.py")):
         text = path.read_text()
@@ -70,7 +81,8 @@ def functions() -> list[tuple[Path, str, int, int, frozenset[str]]]:
             if isinstance(node, ast.FunctionDef):
                 last = node.end_lineno or node.lineno
                 words = frozenset(re.findall(r"\w+", "\n".join(lines[node.lineno : last])))
-                found.append((path.relative_to(ROOT), node.name, node.body[0].lineno, last, words))
+                compiled = any("njit" in ast.unparse(decorator) for decorator in node.decorator_list)
+                found.append(Function(path.relative_to(ROOT), node.name, node.body[0].lineno, last, words, compiled))
     return found
 
 
@@ -97,16 +109,17 @@ class LineMap:
     def tests(self, path: Path, line: int) -> list[str]:
         """Tests that run this line, those of its own test file first, then the quickest.
 
-        Compiled functions leave no trace: theirs are the tests that run a function which names them.
+        Compiled functions leave no trace: theirs are the tests that run a function which names them, too.
         """
         found = self.between(path, *statement(ast.parse((ROOT / path).read_text()), line))
-        names = {name for file, name, first, last, _ in functions() if file == path and first <= line <= last}
-        for _ in range(4):
-            if found or not names:
-                break
-            callers = [f for f in functions() if f[4] & names and not (f[0] == path and f[2] <= line <= f[3])]
-            for file, _, first, last, _ in callers:
-                found |= self.between(file, first, last)
-            names = {f[1] for f in callers} - names
+        around = [f for f in functions() if f.path == path and f.first <= line <= f.last and f.compiled]
+        seen: set[Function] = set()
+        while around:
+            seen |= set(around)
+            names = {f.name for f in around}
+            callers = [f for f in functions() if f.words & names and f not in seen]
+            for f in callers:
+                found |= self.between(f.path, f.first, f.last)
+            around = [f for f in callers if f.compiled]
         own = f"test_{path.stem.strip('_')}.py"
         return sorted(found, key=lambda test: (own not in test, self.seconds.get(test, 0.0)))

@@ -168,8 +168,8 @@ def touch_callers(tree: Path, path: Path) -> None:
     """Make Numba compile again what calls the functions of this file: its cache looks at one file only."""
     changed_files = {path}
     while True:
-        names = {name for file, name, *_ in functions() if file in changed_files}
-        more = {file for file, _, _, _, words in functions() if words & names and "njit" in (ROOT / file).read_text()}
+        names = {f.name for f in functions() if f.path in changed_files}
+        more = {f.path for f in functions() if f.words & names and f.compiled}
         if more <= changed_files:
             break
         changed_files |= more
@@ -204,7 +204,8 @@ def main() -> None:
             (tree / path).write_text(source)
             if "njit" in source:
                 touch_callers(tree, path)
-            reason = EQUIVALENT.get((str(path), after))
+            same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
+            reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
             fates.append("equivalent" if reason else fate(tree, path, row, given))
             told = (
                 f"{fates[-1]} {reason or ''}"
