@@ -119,12 +119,11 @@ def test_files_named_speak_of_the_keyword():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", sorted(public_calls()))
+@pytest.mark.parametrize("name", sorted(set(public_calls()) - set(IN_SPECTRA)))
 def test_keywords_act(name):
-    if name in IN_SPECTRA:
-        pytest.skip("tests/spectra/test_options.py")
     call, given, others = keywords.rows()[name]
-    if all(isinstance(value, keywords.At) for value in others.values()):
+    if call is None:  # each names the file that shows what it does
+        assert all(isinstance(value, keywords.At) for value in others.values())
         return
     idle = [] if same(call(**given), call(**given)) else ["another result each time"]
     for keyword, value in others.items():

@@ -273,11 +273,9 @@ def test_band_and_population():
 
 @pytest.mark.parametrize("law", [LAWS[0], LAWS[3], rl.ClusteredGradients(1.0, 0.5, 0.0, (1.0, 2.0, 0.5, 1.0))])
 def test_the_population_is_the_limit_of_many_examples(law):
-    # N enters residual_length^2 / N alone: a theory of many examples with longer residuals has the population's weight.
     sigma, few, many = 2.0, 50, 6000
-    longer = dataclasses.replace(law, residual_length=law.residual_length)
-    population = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), longer).population_theory(sample_size=60_000)
-    given_logits = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), longer).theory(0)
+    model = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), law)
+    population, given_logits = model.population_theory(sample_size=60_000), model.theory(0)
     np.testing.assert_allclose(population.outliers(), given_logits.outliers(), rtol=0.04)
     assert population.trace == pytest.approx(given_logits.trace, rel=0.02)
     assert population.goldilocks_ratio() == pytest.approx(given_logits.goldilocks_ratio(), rel=0.01)
