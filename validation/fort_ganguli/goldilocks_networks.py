@@ -13,12 +13,12 @@ from validation.networks import Recipe, mean_and_error
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 BASE = {
-    "smoke": Recipe(data="cifar10", side=8, hidden=(8, 8), width=0.25, examples=100, stages=(0,)),
+    "smoke": Recipe(data="cifar10", side=8, hidden=(8, 8), width=0.25, examples=60, stages=(0,)),
     "full": Recipe(data="cifar10", side=16, hidden=(16, 16), width=0.5, examples=500, stages=(0,)),
 }
 KINDS = (("mlp", "relu"), ("mlp", "tanh"), ("cnn", "relu"))
 COUNT = {"smoke": 2, "full": 10}
-PLANES, DIMENSION = 200, 10
+PLANES, DIMENSION = 100, 10
 
 
 def cell(recipe, network, stage, count):
@@ -67,7 +67,7 @@ def judge(data, theory):
         exact("the same on random hyperplanes of d = 10", (found["plane"][:, -1] < plane_peak / 1.5).mean(), falls,
               tolerance=0.1),
         exact("hyperplanes: trace over root mean square norm, over the formula",
-              (found["ratio_of_means"] / known)[clear], 1.0, tolerance=0.25, note="200 planes each"),
+              (found["ratio_of_means"] / known)[clear], 1.0, tolerance=0.25, note="100 planes each"),
     ]  # fmt: skip
 
     def plot():
@@ -106,9 +106,9 @@ CLAIM = Claim(
     on random hyperplanes of ten dimensions: beyond a zone of scales it falls.""",
     source="Fort and Ganguli (2019), property 4 of section 4 and fig. 8; Fort and Scherlis (2019)",
     estimates="""the ratio of the exact Hessian at scales 1/8 to 8 of PyTorch's initialisation, of perceptrons (ReLU,
-    tanh) and a convolutional network on CIFAR-10, over networks; the mean over 200 planes each""",
+    tanh) and a convolutional network on CIFAR-10, over networks; the mean over 100 planes each""",
     reference="a fall by a third from the peak to the largest scale; the mean over the orthogonal group for planes",
-    bias="None for the fall. 200 planes leave a few per cent of trace and norm; a quarter is allowed.",
+    bias="None for the fall. 100 planes leave a few per cent of trace and norm; a quarter is allowed.",
     draw=draw,
     judge=judge,
     theory=(1.0, hyperplane_ratio),

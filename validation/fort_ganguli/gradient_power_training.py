@@ -58,7 +58,7 @@ def judge(data, theory):
 CLAIM = Claim(
     statement="""Over training the gradient lies mostly in the subspace of the top C eigenvectors of the Hessian.""",
     source="Fort and Ganguli (2019), properties 2 of sections 1 and 4, after Gur-Ari, Roberts and Dyer (2018)",
-    estimates="""power of the full gradient in the top C eigenvectors at ten stages of training a small convolutional
+    estimates="""power of the full gradient in the top C eigenvectors through the training of a small convolutional
     network on CIFAR-10, over networks""",
     reference="more than half, where chance has C / D",
     bias="None derived. One fifth of the stages may be otherwise.",
