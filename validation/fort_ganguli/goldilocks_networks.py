@@ -38,7 +38,7 @@ def cell(recipe, network, stage, count):
         "ratio_of_means": np.mean(traces) / np.mean(squares) ** 0.5,
         "plane": ratios.mean(), "plane_error": ratios.std(ddof=1) / PLANES**0.5,
         "gauss_newton": float(rl.gauss_newton_spectrum(source).goldilocks_ratio()),
-        "sigma_z": float(rl.logit_scales(source).sigma_z),
+        "sigma_z": networks.logit_variance(source) ** 0.5,
     }  # fmt: skip
 
 

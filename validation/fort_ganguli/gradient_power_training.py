@@ -33,7 +33,7 @@ def judge(data, theory):
     ]  # fmt: skip
 
     def plot():
-        figure, (left, right) = figures.panels(2, "gradient power in the top C", "at the end, by eigenvector (fig. 6)")
+        figure, (left, right) = figures.panels(2, "gradient power in the top C", "by eigenvector (fig. 6)")
         _training.course(left, steps, top, figures.COLOURS[0], "networks")
         left.axhline(PRINTED, color=figures.COLOURS[1], ls="--", lw=1, label="the paper's model, fig. 6")
         left.axhline(recipe.classes / size, color="0.5", ls=":", lw=1, label="by chance")
