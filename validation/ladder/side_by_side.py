@@ -18,11 +18,11 @@ BASE = {
 }
 """The recipes of `fort_ganguli.figure_1`: the same networks."""
 CASES = {
-    "smoke": (("mnist", "mlp", "relu"), ("fashion", "mlp", "tanh"), ("cifar10", "cnn", "relu")),
+    "smoke": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "relu")),
     "full": tuple((d, n, a) for d in ("mnist", "fashion", "cifar10") for n in ("mlp", "cnn") for a in ("relu", "tanh")),
 }
 COUNT = {"smoke": 2, "full": 5}
-MEASURED = {"smoke": 60, "full": 300}
+MEASURED = {"smoke": 50, "full": 300}
 
 RUNGS = tuple(RUNGS_TOLD)
 SCORES = ("top_error", "ratio_difference", "power_difference")
@@ -82,7 +82,7 @@ def judge(data, theory):
             ax.set_xticks(range(len(RUNGS)), [RUNGS_TOLD[r][:3] for r in RUNGS], fontsize=7)
             ax.set_yticks(range(len(labels)), labels if i == 0 else [""] * len(labels), fontsize=6)
             ax.set(xlabel=f"rung; holds up to {HOLDS[name]:g}", ylabel="network, step")
-            figure.colorbar(image, ax=ax)
+            figure.colorbar(image, ax=ax).ax.set(xlabel=" ", ylabel="score, mean over networks")
         return figure
 
     lines = []
@@ -124,4 +124,7 @@ CLAIM = Claim(
         "the full model is nearer than measured means": (("full_model", "measured_means"),),
         "the full model is nearer than the kernel law": (("full_model", "kernel_law"),),
     },
+    refuted="""Measured means are nearer everywhere, within two per cent, and the kernel law nearly everywhere. The
+    network's own probabilities (d) are no nearer than Gaussian logits (e): both miss the large eigenvalues by the same
+    factor, three at initialisation, because isotropic residuals and equal means are wrong, not the logits.""",
 )  # fmt: skip
