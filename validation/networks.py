@@ -302,3 +302,13 @@ def mean_and_error(values: Any, form: str = "{:.2f}") -> str:
     values = np.asarray(values, dtype=np.float64)
     error = values.std(ddof=1) / values.size**0.5
     return f"{form.format(values.mean())} +- {form.format(error)}"
+
+
+def logits_of(source: Any) -> Any:
+    """All logits of a source, (N, C)."""
+    return np.concatenate([np.asarray(chunk.logits, dtype=np.float64) for chunk in source.chunks()])
+
+
+def logit_variance(source: Any) -> float:
+    """Variance across classes, mean over examples: sigma_z^2."""
+    return float(logits_of(source).var(axis=1, ddof=1).mean())

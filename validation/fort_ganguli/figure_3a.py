@@ -24,10 +24,10 @@ MEASURED = 450
 
 def cell(recipe, network, stage, count):
     source = networks.source_at(Recipe.of(recipe), int(network), int(stage), int(count), MEASURED)
-    logits = np.concatenate([np.asarray(chunk.logits, dtype=float) for chunk in source.chunks()])
+    logits = networks.logits_of(source)
     p = softmax(logits)
     # What the model makes of the same spread: independent normal logits.
-    sigma = float(rl.logit_scales(source).sigma_z)
+    sigma = networks.logit_variance(source) ** 0.5
     drawn = softmax(sigma * np.random.default_rng(0).standard_normal((20_000, logits.shape[1])))
     return {
         "probabilities": (("example", "class"), p), "entropy": entropy(p), "model_entropy": entropy(drawn),

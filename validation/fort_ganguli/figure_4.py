@@ -29,7 +29,7 @@ def draw(scale, rng):
         for seed in rng.integers(2**31, size=few):
             module = networks.build(shape, int(seed))
             networks.fill(module, radius * networks.flat(module))
-            found.append(float(rl.logit_scales(networks.source_of(module, shape)).sigma_z) ** 2)
+            found.append(networks.logit_variance(networks.source_of(module, shape)))
         outwards[radius] = np.array(found)
         parts = [forward(WIDTHS, ACTIVATION, inputs, 500, rng, radius)[0] for _ in range(many // 500)]
         connected[radius] = np.concatenate([z.var(axis=2, ddof=1).mean(axis=1) for z in parts])

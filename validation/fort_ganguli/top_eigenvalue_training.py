@@ -46,7 +46,7 @@ def judge(data, theory):
 CLAIM = Claim(
     statement="""The top eigenvalue of the Hessian grows, peaks and declines over training.""",
     source="Fort and Ganguli (2019), properties 3 of sections 1 and 4, fig. 7, after Jastrzebski et al. (2018)",
-    estimates="the top eigenvalue at ten stages of training a small convolutional network on CIFAR-10, over networks",
+    estimates="the top eigenvalue through the training of a small convolutional network on CIFAR-10, over networks",
     reference="a peak a fifth above both ends, in every network",
     bias="None: whether or not.",
     draw=draw,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 
@@ -17,11 +18,11 @@ BASE = {
 }
 """The recipes of `fort_ganguli.figure_1`: the same networks."""
 CASES = {
-    "smoke": (("mnist", "mlp", "relu"), ("fashion", "mlp", "tanh"), ("cifar10", "cnn", "relu")),
+    "smoke": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "relu")),
     "full": tuple((d, n, a) for d in ("mnist", "fashion", "cifar10") for n in ("mlp", "cnn") for a in ("relu", "tanh")),
 }
 COUNT = {"smoke": 2, "full": 5}
-MEASURED = {"smoke": 60, "full": 300}
+MEASURED = {"smoke": 50, "full": 300}
 
 RUNGS = tuple(RUNGS_TOLD)
 SCORES = ("top_error", "ratio_difference", "power_difference")
@@ -34,7 +35,10 @@ NUM_DRAWS = 4
 def cell(recipe, network, stage, count, examples):
     recipe = Recipe.of(recipe)
     source = networks.source_at(recipe, int(network), int(stage), int(count), int(examples))
-    found = rl.compare({"stage": source}, num_draws=NUM_DRAWS, rng=int(network)).stages["stage"]
+    with warnings.catch_warnings():
+        # Where no mean logit gradient stands out, the model's sigma_c is 0: that is a result here.
+        warnings.filterwarnings("ignore", "sigma_c", RuntimeWarning)
+        found = rl.compare({"stage": source}, num_draws=NUM_DRAWS, rng=int(network)).stages["stage"]
     scores, residual = np.full((len(RUNGS), len(SCORES)), np.nan), np.full(len(RUNGS), np.nan)
     top = recipe.classes - 1
     reference = np.log(np.maximum(found.rungs["gauss_newton"].eigenvalues[0][-top:], 1e-300))
@@ -78,7 +82,7 @@ def judge(data, theory):
             ax.set_xticks(range(len(RUNGS)), [RUNGS_TOLD[r][:3] for r in RUNGS], fontsize=7)
             ax.set_yticks(range(len(labels)), labels if i == 0 else [""] * len(labels), fontsize=6)
             ax.set(xlabel=f"rung; holds up to {HOLDS[name]:g}", ylabel="network, step")
-            figure.colorbar(image, ax=ax)
+            figure.colorbar(image, ax=ax).ax.set(xlabel=" ", ylabel="score, mean over networks")
         return figure
 
     lines = []
@@ -120,4 +124,7 @@ CLAIM = Claim(
         "the full model is nearer than measured means": (("full_model", "measured_means"),),
         "the full model is nearer than the kernel law": (("full_model", "kernel_law"),),
     },
+    refuted="""Measured means are nearer everywhere, within two per cent, and the kernel law nearly everywhere. The
+    network's own probabilities (d) are no nearer than Gaussian logits (e): both miss the large eigenvalues by the same
+    factor, three at initialisation, because isotropic residuals and equal means are wrong, not the logits.""",
 )  # fmt: skip
