@@ -24,7 +24,7 @@ DATA = {"mnist": 200, "fashion": 200, "cifar10": 350}
 NETWORKS = ("vgg11", "resnet18", "densenet40")
 SCALES = {
     # Data sets with epochs, networks, examples per class, rates, where to look (parts of all epochs), seeds, width.
-    "smoke": ({"digits": 60}, ("mlp",), [5, 20, 100], [0.1], [0, 1, 2, 5, 10, 20, 60], 4, 1.0),
+    "smoke": ({"digits": 60}, ("mlp",), [10, 30, 100], [0.05], [0, 5, 60], 3, 1.0),
     "full": (DATA, NETWORKS, SAMPLE_SIZES, list(RATES), None, 3, 1.0),
 }
 HIDDEN = (8, 8)
@@ -110,23 +110,24 @@ def spectrum(operator, deflated, rng):
     return nodes[order], weights[order]
 
 
-def looked_at(data, network, per_class, scale, rates, at, *, rng):
-    """Spectra of Hess, G and H on train and test, errors and losses, at epochs of one training."""
+def looked_at(data, network, per_class, scale, rates, at, splits, *, rng):
+    """Spectra of Hess, G and H on train or test, at epochs of one training; errors and losses in all."""
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
     x, y, x_test, y_test = loaded(data, int(per_class), network, seed)
     module = network_for(network, x, SCALES[scale][-1], seed)
     rate = json.loads(rates)[f"{data} {network} {int(per_class)}"]
-    rows = {f"{s}_{m}": [] for s in SPLITS for m in (*MATRICES, *(f"{m}_weights" for m in MATRICES), "error", "loss")}
-    at = json.loads(at)
+    rows = {f"{s}_{m}": [] for s in SPLITS for m in ("error", "loss")}
+    at, splits = json.loads(at), splits.split()
+    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", "_weights")}
     for epoch in trained(module, x, y, SCALES[scale][0][data], rate, seed):
         for split, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
             source = rl.nets.NetworkLogitGradients(module, *pair)
             outputs = rl.output_statistics(source)
             rows[f"{split}_error"].append(1.0 - outputs.accuracy)
             rows[f"{split}_loss"].append(outputs.loss)
-            if epoch in at:
+            if epoch in at and split in splits:
                 operators = rl.nets.hessian(source), rl.gauss_newton(source), rl.nets.logit_curvature(source)
                 for name, operator, deflated in zip(MATRICES, operators, (10, 10, 0), strict=True):
                     nodes, weights = spectrum(operator, deflated, rng)
@@ -139,7 +140,7 @@ def looked_at(data, network, per_class, scale, rates, at, *, rng):
     }
 
 
-def networks(name, scale, rng, sizes=None, looks=None, seeds=None):
+def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS):
     """All of a scale's networks, by (data, network, per_class, trial); `looks` are the epochs looked at."""
     data, kinds, every_size, rates, every_look, trials, _ = SCALES[scale]
     sizes = every_size if sizes is None else sizes
@@ -158,7 +159,7 @@ def networks(name, scale, rng, sizes=None, looks=None, seeds=None):
         grid = {"network": list(kinds), "per_class": sizes}
         results[d] = swept(
             f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, data=d, scale=scale, rates=json.dumps(best),
-            at=json.dumps(at),
+            at=json.dumps(at), splits=" ".join(splits),
         ).assign_attrs(looks=at)  # fmt: skip
     return results
 
