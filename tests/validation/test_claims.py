@@ -10,7 +10,7 @@ from validation.figures import panels
 CLAIMS = discover()
 QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
 """Run in the fast suite; the whole registry is slow."""
-HEAVY = ("fort_ganguli.figure_1", "ladder.side_by_side", "sagun.figures_4_6", "sagun.figures_7_8")
+HEAVY = ("ladder.side_by_side", "sagun.figures_4_6", "sagun.figures_7_8")
 """Networks that take longer to train than a slow test may: run by `make validate`."""
 
 
