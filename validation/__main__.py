@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m validation") -> i
         print(f"validation: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("validation: interrupted; claims that were done are kept", file=sys.stderr)
+        print("validation: interrupted; claims that were done are kept, the same command goes on", file=sys.stderr)
         return 130
 
 

@@ -10,6 +10,8 @@ from validation.figures import panels
 CLAIMS = discover()
 QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
 """Run in the fast suite; the whole registry is slow."""
+HEAVY = ("ladder.side_by_side", "sagun.figures_4_6", "sagun.figures_7_8")
+"""Networks that take longer to train than a slow test may: run by `make validate`."""
 
 
 def check_claim(claim_id):
@@ -36,7 +38,7 @@ def test_quick_claims_hold_and_their_mutants_do_not(claim_id):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim_id", [c for c in CLAIMS if c not in QUICK])
+@pytest.mark.parametrize("claim_id", [c for c in CLAIMS if c not in QUICK + HEAVY])
 def test_claims_hold_and_their_mutants_do_not(claim_id):
     check_claim(claim_id)
 

@@ -39,10 +39,16 @@ def judge(data, theory):
     large = (values >= LARGE * top).sum(axis=2)
     negative = -values[..., 0] / values[..., -1]
     checks = [
-        exact("share of eigenvalues within 1% of the largest from zero, networks and stages", near, share,
-              tolerance=0.2),
-        exact("share of networks and stages with as many eigenvalues beyond 10% of the largest as 2 C, or fewer",
-              np.mean(large <= most), 1.0),
+        *(
+            exact(f"{when}: share of eigenvalues within 1% of the largest from zero", near[:, stage], share,
+                  tolerance=0.2)
+            for stage, when in enumerate(("at first", "after training"))
+        ),
+        *(
+            exact(f"{when}: share of networks with 2 C eigenvalues beyond 10% of the largest, or fewer",
+                  np.mean(large[:, stage] <= most), 1.0)
+            for stage, when in enumerate(("at first", "after training"))
+        ),
         exact("largest negative eigenvalue after training, over the largest", negative[:, -1], 0.0, tolerance=0.1),
     ]  # fmt: skip
 

@@ -101,7 +101,7 @@ CLAIM = Claim(
     judge=judge,
     theory=(0.0, 0.0),
     mutants={
-        "eigenvalues grow as the width": (1.0, 0.0),
+        "eigenvalues and percentages grow as the width": (1.0, 1.0),
         "a fixed number of negative eigenvalues": (0.0, -1.0),
     },
     refuted="""The negative ones do: the same percentage, a thousandth of the largest. The right edge does not stay: at

@@ -12,11 +12,11 @@ HE = 2.4
 """Initial weights of variance 2 / fan_in, 6 times that of PyTorch's: through five convolutions the latter go to 0."""
 RECIPES = {
     "smoke": Recipe(
-        data="cifar10", network="alexnet", width=0.125, examples=500, large_batch=250, batch=32, learning_rate=0.05,
+        data="cifar10", network="alexnet", width=0.125, examples=500, large_batch=250, batch=32, learning_rate=0.03,
         weight_scale=HE, stages=tuple(range(0, 801, 80)),
     ),
     "full": Recipe(
-        data="cifar10", network="alexnet", examples=50_000, large_batch=1000, batch=32, learning_rate=0.05,
+        data="cifar10", network="alexnet", examples=50_000, large_batch=1000, batch=32, learning_rate=0.03,
         weight_scale=HE, stages=tuple(range(0, 50_001, 5000)),
     ),
 }  # fmt: skip

@@ -55,10 +55,14 @@ def judge(data, theory):
     checks = [
         exact("ReLU: trace of the Hessian over that of G, networks and stages", found["trace"][0], trace,
               tolerance=1e-9, note="logits are linear in every single weight: d2z/dw2 = 0"),
-        exact("largest relative difference of the C - 1 top eigenvalues of Hess and G, after training",
-              found["top"][..., -1], dropped, tolerance=0.1),
-        exact("Frobenius norm of the second term over that of G, after training", found["norm"][..., -1], dropped,
-              tolerance=SMALL),
+        *(
+            exact(f"{name}: {label}, after training", found[key][i, :, -1], dropped, tolerance=tolerance)
+            for i, name in enumerate(("ReLU", "tanh"))
+            for key, label, tolerance in (
+                ("top", "largest relative difference of the C - 1 top eigenvalues of Hess and G", 0.1),
+                ("norm", "Frobenius norm of the second term over that of G", SMALL),
+            )
+        ),
     ]  # fmt: skip
 
     def plot():
