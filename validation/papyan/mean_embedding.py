@@ -14,8 +14,9 @@ C = 10
 SIZES = {"smoke": (100, [0, 60], 3), "full": (1000, [0, 200], 3)}
 """Examples per class, epochs looked at, seeds."""
 OWN = 0.9
-"""Share of the cross-class means whose nearest class mean was to be the one of their class, fixed before looking. In all
-dimensions it just is, on the plane it is not: the claim is about which of two groupings there is, and tells both."""
+"""Share of the cross-class means whose nearest class mean was to be the one of their class, fixed before looking. In
+all dimensions it just is, on the plane it is not: the claim is about which of two groupings there is, and tells
+both."""
 
 
 def looked_at(data, network, per_class, scale, rate, at, *, rng):
