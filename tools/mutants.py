@@ -65,6 +65,22 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "rmtland/spectra/probes.py",
         "self.unit = 2.0 ** math.frexp(largest)[1] if (largest >= 0) else 1.0",
     ): "2^frexp(0) is 1",
+    (
+        "rmtland/ensembles/tridiagonal.py",
+        "if m == num_rows or _cut(form, n, a, b, m, values[i, 0]) <= ((_TOLERANCE / scale)) ** 2:",
+    ): "a stricter test where the scale is above 1: longer models, the same numbers",
+    (
+        "rmtland/laws/atoms/plain.py",
+        "return complex(self.scale * value), complex(1 - np.sum(self.a / (u - self.t) ** (3)))",
+    ): "the first slope of a secant search",
+    (
+        "rmtland/laws/solver.py",
+        "if abs(step) <= (1.000001) * u.imag and abs(slopes.count - goal) < 1e-3:",
+    ): "a looser end of Newton steps after which the last is within 1e-9",
+    (
+        "rmtland/landscape/theory/structured_fluctuations.py",
+        "while (1 - shares[-1] >= smallest):",
+    ): "one panel more or less where lengths are equal",
 }
 """File and changed line, and why no test can tell it from what was there."""
 
