@@ -81,7 +81,7 @@ def functions() -> list[Function]:
             if isinstance(node, ast.FunctionDef):
                 last = node.end_lineno or node.lineno
                 words = frozenset(re.findall(r"\w+", "\n".join(lines[node.lineno : last])))
-                compiled = any("njit" in ast.unparse(decorator) for decorator in node.decorator_list)
+                compiled = any(re.search("njit|compiled", ast.unparse(decorator)) for decorator in node.decorator_list)
                 found.append(Function(path.relative_to(ROOT), node.name, node.body[0].lineno, last, words, compiled))
     return found
 
