@@ -109,7 +109,7 @@ def judge(data, theory):
         left.set(xlabel="step; the batch changes at the dotted line", ylabel="training loss")
         right.set(xlabel=r"$\alpha$: 0 large batch, 1 small batch", ylabel="training loss", yscale="log")
         other.set(xlabel=" ", ylabel="training accuracy")
-        figures.legend(right, loc="upper center")
+        figures.legend(right, loc="lower left")
         return figure
 
     ends = loss["same"][:, INSIDE]
