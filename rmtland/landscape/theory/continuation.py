@@ -85,7 +85,7 @@ class Continuation:
             state = self.follow(best, complex(x, best.z.imag)) if best.z.real != x else best
         self._keep(state)
         while state.z.imag > height:
-            state = self.follow(state, complex(x, max(0.2 * state.z.imag, height)))
+            state = self.follow(state, complex(x, max(0.1 * state.z.imag, height)))
             self._keep(state)
         return state
 
@@ -143,7 +143,7 @@ class Continuation:
                 return found
             if height <= floor:
                 return self.landed(state)
-            height = max(0.15 * height, 0.99 * floor)
+            height = max(0.1 * height, 0.99 * floor)
 
     def beside(self, state: State, x: float) -> State | None:
         """The solution at x + i0 in the bulk, by one step from one nearby; None where another way has to be gone."""
@@ -174,14 +174,14 @@ class Continuation:
 
     def _down(self, state: State, above: float) -> State:
         floor = 1e-7 * state.z.real
-        for count in range(200):
+        for _ in range(200):
             excess = math.pi * (above - self.equation.count_above(state))
             height = state.z.imag
             if height <= floor and abs(excess) < 1e-6:
                 break
             settled = abs(excess) < 0.3
-            if settled and count % 2 == 1:
-                found = self._touched(state, excess, above)
+            if abs(excess) < 1.0:
+                found = self._touched(state, excess, above)  # whose count proves it
                 if found is not None:
                     return found
             # d Im Phi = -Im(trace dz) along dz = (dx, dy).
@@ -211,9 +211,11 @@ class Continuation:
         return None
 
     def landed(self, state: State) -> State:
-        """On the axis below; where Newton's method goes elsewhere, where it is."""
+        """On the axis below, real where that is rounding; where Newton's method goes elsewhere, where it is."""
         found = self.refine(complex(state.z.real, 0.0), state.m, state.a)
-        return found if found is not None and abs(found.m - state.m) < 1e-2 * abs(state.m) else state
+        if found is None or not abs(found.m - state.m) < 1e-2 * abs(state.m):
+            return state
+        return found.real if abs(found.m.imag) < FLOOR * abs(found.m) else found
 
     def _bracketed(self, above: float, guess: float) -> State:
         """By brackets on the axis, with Newton's steps in the bulk."""
