@@ -10,7 +10,7 @@ nothing goes to bracketed searches along the curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -81,7 +81,7 @@ class Solver:
         shifts: list[tuple[float, complex]] = []
         for j in np.argsort(x, kind="stable")[::-1]:
             # What the rough atoms miss varies slowly: it is extrapolated from the neighbours that are done.
-            shift = _extrapolate(shifts, float(x[j]))
+            shift = extrapolate(shifts, float(x[j]))
             u = self._newton(self._guess(float(x[j] - shift.real)), float(x[j]))
             if u is None:
                 u = self._search(float(x[j]))
@@ -435,11 +435,11 @@ def _between(low: float, high: float, unit: float) -> float:
     return unit * math.sinh(0.5 * (math.asinh(low / unit) + math.asinh(high / unit)))
 
 
-def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
+def extrapolate(points: Sequence[tuple[complex, complex]], x: complex) -> complex:
     """Polynomial through the last points, at x."""
     total = 0j
     for j, (at, value) in enumerate(points):
-        weight = 1.0
+        weight: complex = 1.0
         for k, (other, _) in enumerate(points):
             if k != j:
                 weight *= (x - other) / (at - other) if at != other else 0.0
