@@ -40,7 +40,7 @@ LANDSCAPE = {
 SMALL = ["--sigma-z", "1", "--snr", "1", "--num-examples", "12", "--num-classes", "3", "--num-parameters", "30"]
 ONCE = ["--trials", "2", "--workers", "1", "--store", "store"]
 ELSEWHERE = {"--data-folder", "--download", "--data", "--out", "--per-class"}
-DATA = dict.fromkeys(ELSEWHERE, "tests/test_cli.py")
+DATA = dict.fromkeys(ELSEWHERE, "tests/test_cli_compare.py")
 
 COMMANDS = {
     "bbp": (
@@ -71,9 +71,9 @@ COMMANDS = {
     ),
     "compare": (
         [*CLUSTERS, "--draws", "2", "--examples", "12"],
-        {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli.py", "--hidden": "5", "--width": "2",
-         "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8", "--draws": "3",
-         "--rungs": "gauss_newton",
+        {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli_compare.py", "--hidden": "5",
+         "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
+         "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",
          "--products": "tests/comparison/test_compare.py", "--hierarchy": "",
          "--by": "parameter_groups", "--outliers": "gap",
          "--seed": "1",

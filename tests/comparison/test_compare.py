@@ -203,6 +203,21 @@ def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):
     assert set(few.plot()) == {"spectra", "gradient_power", "scores"}
 
 
+def test_stages_are_chosen_and_do_not_depend_on_each_other():
+    told = []
+    sources = {name: MODEL.sample(rng=seed) for seed, name in enumerate(["first", "second", "third"])}
+    options = {"num_draws": 2, "rungs": ["gauss_newton", "full_model"]}
+    every = rl.compare(sources, **options)
+    some = rl.compare(sources, stages={"third", "first"}, **options, progress=lambda *what: told.append(what))
+    assert list(some.stages) == ["first", "third"]
+    for name, stage in some.stages.items():
+        for rung in options["rungs"]:
+            expected = every.stages[name].rungs[rung].eigenvalues
+            np.testing.assert_array_equal(stage.rungs[rung].eigenvalues, expected)
+    assert not any(what.startswith("second") for what, _, _ in told)
+    assert told[-1][1:] == (6, 6)
+
+
 def test_matched_participation_has_the_measured_accuracy():
     law = rl.GaussianLogits(sigma=2.0, accuracy=0.3)
     draw = dataclasses.replace(MODEL, num_examples=400, logits=law).sample(rng=2)
@@ -460,6 +475,10 @@ def test_bad_arguments(network):
     for empty in ("hessian", []):
         with pytest.raises(ValueError, match="`rungs` must be a collection of at least one of 'hessian', .* got "):
             rl.compare(draw, rungs=empty)
+    with pytest.raises(ValueError, match="`stages` must be one of 'network'; got 'end'"):
+        rl.compare(draw, stages=["end"])
+    with pytest.raises(ValueError, match="`stages` must be a collection of at least one of 'network'; got 'network'"):
+        rl.compare(draw, stages="network")
     with pytest.raises(ValueError, match="`source_or_module` must name at least one stage; got an empty mapping"):
         rl.compare({})
     with pytest.raises(TypeError, match="`data` must be left out with a mapping of sources"):

@@ -100,9 +100,10 @@ def test_what_is_recorded_is_what_the_functions_say(tmp_path):
             assert last[name].item() == pytest.approx(getattr(outputs, name), rel=1e-12), name
             assert last[f"{name}_error"].item() == pytest.approx(getattr(outputs, f"{name}_error"), rel=1e-9), name
         assert last.logit_variance.item() == pytest.approx(scales.sigma_z**2, rel=1e-12)
-        assert last.snr.item() == pytest.approx(scales.snr, rel=1e-9)
-        assert last.sigma_c.item() == pytest.approx(scales.sigma_c, rel=1e-9)
-        assert last.sigma_E.item() == pytest.approx(scales.sigma_E, rel=1e-9)
+        assert last.logit_variance_error.item() == pytest.approx(2 * scales.sigma_z * scales.sigma_z_error, rel=1e-9)
+        for name in ("sigma_c", "sigma_E", "snr"):
+            assert last[name].item() == pytest.approx(getattr(scales, name), rel=1e-9), name
+            assert last[f"{name}_error"].item() == pytest.approx(getattr(scales, f"{name}_error"), rel=1e-9), name
         q = rl.clustering(source)
         for name in ("same_logit_same_class", "same_logit", "different_logits"):
             assert last[f"q_{name}"].item() == pytest.approx(getattr(q, name), rel=1e-9, abs=1e-12)
