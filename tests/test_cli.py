@@ -341,3 +341,24 @@ def test_a_wrong_argument_of_a_figure(tmp_path, arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("download", [False, True])
+def test_downloads_are_asked_for(command, download, monkeypatch, tmp_path):
+    """`load_dataset` fetches what it is told to fetch (tests/nets/test_datasets.py): the option reaches it."""
+    from typer.testing import CliRunner
+
+    import rmtland.nets
+    from rmtland.cli import app
+
+    asked = []
+
+    def load_dataset(name, folder, **options):
+        asked.append((name, options["download"]))
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(rmtland.nets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, [command, "--data", "mnist", "--out", "out", *(["--download"] if download else [])])
+    assert asked == [("mnist", download)]

@@ -87,7 +87,11 @@ COMMANDS = {
     ),
 }  # fmt: skip
 """What is run, and for each option another value, or the file whose tests show what it does."""
-WHOLE = {"measure": "tests/nets/test_missing.py", "sweep show": "tests/sweeps/test_command.py"}
+WHOLE = {
+    "validate": "tests/validation/test_installed.py",
+    "measure": "tests/nets/test_missing.py",
+    "sweep show": "tests/sweeps/test_command.py",
+}
 SLOW = {"compare", "train", "sweep network", "landscape fig5", "landscape fig6", "landscape phase", "landscape fig8"}
 
 
@@ -107,6 +111,11 @@ def test_no_option_is_forgotten():
         WHOLE.values()
     )
     assert all((Path(__file__).parents[1] / file).exists() for file in files)
+    for name, (_, others) in COMMANDS.items():
+        for option, file in others.items():
+            if file.startswith("tests/"):
+                text = (Path(__file__).parents[1] / file).read_text()
+                assert option in text or option[2:].replace("-", "_") in text, f"{file} says nothing of {name} {option}"
 
 
 def numbers(folder, printed):

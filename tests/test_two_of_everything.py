@@ -121,6 +121,11 @@ def test_two_examples_are_enough_for_every_error():
     losses = rl.CrossEntropy().value(LOGITS[:2], LABELS[:2])
     assert outputs.loss == pytest.approx(losses.mean(), rel=1e-12)
     assert outputs.loss_error == pytest.approx(abs(losses[0] - losses[1]) / 2, rel=1e-9)
+    variances = LOGITS[:2].var(axis=1, ddof=1)
+    scales = rl.logit_scales(two)
+    assert scales.sigma_z == pytest.approx(np.sqrt(variances.mean()), rel=1e-12)
+    spread = abs(variances[0] - variances[1]) / 2
+    assert scales.sigma_z_error == pytest.approx(spread / (2 * scales.sigma_z), rel=1e-9)
     lengths = rl.logit_gradient_lengths(two)
     norms = np.linalg.norm(GRADIENTS[:2], axis=2)
     np.testing.assert_allclose(lengths.overall, norms.mean(axis=0), rtol=1e-12)
