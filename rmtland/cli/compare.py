@@ -33,11 +33,10 @@ from rmtland.cli.networks import (
 )
 from rmtland.cli.output import OutputFolder
 from rmtland.comparison.result import (
+    BESIDE,
     GAP_RULES,
     HIERARCHY,
-    MEASURED_LAWS,
     QUANTITIES,
-    REMEDIES,
     RUNGS,
     Comparison,
     Stage,
@@ -62,7 +61,7 @@ def compare(
     batch_size: BatchSize = 32,
     draws: Annotated[int, typer.Option(help="Draws of each model rung.")] = 8,
     rungs: Annotated[
-        str | None, typer.Option(help="Rungs to measure, with commas: a,b,e, or names as the JSON has; else all.")
+        str | None, typer.Option(help="Rungs to measure, with commas: a,b,g, or names as the JSON has; else all.")
     ] = None,
     products: Annotated[
         int | None,
@@ -136,10 +135,10 @@ def compare(
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Two tables per stage on the terminal, 80 columns wide: the ladder, and other laws beside G."""
+    """Tables per stage on the terminal, 80 columns wide: ladder, what is beside it, the theory, scores."""
     frame = comparison.table()
     console.print(
-        "Each rung replaces one more real thing by the model.\n"
+        "From rung to rung there is less of the network and more of the model.\n"
         "0.41(1): mean and standard deviation over draws, or an estimate and its error",
         style="dim",
         highlight=False,
@@ -159,23 +158,25 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             f"sigma_c {scales.sigma_c:.3g}, sigma_E {scales.sigma_E:.3g}, SNR {scales.snr:.3g}",
             highlight=False,
         )
-        # Eight rungs are wider than a terminal: the remedies in a table of their own, beside what they should match.
-        ladder = [rung for rung in stage.rungs if rung not in (*REMEDIES, *MEASURED_LAWS)]
-        laws = [rung for rung in stage.rungs if rung in MEASURED_LAWS]
-        remedies = [rung for rung in stage.rungs if rung in REMEDIES]
-        beside = [rung for rung in ("gauss_newton",) if remedies and rung in ladder]
-        for rungs in (ladder, [*beside, *remedies], laws):
+        # Eleven rungs are wider than a terminal: what is off the path in a table of its own, beside G.
+        ladder = [rung for rung in stage.rungs if rung not in BESIDE]
+        others = [rung for rung in stage.rungs if rung in BESIDE]
+        beside = [rung for rung in ("gauss_newton",) if others and rung in ladder]
+        for rungs in (ladder, [*beside, *others]):
             if rungs:
                 print_rungs(frame[name], rungs, console)
+        predicted = [rung for rung, found in stage.rungs.items() if found.theory]
+        if predicted:
+            print_rungs(comparison.theory()[name], predicted, console, "what the theory expects")
         print_scores(stage, console)
         layers = [other for other in stages if other.startswith(f"{name}: ")]
         if layers:
             print_layers(comparison, name, layers, console)
 
 
-def print_rungs(frame: Any, rungs: Sequence[str], console: Console) -> None:
+def print_rungs(frame: Any, rungs: Sequence[str], console: Console, title: str | None = None) -> None:
     """One table of some rungs of one stage, without the rows that none of them has."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title)
     table.add_column("", no_wrap=True)
     for rung in rungs:
         table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)

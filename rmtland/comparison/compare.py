@@ -40,7 +40,7 @@ def compare(
     outlier_method: str = "ratio",
     num_products: int = NUM_PRODUCTS,
     hierarchy: bool = False,
-    theory: bool = False,
+    theory: bool | None = None,
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -69,9 +69,10 @@ def compare(
     hierarchy : bool
         Whether rung (b) and the models have rows on A1, A2, B1 and B2 (`hierarchy`): rank, share of the trace of G, top
         eigenvalue. A rank of B2 is the most that it can be. Of the models by draws of their own, up to 256 MiB each.
-    theory : bool
-        Whether every model rung has what its theory expects beside the draws (`Rung.theory`): for (k) of ten classes
-        and 2,000 rows that takes a minute or so.
+    theory : bool, optional
+        Whether every model rung has what its theory expects beside the draws (`Rung.theory`). By default all have but
+        those where that takes more than seconds: (d), minutes for ten classes, (e) of more than 12 classes, and
+        any of more than 20.
     rng : seed
         Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
     settings : mapping, optional
@@ -83,8 +84,8 @@ def compare(
     Returns
     -------
     Comparison
-        Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature. Rung (g) only where
-        some probability is not frozen, (h) where a class has two examples, (j) and (k) up to 4,096 logit gradients N C.
+        Rungs (a) only for sources made of a torch module: nothing else knows its logit curvature. Rung (j) only where
+        some probability is not frozen, (e) where a class has two examples, (c) and (d) up to 4,096 logit gradients N C.
 
     Raises
     ------
@@ -109,9 +110,9 @@ def compare(
     >>> draw = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60).sample(rng=0)
     >>> comparison = rl.compare(draw, num_draws=2)
     >>> list(comparison.stages["network"].rungs)[:4]
-    ['gauss_newton', 'mean_gradients', 'own_probabilities', 'full_model']
+    ['gauss_newton', 'kernel_law', 'measured_means', 'class_means']
     >>> list(comparison.stages["network"].rungs)[4:]
-    ['margin_logits', 'matched_participation', 'class_means', 'unfrozen_logits', 'kernel_law', 'measured_means']
+    ['own_probabilities', 'full_model', 'mean_gradients', 'margin_logits', 'matched_participation', 'unfrozen_logits']
     """
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
@@ -122,7 +123,8 @@ def compare(
         instance("settings", settings, Mapping, "a mapping of names to values")
     choice("by", by, (None, "parameter_groups"))
     flag("hierarchy", hierarchy)
-    flag("theory", theory)
+    if theory is not None:
+        flag("theory", theory)
     sources = _sources(source_or_module, data)
     largest = max(min(s.num_examples * (s.num_classes - 1), s.num_parameters) for s in sources.values())
     # Eigenvalues and powers of each draw are kept, and a random stream for each.

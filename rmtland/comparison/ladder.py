@@ -24,6 +24,7 @@ from rmtland.comparison.result import QUANTITIES, RUNGS, Rung, Stage
 from rmtland.landscape.anisotropic import AnisotropicGradients, KernelGradients, StructuredGradients
 from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.landscape.kernel_rows import spectrum_of_kernel
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.measured_gradients import measured_gradients
 from rmtland.landscape.model import LandscapeModel
@@ -46,6 +47,9 @@ EXACT_ROWS = 4096
 DRAWN_ROWS = 2048
 """Up to so many rows the model's draws are diagonalised, many of them in a second each at the most; beyond, the theory
 given each draw's logits takes their place."""
+
+CHEAP_CLASSES, CHEAP_CLASS_MEANS = 20, 12
+"""Up to so many classes the theory of a rung takes seconds, without and with class means (25 s at 30 classes)."""
 
 MAX_DRAWS = 4
 """Draws in memory at a time."""
@@ -95,22 +99,22 @@ def _gauss_newton_rung(measured: Measured, report: Reporter, rng: np.random.Gene
 
 
 def _mean_gradients_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung:
-    """Rung (c)."""
+    """Rung (h)."""
     rung = report.spectrum(*mean_gradient_outliers(measured.scales, measured.logits, measured.slope))
     count, c = measured.source.num_examples, measured.source.num_classes
     return dataclasses.replace(rung, num_numbers=count * (c + 1) + c * (c + 1) // 2)
 
 
 def _kernel_law_rung(measured: Measured, report: Reporter, rng: np.random.Generator, told: Told) -> Rung | None:
-    """Rung (j): fixed inner products, one draw is all there are."""
+    """Rung (c): fixed inner products, one draw is all there are."""
     gram = measured.gram()
     if gram is None or not gram.matrix.any():
         return None
     fit = kronecker_fit(gram)
     law = KernelGradients(((fit.theta[0], fit.outputs[0]),))
     model = dataclasses.replace(_own_probabilities(measured), gradients=law)
-    spectrum = model.spectrum(rng)
-    rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, law.q_values(model.num_classes, measured.labels))
+    spectrum = spectrum_of_kernel(measured.logits, measured.labels, law.gram())
+    rung = report.spectrum(*spectrum, law.q_values(model.num_classes, measured.labels))
     return dataclasses.replace(rung, num_numbers=numbers_of(model))
 
 
@@ -223,10 +227,18 @@ def _model_rung(
             step()
         rung = stacked([only] * num_draws)
     predicted: dict[str, float] = {}
-    if report.with_theory:
-        expected = stacked([report.theory(model.theory(child), q) for child in again])
+    if report.with_theory or (report.with_theory is None and _theory_is_cheap(model, rung)):
+        expected = stacked([report.theory(model.theory(child), q) for child in again]) if exact else rung
         predicted = {name: expected.mean(name) for name in QUANTITIES if not math.isnan(expected.mean(name))}
     return dataclasses.replace(rung, num_numbers=numbers_of(model), theory=predicted)
+
+
+def _theory_is_cheap(model: LandscapeModel, drawn: Rung) -> bool:
+    """Whether there is a theory of all draws, which frozen probabilities have not, and whether it takes seconds."""
+    if isinstance(model.gradients, StructuredGradients) or not drawn.values["trace"].min() > 0:
+        return False
+    by_class = bool(getattr(model.gradients, "class_length", 0))
+    return model.num_classes <= (CHEAP_CLASS_MEANS if by_class else CHEAP_CLASSES)
 
 
 def _side_by_side(

@@ -80,15 +80,15 @@ class Reporter:
         norm, the rest for its density.
     hierarchy : bool
         Whether G and its models are to say what A1, A2, B1 and B2 are like.
-    with_theory : bool
-        Whether the theory's predictions are to stand beside a model's draws.
+    with_theory : bool, optional
+        Whether the theory's predictions are to stand beside a model's draws; None: where they take seconds.
     """
 
     num_classes: int
     method: str
     num_products: int = NUM_PRODUCTS
     hierarchy: bool = False
-    with_theory: bool = False
+    with_theory: bool | None = False
 
     def spectrum(
         self,
@@ -181,7 +181,7 @@ class Reporter:
     def _count(self, eigenvalues: Floats) -> float:
         if np.count_nonzero(eigenvalues > 0) < 2:
             return math.nan
-        if eigenvalues.size < self.num_classes:  # rung (c) has nothing but its outliers
+        if eigenvalues.size < self.num_classes:  # rung (h) has nothing but its outliers
             return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
         return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
 

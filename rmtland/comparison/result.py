@@ -36,41 +36,33 @@ GAP_RULES = ("ratio", "gap", "elbow")
 RUNGS = {
     "hessian": "(a) Hessian",
     "gauss_newton": "(b) G",
-    "mean_gradients": "(c) means, real p",
-    "own_probabilities": "(d) Gaussian J, real p",
-    "full_model": "(e) full model",
-    "margin_logits": "(f) margin logits",
-    "matched_participation": "(g) matched sum p^2",
-    "class_means": "(h) class means, real p",
-    "unfrozen_logits": "(i) unfrozen logits",
-    "kernel_law": "(j) kernel law, real p",
-    "measured_means": "(k) measured means, real p",
+    "kernel_law": "(c) kernel law, real p",
+    "measured_means": "(d) measured means, real p",
+    "class_means": "(e) class means, real p",
+    "own_probabilities": "(f) Gaussian J, real p",
+    "full_model": "(g) full model",
+    "mean_gradients": "(h) means, real p",
+    "margin_logits": "(i) margin logits",
+    "matched_participation": "(j) matched sum p^2",
+    "unfrozen_logits": "(k) unfrozen logits",
 }
-"""The ladder: each rung replaces one more real thing by the model; from (f) on, other laws in its place.
+"""The ladder, a sequence of explanations: each rung down to (g) has less of the network in it than the one before.
 
-(a) the network's Hessian; (b) its Gauss-Newton matrix G, without logit curvature; (c) the C - 1 outliers that its mean
-logit gradients and its probabilities give alone, without residuals; (d) Gaussian mean logit gradients and residuals of
-the measured scales, with the network's own probabilities; (e) Gaussian logits of the measured scale too. Rung (f) is
-(e) with the measured margin of the correct class, (g) is (e) with sigma_z matched to the mean sum p^2 instead of the
-logits' spread, (h) is (d) with class-conditional mean gradients, (i) is (e) with logits and lengths of logit gradients
-fitted to the examples whose probabilities are not frozen. Rungs (j) and (k) explain more with more numbers: logit
-gradients known by the best Kronecker product Theta (x) K of their inner products alone, and the law of
-`measured_gradients`: class means, shared directions of the residuals, and what is left anisotropic. The model's rungs
-are reduced draws, exact in law at any D: no logit gradients are drawn, and the q-values are those that the law
-predicts.
+(a) the network's Hessian; (b) its Gauss-Newton matrix G, without logit curvature; (c) logit gradients known by the best
+Kronecker product Theta (x) K of their inner products alone; (d) the law of `measured_gradients`: class means, shared
+directions of the residuals, and what is left anisotropic; (e) class-conditional mean gradients and residuals of one
+scale each; (f) mean logit gradients and residuals of one scale each; all of these with the network's own probabilities;
+(g) Gaussian logits of the measured scale too, the full model.
+
+Beside the sequence stand (h), the C - 1 outliers that the mean logit gradients and the probabilities give alone,
+without residuals, and other laws of the logits in (g): (i) with the measured margin of the correct class, (j) with
+sigma_z matched to the mean sum p^2 instead of the logits' spread, (k) with logits and lengths of logit gradients
+fitted to the examples whose probabilities are not frozen. The model's rungs are reduced draws, exact in law at any D:
+no logit gradients are drawn, and the q-values are those that the law predicts.
 """
 
-REMEDIES = ("margin_logits", "matched_participation", "class_means", "unfrozen_logits")
-"""Rungs that replace a law of the ladder by a better one."""
-
-MEASURED_LAWS = ("kernel_law", "measured_means")
-"""Rungs whose laws are given inner products of the source's logit gradients."""
-
-EXPLANATIONS = (
-    "hessian", "gauss_newton", "kernel_law", "measured_means", "class_means", "own_probabilities", "full_model",
-)  # fmt: skip
-"""The ladder as a sequence of explanations, each with less of the network in it than the one before: the order of
-`Comparison.scores`."""
+BESIDE = ("mean_gradients", "margin_logits", "matched_participation", "unfrozen_logits")
+"""Rungs that stand beside the sequence: G without residuals, and other laws of the logits of the full model."""
 
 QUANTITIES = {
     "q_same_logit_same_class": "q same logit & class",
@@ -156,14 +148,13 @@ class Stage:
     sizes: tuple[int, int, int]
 
     def scores(self) -> dict[str, RungScores]:
-        """Each rung beside G, in the order of `EXPLANATIONS`, other laws after them; empty without rung (b)."""
+        """Each rung beside G, in the order of the ladder; empty without rung (b)."""
         if "gauss_newton" not in self.rungs:
             return {}
-        order = [*EXPLANATIONS, *(name for name in RUNGS if name not in EXPLANATIONS)]
         reference = self.rungs["gauss_newton"]
         return {
             name: scores_of(self.rungs[name], reference, self.sizes[1])
-            for name in order
+            for name in RUNGS
             if name in self.rungs and name != "gauss_newton"
         }
 
@@ -210,11 +201,28 @@ class Comparison:
         frame.columns.names = ["stage", "rung"]
         return frame
 
+    def theory(self) -> pandas.DataFrame:
+        """What the theory expects, quantities by (stage, rung): of rungs that have it, empty where it is silent."""
+        import pandas
+
+        columns = {
+            (name, RUNGS[rung]): [
+                f"{result.theory[quantity]:.4g}" if quantity in result.theory else "" for quantity in self.quantities
+            ]
+            for name, stage in self.stages.items()
+            for rung, result in stage.rungs.items()
+            if result.theory
+        }
+        frame = pandas.DataFrame(columns, index=list(self.quantities))
+        if columns:
+            frame.columns.names = ["stage", "rung"]
+        return frame
+
     def scores(self) -> pandas.DataFrame:
         """How near each rung is to G, by (stage, rung): what this network has that the model has not.
 
-        Columns by the keys of `SCORES`; rungs from the network's own matrices down to the full model, each with less of
-        the network in it than the one before, then the other laws.
+        Columns by the keys of `SCORES`; rungs in the order of the ladder, each down to the full model with less of the
+        network in it than the one before, then those beside it.
         """
         import pandas
 

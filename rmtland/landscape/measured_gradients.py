@@ -31,7 +31,7 @@ def measured_gradients(
     source : LogitGradients or LogitGradientGram
         The Gram matrix of N C rows is formed where a source is given.
     num_factors : int, optional
-        Shared directions F of the residuals, by default 3 C; at most N C.
+        Shared directions F of the residuals, by default 6 C; at most N C.
 
     Returns
     -------
@@ -46,9 +46,11 @@ def measured_gradients(
     Notes
     -----
     Of dz_k/dW less their mean over the logits k, which is all that A_mu 1 = 0 lets G see. Means are those over the
-    examples of a class, logit by logit: C^2 of them, with their inner products. Of the residuals about these the F
-    leading directions are kept, each example weighed by its curvature tr A_mu, with the loading of every logit gradient
-    on them and their inner products with the means: this is what carries the gradient's power. What is left is a normal
+    examples of a class, logit by logit: C^2 of them, with their inner products. Of the residuals about these the
+    F - 1 leading directions are kept, each example weighed by its curvature tr A_mu, and the direction in which they
+    add up to the residual part of the gradient sum_mu J_mu^T (p_mu - y_mu), which labels choose and curvature does not
+    see; with the loading of every logit gradient on them and their inner products with the means: this is what carries
+    the gradient's power. What is left is a normal
     matrix with each example's own C x C covariance, and one covariance in parameter space: a power law of the effective
     dimension, from inner products of different examples, without bias.
 
@@ -68,7 +70,7 @@ def measured_gradients(
     """
     gram = gram_of(source).centered()
     n, c = gram.num_examples, gram.num_classes
-    count = integer("num_factors", 3 * c if num_factors is None else num_factors, at_least=0, at_most=n * c)
+    count = integer("num_factors", min(6 * c, n * c) if num_factors is None else num_factors, at_least=0, at_most=n * c)
     matrix = gram.matrix.reshape(n * c, n * c)
     averages = _class_averages(np.asarray(gram.labels), n, c)
     means = averages @ matrix  # (C^2, N C): inner products of means and rows
@@ -84,7 +86,9 @@ def measured_gradients(
     residual += inner
     if not np.trace(residual) > 1e-12 * np.trace(matrix):
         return AnisotropicGradients(mean_gram, 0.0)
-    loadings, overlaps = _directions(residual, crossed, _curvatures(gram), count)
+    slopes = softmax(np.ascontiguousarray(gram.logits))
+    slopes[np.arange(n), labels] -= 1.0
+    loadings, overlaps = _directions(residual, crossed, _curvatures(gram), slopes.ravel(), count)
     rest = residual - loadings @ loadings.T
     size = c * c + loadings.shape[1]
     whole = np.eye(size)
@@ -142,8 +146,13 @@ def _curvatures(gram: LogitGradientGram) -> Floats:
     return found
 
 
-def _directions(residual: Floats, crossed: Floats, weights: Floats, count: int) -> tuple[Floats, Floats]:
-    """Loadings (N C, F) of all rows on the leading directions, and inner products of means with these (C^2, F)."""
+def _directions(
+    residual: Floats, crossed: Floats, weights: Floats, slopes: Floats, count: int
+) -> tuple[Floats, Floats]:
+    """Loadings (N C, F) of all rows on the shared directions, and inner products of means with these (C^2, F).
+
+    Directions are combinations of the residuals, columns w of E^T w: the leading ones, and that of the gradient.
+    """
     if count == 0:
         return np.zeros((residual.shape[0], 0)), np.zeros((crossed.shape[0], 0))
     roots = np.sqrt(weights / weights.max())
@@ -157,6 +166,17 @@ def _directions(residual: Floats, crossed: Floats, weights: Floats, count: int) 
     some = values > 1e-10 * values.max()
     # v = E^T w, of length 1.
     combinations = roots[:, None] * vectors[:, some] / np.sqrt(values[some])
+    if count > 1 and combinations.shape[1] == count:  # else the residuals have no further direction
+        combinations = combinations[:, 1:]
+    # The gradient's, less what it has of the others, twice for the sake of rounding.
+    along = residual @ combinations
+    length = float(slopes @ residual @ slopes)
+    rest = slopes
+    for _ in range(2):
+        rest = rest - combinations @ (along.T @ rest)
+    left = float(rest @ residual @ rest)
+    if left > 1e-8 * length > 0:
+        combinations = np.column_stack([combinations, rest / np.sqrt(left)])
     return residual @ combinations, crossed @ combinations
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def of_draw():
 def test_every_rung_of_a_network(network, of_network):
     rungs = of_network.stages["network"].rungs
     assert list(rungs) == list(RUNGS)
-    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3, 3, 3, 3, 3, 1, 3]
+    assert [rung.num_draws for rung in rungs.values()] == [1, 1, 1, 3, 3, 3, 3, 1, 3, 3, 3]
     source = rl.nets.NetworkLogitGradients(*network)
     hessian, gauss_newton = rl.nets.hessian(source).to_dense(), rl.gauss_newton(source).to_dense()
     slope = rl.gradient(source).numpy()
@@ -331,6 +332,47 @@ def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
         dataset["top_eigenvalue"].sel(stage="network", rung="full_model"), rung.values["top_eigenvalue"]
     )
     assert np.isnan(dataset["top_eigenvalue"].sel(rung="hessian").values[0, 1:]).all()
+
+
+def test_every_mean_and_deviation_is_that_of_its_draws(of_network, tmp_path):
+    """And what is said of a draw is what its eigenvalues and powers say."""
+    of_network.to_json(tmp_path / "c.json")
+    stage = json.loads((tmp_path / "c.json").read_text())["stages"]["network"]
+    dataset, frame = of_network.to_xarray().sel(stage="network"), of_network.table()["network"]
+    seen = 0
+    for name, rung in stage["rungs"].items():
+        draws = rung["num_draws"]
+        for quantity, told in rung["quantities"].items():
+            values = told["draws"]
+            assert len(values) == draws
+            np.testing.assert_array_equal(
+                dataset[quantity].sel(rung=name)[:draws], [np.nan if x is None else x for x in values]
+            )
+            if None in values:
+                assert told["mean"] is None
+                continue
+            assert told["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
+            if draws == 1:
+                assert told["sd"] is None
+                continue
+            deviation = statistics.stdev(values)
+            assert told["sd"] == pytest.approx(deviation, rel=1e-9, abs=1e-14)
+            assert frame.loc[quantity, RUNGS[name]] == with_deviation(told["mean"], told["sd"])
+            seen += deviation > 0
+        for i, (eigenvalues, powers) in enumerate(zip(rung["eigenvalues"], rung["powers"], strict=True)):
+            values = {quantity: told["draws"][i] for quantity, told in rung["quantities"].items()}
+            if name == "mean_gradients":
+                continue
+            assert values["trace"] == pytest.approx(math.fsum(eigenvalues), rel=1e-9)
+            assert values["frobenius_norm"] == pytest.approx(math.hypot(*eigenvalues), rel=1e-9)
+            assert values["goldilocks_ratio"] == pytest.approx(values["trace"] / values["frobenius_norm"], rel=1e-9)
+            assert values["top_eigenvalue"] == max(eigenvalues)
+            order = np.argsort(eigenvalues)
+            for count, quantity in ((2, "gradient_power_C_minus_1"), (3, "gradient_power_C")):
+                assert values[quantity] == pytest.approx(math.fsum(np.array(powers)[order[-count:]]), rel=1e-9)
+            for k in range(1, 4):
+                assert values[f"eigenvalue_{k}"] == pytest.approx(sorted(eigenvalues)[-k], rel=1e-12)
+    assert seen > 50
 
 
 @pytest.mark.parametrize(

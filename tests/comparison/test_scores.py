@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.comparison.result import EXPLANATIONS, RUNGS, Rung
+from rmtland.comparison.result import BESIDE, RUNGS, Rung
 from rmtland.comparison.scores import SCORES, scores_of
 
 N, C, D = 40, 4, 300
@@ -59,9 +59,13 @@ def test_the_order_is_one_of_explanations(comparison):
     frame = comparison.scores()
     assert list(frame.columns) == list(SCORES)
     assert frame.index.names == ["stage", "rung"]
-    order = [RUNGS[name] for name in EXPLANATIONS if name not in ("hessian", "gauss_newton")]
-    assert list(frame.loc["one"].index[: len(order)]) == order
-    assert set(frame.loc["two"].index) == {RUNGS[name] for name in RUNGS if name not in ("hessian", "gauss_newton")}
+    order = [
+        "hessian", "gauss_newton", "kernel_law", "measured_means", "class_means", "own_probabilities", "full_model",
+    ]  # fmt: skip
+    assert list(RUNGS) == [*order, *BESIDE]
+    assert [label[:3] for label in RUNGS.values()] == [f"({letter})" for letter in "abcdefghijk"]
+    for stage in ("one", "two"):
+        assert list(frame.loc[stage].index) == [RUNGS[name] for name in (*order[2:], *BESIDE)]
 
 
 def test_more_numbers_explain_more(comparison):
@@ -86,10 +90,25 @@ def test_the_theory_stands_beside_the_draws(comparison):
             spread = 5 * rung.deviation(quantity) + 0.03 * rung.mean(quantity)
             assert abs(rung.theory[quantity] - rung.mean(quantity)) < spread, (name, quantity)
     assert not rungs["gauss_newton"].theory
-    other = rl.compare(DRAW, num_draws=4, rungs=["own_probabilities"])
-    assert not other.stages["network"].rungs["own_probabilities"].theory
+    chosen = ["own_probabilities", "measured_means"]
+    silent, default = (
+        rl.compare(DRAW, num_draws=4, rungs=chosen, theory=t).stages["network"].rungs for t in (False, None)
+    )
+    assert not any(rung.theory for rung in silent.values())
+    # By default where it takes seconds.
+    expected = rungs["own_probabilities"].theory["eigenvalue_1"]
+    assert default["own_probabilities"].theory["eigenvalue_1"] == pytest.approx(expected)
+    assert not default["measured_means"].theory
     # Asking for it leaves the draws as they are.
-    assert other.stages["network"].rungs["own_probabilities"].num_draws == 4
+    for name in chosen:
+        np.testing.assert_array_equal(silent[name].eigenvalues, default[name].eigenvalues)
+    frame = comparison.theory()
+    assert ("one", RUNGS["measured_means"]) in frame.columns
+    assert float(frame.loc["eigenvalue_1", ("two", RUNGS["full_model"])]) == pytest.approx(
+        comparison.stages["two"].rungs["full_model"].theory["eigenvalue_1"], rel=1e-3
+    )
+    assert frame.loc["q_same_logit", ("one", RUNGS["full_model"])] != ""
+    assert rl.compare(DRAW, num_draws=2, rungs=["gauss_newton"]).theory().empty
 
 
 def test_scores_are_written(comparison, tmp_path):

@@ -78,6 +78,10 @@ def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
     drawn = lines(plots.plot_swallowed_power(swallowed))
     np.testing.assert_allclose(drawn["draws"].get_ydata(), swallowed.power.mean(axis=0))
     np.testing.assert_allclose(drawn["theory"].get_ydata(), swallowed.power_theory)
+    ax = plots.plot_swallowed_outliers(swallowed)
+    assert ax.get_xlim() == (0.05, 0.4)
+    marked = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert marked == [scale for scale in swallowed.transition if 0.05 <= scale <= 0.4]
     mesh = plots.plot_phase(phase, "ratio").collections[0]
     np.testing.assert_allclose(mesh.get_array().ravel(), phase.ratio.ravel())
 

@@ -1,0 +1,206 @@
+"""The networks of Papyan's figures: trained at several sample sizes and looked at in several epochs, train and test.
+
+At smoke scale perceptrons on the digits, small enough to be diagonalised; at full scale the paper's own networks, data
+sets and hyperparameters, through Lanczos with rank-C deflation. ImageNet is left out: it is not among the data sets
+that the package reads.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from validation.stores import swept
+
+MOMENTUM, WEIGHT_DECAY, BATCH = 0.9, 5e-4, 128
+"""Papyan (2018), appendix C.1. The rate falls by ten at one and at two thirds of the epochs."""
+RATES = np.geomspace(0.25, 1e-4, 100)
+"""Initial learning rates that the paper tries: the one of least test error in the last epoch is taken."""
+SAMPLE_SIZES = [int(n) for n in np.unique(np.geomspace(10, 5000, 20).round())]
+"""Training examples per class."""
+DATA = {"mnist": 200, "fashion": 200, "cifar10": 350}
+"""Epochs."""
+NETWORKS = ("vgg11", "resnet18", "densenet40")
+SCALES = {
+    # Data sets with epochs, networks, examples per class, rates, where to look (parts of all epochs), seeds, width.
+    "smoke": ({"digits": 60}, ("mlp",), [10, 30, 100], [0.05], [0, 5, 60], 3, 1.0),
+    "full": (DATA, NETWORKS, SAMPLE_SIZES, list(RATES), None, 3, 1.0),
+}
+HIDDEN = (8, 8)
+TEST = 500
+"""Examples of the digits that are kept for testing."""
+DENSE = 4096
+STEPS = 128
+"""Lanczos steps where a matrix is not diagonalised."""
+MATRICES = ("hess", "g", "h")
+SPLITS = ("train", "test")
+
+
+def loaded(data, per_class, network, seed):
+    """Training and test examples, the training ones so many of each class."""
+    from rmtland.nets import load_dataset
+
+    dtype = np.float64 if network == "mlp" else np.float32
+    if data != "digits":
+        dataset = load_dataset(data, per_class=per_class, seed=seed, dtype=dtype)
+        dataset = dataset if network == "mlp" else dataset.as_images()
+        return dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
+    dataset = load_dataset("digits")
+    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
+    x, y = dataset.x_train[order], dataset.y_train[order]
+    train = np.concatenate([TEST + np.flatnonzero(y[TEST:] == c)[:per_class] for c in range(10)])
+    return x[train], y[train], x[:TEST], y[:TEST]
+
+
+def trained(module, x, y, epochs, rate, seed):
+    """Train as the paper does, yielding 0 before the first epoch and then the number of epochs done."""
+    from rmtland.nets import Training
+
+    training = Training(
+        module, x, y, epochs=epochs, learning_rate=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
+        batch_size=min(BATCH, max(len(x) // 4, 2)), seed=seed,
+    )  # fmt: skip
+    yield 0
+    for step in training:
+        if step % training.steps_per_epoch == 0:
+            epoch = step // training.steps_per_epoch
+            fallen = (epoch >= epochs / 3) + (epoch >= 2 * epochs / 3)
+            for group in training.optimiser.param_groups:
+                group["lr"] = rate * 0.1**fallen
+            yield epoch
+
+
+def network_for(network, x, width, seed):
+    """A new network; the perceptron of two hidden layers in float64, as its matrices are diagonalised."""
+    from rmtland.nets import build_network
+
+    return build_network(network, x.shape[1:], 10, hidden=HIDDEN, width=width, seed=seed)
+
+
+def last_test_error(data, network, per_class, rate, scale, *, rng):
+    """What the learning rate is chosen by."""
+    import rmtland as rl
+
+    seed = int(rng.integers(2**31))
+    x, y, x_test, y_test = loaded(data, int(per_class), network, seed)
+    module = network_for(network, x, SCALES[scale][-1], seed)
+    try:
+        for _ in trained(module, x, y, SCALES[scale][0][data], float(rate), seed):
+            pass
+        outputs = rl.output_statistics(rl.nets.NetworkLogitGradients(module, x_test, y_test))
+    except FloatingPointError:  # diverged
+        return {"error": 1.0}
+    return {"error": 1.0 - outputs.accuracy}
+
+
+def spectrum(operator, deflated, rng):
+    """Nodes, ascending, and weights that add up to the dimension: all eigenvalues, or a quadrature and the top ones."""
+    import rmtland as rl
+
+    if operator.dimension <= DENSE:
+        values = np.linalg.eigvalsh(operator.to_dense())
+        return values, np.ones(values.size)
+    found = rl.spectral_density(operator, num_steps=STEPS, deflate=deflated, rng=rng)
+    nodes = np.concatenate([found.nodes[0], found.outliers])
+    weights = np.concatenate([found.weights[0] * operator.dimension, np.ones(len(found.outliers))])
+    size = STEPS + deflated
+    nodes, weights = np.pad(nodes, (0, size - nodes.size), "edge"), np.pad(weights, (0, size - weights.size))
+    order = np.argsort(nodes)
+    return nodes[order], weights[order]
+
+
+def looked_at(data, network, per_class, scale, rates, at, splits, *, rng):
+    """Spectra of Hess, G and H on train or test, at epochs of one training; errors and losses in all."""
+    import rmtland as rl
+
+    seed = int(rng.integers(2**31))
+    x, y, x_test, y_test = loaded(data, int(per_class), network, seed)
+    module = network_for(network, x, SCALES[scale][-1], seed)
+    rate = json.loads(rates)[f"{data} {network} {int(per_class)}"]
+    rows = {f"{s}_{m}": [] for s in SPLITS for m in ("error", "loss")}
+    at, splits = json.loads(at), splits.split()
+    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", "_weights")}
+    for epoch in trained(module, x, y, SCALES[scale][0][data], rate, seed):
+        for split, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
+            source = rl.nets.NetworkLogitGradients(module, *pair)
+            outputs = rl.output_statistics(source)
+            rows[f"{split}_error"].append(1.0 - outputs.accuracy)
+            rows[f"{split}_loss"].append(outputs.loss)
+            if epoch in at and split in splits:
+                operators = rl.nets.hessian(source), rl.gauss_newton(source), rl.nets.logit_curvature(source)
+                for name, operator, deflated in zip(MATRICES, operators, (10, 10, 0), strict=True):
+                    nodes, weights = spectrum(operator, deflated, rng)
+                    rows[f"{split}_{name}"].append(nodes)
+                    rows[f"{split}_{name}_weights"].append(weights)
+    axes = {f"{split}_{name}": ("epoch",) for split in SPLITS for name in ("error", "loss")}
+    return {
+        name: (axes.get(name, ("look", f"{name.removesuffix('_weights')}_node")), values)
+        for name, values in rows.items()
+    }
+
+
+def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS):
+    """All of a scale's networks, by (data, network, per_class, trial); `looks` are the epochs looked at."""
+    data, kinds, every_size, rates, every_look, trials, _ = SCALES[scale]
+    sizes = every_size if sizes is None else sizes
+    best = {f"{d} {k} {n}": rates[0] for d in data for k in kinds for n in sizes}
+    if len(rates) > 1:
+        grid = {"data": list(data), "network": list(kinds), "per_class": sizes, "rate": [float(r) for r in rates]}
+        found = swept(f"{name}-{scale}-rates", last_test_error, grid, 1, rng, scale=scale)
+        for d in data:
+            for k in kinds:
+                for n in sizes:
+                    place = int(found.error.sel(data=d, network=k, per_class=n)[..., 0].argmin())
+                    best[f"{d} {k} {n}"] = float(rates[place])
+    results = {}
+    for d, epochs in data.items():
+        at = looks or every_look or sorted({0, *(int(e) for e in np.geomspace(1, epochs, 12).round())})
+        grid = {"network": list(kinds), "per_class": sizes}
+        results[d] = swept(
+            f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, data=d, scale=scale, rates=json.dumps(best),
+            at=json.dumps(at), splits=" ".join(splits),
+        ).assign_attrs(looks=at)  # fmt: skip
+    return results
+
+
+def one(found, split, matrix, **where):
+    """Nodes and weights of one spectrum, ascending."""
+    part = found.isel(**where)
+    return part[f"{split}_{matrix}"].to_numpy(), part[f"{split}_{matrix}_weights"].to_numpy()
+
+
+def top(nodes, count):
+    """The largest nodes, descending."""
+    return nodes[::-1][:count]
+
+
+def without_top(nodes, weights, count):
+    """A spectrum without its largest eigenvalues, which have a node each."""
+    return nodes[: nodes.size - count], weights[: nodes.size - count]
+
+
+def distance(one, other):
+    """Wasserstein distance of two spectra of the same total weight, per eigenvalue."""
+    from scipy.stats import wasserstein_distance
+
+    return wasserstein_distance(one[0], other[0], one[1], other[1])
+
+
+def stairs(ax, spectrum, bins, colour, label=None):
+    """Eigenvalues in bins."""
+    counts, _ = np.histogram(spectrum[0], bins, weights=spectrum[1])
+    ax.stairs(np.maximum(counts, 1e-3), bins, color=colour, lw=1.0, label=label)
+    ax.set(yscale="log", ylim=(0.3, None))
+
+
+def grid_of_panels(rows, columns, width=3.0, height=1.9):
+    """A figure of rows and columns, and its axes as an array."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns + 0.5, height * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=7)
+    return figure, axes

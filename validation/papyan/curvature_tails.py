@@ -1,0 +1,167 @@
+"""Papyan, fig. 4: the spectrum of H is symmetric about 0, has power-law tails, and is none of the classical laws."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import rmtland as rl
+from validation import Claim, Outcome, exact, figures
+from validation.papyan import _networks
+from validation.papyan._networks import SPLITS, distance, one
+
+SIZES = {"smoke": ([100], [0, 60], 4), "full": ([1351], None, 3)}
+"""Examples per class, the paper's at full scale; epochs looked at; seeds."""
+DRAWS = 199
+FLOOR = 1e-6
+"""Of the largest eigenvalue: less is taken for 0."""
+UNEVEN, LEVEL, STRAIGHT = 0.1, 0.01, 0.8
+"""Asymmetry that passes, level of the tests, R^2 of a line that is one; fixed on networks of other seeds."""
+PAPERS = (2.7, 2.2)
+
+
+def draw(scale, rng):
+    sizes, looks, seeds = SIZES[scale]
+    # One hidden layer of units that are linear on both sides of 0: a curvature that couples the two layers alone.
+    seed = int(rng.integers(2**31))
+    data = rl.nets.load_dataset("digits")
+    module = rl.nets.mlp([64, 12, 10], seed=seed)
+    rl.nets.train(module, data.x_train[:400], data.y_train[:400], epochs=3, seed=seed)
+    source = rl.nets.NetworkLogitGradients(module, data.x_train[:400], data.y_train[:400])
+    bare = np.linalg.eigvalsh(rl.nets.logit_curvature(source).to_dense())
+    networks = _networks.networks("papyan.curvature_tails", scale, rng, sizes=sizes, looks=looks, seeds=seeds)
+    return bare, networks, {n: calibration(n, rng) for n in (200,)}
+
+
+def reach(values):
+    """The largest over the median of positive numbers: of any scale, and no more than 4 / 0.66 in a limit law."""
+    return values.max() / np.median(values)
+
+
+def calibration(size, rng):
+    """`reach` of matrices of so many nonzero eigenvalues: Wigner, of either sign, and Wishart of ratio 1.
+
+    Of Marchenko-Pastur laws that of ratio 1 reaches furthest; fewer eigenvalues than H has scatter more.
+    """
+    wigner = rl.GaussianEnsemble(size).eigenvalues(DRAWS, rng=rng)
+    wishart = rl.Wishart(size, size).eigenvalues(DRAWS, rng=rng)
+    return np.array([reach(v[v > 0]) for v in wigner]), np.array([reach(v) for v in wishart])
+
+
+def asymmetry(nodes, weights):
+    """Distance of a spectrum from its mirror image, over the mean absolute eigenvalue."""
+    return distance((nodes, weights), (-nodes, weights)) * weights.sum() / np.sum(np.abs(nodes) * weights)
+
+
+def tails(nodes, weights, sign):
+    """Papyan's line through a tail, log density against log eigenvalue, and the likeliest power law where known."""
+    values = sign * nodes
+    keep = values > FLOOR * np.abs(nodes).max()
+    values, weights = values[keep], weights[keep]
+    bins = np.geomspace(values.max() * 10**-1.5, values.max(), 13)
+    counts, _ = np.histogram(values, bins, weights=weights)
+    middle = np.sqrt(bins[1:] * bins[:-1])
+    some = counts > 0
+    line = rl.power_law_line(middle[some], counts[some] / np.diff(bins)[some])
+    fit = rl.fit_power_law(values, num_bootstrap=0) if (weights == 1).all() else None
+    return line, fit, values, weights
+
+
+def judge(data, theory):
+    bare, networks, calibrated = data
+    wigner, wishart = next(iter(calibrated.values()))
+    checks = [
+        exact("one hidden layer: distance from the mirror image, over the mean absolute eigenvalue",
+              asymmetry(theory(bare), np.ones(bare.size)), 0.0, tolerance=1e-8),
+    ]  # fmt: skip
+    text, shown = [], None
+    for name, found in networks.items():
+        for network in range(found.sizes["network"]):
+            kind = f"{name}, {found.network.to_numpy()[network]}"
+            for split in SPLITS:
+                uneven, steep, straight, beyond, likely = [], [], [], [], []
+                for trial in range(found.sizes["trial"]):
+                    nodes, weights = one(found, split, "h", network=network, per_class=0, trial=trial, look=-1)
+                    nodes = theory(nodes)
+                    uneven.append(asymmetry(nodes, weights))
+                    parts = [tails(nodes, weights, sign) for sign in (1, -1) if (sign * nodes > 0).any()]
+                    steep.append([line.exponent for line, *_ in parts])
+                    straight.append(np.mean([line.r_squared for line, *_ in parts]))
+                    likely.append([fit.exponent for _, fit, *_ in parts if fit is not None])
+                    values, counts = parts[0][2:]
+                    middle = np.interp(0.5, np.cumsum(counts) / counts.sum(), values)
+                    beyond.append([(1 + np.sum(of >= values.max() / middle)) / (1 + DRAWS) for of in (wigner, wishart)])
+                    if shown is None:
+                        shown = split, parts
+                beyond = np.max(beyond, axis=0)
+                steep = np.array(steep)
+                error = np.std(uneven, ddof=1) / len(uneven) ** 0.5
+                checks += [
+                    exact(f"{kind}, {split}: distance from the mirror image, mean over seeds", np.mean(uneven), 0.0,
+                          tolerance=UNEVEN),
+                    exact(f"{kind}, {split}: p-values of semicircle and Marchenko-Pastur laws, largest over seeds",
+                          beyond, 0.0, tolerance=LEVEL),
+                    exact(f"{kind}, {split}: 1 - R^2 of log density against log eigenvalue, mean over seeds",
+                          1 - np.mean(straight), 0.0, tolerance=1 - STRAIGHT),
+                ]  # fmt: skip
+                spread = steep.std(axis=0, ddof=1) / len(steep) ** 0.5
+                by_likelihood = np.mean([np.mean(v) for v in likely if v] or [np.nan])
+                text.append(
+                    f"""{kind}, {split}: the spectrum of H differs from its mirror image by {np.mean(uneven):.3f} +-
+                    {error:.3f} of its mean absolute eigenvalue. Lines have exponents {
+                        ", ".join(f"{m:.2f} +- {s:.2f}" for m, s in zip(steep.mean(axis=0), spread, strict=True))
+                    } (positive, negative), R^2 {np.mean(straight):.2f}; by likelihood {by_likelihood:.2f}. The paper
+                    prints {PAPERS[0]} for the density and {PAPERS[1]} for the log spectrum of VGG11 on MNIST."""
+                )
+
+    def plot():
+        figure, (left, right) = figures.panels(2, f"H on {shown[0]}: density", "log spectrum")
+        for (line, _, values, weights), colour, label in zip(
+            shown[1], figures.COLOURS[1::-1], ("positive", "negative, absolute value"), strict=False
+        ):
+            bins = np.geomspace(values.max() * FLOOR, values.max() * 1.01, 40)
+            counts, _ = np.histogram(values, bins, weights=weights)
+            left.plot(np.sqrt(bins[1:] * bins[:-1]), counts / np.diff(bins), "o", ms=3, color=colour, label=label)
+            x = np.geomspace(line.xmin, line.xmax, 20)
+            left.plot(x, line.density(x), color=colour, lw=1.2, label=f"exponent {line.exponent:.1f}")
+            right.stairs(counts, bins, color=colour, label=label)
+        left.set(xscale="log", yscale="log", xlabel=r"$|\lambda|$", ylabel="eigenvalues per unit")
+        right.set(xscale="log", yscale="log", ylim=(0.5, None), xlabel=r"$|\lambda|$", ylabel="eigenvalues per bin")
+        figures.legend(left)
+        figures.legend(right)
+        return figure
+
+    text.append(
+        f"""With one hidden layer of ReLU units H couples the two layers alone and is symmetric exactly. No semicircle
+        or Marchenko-Pastur law of any ratio has eigenvalues so far beyond their median: at most {wigner.max():.1f} and
+        {wishart.max():.1f} times in {DRAWS} draws. A power law is not shown by a straight line: a lognormal fits these
+        tails as well."""
+    )
+    return Outcome(checks, "\n\n".join(text), plot)
+
+
+def levels(size):
+    """Probabilities in the middle of equal parts."""
+    return (np.arange(size) + 0.5) / size
+
+
+CLAIM = Claim(
+    statement="""The spectrum of H is nearly symmetric about 0, exactly for one hidden layer of piecewise linear units;
+    its tails are straight in log-log axes, and neither a semicircle nor a Marchenko-Pastur law has such tails.""",
+    source="Papyan (2018), The full spectrum of deepnet Hessians at scale, fig. 4",
+    estimates="""Wasserstein distance of the spectrum of H from its mirror image, lines through log density, and the
+    largest over the median of the positive eigenvalues, after training, on training and on test examples""",
+    reference="""no distance; a straight line; the same ratio in draws of Wigner and Wishart matrices, whose ratio 1
+    reaches furthest of all Marchenko-Pastur laws""",
+    bias="""None derived: blocks of H between neighbouring layers alone make it symmetric, blocks between others spoil
+    that. The exponents' errors are those over seeds.""",
+    draw=draw,
+    judge=judge,
+    theory=lambda eigenvalues: eigenvalues,
+    mutants={
+        "shifted by the mean absolute eigenvalue": lambda x: x + np.abs(x).mean(),
+        "the semicircle of the same variance": lambda x: rl.Semicircle(np.std(x)).ppf(
+            (np.arange(x.size) + 0.5) / x.size
+        ),
+        "a sample covariance": lambda x: rl.MarchenkoPastur(0.5).ppf((np.arange(x.size) + 0.5) / x.size),
+    },
+)

@@ -1,0 +1,146 @@
+"""Papyan, fig. 3b and the summary: whose the upper tail of the Hessian's bulk is, over epochs and sample sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from validation import Claim, Outcome, exact, figures
+from validation.papyan import _networks
+from validation.papyan._networks import MATRICES, SPLITS, one
+
+C, TAIL = 10, 20
+"""Outliers that are left out, and how many eigenvalues below them are the upper tail."""
+SIZES = {"smoke": ([10, 30, 100], [0, 5, 60], 3), "full": (None, None, 3)}
+INTERLACED = 0.5
+"""Share of the tail that may miss its place between two neighbours of G; fixed before looking. Training examples pass
+it; test examples, of which the paper says it, do not: that is told, not judged."""
+
+
+def draw(scale, rng):
+    sizes, looks, seeds = SIZES[scale]
+    return _networks.networks("papyan.upper_tail", scale, rng, sizes=sizes, looks=looks, seeds=seeds)
+
+
+def measured(found, split, **where):
+    """Distances of the tail of Hess from those of G and H, over its mean; shares that interlace with G, and with H."""
+    hess, g, h = (one(found, split, name, **where)[0][::-1] for name in MATRICES)
+    k = np.arange(C, min(C + TAIL, hess.size - 1, g.size - 1, h.size - 1))
+    # H has no outliers: its k-th eigenvalue stands beside the (C + k)-th of Hess, as in the paper's figure.
+    tails = {"g": g[k], "h": h[k - C]}
+    scale = np.abs(hess[k]).mean()
+    apart = {name: np.abs(hess[k] - tail).mean() / scale for name, tail in tails.items()}
+    between = {
+        "g": np.mean((hess[k] <= g[k - 1]) & (hess[k] >= g[k + 1])),
+        "h": np.mean((hess[k] <= h[np.maximum(k - C - 1, 0)]) & (hess[k] >= h[k - C + 1])),
+    }
+    # Weyl: by how much an eigenvalue of Hess leaves what H may move those of G by.
+    weyl = max((hess[k] - g[k] - h[0]).max(), (g[k] + h[-1] - hess[k]).max(), 0.0) / scale
+    return apart["g"], apart["h"], between["g"], between["h"], weyl
+
+
+def judge(data, theory):
+    tail_of, interlaced_with = theory
+    checks, text, shown = [], [], None
+    for name, found in data.items():
+        looks, sizes = found.attrs["looks"], found.per_class.to_numpy()
+        seeds = found.sizes["trial"]
+        for network in range(found.sizes["network"]):
+            kind = f"{name}, {found.network.to_numpy()[network]}"
+            for split in SPLITS:
+                table = np.array(
+                    [[[measured(found, split, network=network, per_class=n, trial=t, look=k)
+                       for k in range(len(looks))] for t in range(seeds)] for n in range(sizes.size)]
+                )  # fmt: skip
+                owner = np.log(table[..., 0] / table[..., 1])  # below 0: nearer to G
+                mean, error = owner.mean(axis=1), owner.std(axis=1, ddof=1) / seeds**0.5
+                share = table[..., {"g": 2, "h": 3}[interlaced_with]]
+                checks.append(
+                    exact(f"{kind}, {split}: whether the tail is nearer to G (1) or H (0), epochs {looks[0]} and "
+                          f"{looks[-1]}, over sizes", (mean[:, [0, -1]] < 0).astype(float),
+                          [tail_of[split]] * sizes.size, sizes=sizes.tolist())
+                )  # fmt: skip
+                if looks and (one(found, split, "h", network=network, per_class=0, trial=0, look=0)[1] == 1).all():
+                    checks.append(
+                        exact(f"{kind}, {split}: what leaves Weyl's bounds", table[..., 4].max(), 0.0, tolerance=1e-8)
+                    )  # fmt: skip
+                missed = 1 - share[:, :, -1].ravel()
+                if split == "train":
+                    checks.append(
+                        exact(f"{kind}, {split}: share of the tail that does not interlace, last epoch, mean",
+                              missed.mean(), 0.0, tolerance=INTERLACED)
+                    )  # fmt: skip
+                shown = shown or (found, network)
+                text.append(
+                    f"{kind}, {split}: log of the tail's distance from G over that from H, by examples per class: "
+                    + "; ".join(
+                        f"{n}: " + ", ".join(f"{m:+.2f} +- {e:.2f}" for m, e in zip(mean[i], error[i], strict=True))
+                        for i, n in enumerate(sizes)
+                    )
+                    + f" in epochs {', '.join(map(str, looks))}. In the last epoch {1 - missed.mean():.0%} of the tail "
+                    f"(+- {missed.std(ddof=1) / missed.size**0.5:.0%}) lies between its two neighbours of G, "
+                    f"{table[:, :, -1, 3].mean():.0%} between those of H."
+                )
+
+    def plot():
+        found, network = shown
+        looks = found.attrs["looks"]
+        columns = [0, len(looks) - 1]
+        figure, axes = _networks.grid_of_panels(2, 3, height=2.4)
+        rank = np.arange(C + 1, C + TAIL + 1)
+        for i, split in enumerate(SPLITS):
+            for j, look in enumerate(columns):
+                ax = axes[i, j]
+                where = {"network": network, "per_class": -1, "trial": 0, "look": look}
+                spectra = [one(found, split, name, **where)[0][::-1] for name in MATRICES]
+                for values, colour, label, start in zip(
+                    spectra, ("#d55e00", "#009e73", "#0072b2"), ("Hess", "G", "H, from its largest"), (C, C, 0),
+                    strict=True,
+                ):  # fmt: skip
+                    ax.plot(rank, values[start : start + TAIL], "o-", ms=3, lw=0.8, color=colour, label=label)
+                ax.set_title(f"{split}, epoch {looks[look]}", fontsize=9)
+                ax.set_xlabel("rank", fontsize=7)
+                ax.set_ylabel("eigenvalue", fontsize=7)
+            ax = axes[i, 2]
+            for n, colour in zip(range(found.sizes["per_class"]), figures.COLOURS, strict=False):
+                rows = np.array(
+                    [[measured(found, split, network=network, per_class=n, trial=t, look=k)[:2]
+                      for k in range(len(looks))] for t in range(found.sizes["trial"])]
+                )  # fmt: skip
+                owner = np.log(rows[..., 0] / rows[..., 1])
+                error = owner.std(axis=0, ddof=1) / len(owner) ** 0.5
+                label = f"{found.per_class.to_numpy()[n]} per class"
+                figures.points(ax, np.array(looks) + 1, owner.mean(axis=0), error, colour, label)
+            ax.axhline(0, color="0.6", lw=0.8, ls=":")
+            ax.set(xscale="log")
+            ax.set_xlabel("epoch + 1", fontsize=7)
+            ax.set_ylabel("log distance from G over H", fontsize=7)
+            ax.set_title(f"{split}: above 0 the tail is H's", fontsize=9)
+        figures.legend(axes[0, 0])
+        figures.legend(axes[0, 2])
+        return figure
+
+    return Outcome(checks, "\n\n".join(text), plot)
+
+
+CLAIM = Claim(
+    statement="""The upper tail of the Hessian's bulk passes from H to G as a small network is trained, at every sample
+    size; on training examples its eigenvalues then lie between neighbouring ones of G.""",
+    source="""Papyan (2018), The full spectrum of deepnet Hessians at scale, fig. 3b; Papyan (2019), the summary, on the
+    transition over sample size and epochs""",
+    estimates="""distances of the eigenvalues C + 1 to C + 20 of Hess from those of G, and from the 20 largest of H,
+    over epochs, sample sizes and seeds; shares that interlace""",
+    reference="which of the two is smaller; Weyl's inequalities, which hold always",
+    bias="None: a comparison. Logarithms of the ratio with standard errors over seeds are in the conclusions.",
+    draw=draw,
+    judge=judge,
+    theory=({"train": [0.0, 1.0], "test": [0.0, 1.0]}, "g"),
+    mutants={
+        "from G to H, as in the paper": ({"train": [1.0, 0.0], "test": [1.0, 0.0]}, "g"),
+        "H's on training examples to the end": ({"train": [0.0, 0.0], "test": [0.0, 1.0]}, "g"),
+    },
+    disagreement="""The paper's upper tail is H's on training and G's on test examples once VGG11 is trained, and the
+    transition is from G to H. In a small perceptron it is the other way round on training examples: H goes like the
+    residuals p - y and fades first. On test examples both agree: the tail is G's after training. But there, where the
+    paper sees Hess and G interlace, less than half of the eigenvalues lie between neighbours here: H, which is larger
+    on test examples, moves the others further than the distance of neighbours.""",
+)
