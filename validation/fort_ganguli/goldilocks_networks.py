@@ -8,7 +8,7 @@ import numpy as np
 
 import rmtland as rl
 from rmtland.landscape.reduced import hyperplane_ratio
-from validation import Claim, Outcome, exact, figures, networks
+from validation import Check, Claim, Outcome, exact, figures, networks
 from validation.networks import Recipe, mean_and_error
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -66,8 +66,9 @@ def judge(data, theory):
               (ratio[:, -1] < peak / 1.5).mean(), falls, tolerance=0.1),
         exact("the same on random hyperplanes of d = 10", (found["plane"][:, -1] < plane_peak / 1.5).mean(), falls,
               tolerance=0.1),
-        exact("hyperplanes: trace over root mean square norm, over the formula",
-              (found["ratio_of_means"] / known)[clear], 1.0, tolerance=0.25, note="100 planes each"),
+        Check("hyperplanes: trace over root mean square norm, over the formula",
+              (found["ratio_of_means"] / known)[clear], (found["plane_error"] / np.abs(known))[clear], 1.0, 0.06,
+              draws=PLANES, note="100 planes each"),
     ]  # fmt: skip
 
     def plot():
@@ -109,18 +110,19 @@ CLAIM = Claim(
     estimates="""the ratio of the exact Hessian at scales 1/8 to 8 of PyTorch's initialisation, of perceptrons (ReLU,
     tanh) and a convolutional network on CIFAR-10, over networks; the mean over 100 planes each""",
     reference="a fall by a third from the peak to the largest scale; the mean over the orthogonal group for planes",
-    bias="None for the fall. 100 planes leave a few per cent of trace and norm; a quarter is allowed.",
+    bias="None for the fall. 0.06 for planes: a ratio of means, whose error is taken to be that of the mean ratio.",
     draw=draw,
     judge=judge,
     theory=(1.0, hyperplane_ratio),
     mutants={
-        "it does not fall": (0.0, hyperplane_ratio),
         "planes have the ratio of the whole space": (1.0, lambda trace, norm, size, d: trace / norm),
+        "norm scaled by d / D": (1.0, lambda trace, norm, size, d: trace / norm * (d / size) ** 0.5),
     },
     disagreement="""The paper's model has the ratio fall from the smallest scale on. In networks it is small there too:
     the last layer's biases, alike for all inputs, are most of the curvature, and the logits' curvature, which the model
     leaves out, has no trace but a norm.""",
-    refuted="""On the whole space it falls, from a peak at twice PyTorch's scale for ReLU. On planes of ten dimensions,
-    where no ratio can be larger than 3.2, the fall is less than a third in half of the networks. What the planes show
-    is what the trace and the norm of the whole matrix say they must.""",
+    refuted="""On the whole space it falls for CIFAR-10, from a peak at twice PyTorch's scale for ReLU; on digits a
+    perceptron of ReLU keeps its ratio up to eight times the scale. On planes of ten dimensions, where no ratio can be
+    larger than 3.2, the fall is less than a third in half of the networks. What the planes show is what the trace and
+    the norm of the whole matrix say they must.""",
 )
