@@ -98,8 +98,8 @@ def judge(data, theory):
         return figure
 
     text.append(
-        """At smoke scale networks are narrow, see two hundred images, and DenseNet40 is left out; ImageNet is left out at
-        every scale."""
+        """At smoke scale networks are narrow, see two hundred images, and DenseNet40 is left out; at every scale
+        ImageNet is."""
     )
     return Outcome(checks, "\n\n".join(text), plot)
 
