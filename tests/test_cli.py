@@ -127,15 +127,30 @@ def test_a_file_without_the_arrays(images):
     assert "lacks y_train, x_test, y_test" in done.stderr
 
 
+IN_TRAINING = """
+import rmtland.cli, rmtland.nets.training as training
+
+take_step = training.Training._take_step
+
+def told(self, batch):
+    print("training", flush=True)
+    training.Training._take_step = take_step
+    return take_step(self, batch)
+
+training.Training._take_step = told
+rmtland.cli.main()
+"""
+"""The command, which says when it has begun to train: an interrupt within an import may surface as an ImportError."""
+
+
 def test_an_interrupted_run_leaves_nothing(images):
     arguments = ["compare", "--data", "images.npz", "--examples", "12", "--epochs", "100000", "--out", "report"]
     process = subprocess.Popen(
-        [COMMAND, *arguments], cwd=images, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (images / "report").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(6)  # imports are over: an interrupt inside one may surface as an ImportError
+        [sys.executable, "-c", IN_TRAINING, *arguments],
+        cwd=images, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "training\n"
+    assert (images / "report").exists()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -326,3 +341,24 @@ def test_a_wrong_argument_of_a_figure(tmp_path, arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("download", [False, True])
+def test_downloads_are_asked_for(command, download, monkeypatch, tmp_path):
+    """`load_dataset` fetches what it is told to fetch (tests/nets/test_datasets.py): the option reaches it."""
+    from typer.testing import CliRunner
+
+    import rmtland.nets
+    from rmtland.cli import app
+
+    asked = []
+
+    def load_dataset(name, folder, **options):
+        asked.append((name, options["download"]))
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(rmtland.nets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, [command, "--data", "mnist", "--out", "out", *(["--download"] if download else [])])
+    assert asked == [("mnist", download)]

@@ -3,11 +3,12 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import rmtland as rl
-from rmtland.cli.compare import parse_rungs, print_comparison
+from rmtland.cli.compare import STAGES, parse_rungs, parse_stages, print_comparison
 from rmtland.cli.networks import epochs_or_default
 from rmtland.comparison import reporting
 from rmtland.comparison.result import RUNGS
@@ -115,6 +116,73 @@ def test_wrong_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         compare(tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_stages_are_chosen(base, tmp_path):
+    written, shown = compare(tmp_path, "--stages", "end")
+    assert list(written["stages"]) == written["settings"]["stages"] == ["end of training"]
+    assert numbers(written) == numbers(base[0])
+    assert "initialisation" not in shown
+    assert list(base[0]["stages"]) == list(STAGES)
+
+
+def test_stages_by_first_word_and_name():
+    assert parse_stages(None) == STAGES
+    assert parse_stages("end of training, mid") == STAGES[1:]
+    with pytest.raises(ValueError, match="`stages` must be initialisation, mid, end, with commas between; got 'start'"):
+        parse_stages("end,start")
+
+
+def npz(path, num_classes):
+    x = np.random.default_rng(num_classes).integers(0, 255, (60, 4, 4)).astype(np.uint8)
+    y = np.arange(60) % num_classes
+    np.savez(path, x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+
+
+SHORT = ["--examples", "12", "--epochs", "2", "--draws", "2", "--rungs", "b", "--stages", "initialisation"]
+
+
+def sizes(folder, *options):
+    """N, C and D of what was measured."""
+    invoke("compare", *SHORT, *options, "--out", folder)
+    stage = json.loads((folder / "comparison.json").read_text())["stages"]["initialisation"]
+    return tuple(stage[f"num_{name}"] for name in ("examples", "classes", "parameters"))
+
+
+def test_the_network_that_is_named(tmp_path):
+    options = ["--per-class", "3", "--width", "0.1"]
+    for name in ("cnn", "lenet"):
+        module = rl.nets.build_network(name, (1, 8, 8), 10, width=0.1)
+        count = sum(p.numel() for p in module.parameters())
+        assert sizes(tmp_path / name, *options, "--network", name) == (12, 10, count)
+
+
+def test_the_folder_where_data_are_looked_up(tmp_path, monkeypatch):
+    for folder, num_classes in (("here", 3), ("there", 5)):
+        (tmp_path / folder).mkdir()
+        npz(tmp_path / folder / "mnist.npz", num_classes)
+    monkeypatch.setenv("RMTLAND_DATA", str(tmp_path / "here"))
+    options = ["--data", "mnist", "--hidden", "2"]
+    assert sizes(tmp_path / "a", *options)[1] == 3
+    assert sizes(tmp_path / "b", *options, "--data-folder", tmp_path / "there")[1] == 5
+
+
+def test_data_are_fetched_only_when_asked_for(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        x, y = np.random.default_rng(0).integers(0, 255, (60, 4, 4)).astype(np.uint8), np.arange(60) % 4
+        return x, y, x[:8], y[:8]
+
+    monkeypatch.setattr("rmtland.nets.datasets.fetch_openml", fetch)
+    monkeypatch.delenv("RMTLAND_DATA", raising=False)
+    options = ["--data", "fashion", "--hidden", "2"]
+    with pytest.raises(FileNotFoundError, match="found none at fashion"):
+        sizes(tmp_path / "a", *options)
+    assert not fetched
+    assert sizes(tmp_path / "b", *options, "--download")[1] == 4
+    assert fetched == ["fashion"]
 
 
 def test_rungs_by_letter_and_name():

@@ -40,7 +40,7 @@ LANDSCAPE = {
 SMALL = ["--sigma-z", "1", "--snr", "1", "--num-examples", "12", "--num-classes", "3", "--num-parameters", "30"]
 ONCE = ["--trials", "2", "--workers", "1", "--store", "store"]
 ELSEWHERE = {"--data-folder", "--download", "--data", "--out", "--per-class"}
-DATA = dict.fromkeys(ELSEWHERE, "tests/test_cli.py")
+DATA = dict.fromkeys(ELSEWHERE, "tests/test_cli_compare.py")
 
 COMMANDS = {
     "bbp": (
@@ -71,9 +71,9 @@ COMMANDS = {
     ),
     "compare": (
         [*CLUSTERS, "--draws", "2", "--examples", "12"],
-        {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli.py", "--hidden": "5", "--width": "2",
-         "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8", "--draws": "3",
-         "--rungs": "gauss_newton",
+        {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli_compare.py", "--hidden": "5",
+         "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
+         "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",
          "--products": "tests/comparison/test_compare.py", "--hierarchy": "",
          "--by": "parameter_groups", "--outliers": "gap",
          "--seed": "1",
@@ -87,7 +87,11 @@ COMMANDS = {
     ),
 }  # fmt: skip
 """What is run, and for each option another value, or the file whose tests show what it does."""
-WHOLE = {"measure": "tests/nets/test_missing.py", "sweep show": "tests/sweeps/test_command.py"}
+WHOLE = {
+    "validate": "tests/validation/test_installed.py",
+    "measure": "tests/nets/test_missing.py",
+    "sweep show": "tests/sweeps/test_command.py",
+}
 SLOW = {"compare", "train", "sweep network", "landscape fig5", "landscape fig6", "landscape phase", "landscape fig8"}
 
 
@@ -107,6 +111,11 @@ def test_no_option_is_forgotten():
         WHOLE.values()
     )
     assert all((Path(__file__).parents[1] / file).exists() for file in files)
+    for name, (_, others) in COMMANDS.items():
+        for option, file in others.items():
+            if file.startswith("tests/"):
+                text = (Path(__file__).parents[1] / file).read_text()
+                assert option in text or option[2:].replace("-", "_") in text, f"{file} says nothing of {name} {option}"
 
 
 def numbers(folder, printed):

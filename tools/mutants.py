@@ -1,8 +1,9 @@
 """Change the code at random places, one at a time, and see whether the tests notice: ``python -m tools.mutants``.
 
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
-in a copy of the tree. The tests of the mutated module run first, then those of its wing. Survivors are printed as
-lines to change back by hand; those that change nothing that matters (an equivalent mutant) are for the reader to tell.
+in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`); of each mutant only those run
+that come by its line, the quickest first, up to the first that fails. Survivors are printed as lines to change back by
+hand; those that change nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.line_map import LineMap, functions
+
 ROOT = Path(__file__).parents[1]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult,
     ast.Mod: ast.Add, ast.MatMult: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -29,6 +32,57 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
 }  # fmt: skip
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
+COMMANDS = [
+    "test_cli.py",
+    "test_cli_train.py",
+    "test_cli_compare.py",
+    "test_options.py",
+    "test_arguments.py",
+    "test_files.py",
+]
+EQUIVALENT: dict[tuple[str, str], str] = {
+    ("rmtland/ensembles/banded.py", "m = min(num_columns, m + m // 2 + (2))"): "how fast a guess grows",
+    (
+        "rmtland/landscape/theory/separable.py",
+        "else (block.loadings[:, :, None] * block.loadings[:, None, :]).reshape(len(block.loadings), -(2))",
+    ): "NumPy takes every negative length for the one to be found",
+    (
+        "rmtland/landscape/theory/separable.py",
+        "value += np.sum(_logs(eigenvalues, -1)) + self.num_means * complex(_logs(np.array([b]), (2))[0])",
+    ): "only the sign of the side is looked at",
+    ("rmtland/laws/solver.py", "fall = 0.5 * ((rise - 1 - h))"): "a step within brackets that the search keeps to",
+    ("rmtland/laws/solver.py", "return -(2.0)"): "only the sign is looked at",
+    (
+        "rmtland/plots/ensembles.py",
+        'edges, np.append(low, low[-(2)]), np.append(high, high[-1]), step="post", color=DRAWS, alpha=0.5, lw=0',
+    ): "the end of a band drawn in steps, of no width",
+    ("rmtland/spectra/_checkpoint.py", "allowed = max((101) * run.epsilon, 1e-10) * length"): "a tolerance, 1% wider",
+    (
+        "rmtland/spectra/_vectors.py",
+        "if (SAFE[0] < square < SAFE[1] and math.isnan(square)):",
+    ): "the slower branch gives the same norm",
+    (
+        "rmtland/spectra/probes.py",
+        "self.unit = 2.0 ** math.frexp(largest)[1] if (largest >= 0) else 1.0",
+    ): "2^frexp(0) is 1",
+    (
+        "rmtland/ensembles/tridiagonal.py",
+        "if m == num_rows or _cut(form, n, a, b, m, values[i, 0]) <= ((_TOLERANCE / scale)) ** 2:",
+    ): "a stricter test where the scale is above 1: longer models, the same numbers",
+    (
+        "rmtland/laws/atoms/plain.py",
+        "return complex(self.scale * value), complex(1 - np.sum(self.a / (u - self.t) ** (3)))",
+    ): "the first slope of a secant search",
+    (
+        "rmtland/laws/solver.py",
+        "if abs(step) <= (1.000001) * u.imag and abs(slopes.count - goal) < 1e-3:",
+    ): "a looser end of Newton steps after which the last is within 1e-9",
+    (
+        "rmtland/landscape/theory/structured_fluctuations.py",
+        "while (1 - shares[-1] >= smallest):",
+    ): "one panel more or less where lengths are equal",
+}
+"""File and changed line, and why no test can tell it from what was there."""
 
 
 def changed(node: ast.AST) -> ast.AST | None:
@@ -101,74 +155,110 @@ def mutated(source: str, node: ast.AST) -> tuple[str, str, str]:
     return "".join(lines), line.decode().strip(), after.strip()
 
 
-def suites(path: Path) -> list[list[str]]:
-    """Arguments of pytest: the module's own tests, by name or for what they call of it, then its wing's."""
+def folders(path: Path) -> list[list[str]]:
+    """Arguments of pytest, a folder of tests each: that of the module's wing first, then those of who stands on it."""
     wing = path.parts[1].removesuffix(".py")
-    folder = Path("tests") / wing
-    tree = ast.parse((ROOT / path).read_text())
-    names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"}
-    uses: dict[str, int] = {}
-    for file in sorted((ROOT / folder).rglob("test_*.py")):
-        words = re.findall(r"\w+", file.read_text())
-        mentions = sum(word in names or word == path.stem for word in words)
-        if mentions or file.stem == f"test_{path.stem.strip('_')}":
-            uses[str(file.relative_to(ROOT))] = mentions + 1000 * (file.stem == f"test_{path.stem.strip('_')}")
-    own = sorted(uses, key=lambda file: -uses[file])[:3]
-    wider = [str(folder)] if (ROOT / folder).is_dir() else ["tests/test_arguments.py", "tests/test_files.py"]
-    if wing == "cli":
-        wider = [
-            "tests/test_cli.py",
-            "tests/test_cli_train.py",
-            "tests/sweeps/test_command.py",
-            "tests/test_options.py",
+    commands = [f"tests/{name}" for name in COMMANDS]
+    every = {
+        folder.name: [
+            str(folder.relative_to(ROOT)),
+            *(["rmtland/" + folder.name] * (ROOT / "rmtland" / folder.name).is_dir()),
         ]
-        own = wider[:1]
-    return [suite for suite in ([*own, str(path)], wider) if suite]
+        for folder in sorted((ROOT / "tests").iterdir())
+        if folder.is_dir() and folder.name not in ("notebooks", "validation", "__pycache__")
+    }
+    own = every.pop(wing, commands)
+    return [own, *every.values(), *([commands] if own is not commands else [])]
 
 
-def fate(tree: Path, path: Path, own: bool, limit: float, environment: dict[str, str]) -> str:
+@functools.cache
+def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
+    """The lines that these fast tests run: measured once, then read."""
+    place = maps / arguments[0].replace("/", "_")
+    if not place.exists():
+        command = [*PYTEST, "-p", "tools.line_map", *arguments]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"LINE_MAP": str(place)}, capture_output=True, check=False)
+    return LineMap(place)
+
+
+def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
     """Whether a test fails in the mutated tree, none does, or they do not end in time."""
-    for suite in suites(path)[: 1 if own else None]:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *suite]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    for arguments in folders(path)[: 1 if given.own else None]:
+        known = line_map(tuple(arguments), given.maps)
+        tests, seconds = [], 0.0
+        for test in known.tests(path, line):
+            seconds += known.seconds[test]
+            if tests and seconds > given.limit / 3:
+                break
+            tests.append(test)
+        if not tests:
+            continue
         try:
-            done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=limit, check=False)
+            done = subprocess.run(
+                [*PYTEST, "-x", *tests], cwd=tree, env=environment, capture_output=True, timeout=given.limit
+            )
         except subprocess.TimeoutExpired:
             return "hung"
-        if done.returncode not in (0, 5):
+        if done.returncode:
             return "killed"
     return "SURVIVED"
 
 
+def touch_callers(tree: Path, path: Path) -> None:
+    """Make Numba compile again what calls the functions of this file: its cache looks at one file only."""
+    changed_files = {path}
+    while True:
+        names = {f.name for f in functions() if f.path in changed_files}
+        more = {f.path for f in functions() if f.words & names and f.compiled}
+        if more <= changed_files:
+            break
+        changed_files |= more
+    for file in changed_files:
+        (tree / file).touch()
+
+
 def main() -> None:
-    """Print each mutant's fate and the share killed."""
+    """Print each mutant's fate and the share killed of those that are not equivalent."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of them, which ran before")
     parser.add_argument("--only", default="", help="part of the paths to mutate, such as rmtland/laws")
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds for a suite; one that takes longer hangs")
-    parser.add_argument("--own", action="store_true", help="the tests of the mutated module alone: a lower bound")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no mutant after this long")
+    parser.add_argument(
+        "--limit", type=float, default=300.0, help="seconds for the tests of a mutant, folder by folder"
+    )
+    parser.add_argument(
+        "--own", action="store_true", help="the tests of the mutated module's wing alone: a lower bound"
+    )
+    parser.add_argument("--maps", type=Path, help="folder that keeps the lines of each test from one run to the next")
     given = parser.parse_args()
-    begin, fates = time.monotonic(), []
+    fates = []
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
-        for path, node in mutants(given.seed, given.count, given.only):
-            if time.monotonic() - begin > 60 * given.minutes:
-                break
-            source = (tree / path).read_text()
-            changed_source, before, after = mutated(source, node)
-            (tree / path).write_text(changed_source)
-            environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-            if "njit" in source:  # compiled callers in other files would go on with what they know
-                environment["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(dir=folder)
-            fates.append(fate(tree, path, given.own, given.limit, environment))
-            (tree / path).write_text(source)
+        given.maps = given.maps or Path(folder) / "maps"
+        given.maps.mkdir(parents=True, exist_ok=True)
+        for number, (path, node) in enumerate(mutants(given.seed, given.count, given.only)[given.skip :], given.skip):
             row = node.lineno  # type: ignore[attr-defined]
-            told = fates[-1] if fates[-1] == "killed" else f"{fates[-1]}\n    - {before}\n    + {after}"
-            print(f"{path}:{row} {told}", flush=True)
-    lost = fates.count("killed")
-    print(f"{lost} of {len(fates)} killed ({100 * lost / max(len(fates), 1):.0f}%), {fates.count('hung')} hung")
+            tree = Path(folder) / f"tree{number}"
+            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
+            source, before, after = mutated((ROOT / path).read_text(), node)
+            (tree / path).write_text(source)
+            if "njit" in source:
+                touch_callers(tree, path)
+            same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
+            reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
+            fates.append("equivalent" if reason else fate(tree, path, row, given))
+            told = (
+                f"{fates[-1]} {reason or ''}"
+                if fates[-1] == "killed"
+                else f"{fates[-1]} {reason or ''}\n    - {before}\n    + {after}"
+            )
+            print(f"{number} {path}:{row} {told}", flush=True)
+            shutil.rmtree(tree)
+    hung, count = fates.count("hung"), len(fates) - fates.count("equivalent")
+    lost = fates.count("killed") + hung  # what never ends is noticed
+    share = 100 * lost / max(count, 1)
+    print(f"{lost} of {count} killed ({share:.0f}%), {hung} by hanging; {len(fates) - count} are equivalent")
 
 
 if __name__ == "__main__":

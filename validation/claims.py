@@ -79,6 +79,9 @@ class Claim:
         Wrong formulas in the place of `theory`, by what is wrong with them; each must fail at smoke scale.
     disagreement : str
         Where the source itself is contradicted; empty if nowhere.
+    refuted : str
+        What the draws show instead, where the statement of the source does not hold: its verdict is then expected to
+        be fail, and stays so. Empty for a claim that holds.
     """
 
     statement: str
@@ -91,6 +94,7 @@ class Claim:
     theory: Any
     mutants: Mapping[str, Any]
     disagreement: str = ""
+    refuted: str = ""
 
     def run(self, scale: str, rng: np.random.Generator, mutant: str | None = None) -> Outcome:
         """Draw, and judge the theory or one of its mutants."""

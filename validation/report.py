@@ -37,6 +37,7 @@ def write_report(results: list[dict[str, Any]], out: Path) -> Path:
         results=results,
         figures=figures,
         counts={verdict: sum(r["verdict"] == verdict for r in results) for verdict in (PASS, FAIL, INCONCLUSIVE)},
+        refuted=[r for r in results if r["refuted"]],
         disagreements=[r for r in results if r["disagreement"]],
         seconds=sum(r["seconds"] for r in results),
         rows=_rows,

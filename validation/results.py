@@ -23,8 +23,8 @@ from validation.stores import kept_in
 
 SCHEMA = 1
 KEYS = (
-    "schema", "id", "mutant", "statement", "source", "estimates", "reference", "bias", "disagreement", "verdict",
-    "checks", "conclusions", "error", "figure", "scale", "seed", "seconds", "finished", "versions",
+    "schema", "id", "mutant", "statement", "source", "estimates", "reference", "bias", "disagreement", "refuted",
+    "verdict", "checks", "conclusions", "error", "figure", "scale", "seed", "seconds", "finished", "versions",
 )  # fmt: skip
 
 
@@ -55,14 +55,14 @@ def run(claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: s
     """Run a claim that need not be a discovered one; see `run_claim`."""
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed, "checks": []}
-    for name in ("statement", "source", "estimates", "reference", "bias", "disagreement"):
+    for name in ("statement", "source", "estimates", "reference", "bias", "disagreement", "refuted"):
         result[name] = " ".join(getattr(claim, name).split())
     result |= {"verdict": FAIL, "conclusions": "", "versions": versions()}
     figure, start = None, time.perf_counter()
     try:
         # One thread: products of small matrices gain nothing from more, and several round differently, so that
         # results would depend on the number of jobs.
-        with threadpool_limits(1), kept_in(out / "stores"):
+        with threadpool_limits(1), kept_in(out / "stores", seed):
             outcome = claim.run(scale, np.random.default_rng(seed_sequence(seed, claim_id)), mutant)
             figure = None if outcome.plot is None else outcome.plot()
         result["checks"] = [check.to_dict() for check in outcome.checks]

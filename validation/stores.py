@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -15,16 +16,42 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _folder: ContextVar[Path | None] = ContextVar("folder of stores", default=None)
+_seed: ContextVar[int] = ContextVar("seed of the run", default=0)
 
 
 @contextlib.contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
-    """Keep the sweeps of what runs inside in a folder; elsewhere they stay in memory."""
-    token = _folder.set(folder)
+def kept_in(folder: Path, seed: int = 0) -> Iterator[None]:
+    """Keep the sweeps of what runs inside in a folder; elsewhere they stay in memory. `seed` is that of the run."""
+    tokens = _folder.set(folder), _seed.set(seed)
     try:
         yield
     finally:
-        _folder.reset(token)
+        _folder.reset(tokens[0])
+        _seed.reset(tokens[1])
+
+
+def folder() -> Path | None:
+    """Where sweeps are kept."""
+    return _folder.get()
+
+
+def run_seed() -> int:
+    """What the seeds of networks follow from that several claims share; a claim's own generator is no one else's."""
+    return _seed.get()
+
+
+@contextlib.contextmanager
+def waiting(name: str) -> Iterator[None]:
+    """Wait until no other claim is at work on this store, which would otherwise refuse a second run."""
+    kept = _folder.get()
+    if kept is None:
+        yield
+        return
+    from filelock import FileLock
+
+    kept.mkdir(exist_ok=True)
+    with FileLock(kept / f"{name}.wait"):
+        yield
 
 
 def swept(
@@ -58,10 +85,12 @@ def swept(
     """
     import rmtland as rl
 
-    seed, folder = int(rng.integers(2**31)), _folder.get()
-    store = None if folder is None else folder / f"{name}-{seed}.zarr"
-    if folder is not None:
-        folder.mkdir(exist_ok=True)
+    seed, kept = int(rng.integers(2**31)), _folder.get()
+    # Other sizes are another sweep: results of an earlier version in the same folder are left alone.
+    sizes = hashlib.sha256(repr((dict(grid), fixed)).encode()).hexdigest()[:8]
+    store = None if kept is None else kept / f"{name}-{sizes}-{seed}.zarr"
+    if kept is not None:
+        kept.mkdir(exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* cells failed", RuntimeWarning)  # it is an error here
         found = rl.sweep(function, grid, trials, seed=seed, store=store, fixed=fixed, workers=1, retry_failed=True)

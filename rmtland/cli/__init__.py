@@ -23,6 +23,7 @@ from rmtland.cli.output import TERMINATED
 from rmtland.cli.output import OutputFolder as OutputFolder
 from rmtland.cli.sweep import app as sweep_app
 from rmtland.cli.train import train
+from rmtland.cli.validate import validate
 
 app = typer.Typer(
     help="Random-matrix theory of neural loss landscapes.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -53,6 +54,11 @@ app.command()(compare)
 app.command()(train)
 app.command()(measure)
 app.command()(bbp)
+# What follows is the registry's own: its arguments, and its help.
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(validate)
 app.add_typer(landscape_app, name="landscape")
 app.add_typer(sweep_app, name="sweep")
 

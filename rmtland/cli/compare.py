@@ -44,6 +44,9 @@ from rmtland.comparison.result import (
 )
 from rmtland.nets.architectures.names import DEEP
 
+STAGES = ("initialisation", "mid training", "end of training")
+"""What `training_stages` names."""
+
 
 def compare(
     data: Data = "digits",
@@ -63,6 +66,9 @@ def compare(
     rungs: Annotated[
         str | None, typer.Option(help="Rungs to measure, with commas: a,b,g, or names as the JSON has; else all.")
     ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Stages to measure, with commas, of initialisation, mid and end; else all.")
+    ] = None,
     products: Annotated[
         int | None,
         typer.Option(help="Products with a Hessian too large to diagonalise; 300 unless told, 100 of a deep network."),
@@ -81,13 +87,13 @@ def compare(
     console = Console()
     # Before torch is imported and a network trained, not after.
     widths = check_training(network, hidden, width, learning_rate, batch_size)
-    chosen = parse_rungs(rungs)
+    chosen, measured = parse_rungs(rungs), parse_stages(stages)
     settings = {
         "data": data, "per_class": per_class, "network": network,
         "hidden": ",".join(map(str, widths)) if network == "mlp" else None, "width": width,
         "clusters": clusters, "covariance": covariance, "examples": examples, "epochs": epochs,
-        "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "rungs": list(chosen), "by": by,
-        "seed": seed,
+        "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "rungs": list(chosen),
+        "stages": list(measured), "by": by, "seed": seed,
     }  # fmt: skip
     integer("examples", examples, at_least=2)
     if epochs is not None:
@@ -112,7 +118,7 @@ def compare(
             epochs = settings["epochs"] = epochs_or_default(epochs, network, count, batch_size)
             training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
             steps_per_epoch = -(-count // batch_size)
-            stages = training_stages(
+            sources = training_stages(
                 dataset, network=network, hidden=widths, width=width, epochs=epochs, num_examples=examples,
                 learning_rate=learning_rate, batch_size=batch_size, seed=seed,
                 after_step=lambda step: progress.update(training, completed=step / steps_per_epoch),
@@ -120,8 +126,8 @@ def compare(
             progress.update(training, completed=epochs)
             measuring = progress.add_task("measuring", total=None)
             comparison = run_comparison(
-                stages, num_draws=draws, rungs=chosen, by=by, outlier_method=outliers, num_products=products,
-                hierarchy=hierarchy, rng=seed, settings=settings,
+                sources, num_draws=draws, rungs=chosen, stages=measured, by=by, outlier_method=outliers,
+                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),
@@ -237,3 +243,15 @@ def parse_rungs(text: str | None) -> tuple[str, ...]:
         if name not in RUNGS:
             raise ValueError(f"`rungs` must be letters a to {max(letters)} or {', '.join(RUNGS)}; got {name!r}")
     return tuple(name for name in RUNGS if name in names)
+
+
+def parse_stages(text: str | None) -> tuple[str, ...]:
+    """Stages by their names or the first words of these, with commas; all where there is no text."""
+    if text is None:
+        return STAGES
+    first_words = {name.split()[0]: name for name in STAGES}
+    names = [first_words.get(part.strip(), part.strip()) for part in text.split(",")]
+    for name in names:
+        if name not in STAGES:
+            raise ValueError(f"`stages` must be {', '.join(first_words)}, with commas between; got {name!r}")
+    return tuple(name for name in STAGES if name in names)

@@ -36,6 +36,7 @@ def compare(
     *,
     num_draws: int = 8,
     rungs: Collection[str] | None = None,
+    stages: Collection[str] | None = None,
     by: str | None = None,
     outlier_method: str = "ratio",
     num_products: int = NUM_PRODUCTS,
@@ -58,6 +59,8 @@ def compare(
         Draws of each model rung, at least 2.
     rungs : collection of str, optional
         Rungs to measure, by the keys of `RUNGS`; by default all. The numbers of one do not depend on the others.
+    stages : collection of str, optional
+        Of a mapping's names those to measure; by default all. The numbers of one do not depend on the others.
     by : {None, "parameter_groups"}
         With "parameter_groups" every stage is followed by one for each group of its parameters, a network's tensors for
         instance, called "stage: group": the diagonal blocks of the matrices, the model of the group's own scales.
@@ -90,7 +93,7 @@ def compare(
     Raises
     ------
     ValueError
-        For a loss other than cross-entropy, fewer than two examples, an empty mapping, an unknown rung.
+        For a loss other than cross-entropy, fewer than two examples, an empty mapping, an unknown rung or stage.
 
     Notes
     -----
@@ -117,7 +120,7 @@ def compare(
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     integer("num_products", num_products, at_least=40)
-    chosen = _rungs(rungs)
+    chosen = _wanted("rungs", rungs, tuple(RUNGS))
     function("progress", progress, optional=True)
     if settings is not None:
         instance("settings", settings, Mapping, "a mapping of names to values")
@@ -126,17 +129,21 @@ def compare(
     if theory is not None:
         flag("theory", theory)
     sources = _sources(source_or_module, data)
-    largest = max(min(s.num_examples * (s.num_classes - 1), s.num_parameters) for s in sources.values())
+    wanted = _wanted("stages", stages, tuple(sources))
+    measured_sources = [sources[name] for name in wanted]
+    largest = max(min(s.num_examples * (s.num_classes - 1), s.num_parameters) for s in measured_sources)
     # Eigenvalues and powers of each draw are kept, and a random stream for each.
     require_memory(f"{num_draws} draws", num_draws * (1500.0 + 16.0 * largest), "take fewer `num_draws`")
     seeds = seed_sequence(rng)
     recorded_seed = told_seed(seeds)
     children = spawn(seeds, len(sources))
     per_stage = sum(num_draws if rung in MODEL_RUNGS else 1 for rung in chosen)
-    total = per_stage * sum(1 if by is None else 1 + len(source.parameter_groups) for source in sources.values())
+    total = per_stage * sum(1 if by is None else 1 + len(source.parameter_groups) for source in measured_sources)
     done = 0
-    stages = {}
+    results = {}
     for (name, source), child in zip(sources.items(), children, strict=True):
+        if name not in wanted:
+            continue
         if progress is not None:
             progress(f"{name}: clustering and scales", done, total)
         for part, measured, generator in _parts(name, source, by, child):
@@ -149,7 +156,7 @@ def compare(
                     progress(f"{part}: {what}{products}", done, total)
 
             report = Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory)
-            stages[part] = climb(measured, chosen, num_draws, report, generator, step)
+            results[part] = climb(measured, chosen, num_draws, report, generator, step)
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,
@@ -159,7 +166,7 @@ def compare(
         "rng": recorded_seed,
         **(settings or {}),
     }
-    return Comparison(stages, recorded)
+    return Comparison(results, recorded)
 
 
 def _parts(
@@ -173,19 +180,19 @@ def _parts(
             yield f"{name}: {group}", measured, child
 
 
-def _rungs(rungs: Collection[str] | None) -> tuple[str, ...]:
-    """The rungs asked for, in the order of the ladder."""
-    if rungs is None:
-        return tuple(RUNGS)
-    if not isinstance(rungs, str):
-        rungs = several("rungs", rungs)
-    if isinstance(rungs, str) or not rungs:
+def _wanted(name: str, asked: Collection[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What is asked for among what is known, in the order of that; all for None."""
+    if asked is None:
+        return known
+    if not isinstance(asked, str):
+        asked = several(name, asked)
+    if isinstance(asked, str) or not asked:
         raise ValueError(
-            f"`rungs` must be a collection of at least one of {', '.join(map(repr, RUNGS))}; got {rungs!r}"
+            f"`{name}` must be a collection of at least one of {', '.join(map(repr, known))}; got {asked!r}"
         )
-    for rung in rungs:
-        choice("rungs", rung, tuple(RUNGS))
-    return tuple(rung for rung in RUNGS if rung in rungs)
+    for one in asked:
+        choice(name, one, known)
+    return tuple(one for one in known if one in asked)
 
 
 def _sources(source_or_module: Any, data: Any) -> dict[str, LogitGradients]:

@@ -24,6 +24,7 @@ from rmtland.comparison.result import QUANTITIES, RUNGS, Rung, Stage
 from rmtland.landscape.anisotropic import AnisotropicGradients, KernelGradients, StructuredGradients
 from rmtland.landscape.draw import mean_curvature
 from rmtland.landscape.gradient_laws import ClusteredGradients
+from rmtland.landscape.kernel_rows import spectrum_of_kernel
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.measured_gradients import measured_gradients
 from rmtland.landscape.model import LandscapeModel
@@ -112,8 +113,8 @@ def _kernel_law_rung(measured: Measured, report: Reporter, rng: np.random.Genera
     fit = kronecker_fit(gram)
     law = KernelGradients(((fit.theta[0], fit.outputs[0]),))
     model = dataclasses.replace(_own_probabilities(measured), gradients=law)
-    spectrum = model.spectrum(rng)
-    rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, law.q_values(model.num_classes, measured.labels))
+    spectrum = spectrum_of_kernel(measured.logits, measured.labels, law.gram())
+    rung = report.spectrum(*spectrum, law.q_values(model.num_classes, measured.labels))
     return dataclasses.replace(rung, num_numbers=numbers_of(model))
 
 

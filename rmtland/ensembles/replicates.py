@@ -135,6 +135,9 @@ def _dsterf() -> Any:
 def tridiagonal_eigenvalues(diagonal: Floats, off: Floats) -> Floats:
     """Eigenvalues, ascending, by LAPACK's sterf, without the GIL; overwrites both arguments.
 
+    `scipy.linalg.lapack.dsterf` holds the GIL, so that replicates in threads would wait for each other: a thread beside
+    a call of 0.6 s at m = 4,000 ran twice in all that time, beside this one every millisecond or three.
+
     Parameters
     ----------
     diagonal : ndarray of float64, shape (m,)

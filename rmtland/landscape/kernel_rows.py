@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rmtland.landscape.covariance import ResidualCovariance
 from rmtland.landscape.weighted_rows import Block, WeightedRows
 from rmtland.logits.losses import CrossEntropy
+from rmtland.spectra.measure import spectral_measure
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,21 +26,14 @@ def rows_of_kernel(
     gram : ndarray (N C, N C)
     effective_dimension : float, optional
     """
-    n, c = logits.shape
-    curvature = CrossEntropy().hessian_factor(logits) / math.sqrt(n)
-    slopes = (CrossEntropy().gradient(logits, labels) / n).ravel()
-    half = np.matmul(curvature.swapaxes(1, 2), gram.reshape(n, c, n * c)).reshape(n * (c - 1), n, c)
-    inner = np.matmul(half.swapaxes(0, 1), curvature).swapaxes(0, 1).reshape(n * (c - 1), n * (c - 1))
-    values, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
+    inner, seen, total = _inner_products(logits, labels, gram)
+    values, vectors = np.linalg.eigh(inner)
     values, vectors = values[::-1], vectors[:, ::-1]
-    floor = 1e-14 * max(float(values[0]), 0.0) * n
-    if values[-1] < -1e-8 * max(float(values[0]), 0.0):
-        raise ValueError(f"`terms` must add up to a Gram matrix; got a negative eigenvalue {values[-1]:g}")
+    floor = _floor(values, len(logits))
     some = values > floor
     roots = np.sqrt(values[some])
     # The gradient along the eigenvectors of G, and what it has beyond its range.
-    along = (vectors[:, some].T @ (half.reshape(n * (c - 1), n * c) @ slopes)) / roots
-    total = float(slopes @ (gram @ slopes))
+    along = (vectors[:, some].T @ seen) / roots
     rest = max(total - float(along @ along), 0.0)
     dropped = math.sqrt(rest) if rest > 1e-12 * total else 0.0
     if effective_dimension is not None:
@@ -54,3 +48,41 @@ def rows_of_kernel(
     return WeightedRows(
         (block,), np.eye(size + 1), np.zeros(size), np.append(along, dropped), np.zeros(size), 0.0, ResidualCovariance()
     )
+
+
+def spectrum_of_kernel(logits: Floats, labels: npt.NDArray[np.int64], gram: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues of G with J J^T = gram and the gradient's share in each, ascending; without eigenvectors.
+
+    Parameters
+    ----------
+    logits, labels : ndarray (N, C), (N,)
+    gram : ndarray (N C, N C)
+
+    Returns
+    -------
+    eigenvalues, powers : ndarray (r,)
+        The nonzero ones. Powers are NaN where the gradient is zero.
+    """
+    inner, seen, total = _inner_products(logits, labels, gram)
+    values, squares = spectral_measure(inner, seen)
+    some = values > _floor(values, len(logits))
+    powers = squares[some] / (values[some] * total) if total > 0 else np.full(np.count_nonzero(some), math.nan)
+    return values[some], powers
+
+
+def _inner_products(logits: Floats, labels: npt.NDArray[np.int64], gram: Floats) -> tuple[Floats, Floats, float]:
+    """R R^T of the rows R = L^T J / sqrt(N), G = R^T R, their products with the gradient, and its square."""
+    n, c = logits.shape
+    curvature = CrossEntropy().hessian_factor(logits) / math.sqrt(n)
+    slopes = (CrossEntropy().gradient(logits, labels) / n).ravel()
+    half = np.matmul(curvature.swapaxes(1, 2), gram.reshape(n, c, n * c)).reshape(n * (c - 1), n, c)
+    inner = np.matmul(half.swapaxes(0, 1), curvature).swapaxes(0, 1).reshape(n * (c - 1), n * (c - 1))
+    return 0.5 * (inner + inner.T), half.reshape(n * (c - 1), n * c) @ slopes, float(slopes @ (gram @ slopes))
+
+
+def _floor(values: Floats, num_examples: int) -> float:
+    """What eigenvalues are zero below; ValueError where some are negative beyond rounding."""
+    top = max(float(values.max()), 0.0)
+    if values.min() < -1e-8 * top:
+        raise ValueError(f"`terms` must add up to a Gram matrix; got a negative eigenvalue {values.min():g}")
+    return 1e-14 * top * num_examples

@@ -182,15 +182,7 @@ def spectrum_of_rows(
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
         squares = squares / np.where(positive, eigenvalues, 1.0)
     powers = np.where(positive, squares / norm**2, 0.0) if norm > 0 else np.full(eigenvalues.size, math.nan)
-    return LandscapeSpectrum(
-        eigenvalues=np.maximum(eigenvalues, 0.0),
-        powers=powers,
-        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
-        num_parameters=num_parameters,
-        gradient_norm=norm,
-        num_classes=num_classes,
-        sums=sums,
-    )
+    return _spectrum(np.maximum(eigenvalues, 0.0), powers, norm, num_parameters, num_classes, sums)
 
 
 def _with_h_term(
@@ -204,15 +196,16 @@ def _with_h_term(
     norm = float(np.linalg.norm(slope))
     eigenvalues, squares, sums = h_term_spectrum(rows.T @ rows, slope, num_parameters, sigma_H, rng, num_top)
     powers = squares / norm**2 if norm > 0 else np.full(eigenvalues.size, math.nan)
-    return LandscapeSpectrum(
-        eigenvalues=eigenvalues,
-        powers=powers,
-        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
-        num_parameters=num_parameters,
-        gradient_norm=norm,
-        num_classes=num_classes,
-        sums=sums,
-    )
+    return _spectrum(eigenvalues, powers, norm, num_parameters, num_classes, sums)
+
+
+def _spectrum(
+    eigenvalues: Floats, powers: Floats, norm: float, num_parameters: int, num_classes: int,
+    sums: tuple[float, float] | None,
+) -> LandscapeSpectrum:  # fmt: skip
+    # Rounding may leave the sum of the powers an ulp above 1.
+    null = max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan
+    return LandscapeSpectrum(eigenvalues, powers, null, num_parameters, norm, num_classes=num_classes, sums=sums)
 
 
 def _measure(matrix: Floats, vector: Floats, num_top: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:

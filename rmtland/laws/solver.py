@@ -10,9 +10,9 @@ nothing goes to bracketed searches along the curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.optimize import brentq
@@ -26,6 +26,8 @@ LARGE = 2e7
 ITERATIONS = 25
 SEARCHES = 300
 """Steps of Newton's method, and of a bracketed search at most."""
+STRIDE = 1.02
+"""First stride, as a factor, of a search around a guess; each is the square of the one before."""
 CIRCLE_POINTS = 96
 """Points on half a circle beyond which panels take over."""
 
@@ -79,7 +81,7 @@ class Solver:
         shifts: list[tuple[float, complex]] = []
         for j in np.argsort(x, kind="stable")[::-1]:
             # What the rough atoms miss varies slowly: it is extrapolated from the neighbours that are done.
-            shift = _extrapolate(shifts, float(x[j]))
+            shift = extrapolate(shifts, float(x[j]))
             u = self._newton(self._guess(float(x[j] - shift.real)), float(x[j]))
             if u is None:
                 u = self._search(float(x[j]))
@@ -167,14 +169,20 @@ class Solver:
             v = new if low < new < high else math.sqrt(low * high)
         return v
 
-    def along(self, error: Callable[[complex, float], float], rate: Callable[[complex], float]) -> complex:
+    def along(
+        self,
+        error: Callable[[complex, float], float],
+        rate: Callable[[complex], float],
+        near: float = 0.0,
+        finish: Callable[[complex], complex | None] | None = None,
+    ) -> complex:
         """The point of the curve where an error of (u, z(u)), increasing in Re u, changes sign.
 
         `rate` is d error / d z. Newton's method between bounds that halve on a scale of decades on either side of 0, as
-        what is sought may be smaller than the reach by any factor.
+        what is sought may be smaller than the reach by any factor; they are looked for around `near` first, if that is
+        > 0. Where `finish` makes something of a point above the axis with an error below 1, that is the answer.
         """
         unit = 1e-60 * self.reach[0]
-        low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
 
         def at(r: float) -> tuple[complex, float, float]:
             u = complex(r, self.height(r))
@@ -182,23 +190,47 @@ class Solver:
             climb = abs(slope) ** 2 / np.real(slope) if u.imag > 0 else np.real(slope)
             return u, error(u, float(np.real(value))), float(climb) * rate(u)
 
-        while at(high)[1] < 0:
-            high *= 2
-        while at(low)[1] > 0:
-            low *= 2
-        r, new, last = 0.0, math.nan, math.inf
+        low, high = self._bounds(lambda r: at(r)[1], near)
+        r, new, last, tried = 0.0, math.nan, math.inf, 1.0
         for _ in range(SEARCHES):
             if not (low < new < high and 2 * abs(new - r) <= last):
-                new, last = unit * math.sinh(0.5 * (math.asinh(low / unit) + math.asinh(high / unit))), math.inf
+                new, last = _between(low, high, unit), math.inf
             else:
                 last = abs(new - r)
             r = new
             u, wrong, slope = at(r)
+            if finish is not None and u.imag > 0 and abs(wrong) < tried:
+                tried = 0.1 * abs(wrong)
+                done = finish(u)
+                if done is not None:
+                    return done
             low, high = (r, high) if wrong < 0 else (low, r)
             new = r - wrong / slope if 0 < slope < math.inf else math.nan
             if wrong == 0 or high - low <= 1e-14 * abs(r) or abs(new - r) <= 1e-15 * abs(r):
                 break
         return u
+
+    def _bounds(self, error: Callable[[float], float], near: float) -> tuple[float, float]:
+        """Two r with an error below 0 and not below it: in ever longer strides from `near` > 0, else far apart."""
+        low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
+        stride = STRIDE
+        if near > 0 and error(near) < 0:
+            low = near
+            while near * stride < high:
+                if error(near * stride) >= 0:
+                    return low, near * stride
+                low, stride = near * stride, stride**2
+        elif near > 0:
+            high = near
+            while near / stride > 1e-60 * self.reach[0]:
+                if error(near / stride) < 0:
+                    return near / stride, high
+                high, stride = near / stride, stride**2
+        while error(high) < 0:
+            high *= 2
+        while error(low) > 0:
+            low *= 2
+        return low, high
 
     def _search(self, x: float) -> complex:
         u = self.along(lambda _, value: value - x, lambda _: 1.0)
@@ -246,25 +278,36 @@ class Solver:
         return [self._point(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
 
     def _point(self, goal: float, u: complex) -> complex:
-        slopes = _Slopes(self)
-        if u.imag > 0:
-            for _ in range(ITERATIONS):
-                value, slope = slopes.at(u, logs=True)
-                if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
-                    break
-                # Im dz = -Im z and Im(m dz) = pi (count - goal) / D are two real equations for dz.
-                m = -1 / u
-                rise = math.pi * (slopes.count - goal) / self.equation.num_parameters
-                step = complex((rise + m.real * value.imag) / m.imag, -value.imag) / slope
-                new = u + step
-                if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
-                    break
-                u = new
-                # The count tells the branch: it was right at the last point already.
-                if abs(step) <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
-                    return u
+        found = self._newton_to(goal, u) if u.imag > 0 else None
+        if found is not None:
+            return found
         d = self.equation.num_parameters
-        return self.along(lambda w, _: goal - self.count_above(w), lambda w: d * (-1 / w).imag / math.pi)
+        return self.along(
+            lambda w, _: goal - self.count_above(w),
+            lambda w: d * (-1 / w).imag / math.pi,
+            u.real,
+            partial(self._newton_to, goal),
+        )
+
+    def _newton_to(self, goal: float, u: complex) -> complex | None:
+        """Newton's method for a point with so many eigenvalues above; None unless the solution proves itself."""
+        slopes = _Slopes(self)
+        for _ in range(ITERATIONS):
+            value, slope = slopes.at(u, logs=True)
+            if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
+                return None
+            # Im dz = -Im z and Im(m dz) = pi (count - goal) / D are two real equations for dz.
+            m = -1 / u
+            rise = math.pi * (slopes.count - goal) / self.equation.num_parameters
+            step = complex((rise + m.real * value.imag) / m.imag, -value.imag) / slope
+            new = u + step
+            if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
+                return None
+            u = new
+            # The count tells the branch: it was right at the last point already.
+            if abs(step) <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
+                return u
+        return None
 
     # -- gaps, edges and contours --------------------------------------------------------------------------------------
 
@@ -307,7 +350,7 @@ class Solver:
         On a circle through u, its conjugate and a point of the axis beyond the atoms. With u in a gap the trapezoidal
         rule converges exponentially: 24 points, or as many as the atoms ask for, and the number of eigenvalues above,
         by the same points, has to come out whole. Where that asks for more than 192, and with u on the curve, by
-        Gauss-Legendre on panels that halve towards u, where poles come near.
+        Gauss-Legendre on panels that shrink towards u, where poles come near.
         """
         centre, radius = self.circle(u)
 
@@ -328,7 +371,7 @@ class Solver:
                 power, count = rule(turns, np.full(points, math.pi / points))
                 if abs(count - round(count)) <= 1e-6:
                     return power
-        return rule(*panels(u, centre, radius, 10))[0]
+        return rule(*panels(u, centre, radius, 10, 0.25))[0]  # to 1e-10
 
     def circle(self, u: complex, share: float = 0.5) -> tuple[float, float]:
         """Centre and radius of the circle through u and a point of the axis beyond the atoms, further by `share`."""
@@ -369,12 +412,15 @@ class _Slopes:
         return complex(value), complex(slope)
 
 
-def panels(u: complex, centre: float, radius: float, order: int) -> tuple[Floats, Floats]:
-    """Angles and weights, from the far end of a circle to u, of Gauss-Legendre rules on panels that halve towards u."""
+def panels(u: complex, centre: float, radius: float, order: int, ratio: float = 0.5) -> tuple[Floats, Floats]:
+    """Angles and weights, from the far end of a circle to u, of Gauss-Legendre rules on panels that shrink towards u.
+
+    What is left of the way is `ratio` times as long after each panel.
+    """
     angle = math.atan2(u.imag, u.real - centre)
     shares = [0.0]
     while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
-        shares.append(0.5 * (1 + shares[-1]))
+        shares.append(1 - ratio * (1 - shares[-1]))
     ends: Floats = angle * np.array([*shares, 1.0])
     nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(order))
     half: Floats = 0.5 * np.diff(ends)[:, None]
@@ -382,11 +428,18 @@ def panels(u: complex, centre: float, radius: float, order: int) -> tuple[Floats
     return angles, (half * weights).ravel()
 
 
-def _extrapolate(points: list[tuple[float, complex]], x: float) -> complex:
+def _between(low: float, high: float, unit: float) -> float:
+    """Half way between two bounds: on a scale of decades on either side of 0, or plainly once they are near."""
+    if low > 0 and high < 2 * low:  # that scale's rounding is a hundred times that of the bounds
+        return 0.5 * (low + high)
+    return unit * math.sinh(0.5 * (math.asinh(low / unit) + math.asinh(high / unit)))
+
+
+def extrapolate(points: Sequence[tuple[complex, complex]], x: complex) -> complex:
     """Polynomial through the last points, at x."""
     total = 0j
     for j, (at, value) in enumerate(points):
-        weight = 1.0
+        weight: complex = 1.0
         for k, (other, _) in enumerate(points):
             if k != j:
                 weight *= (x - other) / (at - other) if at != other else 0.0

@@ -149,6 +149,13 @@ class SharedChunk:
         return [self.rows(factor[:, :, j]) for j in range(factor.shape[2])]
 
     @cached_property
+    def trace_terms(self) -> Array:
+        """What each example adds to the trace of G = Y^T Y, (n,): the squared lengths of its rows of Y."""
+        lengths = [rows.lengths() for rows in self.factor_rows]
+        xp = namespace(*lengths)
+        return xp.sum(xp.stack(lengths) ** 2, axis=0)
+
+    @cached_property
     def lengths(self) -> Array:
         """Lengths of the logit gradients, (n, C), float64; ValueError where one is not finite."""
         columns = [self.logit_rows(k).lengths() for k in range(self.source.num_classes)]

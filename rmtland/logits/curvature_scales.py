@@ -54,8 +54,8 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
         every = xp.ones((curvature.shape[0], 1), dtype=curvature.dtype, device=curvature.device)
         sums = xp.stack([double(part.sums(every)[0, :]) for part in rows])
         squares = sum(xp.sum(double(part.lengths()) ** 2) for part in rows)
-        # Y = L^T J / sqrt(N), whose squared lengths add up to tr A J J^T / N.
-        traces = sum(xp.sum(double(part.lengths()) ** 2) for part in chunk.factor_rows) * chunk.source.num_examples
+        # tr A J J^T = N tr Y^T Y.
+        traces = xp.sum(double(chunk.trace_terms)) * chunk.source.num_examples
         numbers = xp.stack([squares, xp.sum(curvature**2), traces, xp.sum(factor**2)])
         return sums, xp.sum(curvature, axis=0), numbers
 

@@ -55,9 +55,7 @@ class ClassTraceAccumulator(SumAccumulator[Floats]):
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
         """Squared lengths of the rows of Y, class by class."""
         own = double(chunk.own)
-        lengths = [rows.lengths() for rows in chunk.factor_rows]
-        squares = namespace(*lengths).sum(namespace(*lengths).stack(lengths) ** 2, axis=0)
-        return (own.T @ like(own, squares),)
+        return (own.T @ like(own, chunk.trace_terms),)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Floats:
         """The shares of the trace; ValueError where one is not finite."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,8 @@ DENSE = 1024
 """Up to so many entries C^2 of K all terms are found at once; beyond, the first ones by products."""
 GROUPS = 10
 """Groups of examples that are left out in turn for an error."""
+BY_GROUPS = 256
+"""Up to so many entries C^2 the squares of each pair of groups are kept, 52 MiB, and the fit need not be repeated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +111,7 @@ def kronecker_fit(source: LogitGradients | LogitGradientGram, num_terms: int = 1
     outputs = outputs * np.where(np.trace(outputs, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, None]
     scale = c / np.trace(outputs[0])
     theta = np.einsum("mknl,tkl->tmn", matrix, outputs, optimize=True) / scale
-    group = np.arange(n) % GROUPS
-    left = []
-    for g in range(min(GROUPS, n)):
-        kept = np.flatnonzero(group != g)
-        if kept.size:
-            rest = matrix[kept][:, :, kept]
-            left.append(np.cumsum(_leading(rest, terms)[0]) / np.vdot(rest, rest))
+    left = [np.cumsum(some) for some in _shares_without(matrix, terms, np.arange(n) % GROUPS)]
     count = len(left)
     spread = (count - 1) / math.sqrt(count) if count > 1 else math.nan
     errors = spread * np.std(left, axis=0, ddof=1) if count > 1 else np.full(terms, math.nan)
@@ -131,6 +128,29 @@ def _share_between(matrix: Floats, theta: Floats, outputs: Floats) -> float:
         rest += float(np.sum((row - fitted)[others] ** 2))
         total += float(np.sum(row[others] ** 2))
     return 1 - rest / total if total > 0 else math.nan
+
+
+def _shares_without(matrix: Floats, terms: int, group: npt.NDArray[np.int64]) -> Iterator[Floats]:
+    """Shares of the terms with one group of examples left out in turn, where others are left."""
+    n, c = matrix.shape[:2]
+    count = int(group.max()) + 1
+    if c**2 > BY_GROUPS:
+        for g in range(count):
+            kept = np.flatnonzero(group != g)
+            if kept.size:
+                rest = matrix[kept][:, :, kept]
+                yield _leading(rest, terms)[0] / np.vdot(rest, rest)
+        return
+    # R^T R of the rows of each pair of groups, of which what is left is a sum; matrix is symmetric.
+    squares = np.zeros((count, count, c**2, c**2))
+    for mu, row in enumerate(matrix):
+        blocks = row.transpose(1, 0, 2).reshape(n, c**2)
+        for g in range(count):
+            squares[group[mu], g] += blocks[group == g].T @ blocks[group == g]
+    for g in range(count if count > 1 else 0):
+        kept = np.arange(count) != g
+        rest = squares[kept][:, kept].sum(axis=(0, 1))
+        yield np.linalg.eigvalsh(rest)[::-1][:terms].clip(min=0) / np.trace(rest)
 
 
 def _leading(matrix: Floats, terms: int) -> tuple[Floats, Floats]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from rmtland._arrays import Array, double, namespace, to_numpy
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
@@ -53,7 +55,7 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
             raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {source.loss!r}")
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Sums over the chunk of the five quantities and of their squares, (2, 5)."""
+        """Sums over the chunk of the five quantities and of their squares, (2, 5) in float64 whatever the device."""
         loss = chunk.source.loss
         assert isinstance(loss, CrossEntropy)
         logits = double(chunk.logits)
@@ -67,8 +69,13 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
             xp.max(p, axis=1),
             xp.sum(p * p, axis=1),
         )
-        powers = (per_example, [values * values for values in per_example])
-        return (xp.stack([xp.stack([xp.sum(values, axis=0) for values in part]) for part in powers]),)
+        rows = xp.stack(per_example)
+        totals = xp.sum(rows, axis=1)
+        # About the chunk's own means: in single precision the difference of plain sums of squares loses their errors.
+        count = max(int(rows.shape[1]), 1)
+        spread = xp.sum((rows - (totals / count)[:, None]) ** 2, axis=1)
+        totals, spread = (to_numpy(part).astype(np.float64) for part in (totals, spread))
+        return (np.stack([totals, spread + totals**2 / count]),)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> OutputStatistics:
         """Means over all examples, and their errors."""

@@ -66,6 +66,13 @@ class LogitScales:
             return (self.sigma_c / self.sigma_E) ** 2
         return math.inf if self.sigma_c > 0 else math.nan
 
+    @property
+    def snr_error(self) -> float:
+        """Standard error of `snr` over logits, as if those of sigma_c and sigma_E had nothing to do with each other."""
+        if not (self.sigma_c > 0 and self.sigma_E > 0):
+            return math.nan
+        return 2 * self.snr * math.hypot(self.sigma_c_error / self.sigma_c, self.sigma_E_error / self.sigma_E)
+
 
 @dataclass(frozen=True)
 class LogitScalesAccumulator(SumAccumulator[LogitScales]):

@@ -18,15 +18,13 @@ class GaussNewtonTraceAccumulator(SumAccumulator[float]):
     by_example: ClassVar[bool] = True
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Squared lengths of the chunk's rows of Y, (rank,)."""
-        lengths = [rows.lengths() for rows in chunk.factor_rows]
-        xp = namespace(*lengths)
-        return (xp.sum(xp.stack(lengths) ** 2, axis=1),)
+        """Squared lengths of the chunk's rows of Y, (1,)."""
+        return (namespace(chunk.trace_terms).sum(chunk.trace_terms, axis=0, keepdims=True),)
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> float:
         """The trace; ValueError where it is not finite."""
         require_finite(sums[0])
-        return float(to_numpy(sums[0]).sum())
+        return float(to_numpy(sums[0])[0])
 
 
 def gauss_newton_trace(source: LogitGradients) -> float:

@@ -106,9 +106,8 @@ READERS: Mapping[str, Callable[[Any], dict[str, tuple[tuple[str, ...], Any]]]] =
     "outputs": lambda s: _with_errors(s, ("loss", "accuracy", "entropy", "max_probability", "participation")),
     "logit_scales": lambda s: {
         "logit_variance": ((), s.sigma_z**2),
-        "sigma_c": ((), s.sigma_c),
-        "sigma_E": ((), s.sigma_E),
-        "snr": ((), s.snr),
+        "logit_variance_error": ((), 2 * s.sigma_z * s.sigma_z_error),
+        **_with_errors(s, ("sigma_c", "sigma_E", "snr")),
     },
     "lengths": lambda s: {
         "logit_gradient_length": (("logit",), s.overall),

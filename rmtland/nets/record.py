@@ -79,11 +79,12 @@ class TrainingRecord:
     Notes
     -----
     Memory does not grow with the number of steps. Beside each number, as `..._error`, stands its error: over examples
-    for means and q-values, 0 for matrices that are diagonalised. These are Hessians of at most 1,024 parameters and G
-    with as many rows N (C - 1), of large networks 4,096; beyond that eigenvalues come from Lanczos iterations, with
-    their residuals, trace, norm and ratio from random products. With all statistics, 300 examples, ten classes and 10^6
-    parameters of a fully connected network a moment costs about 850 full gradients over these examples, two thirds of
-    it for the Hessian. Where a weight is not finite all other numbers of that step are NaN.
+    for means and q-values, over logits for sigma_c, sigma_E and their SNR, 0 for matrices that are diagonalised. These
+    are Hessians of at most 1,024 parameters and G with as many rows N (C - 1), of large networks 4,096; beyond that
+    eigenvalues come from Lanczos iterations, with their residuals, trace, norm and ratio from random products. With all
+    statistics, 300 examples, ten classes and 10^6 parameters of a fully connected network a moment costs about 850 full
+    gradients over these examples, two thirds of it for the Hessian. Where a weight is not finite all other numbers of
+    that step are NaN.
 
     Examples
     --------

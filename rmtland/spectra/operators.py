@@ -76,20 +76,7 @@ class SymmetricOperator:
         TypeError
             For something that is no array, or complex entries.
         """
-        xp = namespace(matrix, names="`matrix`")
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"`matrix` must be square; got shape {tuple(matrix.shape)}")
-        if xp.isdtype(matrix.dtype, "complex floating"):
-            raise TypeError(f"`matrix` must be real; got {matrix.dtype}")
-        if not is_floating(matrix):
-            matrix = double(matrix)
-        entries = matrix.detach() if is_torch(matrix) else matrix
-        size = float(xp.max(xp.abs(entries))) if matrix.shape[0] else 0.0
-        if not np.isfinite(size):
-            raise ValueError("`matrix` must be finite; got NaN or infinite entries")
-        if matrix.shape[0] and float(xp.max(xp.abs(entries - entries.T))) > 1e-6 * size:
-            raise ValueError("`matrix` must be symmetric; got one that differs from its transpose")
-        return cls(lambda block: matrix @ block, matrix.shape[0], matrix)
+        return _from_array(matrix, "matrix")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -353,7 +340,24 @@ def as_operator(operator: Any, name: str = "operator") -> SymmetricOperator:
     except TypeError:
         kinds = "a SymmetricOperator, an array, or a SciPy sparse matrix or LinearOperator"
         raise TypeError(f"`{name}` must be {kinds}; got {type(operator).__name__}") from None
-    return SymmetricOperator.from_matrix(operator)
+    return _from_array(operator, name)
+
+
+def _from_array(matrix: Array, name: str) -> SymmetricOperator:
+    xp = namespace(matrix, names=f"`{name}`")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"`{name}` must be square; got shape {tuple(matrix.shape)}")
+    if xp.isdtype(matrix.dtype, "complex floating"):
+        raise TypeError(f"`{name}` must be real; got {matrix.dtype}")
+    if not is_floating(matrix):
+        matrix = double(matrix)
+    entries = matrix.detach() if is_torch(matrix) else matrix
+    size = float(xp.max(xp.abs(entries))) if matrix.shape[0] else 0.0
+    if not np.isfinite(size):
+        raise ValueError(f"`{name}` must be finite; got NaN or infinite entries")
+    if matrix.shape[0] and float(xp.max(xp.abs(entries - entries.T))) > 1e-6 * size:
+        raise ValueError(f"`{name}` must be symmetric; got one that differs from its transpose")
+    return SymmetricOperator(lambda block: matrix @ block, matrix.shape[0], matrix)
 
 
 def _from_scipy(operator: Any, name: str) -> SymmetricOperator:

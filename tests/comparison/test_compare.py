@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -202,6 +203,21 @@ def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):
     assert set(few.plot()) == {"spectra", "gradient_power", "scores"}
 
 
+def test_stages_are_chosen_and_do_not_depend_on_each_other():
+    told = []
+    sources = {name: MODEL.sample(rng=seed) for seed, name in enumerate(["first", "second", "third"])}
+    options = {"num_draws": 2, "rungs": ["gauss_newton", "full_model"]}
+    every = rl.compare(sources, **options)
+    some = rl.compare(sources, stages={"third", "first"}, **options, progress=lambda *what: told.append(what))
+    assert list(some.stages) == ["first", "third"]
+    for name, stage in some.stages.items():
+        for rung in options["rungs"]:
+            expected = every.stages[name].rungs[rung].eigenvalues
+            np.testing.assert_array_equal(stage.rungs[rung].eigenvalues, expected)
+    assert not any(what.startswith("second") for what, _, _ in told)
+    assert told[-1][1:] == (6, 6)
+
+
 def test_matched_participation_has_the_measured_accuracy():
     law = rl.GaussianLogits(sigma=2.0, accuracy=0.3)
     draw = dataclasses.replace(MODEL, num_examples=400, logits=law).sample(rng=2)
@@ -333,6 +349,47 @@ def test_table_json_and_xarray_hold_the_same_numbers(of_network, tmp_path):
     assert np.isnan(dataset["top_eigenvalue"].sel(rung="hessian").values[0, 1:]).all()
 
 
+def test_every_mean_and_deviation_is_that_of_its_draws(of_network, tmp_path):
+    """And what is said of a draw is what its eigenvalues and powers say."""
+    of_network.to_json(tmp_path / "c.json")
+    stage = json.loads((tmp_path / "c.json").read_text())["stages"]["network"]
+    dataset, frame = of_network.to_xarray().sel(stage="network"), of_network.table()["network"]
+    seen = 0
+    for name, rung in stage["rungs"].items():
+        draws = rung["num_draws"]
+        for quantity, told in rung["quantities"].items():
+            values = told["draws"]
+            assert len(values) == draws
+            np.testing.assert_array_equal(
+                dataset[quantity].sel(rung=name)[:draws], [np.nan if x is None else x for x in values]
+            )
+            if None in values:
+                assert told["mean"] is None
+                continue
+            assert told["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
+            if draws == 1:
+                assert told["sd"] is None
+                continue
+            deviation = statistics.stdev(values)
+            assert told["sd"] == pytest.approx(deviation, rel=1e-9, abs=1e-14)
+            assert frame.loc[quantity, RUNGS[name]] == with_deviation(told["mean"], told["sd"])
+            seen += deviation > 0
+        for i, (eigenvalues, powers) in enumerate(zip(rung["eigenvalues"], rung["powers"], strict=True)):
+            values = {quantity: told["draws"][i] for quantity, told in rung["quantities"].items()}
+            if name == "mean_gradients":
+                continue
+            assert values["trace"] == pytest.approx(math.fsum(eigenvalues), rel=1e-9)
+            assert values["frobenius_norm"] == pytest.approx(math.hypot(*eigenvalues), rel=1e-9)
+            assert values["goldilocks_ratio"] == pytest.approx(values["trace"] / values["frobenius_norm"], rel=1e-9)
+            assert values["top_eigenvalue"] == max(eigenvalues)
+            order = np.argsort(eigenvalues)
+            for count, quantity in ((2, "gradient_power_C_minus_1"), (3, "gradient_power_C")):
+                assert values[quantity] == pytest.approx(math.fsum(np.array(powers)[order[-count:]]), rel=1e-9)
+            for k in range(1, 4):
+                assert values[f"eigenvalue_{k}"] == pytest.approx(sorted(eigenvalues)[-k], rel=1e-12)
+    assert seen > 50
+
+
 @pytest.mark.parametrize(
     ("mean", "deviation", "text"),
     [
@@ -418,6 +475,10 @@ def test_bad_arguments(network):
     for empty in ("hessian", []):
         with pytest.raises(ValueError, match="`rungs` must be a collection of at least one of 'hessian', .* got "):
             rl.compare(draw, rungs=empty)
+    with pytest.raises(ValueError, match="`stages` must be one of 'network'; got 'end'"):
+        rl.compare(draw, stages=["end"])
+    with pytest.raises(ValueError, match="`stages` must be a collection of at least one of 'network'; got 'network'"):
+        rl.compare(draw, stages="network")
     with pytest.raises(ValueError, match="`source_or_module` must name at least one stage; got an empty mapping"):
         rl.compare({})
     with pytest.raises(TypeError, match="`data` must be left out with a mapping of sources"):

@@ -83,6 +83,15 @@ def test_a_single_matrix_with_an_outlier_is_rejected():
     assert "Not this law" in str(found)
 
 
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("size", [1, 12])
+def test_edges_are_judged_from_both_sides(factor, size):
+    sets = factor * Wishart(150, 300).eigenvalues(size, rng=13)
+    found = goodness_of_fit(LAW, sets, alternative=None, rng=0)
+    # Of 200 single matrices as many are at least as far out as there are ends of two edges.
+    assert found.p_values["edge"] <= 4 / 200
+
+
 def test_power_and_words():
     strong = goodness_of_fit(LAW, Wishart(150, 300).eigenvalues(20, rng=11), rng=0)
     weak = goodness_of_fit(LAW, Wishart(10, 20).eigenvalues(1, rng=12), rng=0)

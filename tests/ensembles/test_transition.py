@@ -1,3 +1,5 @@
+import statistics
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -58,6 +60,24 @@ def test_table_and_json(tmp_path):
     assert len(lines) == 4
     assert "p = 1000, n = 500, beta = 2, 10 draws" in lines[0]
     assert float(lines[2].split()[0]) == 1.5
+
+
+def test_means_and_errors_are_those_of_the_draws():
+    result = bbp_transition(0.5, [1.2, 3.0], 1000, 5, rng=1)
+    lines = result.table().splitlines()[-2:]
+    for row, eigenvalues, overlaps, line in zip(
+        result.rows(), result.eigenvalues.tolist(), result.overlaps.tolist(), lines, strict=True
+    ):
+        expected = {
+            "eigenvalue": statistics.mean(eigenvalues), "eigenvalue_sd": statistics.stdev(eigenvalues),
+            "eigenvalue_error": statistics.stdev(eigenvalues) / 5**0.5, "overlap": statistics.mean(overlaps),
+            "overlap_error": statistics.stdev(overlaps) / 5**0.5,
+        }  # fmt: skip
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-12)
+        told = [float(word) for word in line.replace("+-", " ").split()]
+        for value, (name, exact) in zip(told, row.items(), strict=True):  # errors to two digits
+            assert value == pytest.approx(exact, rel=0.05 if name.endswith("error") else 5e-3, abs=1e-6)
 
 
 def test_seeds_and_threads():

@@ -72,4 +72,4 @@ def eigenvalues(logits, labels, law, cross_terms):
     if cross_terms:
         parts = [np.hstack(parts)]
     values = np.sort(np.concatenate([squared_singular_values(part) for part in parts]))
-    return values[values > 1e-32 * values[-1]]
+    return values[values > 1e-32 * np.max(values, initial=0.0)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.kernel_rows import spectrum_of_kernel
 from tests.statistical import assert_mean
 
 N, C, D = 40, 3, 120
@@ -128,6 +129,11 @@ def test_the_kernel_law_has_its_gram_matrix():
     np.testing.assert_allclose(full.eigenvalues, reduced.eigenvalues, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(full.powers, reduced.powers, atol=1e-8)
     assert reduced.gradient_norm == pytest.approx(full.gradient_norm)
+    eigenvalues, powers = spectrum_of_kernel(LOGITS, LABELS, gram)  # without eigenvectors
+    count = min(eigenvalues.size, reduced.eigenvalues.size)
+    np.testing.assert_allclose(eigenvalues[-count:], reduced.eigenvalues[-count:], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(powers[-count:], reduced.powers[-count:], atol=1e-8)
+    assert np.isnan(spectrum_of_kernel(LOGITS, LABELS, 0 * gram)[1]).all()
     one = rl.KernelGradients(kernels()[:1])
     assert model_of(one).spectrum(rng=0).trace < 0.95 * reduced.trace  # the second term is seen
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import block_diag
 
 import rmtland as rl
 from rmtland import _arguments
@@ -353,3 +354,12 @@ def test_what_was_not_kept_is_not_made_up():
         spectrum = dataclasses.replace(small, sigma_H=sigma_H).spectrum(rng=0, num_top=4)
         assert spectrum.outliers().shape == (4,)
         assert spectrum.sums is None
+
+
+def test_groups_of_rows_are_put_side_by_side_without_products():
+    """Of any number of rows: a factor of few rows is no square."""
+    rng = np.random.default_rng(0)
+    blocks = [rng.normal(size=shape) for shape in ((2, 4), (5, 3), (1, 1), (3, 3))]
+    together = reduced._apart(blocks)
+    expected = block_diag(*[block.T @ block for block in blocks])
+    np.testing.assert_allclose(together.T @ together, expected, atol=1e-12)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
@@ -44,6 +45,54 @@ def test_fluctuations():
     assert theory.goldilocks_ratio_std() == pytest.approx(ratio, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["everything", "kernel"])
+def test_fluctuations_of_the_gradient_power(name):
+    """In a gap (everything) and inside the bulk (kernel), where the number of directions is given, not the level."""
+    model = model_of(LAWS[name])
+    theory = model.theory()
+    assert (theory._boundary(C - 1).distance > 0) == (name == "everything")
+    powers = [model.spectrum(rng=i).gradient_power(C - 1) for i in range(500)]
+    # 3% of it the error of 500 draws.
+    predicted = theory.gradient_power_std(C - 1)
+    assert predicted == pytest.approx(np.std(powers), rel=0.1)
+    share = theory.gradient_power(C - 1)
+    independent = 2 * share * (1 - share) / D**0.5
+    assert not 0.85 < independent / predicted < 1.15
+    assert theory.gradient_power_std(0) == theory.gradient_power_std(D) == 0.0
+
+
+def test_no_trace_of_the_resolvent_names_a_point():
+    """Means of a fixed Gram matrix: dm/dz = 0 at a point of the upper half plane, so that z is no function of m."""
+    law = rl.AnisotropicGradients(np.outer([1, -1, 0], [1, -1, 0]), 0.02, COVARIANCE)
+    equation = Separable(law.weighted_rows(LOGITS, LABELS), float(D))
+    solver = Continuation(equation)
+    top = float(solver.quantile(0.5, float(equation.spikes(1)[0])).z.real)
+    guess = top / (1 - 1j * (D - 1) ** -0.5)
+    turn = guess + 0.4 * guess.imag * np.exp(2j * np.pi * np.arange(64) / 64)
+
+    def winding(values):
+        return np.sum(np.angle(np.roll(values, -1) / values)) / (2 * np.pi)
+
+    states = [solver.at(complex(z)) for z in turn]
+    step = 1e-4 * guess.imag
+    slopes = [solver.follow(s, s.z + step).trace - solver.follow(s, s.z - step).trace for s in states]
+    assert winding(np.array(slopes)) == pytest.approx(1.0)
+
+
+def test_residuals_alone_have_one_more_scalar_equation():
+    """What the docstring of `separable` says of residuals without means: z = -1/m + Psi'(m) / D."""
+    law = rl.AnisotropicGradients(np.zeros((C, C)), 0.5, COVARIANCE)
+    equation = Separable(law.weighted_rows(LOGITS, LABELS), float(D))
+    for z in (0.01 + 0.004j, 0.002 + 0.0005j):
+        state = Continuation(equation).at(z)
+        p = np.sum(state.m * equation.t / (1 + state.m * equation.t))
+        m, alpha = state.trace / D, -state.a / z
+        s, w = equation.spectrum
+        assert p == pytest.approx(np.sum(w * alpha * s / (1 + alpha * s)), rel=1e-9)
+        assert m * p == pytest.approx(alpha * state.m * (1 - p / D), rel=1e-9)
+        assert -1 / m + p / m / D == pytest.approx(z, rel=1e-9)
+
+
 def test_the_isotropic_case_is_the_other_theory():
     """Levels for random means, at a D where their Gram matrix no longer fluctuates."""
     ours = rl.LandscapeModel(N, C, 10**6, GIVEN, rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.4)).theory()
@@ -60,6 +109,8 @@ def test_the_isotropic_case_is_the_other_theory():
     np.testing.assert_allclose(ours.pdf(x), other.pdf(x), rtol=1e-6)
     np.testing.assert_allclose(ours.gradient_pdf(x), other.gradient_pdf(x), rtol=1e-6)
     assert ours.bulk_edge == pytest.approx(other.bulk_edge, rel=1e-8)
+    assert ours.gradient_power_std(5) == pytest.approx(other.gradient_power_std(5), rel=3e-3)
+    np.testing.assert_allclose(ours.outliers_std(), other.outliers_std(), rtol=3e-3)
     assert ours.count_above(x[2]) == pytest.approx(other.count_above(x[2]), rel=1e-6)
 
 
@@ -80,7 +131,8 @@ def test_a_solution_solves_the_matrix_equations():
     rows = LAW.weighted_rows(LOGITS, LABELS)
     equation = Separable(rows, float(D))
     z = complex(0.03, 0.01)
-    state = equation.follow(equation.start(0.03), z)
+    solver = Continuation(equation)
+    state = solver.at(z)
     shares, counts = COVARIANCE.shares(D)
     sigma = np.append(np.repeat(shares, counts.astype(int)), np.zeros(D - 100))
     # Means at right angles to nothing in particular: many random directions, averaged.
@@ -105,7 +157,7 @@ def test_a_solution_solves_the_matrix_equations():
     np.testing.assert_allclose(ahead[1] / step, here.hessian[2], rtol=1e-3)
     ahead = equation.at(z + step, state.m, state.a)[0]
     np.testing.assert_allclose(np.array(ahead) / step, here.mixed, rtol=1e-3)
-    above, below = (equation.follow(state, z + h) for h in (1e-4j, -1e-4j))
+    above, below = (solver.follow(state, z + h) for h in (1e-4j, -1e-4j))
     slope = (equation.potential(above) - equation.potential(below)) / 2e-4j
     assert slope == pytest.approx(-state.trace, rel=1e-4)
 

@@ -195,3 +195,12 @@ def test_the_edge_of_the_residuals(sigma, d):
     assert np.sum((t / (u - t)) ** 2) == pytest.approx(d, rel=1e-6)
     assert edge == pytest.approx(u + np.sum(t * u / (u - t)) / d, rel=1e-9)
     assert residual_edge(given_to, 0.0, d) == (0.0, 0.0)
+
+
+def test_eigenvalues_between_subnormal_probabilities():
+    """Neighbouring numbers there are further apart than the precision asked for: the bisection must end."""
+    p = np.array([[1.0, 1.25171531e-319, 1.2518e-319, 0.0]])
+    zero, low, high = kernels.curvature_eigenvalues(p)[0]
+    assert zero == 0.0
+    assert 1.25e-319 < low < 1.2519e-319
+    assert high == pytest.approx(3 * 1.2518e-319, rel=1e-4)

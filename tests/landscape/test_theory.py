@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -261,23 +262,35 @@ def test_band_and_population():
     assert band.trace.mean == pytest.approx(np.mean(values))
     assert band.trace.std == pytest.approx(np.std(values, ddof=1))
     assert band.outliers().mean.shape == band.transition_snr().mean.shape == (3,)
-    for spread in (band.frobenius, band.bulk_edge, band.gradient_power(3), band.goldilocks_ratio(5)):
-        assert spread.mean > 0
-        assert spread.std > 0
-    assert band.pdf([0.01]).mean.shape == band.gradient_pdf([0.01]).mean.shape == (1,)
+    spreads = {
+        "frobenius": (band.frobenius, lambda theory: theory.frobenius),
+        "bulk_edge": (band.bulk_edge, lambda theory: theory.bulk_edge),
+        "outliers": (band.outliers(), lambda theory: theory.outliers()),
+        "transition_snr": (band.transition_snr(), lambda theory: theory.transition_snr()),
+        "gradient_power": (band.gradient_power(3), lambda theory: theory.gradient_power(3)),
+        "goldilocks_ratio": (band.goldilocks_ratio(5), lambda theory: theory.goldilocks_ratio(5)),
+        "pdf": (band.pdf([0.01, 0.1]), lambda theory: theory.pdf([0.01, 0.1])),
+        "gradient_pdf": (band.gradient_pdf([0.01, 0.1]), lambda theory: theory.gradient_pdf([0.01, 0.1])),
+    }
+    for name, (spread, quantity) in spreads.items():
+        values = [np.asarray(quantity(theory)).tolist() for theory in band.theories]
+        columns = np.reshape(values, (4, -1)).T.tolist()
+        np.testing.assert_allclose(np.ravel(spread.mean), [statistics.mean(x) for x in columns], 1e-12, 0, err_msg=name)
+        np.testing.assert_allclose(np.ravel(spread.std), [statistics.stdev(x) for x in columns], 1e-8, 0, err_msg=name)
+    # Variances add up: that of the means over logits, and the mean of those given the logits.
     total = band.total(rl.LandscapeTheory.outliers, rl.LandscapeTheory.outliers_std)
-    assert np.all(total.std > band.outliers().std)
+    given_logits = np.mean([theory.outliers_std() ** 2 for theory in band.theories], axis=0)
+    np.testing.assert_allclose(total.std**2, band.outliers().std ** 2 + given_logits, rtol=1e-12)
+    np.testing.assert_array_equal(total.mean, band.outliers().mean)
     assert band.theories[0].gradient_power_std(3) > 0
     assert abs(band.theories[0].first_order().error) < 0.2
 
 
 @pytest.mark.parametrize("law", [LAWS[0], LAWS[3], rl.ClusteredGradients(1.0, 0.5, 0.0, (1.0, 2.0, 0.5, 1.0))])
 def test_the_population_is_the_limit_of_many_examples(law):
-    # N enters residual_length^2 / N alone: a theory of many examples with longer residuals has the population's weight.
     sigma, few, many = 2.0, 50, 6000
-    longer = dataclasses.replace(law, residual_length=law.residual_length)
-    population = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), longer).population_theory(sample_size=60_000)
-    given_logits = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), longer).theory(0)
+    model = rl.LandscapeModel(many, 4, 400, rl.GaussianLogits(sigma), law)
+    population, given_logits = model.population_theory(sample_size=60_000), model.theory(0)
     np.testing.assert_allclose(population.outliers(), given_logits.outliers(), rtol=0.04)
     assert population.trace == pytest.approx(given_logits.trace, rel=0.02)
     assert population.goldilocks_ratio() == pytest.approx(given_logits.goldilocks_ratio(), rel=0.01)

@@ -86,6 +86,8 @@ def test_without_means_or_curvature_and_bad_input():
     ]
     assert any(scales.mean_clipped for scales in clipped)
     assert all(scales.mean_length == 0 for scales in clipped if scales.mean_clipped)
+    nothing = rl.curvature_scales(rl.DenseLogitGradients(logits, labels, np.zeros((6, 3, 4))))
+    assert nothing == rl.CurvatureScales(0.0, 0.0, False, False)  # nothing was negative, so nothing was clipped
     frozen = rl.DenseLogitGradients(1e4 * np.eye(3)[labels], labels, rng.normal(size=(6, 3, 4)))
     assert np.isnan(rl.curvature_scales(frozen).mean_length)
     with pytest.raises(ValueError, match="at least 2 examples; got 1"):

@@ -68,6 +68,13 @@ def test_errors_are_those_of_draws_of_the_examples():
     assert 0.5 < np.mean(errors) / np.std(shares) < 2
 
 
+def test_errors_by_groups_are_those_of_fits_without_each(monkeypatch):
+    source = rl.DenseLogitGradients(*oracles.examples(23, 3, 40))
+    by_groups = rl.kronecker_fit(source, 2)
+    monkeypatch.setattr(kronecker, "BY_GROUPS", 1)
+    np.testing.assert_allclose(by_groups.standard_error, rl.kronecker_fit(source, 2).standard_error, rtol=1e-8)
+
+
 def test_bad_input():
     gram = gram_of(np.zeros((4, 3, 4, 3)))
     with pytest.raises(ValueError, match="not all zero"):

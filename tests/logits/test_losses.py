@@ -48,6 +48,28 @@ def test_value_gradient_and_hessian_are_those_of_autograd(case):
         np.testing.assert_allclose(products[mu], hessian @ tangents[mu], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("mean", [False, True])
+def test_several_logistic_outputs_are_those_of_autograd(mean):
+    rng = np.random.default_rng(1)
+    outputs, targets = 2 * rng.normal(size=(5, 3)), rng.integers(0, 2, size=(5, 3)).astype(float)
+    loss = rl.Logistic(mean=mean)
+
+    def value(z, y):
+        reduction = "mean" if mean else "sum"
+        return torch.nn.functional.binary_cross_entropy_with_logits(z, torch.tensor(y), reduction=reduction)
+
+    factors, tangents = loss.hessian_factor(outputs), rng.normal(size=(5, 3, 2))
+    products = loss.hessian_product(outputs, tangents)
+    for mu in range(5):
+        z = torch.tensor(outputs[mu], requires_grad=True)
+        (slope,) = torch.autograd.grad(value(z, targets[mu]), z)
+        hessian = torch.autograd.functional.hessian(lambda z, y=targets[mu]: value(z, y), z).numpy()
+        assert loss.value(outputs, targets)[mu] == pytest.approx(value(z, targets[mu]).item(), rel=1e-12)
+        np.testing.assert_allclose(loss.gradient(outputs, targets)[mu], slope.numpy(), rtol=1e-12)
+        np.testing.assert_allclose(factors[mu] @ factors[mu].T, hessian, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(products[mu], hessian @ tangents[mu], rtol=1e-12)
+
+
 @pytest.mark.parametrize("case", LOSSES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_torch_gives_what_numpy_gives(case, dtype):

@@ -202,7 +202,7 @@ def test_errors_are_the_scatter_of_estimates():
     """Of as many draws of a model: the stated errors are the standard deviations, and neither half nor twice."""
     model = rl.LandscapeModel.fort_ganguli(40, 12, 60, sigma_z=3.0, snr=2.0)
     found = [rl.logit_scales(model.sample(rng=seed)) for seed in range(120)]
-    for name in ("sigma_z", "sigma_c", "sigma_E"):
+    for name in ("sigma_z", "sigma_c", "sigma_E", "snr"):
         scatter = np.std([getattr(scales, name) for scales in found], ddof=1)
         stated = np.sqrt(np.mean([getattr(scales, f"{name}_error") ** 2 for scales in found]))
         assert 0.8 < stated / scatter < 1.25, (name, stated / scatter)
@@ -212,7 +212,7 @@ def test_no_error_where_there_is_no_scale():
     source = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 1, 0, 1]), np.ones((4, 2, 3)))
     scales = rl.logit_scales(source)
     assert scales.sigma_z == scales.sigma_E == 0
-    assert np.isnan([scales.sigma_z_error, scales.sigma_E_error]).all()
+    assert np.isnan([scales.sigma_z_error, scales.sigma_E_error, scales.snr_error]).all()
     assert scales.sigma_c_error == 0
     draw = rl.LandscapeModel.fort_ganguli(40, 4, 60).sample(rng=0)
     assert np.isnan(rl.logit_scales(draw, class_means=True).sigma_c_error)

@@ -160,9 +160,7 @@ def test_a_device_without_double_precision(name, monkeypatch):
     monkeypatch.setattr(_arrays, "WITHOUT_DOUBLE", frozenset({"cpu"}))
     with NoDouble():
         found = statistic(NetworkLogitGradients(module, X, Y, batch_size=5))
-    # Errors of means are roots of differences of sums in single precision.
-    rtol = 2e-3 if name == "outputs" else 1e-4
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_examples", [3, 12])  # the side of the examples, and that of the parameters

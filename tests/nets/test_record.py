@@ -100,9 +100,10 @@ def test_what_is_recorded_is_what_the_functions_say(tmp_path):
             assert last[name].item() == pytest.approx(getattr(outputs, name), rel=1e-12), name
             assert last[f"{name}_error"].item() == pytest.approx(getattr(outputs, f"{name}_error"), rel=1e-9), name
         assert last.logit_variance.item() == pytest.approx(scales.sigma_z**2, rel=1e-12)
-        assert last.snr.item() == pytest.approx(scales.snr, rel=1e-9)
-        assert last.sigma_c.item() == pytest.approx(scales.sigma_c, rel=1e-9)
-        assert last.sigma_E.item() == pytest.approx(scales.sigma_E, rel=1e-9)
+        assert last.logit_variance_error.item() == pytest.approx(2 * scales.sigma_z * scales.sigma_z_error, rel=1e-9)
+        for name in ("sigma_c", "sigma_E", "snr"):
+            assert last[name].item() == pytest.approx(getattr(scales, name), rel=1e-9), name
+            assert last[f"{name}_error"].item() == pytest.approx(getattr(scales, f"{name}_error"), rel=1e-9), name
         q = rl.clustering(source)
         for name in ("same_logit_same_class", "same_logit", "different_logits"):
             assert last[f"q_{name}"].item() == pytest.approx(getattr(q, name), rel=1e-9, abs=1e-12)
@@ -161,6 +162,18 @@ def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatc
     again = TrainingRecord(tmp_path / "again", module, data(), steps=[0]).dataset().load()
     xr.testing.assert_identical(again.drop_attrs(), estimated.drop_attrs())
     assert not other.hessian_goldilocks_ratio.equals(estimated.hessian_goldilocks_ratio)
+
+
+def test_all_but_one_eigenvalue_can_be_asked_for_by_products(tmp_path, monkeypatch):
+    module = mlp([16, C], seed=2)
+    size = sum(p.numel() for p in module.parameters())
+    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    monkeypatch.setattr(moment, "EXACT", 10)
+    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    values, right = (record.dataset().load().hessian_eigenvalues.to_numpy().ravel() for record in (found, exact))
+    assert values.size == right.size == size
+    assert np.isnan(values[0])  # one short of all, as solvers of this kind are
+    np.testing.assert_allclose(values[1:], right[1:], atol=1e-6 * right[-1])
 
 
 def test_the_gauss_newton_matrix_of_a_large_network_is_exact_while_its_rows_are_few(tmp_path, monkeypatch):

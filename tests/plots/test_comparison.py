@@ -1,9 +1,17 @@
+import statistics
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
 from rmtland.plots.comparison import plot_gradient_power, plot_stage_spectra, plot_stages
+
+
+def distances(band, points):
+    """From each point to the nearest corner of a filled band."""
+    corners = np.concatenate([path.vertices for path in band.get_paths()])
+    return np.abs(corners[None] - points[:, None]).sum(axis=2).min(axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +27,15 @@ def test_cumulative_power_is_what_is_plotted(comparison):
     for name, label in comparison.rung_labels.items():
         expected = np.cumsum(stage.rungs[name].powers[:, ::-1], axis=1).mean(axis=0)
         np.testing.assert_allclose(lines[label].get_ydata(), expected)
-    assert len(ax.collections) == 7  # a band for each model rung
+    drawn = [name for name, rung in stage.rungs.items() if rung.num_draws > 1]
+    assert len(ax.collections) == len(drawn) == 7  # a band for each model rung
+    for name, band in zip(drawn, ax.collections, strict=True):
+        shares = np.cumsum(stage.rungs[name].powers[:, ::-1], axis=1)
+        columns = shares.T.tolist()
+        means, deviations = [statistics.mean(x) for x in columns], [statistics.stdev(x) for x in columns]
+        for sign in (-1, 1):
+            edge = np.array([np.arange(1, len(means) + 1), np.array(means) + sign * np.array(deviations)]).T
+            np.testing.assert_allclose(distances(band, edge), 0, atol=1e-9)
     assert ax.get_xlabel() == "number of top eigenvectors"
     assert ax.get_ylabel() == "share of squared gradient"
 
@@ -31,6 +47,13 @@ def test_spectra_hold_every_eigenvalue_in_range(comparison):
     rung = stage.rungs["gauss_newton"]
     values, edges, _ = stairs[comparison.rung_labels["gauss_newton"]].get_data()
     assert values.sum() == np.count_nonzero(rung.eigenvalues > edges[0])
+    drawn = [name for name, rung in stage.rungs.items() if rung.num_draws > 1]
+    for name, band in zip(drawn, ax.collections, strict=True):
+        counts = [np.histogram(x[x > 0], edges)[0].tolist() for x in stage.rungs[name].eigenvalues]
+        for k, column in enumerate(zip(*counts, strict=True)):
+            mean, deviation = statistics.mean(column), statistics.stdev(column)
+            for height in (max(mean - deviation, 0), mean + deviation):
+                np.testing.assert_allclose(distances(band, np.array([[edges[k], height]])), 0, atol=1e-9)
     (ticks,) = [line for line in ax.lines if line.get_label() == comparison.rung_labels["mean_gradients"]]
     np.testing.assert_array_equal(ticks.get_xdata(), stage.rungs["mean_gradients"].eigenvalues[0])
     assert ax.get_xscale() == "log"
@@ -43,6 +66,14 @@ def test_stages(comparison):
     for name, label in comparison.rung_labels.items():
         expected = [stage.rungs[name].mean("top_eigenvalue") for stage in comparison.stages.values()]
         np.testing.assert_allclose(means[label], expected)
+    for container in ax.containers:
+        name = next(name for name, label in comparison.rung_labels.items() if label == container.get_label())
+        rungs = [stage.rungs[name] for stage in comparison.stages.values()]
+        bars = [segment for bar in container.lines[2] for segment in bar.get_segments()]
+        for rung, segment in zip(rungs, bars, strict=False):
+            if rung.num_draws > 1:
+                half = (segment[1, 1] - segment[0, 1]) / 2
+                assert half == pytest.approx(statistics.stdev(rung.values["top_eigenvalue"].tolist()), rel=1e-9)
     assert ax.get_ylabel() == "top eigenvalue"
 
 

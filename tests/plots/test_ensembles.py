@@ -1,5 +1,8 @@
+import statistics
+
 import numpy as np
 import pytest
+from scipy import stats
 
 import rmtland as rl
 from rmtland.plots.ensembles import plot_edge, plot_spectrum, plot_transition
@@ -15,10 +18,15 @@ def test_spectrum_shows_density_band_and_law():
         np.testing.assert_allclose(axes.patches[0].get_data().values, histogram.density)
         band = axes.collections[0].get_paths()[0].vertices[:, 1]
         assert band.max() == pytest.approx((histogram.density + 2 * histogram.standard_error).max())
+        shares = [np.histogram(row, edges)[0] / 30 / 0.25 for row in values]
+        errors = [statistics.stdev(column) / 20**0.5 for column in zip(*shares, strict=True)]
+        np.testing.assert_allclose(histogram.standard_error, errors, rtol=1e-9)
+        low = np.maximum(histogram.density - 2 * np.array(errors), 0)
+        assert set(np.round(low, 9)) <= set(np.round(band, 9))
         x, y = axes.lines[0].get_data()
         np.testing.assert_allclose(y, law.pdf(x))
-        assert axes.get_xlabel()
-        assert axes.get_ylabel()
+        assert "eigenvalue" in axes.get_xlabel()
+        assert "density" in axes.get_ylabel()
     assert not plot_spectrum(values[0]).collections
     two = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 20.0], 0.1)
     assert len(plot_spectrum(values, two).lines) == 2
@@ -38,6 +46,11 @@ def test_transition_shows_limit_and_draws():
         assert result.threshold in x
         assert (np.diff(y[x >= result.threshold]) > 0).all()
         np.testing.assert_array_equal(points.get_ydata(), draws.mean(axis=1)[::-1])
+        (band,) = ax.collections
+        for spike, row in zip(result.spikes, draws.tolist(), strict=True):
+            mean, deviation = statistics.mean(row), statistics.stdev(row)
+            ends = sorted({y for x, y in band.get_paths()[0].vertices.tolist() if x == spike})
+            assert [ends[0], ends[-1]] == pytest.approx([mean - deviation, mean + deviation], rel=1e-12)
         assert threshold.get_xdata()[0] == result.threshold
         assert "$p = 10^3$" in ax.get_legend().get_texts()[1].get_text()
     other = rl.bbp_transition(0.5, [3.0], 1234, 2, rng=0)
@@ -51,4 +64,12 @@ def test_edge_shows_density_and_law():
     ax = plot_edge(law.rvs(500, rng=0), law, bins=10)
     points, curve = ax.lines[0], ax.lines[-1]
     assert points.get_ydata().shape == (10,)
+    # Two binomial standard errors of each bin, both ways.
+    counts, edges = np.histogram(law.rvs(500, rng=0), 10)
+    (bars,) = ax.containers[0].lines[2]
+    for segment, count, width in zip(bars.get_segments(), counts, np.diff(edges), strict=True):
+        deviation = stats.binom(500, count / 500).std() / 500 / width
+        assert segment[:, 1].tolist() == pytest.approx(
+            [count / 500 / width - 2 * deviation, count / 500 / width + 2 * deviation], rel=1e-9, abs=1e-12
+        )
     np.testing.assert_allclose(curve.get_ydata(), law.pdf(curve.get_xdata()))

@@ -1,3 +1,5 @@
+import statistics
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -58,6 +60,12 @@ def test_sweeps(sweep, quantity):
         theory = getattr(panel, f"{quantity}_theory").mean(axis=0)
         np.testing.assert_allclose(lines(ax)[f"{name}, theory"].get_ydata(), theory)
     assert ax.get_ylabel() == plots.QUANTITIES[quantity]
+    for band, panel in zip(ax.collections, sweep.panels.values(), strict=True):
+        corners = band.get_paths()[0].vertices.tolist()
+        for sigma, column in zip(sweep.sigma_z.tolist(), getattr(panel, quantity).T.tolist(), strict=True):
+            ends = sorted(y for x, y in corners if x == sigma)
+            mean, deviation = statistics.mean(column), statistics.stdev(column)
+            assert [ends[0], ends[-1]] == pytest.approx([mean - deviation, mean + deviation], rel=1e-9)
 
 
 def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
@@ -78,6 +86,10 @@ def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
     drawn = lines(plots.plot_swallowed_power(swallowed))
     np.testing.assert_allclose(drawn["draws"].get_ydata(), swallowed.power.mean(axis=0))
     np.testing.assert_allclose(drawn["theory"].get_ydata(), swallowed.power_theory)
+    ax = plots.plot_swallowed_outliers(swallowed)
+    assert ax.get_xlim() == (0.05, 0.4)
+    marked = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert marked == [scale for scale in swallowed.transition if 0.05 <= scale <= 0.4]
     mesh = plots.plot_phase(phase, "ratio").collections[0]
     np.testing.assert_allclose(mesh.get_array().ravel(), phase.ratio.ravel())
 

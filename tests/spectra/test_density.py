@@ -1,8 +1,11 @@
+import statistics
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import norm
 
 import rmtland as rl
@@ -372,3 +375,18 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
     np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_probes", [2, 3])
+def test_the_error_is_that_of_the_mean_over_probes(num_probes):
+    """Gaussians at the nodes of each probe, by the definition: N - 1 of N probes matters where they are few."""
+    matrix = np.random.default_rng(0).normal(size=(30, 30))
+    found = rl.spectral_density(matrix + matrix.T, num_probes=num_probes, num_steps=15, rng=0)
+    each = [
+        (weights * stats.norm.pdf(found.grid[:, None], nodes, found.width)).sum(axis=1)
+        for nodes, weights in zip(found.nodes, found.weights, strict=True)
+    ]
+    columns = list(zip(*each, strict=True))[::50]
+    np.testing.assert_allclose(found.density[::50], [statistics.mean(x) for x in columns], rtol=1e-9, atol=1e-12)
+    errors = [statistics.stdev(x) / num_probes**0.5 for x in columns]
+    np.testing.assert_allclose(found.standard_error[::50], errors, rtol=1e-7, atol=1e-12)

@@ -372,3 +372,19 @@ def test_an_operator_that_is_not_symmetric_is_named(dtype, scale):
         with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = .*, q\^T A p = "):
             estimate(operator)
         estimate(symmetric)
+
+
+def test_errors_at_the_fewest_products():
+    """With two samples in an error, N - 1 of N is half of it: its square is the variance of the estimate on average."""
+    matrix = np.random.default_rng(0).normal(size=(30, 30))
+    matrix += matrix.T
+    traces = [rl.trace_estimate(matrix, num_products=6, rng=seed) for seed in range(600)]
+    norms = [rl.frobenius_estimate(matrix, num_products=6, method="hutchinson", rng=seed) for seed in range(600)]
+    for estimates, errors in (
+        ([found.estimate for found in traces], [found.standard_error for found in traces]),
+        ([found.square for found in norms], [found.square_standard_error for found in norms]),
+    ):
+        variance = np.var(estimates, ddof=1)
+        assert_mean(np.square(errors), variance, bias=0.1 * variance, detect=variance)
+        with pytest.raises(AssertionError, match="against"):
+            assert_mean(np.square(errors) / 2, variance, bias=0.1 * variance, detect=variance)

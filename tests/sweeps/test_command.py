@@ -15,6 +15,7 @@ import rmtland as rl
 from rmtland.cli import main
 from rmtland.cli.sweep import parse_parameters
 from rmtland.ensembles.sweeps import spiked_wigner_cell
+from rmtland.plots import sweeps as plots
 
 COMMAND = str(Path(sys.executable).with_name("rmtland"))
 WIGNER = ["sweep", "spiked-wigner", "--spike", "0.5,2", "--n", "100", "--trials", "3", "--workers", "1", "--seed", "4"]
@@ -50,6 +51,31 @@ def test_a_sweep_is_run_shown_and_drawn(tmp_path, run):
     refused = run(*WIGNER, "--store", "s", "--seed", "5")
     assert refused.returncode == 2
     assert "was made with `seed` 4, not 5" in refused.stderr
+
+
+def test_the_plotted_variable_is_the_one_asked_for(tmp_path, run, monkeypatch):
+    drawn = []
+    plot = plots.plot_sweep
+
+    def plot_sweep(*arguments, **options):
+        drawn.append(plot(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(plots, "plot_sweep", plot_sweep)
+    assert run(*WIGNER, "--store", "s", "--plot", "a.png").returncode == 0
+    assert run(*WIGNER, "--store", "s", "--plot", "b.png", "--variable", "overlap").returncode == 0
+    assert run("sweep", "show", "s", "--plot", "c.png", "--variable", "overlap").returncode == 0
+    assert run("sweep", "show", "s", "--plot", "d.png").returncode == 0
+    values = rl.open_sweep(tmp_path / "s").load()
+    first = next(iter(values.data_vars))
+    for ax, variable in zip(drawn, ("top_eigenvalue", "overlap", "overlap", first), strict=True):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), values[variable].mean("trial"), rtol=1e-12)
+    assert {path.name for path in tmp_path.iterdir()} == {"s", "a.png", "b.png", "c.png", "d.png"}
+    wrong = run("sweep", "show", "s", "--plot", "e.png", "--variable", "nothing")
+    assert wrong.returncode == 2
+    assert "`--variable` must be one of top_eigenvalue, overlap" in wrong.stderr.replace(
+        "overlap, top_eigenvalue", "top_eigenvalue, overlap"
+    )
 
 
 def test_damage_is_told_and_repaired(tmp_path, run):

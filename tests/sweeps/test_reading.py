@@ -148,6 +148,12 @@ def test_text_that_is_no_axis(text):
         parse_axis(text)
 
 
+@pytest.mark.parametrize("text", ["1:inf:3", "-inf:1:3", "nan:1:3", "0:1e999:2"])
+def test_both_ends_of_an_axis_are_finite(text):
+    with pytest.raises(ValueError, match="an axis must have finite ends"):
+        parse_axis(text)
+
+
 def test_logarithmic_axes_are_positive():
     with pytest.raises(ValueError, match="a logarithmic axis must have ends > 0; got '0:1:3:log'"):
         parse_axis("0:1:3:log")

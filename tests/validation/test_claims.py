@@ -6,20 +6,29 @@ import pytest
 from validation import Claim, Outcome, UnknownClaim, discover, select
 from validation.claims import seed_sequence
 from validation.figures import panels
+from validation.networks import folder_named
 
 CLAIMS = discover()
 QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
 """Run in the fast suite; the whole registry is slow."""
+HEAVY = ("ladder.side_by_side", "sagun.figures_4_6", "sagun.figures_7_8")
+"""Networks that take longer to train than a slow test may: run by `make validate`."""
 
 
 def check_claim(claim_id):
     claim = CLAIMS[claim_id]
     data = claim.draw("smoke", np.random.default_rng(seed_sequence(0, claim_id)))
     outcome = claim.judge(data, claim.theory)
-    assert outcome.verdict == "pass", [(c.name, c.verdict, c.summary) for c in outcome.checks if c.verdict != "pass"]
+    # What does not hold for images may hold for the digits that stand for them.
+    expected = {"fail"} if claim.refuted and folder_named() else {"fail", "pass"} if claim.refuted else {"pass"}
+    assert outcome.verdict in expected, [(c.name, c.verdict, c.summary) for c in outcome.checks if c.verdict != "pass"]
     assert outcome.conclusions.strip()
+    failed = {check.name for check in outcome.checks if check.verdict == "fail"}
     for name, theory in claim.mutants.items():
-        assert claim.judge(data, theory).verdict == "fail", f"the mutant {name!r} passes"
+        judged = claim.judge(data, theory)
+        assert judged.verdict == "fail", f"the mutant {name!r} passes"
+        # Of a claim that does not hold a mutant must fail by something more.
+        assert {c.name for c in judged.checks if c.verdict == "fail"} - failed or not failed, f"{name!r} adds nothing"
     for ax in outcome.plot().axes:
         assert ax.get_xlabel()
         assert ax.get_ylabel()
@@ -31,7 +40,7 @@ def test_quick_claims_hold_and_their_mutants_do_not(claim_id):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim_id", [c for c in CLAIMS if c not in QUICK])
+@pytest.mark.parametrize("claim_id", [c for c in CLAIMS if c not in QUICK + HEAVY])
 def test_claims_hold_and_their_mutants_do_not(claim_id):
     check_claim(claim_id)
 

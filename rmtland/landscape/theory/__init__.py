@@ -10,8 +10,9 @@ alike.
   examples (eq. (16)): two lists, made by `levels_of`.
 - `spikes`: another list near the outliers, every spike apart, for many classes.
 - `exact`, `transitions`, `predictions`: what follows from an equation; `rmtland.laws.fluctuations` from any.
-- `separable`, `structured`, `structured_fluctuations`: measured means and residuals of any covariance, two functions of
-  z instead of one; their own equation, solver and predictions.
+- `separable`: measured means and residuals of any covariance, two functions of z instead of one, and why that is no
+  list of levels; `residual_part` without the means, `continuation` its solutions, `structured` what follows,
+  `structured_fluctuations` its deviations.
 - `given`, `population`, `band`: theories given logits, over the logit law, averaged over draws.
 
 A new level is a subclass of `Level`: `at` gives its jet and its part of the gradient's quadratic form, `count_above`

@@ -66,7 +66,8 @@ def probabilities_in_units(logits: Floats, rescale: bool = True) -> tuple[Floats
         return probabilities, 1.0
     # So that no eigenvalue of A, at most twice what is off the top, is above 1/2.
     unit = 4 * float(off)
-    return np.exp(logits - logits.max(axis=1, keepdims=True) - math.log(unit)), unit
+    # Beyond 1e100 times the others the most probable class is just that; s times it must not overflow.
+    return np.exp(np.minimum(logits - logits.max(axis=1, keepdims=True) - math.log(unit), math.log(1e100))), unit
 
 
 class Scalars(NamedTuple):

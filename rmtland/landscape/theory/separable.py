@@ -15,6 +15,17 @@ A weight 1 + e v v^T on the rows adds e times the gradient's square, R^T v the g
 e k k^T / (1 + e q) to K, with q = m sum_i alpha_i^2 / (1 + m t_i) and k = h - m P^T T^(1/2) (1 + m T)^(-1) alpha. The
 derivative at e = 0 is g^T Q g = q + k^T W (1 + K W)^(-1) k.
 
+Why this is no list of levels of `laws.subordination`, whose solver rests on z being a function of m = tr Q / D that
+maps upper half plane to upper half plane off the curve Im z = 0. Residuals alone do have such a function, for any
+Sigma: with the p that solves p = sum_i m_1 t_i / (1 + m_1 t_i) = sum_j w_j a_1 s_j / (1 + a_1 s_j), m p = a_1 m_1 (1 -
+p / D), one more scalar equation, Psi'(m) = p / m (their law is compound free Poisson, of jumps the free product of T
+and Sigma). Means of a fixed Gram matrix have not. One mean of square l in D directions with weak residuals has tr Q / D
+= (1/D) / (l - z) - (1 - 1/D) / z, and its derivative vanishes at z = l / (1 -+ i (D - 1)^(-1/2)), off the real axis:
+two z have the same m, and none of both is a function of it. Weak residuals move that point a little (the tests find
+it), and tr(Sigma Q) has one as well. Means that are drawn (`levels.Means`) broaden a mean's eigenvalue just so far that
+this point lies on the other side of the curve; the broadening is of order (q / D)^(1/2), a third of its size for C^2
+means in 10^3 parameters, and a measured Gram matrix has none of it.
+
 References
 ----------
 Hachem, Loubaton and Najim (2007), Deterministic equivalents for certain functionals of large random matrices, theorem
@@ -24,23 +35,20 @@ Hachem, Loubaton and Najim (2007), Deterministic equivalents for certain functio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq, minimize_scalar
+from scipy.linalg import solve_triangular
 
+from rmtland.landscape.theory.residual_part import ResidualPart
 from rmtland.landscape.weighted_rows import WeightedRows
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
-ITERATIONS = 40
-PRECISION = 1e-6
-"""Of the last step of Newton's method, whose error is its square."""
 FEW_COLUMNS = 16
 """Up to so many means seen by a row its outer products are kept."""
 
@@ -70,15 +78,27 @@ class State:
     @property
     def slopes(self) -> tuple[complex, complex]:
         """Derivatives dm/dz and da/dz along the solution."""
-        return _solve(self.hessian, (-self.mixed[0], -self.mixed[1]))
+        return self.step(self.mixed)
 
+    def step(self, errors: tuple[complex, complex]) -> tuple[complex, complex]:
+        """Newton's step in (m, a) from the gradient of Phi."""
+        mm, ma, aa = self.hessian
+        determinant = mm * aa - ma * ma
+        if determinant == 0:
+            return complex(math.nan), complex(math.nan)
+        return (ma * errors[1] - aa * errors[0]) / determinant, (ma * errors[0] - mm * errors[1]) / determinant
 
-def _solve(hessian: tuple[complex, complex, complex], right: tuple[complex, complex]) -> tuple[complex, complex]:
-    mm, ma, aa = hessian
-    determinant = mm * aa - ma * ma
-    if determinant == 0:
-        return complex(math.nan), complex(math.nan)
-    return (aa * right[0] - ma * right[1]) / determinant, (mm * right[1] - ma * right[0]) / determinant
+    def moved(self, m: complex, a: complex) -> State:
+        """The state a small step further, the trace to first order: of second derivatives it is a solution's."""
+        return replace(self, m=self.m + m, a=self.a + a, trace=self.trace - self.mixed[0] * m - self.mixed[1] * a)
+
+    @property
+    def real(self) -> State:
+        """With rounding off the axis taken away."""
+        z, m, a, trace, *hessian = (
+            complex(value.real) for value in (self.z, self.m, self.a, self.trace, *self.hessian, *self.mixed)
+        )
+        return State(z, m, a, trace, (hessian[0], hessian[1], hessian[2]), (hessian[3], hessian[4]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,46 +135,41 @@ class Separable:
 
     def kernel(self, weights: Array) -> Array:
         """F^T P^T diag(weights) P F of weights (n,), or of several (k, n)."""
-        rows, size = self.rows, self.rows.factor.shape[0]
-        several = np.atleast_2d(weights)
-        found = np.zeros((len(several), size, size), several.dtype)
-        for columns, sums in self._block_sums(several):
-            found[:, columns[:, None], columns] += sums
+        factor = self.rows.factor
+        found = self._summed(np.atleast_2d(weights), None)
         if not self._unit_factor:
-            found = _real_product(rows.factor.T, found)
-            found = _real_product(rows.factor.T, found.swapaxes(1, 2)).swapaxes(1, 2)
+            found = factor.T @ found @ factor
+        found = _joined(found, weights)
         return found if np.ndim(weights) > 1 else found[0]
 
     def _times_gram(self, weights: Array) -> Array:
         """P^T diag(weights) P F F^T of several weights (k, n): of the eigenvalues of `kernel`, and cheaper."""
-        size = self.rows.factor.shape[0]
-        found = np.zeros((len(weights), size, size), weights.dtype)
-        for columns, sums in self._block_sums(weights):
-            part = self._gram[columns]
-            product = np.matmul(sums.real, part) + 1j * np.matmul(sums.imag, part)
-            found[:, columns] += product if np.iscomplexobj(weights) else product.real
-        return found
+        return _joined(self._summed(weights, self._gram), weights)
 
     @cached_property
     def _gram(self) -> Floats:
         gram: Floats = self.rows.factor @ self.rows.factor.T
         return gram
 
-    def _block_sums(self, weights: Array) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:
-        """P^T diag(weights) P of each block, (k, b, b), and its columns."""
-        # Real and imaginary parts are real matrices: no product of complex ones.
-        split = np.iscomplexobj(weights)
-        parts = np.concatenate([weights.real, weights.imag]) if split else weights
+    def _summed(self, weights: Array, right: Floats | None) -> Floats:
+        """P^T diag(weights) P, times a matrix if given; of complex weights real parts, then imaginary ones."""
+        parts = np.concatenate([weights.real, weights.imag]) if np.iscomplexobj(weights) else weights
+        size = self.rows.factor.shape[0]
+        found = np.zeros((len(parts), size, size))
         start = 0
         for block, products in zip(self.rows.blocks, self._products, strict=True):
-            p = block.loadings
+            p, columns = block.loadings, block.columns
             part = parts[:, start : start + p.shape[0]]
             start += p.shape[0]
             if products is None:
-                sums = np.matmul(p.T, part[:, :, None] * p)
+                sums = p.T @ (part[:, :, None] * p)
             else:
                 sums = (part @ products).reshape(len(parts), p.shape[1], p.shape[1])
-            yield block.columns, sums[: len(weights)] + 1j * sums[len(weights) :] if split else sums
+            if right is None:
+                found[:, columns[:, None], columns] += sums
+            else:
+                found[:, columns] += sums @ right[columns]
+        return found
 
     @cached_property
     def _products(self) -> list[Floats | None]:
@@ -171,58 +186,63 @@ class Separable:
         factor = self.rows.factor
         return factor.shape[0] == factor.shape[1] and bool(np.array_equal(factor, np.eye(factor.shape[0])))
 
-    def slope(self, m: Any) -> tuple[Any, Array]:
-        """The q and k of the gradient, at m."""
+    def slope(self, m: Any) -> tuple[Any, Array, Any, Array]:
+        """The q and k of the gradient at m, and their derivatives in m."""
         rows = self.rows
-        pivot = 1 + m * self.t
-        q = m * (np.sum(rows.slopes**2 / pivot) + rows.dropped**2)
-        k = rows.mean_slopes.astype(np.result_type(type(m), np.float64))
-        weights = m * rows.scales * rows.slopes / pivot
+        pivot = 1 / (1 + m * self.t)
+        squares = rows.slopes**2 * pivot
+        weights = rows.scales * rows.slopes * pivot
+        sums = np.zeros((2, rows.factor.shape[0]), np.result_type(type(m), np.float64))
         start = 0
         for block in rows.blocks:
             stop = start + block.loadings.shape[0]
-            k[block.columns] -= weights[start:stop] @ block.loadings
+            sums[:, block.columns] += np.array([weights[start:stop], (weights * pivot)[start:stop]]) @ block.loadings
             start = stop
-        return q, rows.factor.T @ k
+        dropped = rows.dropped**2
+        k, k_slope = rows.factor.T @ (rows.mean_slopes - m * sums[0]), -rows.factor.T @ sums[1]
+        return m * (squares.sum() + dropped), k, squares @ pivot + dropped, k_slope
 
-    def omega(self, a: Any, z: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """W of means of unit length, with its derivatives in a, (a, a), z and (a, z)."""
+    @cached_property
+    def _moments(self) -> Floats:
         s, w = self.spectrum
-        share = w / (a * s - z)
-        inverse = 1 / (a * s - z)
-        d = self.num_parameters
-        first, second, third = share, share * inverse, share * inverse**2
-        return (
-            first.sum() / d,
-            -(s @ second) / d,
-            2 * (s * s) @ third / d,
-            second.sum() / d,
-            -2 * (s @ third) / d,
-        )
+        return np.array([w, w * s, w * s * s])
+
+    def sums(self, a: Any, z: Any) -> Array:
+        """Sums of w s^i / (a s - z)^(j + 1) over the spectrum of Sigma, (3, 3)."""
+        inverse = 1 / (a * self.spectrum[0] - z)
+        square = inverse * inverse
+        powers = np.array([inverse, square, square * inverse])
+        # Real products; copies, as strided matrices would go past BLAS.
+        return np.asarray(self._moments @ powers.real.copy().T + 1j * (self._moments @ powers.imag.copy().T))
+
+    def mean_weight(self, state: State) -> complex:
+        """W of means of unit length."""
+        s, w = self.spectrum
+        return complex(np.sum(w / (state.a * s - state.z)) / self.num_parameters)
 
     def at(self, z: complex, m: complex, a: complex) -> tuple[tuple[complex, complex], State]:
         """The gradient of Phi in (m, a), which a solution makes 0, and all derivatives there."""
-        s, w = self.spectrum
-        inverse = 1 / (a * s - z)
-        share = self.t / (1 + m * self.t)
-        of_a = w @ (s * inverse) - m
-        of_m = share.sum() - a
-        mm, aa, ma = -(share @ share), -(w @ (s * inverse) ** 2), complex(-1.0)
-        az, mz = w @ (s * inverse**2), 0j
-        trace = w @ inverse
+        sums = self.sums(a, z)
+        pivot = 1 / (1 + m * self.t)
+        share = self.t * pivot
+        of_m, of_a = share.sum() - a, sums[1, 0] - m
+        mm, ma, aa = -(share @ share), complex(-1.0), -sums[2, 1]
+        mz, az, trace = 0j, sums[1, 1], sums[0, 0]
         if self.num_means:
-            b, b_a, b_aa, b_z, b_az = self.omega(a, z)
-            pivot = 1 / (1 + m * self.t)
+            b, b_a, b_aa, b_z, b_az = (
+                np.array([sums[0, 0], -sums[1, 1], 2 * sums[2, 2], sums[0, 1], -2 * sums[1, 2]]) / self.num_parameters
+            )
             kernels = self._times_gram(np.array([pivot, -pivot * share, 2 * pivot * share**2]))
-            inverse_pivot = np.linalg.inv(np.eye(len(self._gram)) + b * kernels[0])
-            x, y = inverse_pivot @ kernels[0], inverse_pivot @ kernels[1]
-            trace_x, trace_y = np.trace(x), np.trace(y)
+            rest = np.linalg.inv(np.eye(len(self._gram)) + b * kernels[0])
+            y = rest @ kernels[1]
+            # (1 + b K)^(-1) K = (1 - rest) / b.
+            trace_y, own, size = np.trace(y), np.trace(rest), len(rest)
+            trace_x, trace_xx = (size - own) / b, (size - 2 * own + np.sum(rest * rest.T)) / b**2
+            crossed = np.sum(y * rest.T)
             of_m += b * trace_y
             of_a += b_a * trace_x
-            mm += b * np.sum(inverse_pivot * kernels[2].T) - b * b * np.sum(y * y.T)
-            trace_xx = np.sum(x * x.T)
+            mm += b * np.sum(rest * kernels[2].T) - b * b * np.sum(y * y.T)
             aa += b_aa * trace_x - b_a * b_a * trace_xx
-            crossed = trace_y - b * np.sum(y * x.T)
             ma += b_a * crossed
             az += b_az * trace_x - b_a * b_z * trace_xx
             mz += b_z * crossed
@@ -238,10 +258,9 @@ class Separable:
         some = w > 0
         value = w[some] @ _logs(a * s[some] - z, -1) + np.sum(_logs(1 + m * self.t, 1)) - a * m
         if self.num_means:
-            b = self.omega(a, z)[0]
-            # 1/b + K has its numerical range in the lower half plane.
-            eigenvalues = np.linalg.eigvals(np.eye(self.num_means) / b + self.kernel(1 / (1 + m * self.t)))
-            value += np.sum(_logs(eigenvalues, -1)) + self.num_means * complex(_logs(np.array([b]), 1)[0])
+            b = self.mean_weight(state)
+            value += _log_det_below(np.eye(self.num_means) / b + self.kernel(1 / (1 + m * self.t)))
+            value += self.num_means * complex(_logs(np.array([b]), 1)[0])
         return complex(value)
 
     def count_above(self, state: State) -> float:
@@ -250,13 +269,20 @@ class Separable:
 
     def power(self, state: State) -> complex:
         """g^T Q g, of the mean square `vector_square`."""
-        q, k = self.slope(state.m)
-        value = complex(q)
-        if self.num_means:
-            b = self.omega(state.a, state.z)[0]
-            pivot = np.eye(self.num_means) + b * self.kernel(1 / (1 + state.m * self.t))
-            value += complex(b * (k @ np.linalg.solve(pivot, k)))
-        return value
+        return self.power_slopes(state)[0]
+
+    def power_slopes(self, state: State) -> tuple[complex, complex, complex]:
+        """g^T Q g and its derivatives in m and a at fixed z."""
+        q, k, q_slope, k_slope = self.slope(state.m)
+        if not self.num_means:
+            return complex(q), complex(q_slope), 0j
+        sums = self.sums(state.a, state.z) / self.num_parameters
+        b, b_a = sums[0, 0], -sums[1, 1]
+        pivot = 1 / (1 + state.m * self.t)
+        kernel, slope = self.kernel(np.array([pivot, -self.t * pivot**2]))
+        n = np.linalg.solve(np.eye(self.num_means) + b * kernel, k)
+        of_m = q_slope + b * (2 * (k_slope @ n) - b * (n @ slope @ n))
+        return complex(q + b * (k @ n)), complex(of_m), complex(b_a * (n @ n))
 
     @cached_property
     def vector_square(self) -> float:
@@ -264,6 +290,13 @@ class Separable:
         rows = self.rows
         of_means = rows.factor.T @ rows.mean_slopes
         return float(of_means @ of_means + rows.slopes @ rows.slopes + rows.dropped**2)
+
+    @cached_property
+    def vector_square_variance(self) -> float:
+        """Variance of the gradient's square: of a Gaussian vector of covariance `own` times Sigma about its mean."""
+        s, w = self.spectrum
+        own = float(self.rows.slopes @ self.rows.slopes) + self.rows.dropped**2
+        return 4 * own * (self.vector_square - own) / self.num_parameters + 2 * own**2 * float(w @ s**2)
 
     @cached_property
     def power_sums(self) -> tuple[float, float]:
@@ -283,8 +316,6 @@ class Separable:
         square += float(t.sum()) ** 2 * second + float(t @ t) * (1 + second)
         return length + float(t.sum()), square
 
-    # -- solutions -----------------------------------------------------------------------------------------------------
-
     @cached_property
     def reach(self) -> float:
         """Roughly the largest eigenvalue: an upper bound of the mean part's plus of the residual part's."""
@@ -297,261 +328,27 @@ class Separable:
             top = (math.sqrt(top) + math.sqrt(own)) ** 2
         return top
 
-    def refine(self, z: complex, m: complex, a: complex, iterations: int = ITERATIONS) -> State | None:
-        """Newton's method at z from a guess; None where it finds no solution that is a resolvent's."""
-        with np.errstate(all="ignore"):
-            for _ in range(iterations):
-                errors, state = self.at(z, m, a)
-                step_m, step_a = _solve(state.hessian, (-errors[0], -errors[1]))
-                size = abs(step_m) / max(abs(m), 1e-300) + abs(step_a) / max(abs(a), 1e-300)
-                if not size < math.inf:
-                    return None
-                shrink = min(1.0, 0.5 / size) if size > 0.5 else 1.0
-                m, a = m + shrink * step_m, a + shrink * step_a
-                if size <= PRECISION:
-                    return self.proved(self.at(z, m, a)[1])
-        return None
-
-    def proved(self, state: State) -> State | None:
-        """The state where it is in the half planes that a resolvent's traces are in; to rounding on the axis."""
-        slack = 1e-9
-        upper = state.m.imag >= -slack * abs(state.m) and state.trace.imag >= -slack * abs(state.trace)
-        return state if upper and state.a.imag <= slack * abs(state.a) else None
-
-    def start(self, x: float) -> State:
-        """A solution far above x, where the resolvent is -1/z."""
-        height = 4 * self.reach + abs(x)
-        for _ in range(20):
-            z = complex(x, height)
-            state = self.refine(z, -1 / z, complex(self.t.sum()) if self.t.size else 0j)
-            if state is not None:
-                return state
-            height *= 2
-        raise RuntimeError(f"no solution found far above {x:g}")
-
-    def follow(self, state: State, z: complex) -> State:
-        """The solution at z, by a straight way from one at another place in the upper half plane.
-
-        Raises
-        ------
-        RuntimeError
-            Where steps become too small, as at an edge of the spectrum.
-        """
-        share, step = 0.0, 1.0
-        origin, way = state.z, z - state.z
-        while share < 1:
-            to = min(share + step, 1.0)
-            target = z if to == 1.0 else origin + to * way
-            slope_m, slope_a = state.slopes
-            move = target - state.z
-            guess_m, guess_a = state.m + slope_m * move, state.a + slope_a * move
-            good = abs(slope_m * move) < 0.4 * abs(state.m) and abs(slope_a * move) < 0.4 * max(abs(state.a), 1e-300)
-            if target.imag > 0:
-                good = good and guess_m.imag > 0
-            found = self.refine(target, guess_m, guess_a) if good or step < 1e-3 else None
-            if found is not None and abs(found.m - guess_m) < 0.5 * abs(found.m):
-                state, share, step = found, to, 2 * step
-            else:
-                step *= 0.4
-                if step < 1e-9:
-                    raise RuntimeError(f"no way found to {z:g}")
-        return state
-
-    def solve(self, x: float) -> State:
-        """The solution at x + i0; a real one off the support."""
-        state = self.start(x)
-        floor = 1e-9 * max(abs(x), 1e-6 * self.reach)
-        while state.z.imag > floor:
-            state = self.follow(state, complex(x, max(0.15 * state.z.imag, 0.99 * floor)))
-        return self.landed(state)
-
-    def beside(self, state: State, x: float) -> State | None:
-        """The solution at x + i0 next to one in the bulk; None where another way has to be gone."""
-        if state.m.imag < 1e-3 * abs(state.m):
-            return None
-        move = x - state.z
-        slope_m, slope_a = state.slopes
-        guess = state.m + slope_m * move, state.a + slope_a * move
-        if not abs(slope_m * move) < 0.2 * state.m.imag:
-            return None
-        found = self.refine(complex(x, 0.0), *guess, 8)
-        if found is None or abs(found.m - guess[0]) > 0.2 * abs(guess[0].imag):
-            return None
-        return found
-
-    def quantile(self, above: float, guess: float) -> State:
-        """The point of the axis with so many eigenvalues above it: down the curve of that count.
-
-        In a gap with just that many above, where the resolvent's trace is 0. `guess` may be off by the width of a band.
-        """
-        state = self.start(guess)
-        height = 0.05 * guess
-        while True:
-            state = self.follow(state, complex(guess, height))
-            if abs(self.count_above(state) - above) < 0.4:
-                return self._down(state, above)
-            height *= 0.3
-            if height < 1e-4 * guess:
-                return self._bracketed(above, guess)
-
-    def _down(self, state: State, above: float) -> State:
-        floor = 1e-7 * state.z.real
-        for count in range(200):
-            excess = math.pi * (above - self.count_above(state))
-            height = state.z.imag
-            if height <= floor and abs(excess) < 1e-6:
-                break
-            settled = abs(excess) < 0.3
-            if settled and count % 2 == 1:
-                found = self._touched(state, excess, above)
-                if found is not None:
-                    return found
-            # d Im Phi = -Im(trace dz) along dz = (dx, dy).
-            down = -0.6 * height if settled and height > floor else 0.0
-            dx = -(excess + state.trace.real * down) / state.trace.imag
-            if settled and height <= floor and abs(dx) > 10 * height:  # a gap: any place of it will do
-                break
-            dx = min(max(dx, -0.8 * height), 0.8 * height)
-            state = self.follow(state, complex(state.z.real + dx, height + down))
-        return self.landed(state)
-
-    def _touched(self, state: State, excess: float, above: float) -> State | None:
-        """Newton's method for z on the axis from a point of the curve above; None outside a band."""
-        for _ in range(8):
-            dx = -(excess - state.trace.real * state.z.imag) / state.trace.imag
-            if not abs(dx) < 0.3 * state.z.real:
-                return None
-            move = complex(dx, -state.z.imag)
-            slope_m, slope_a = state.slopes
-            guess = state.m + slope_m * move, state.a + slope_a * move
-            found = self.refine(complex(state.z.real + dx, 0.0), *guess, 8) if guess[0].imag > 0 else None
-            if found is None or found.m.imag < 1e-7 * abs(found.m) or found.trace.imag <= 0:
-                return None
-            state, excess = found, math.pi * (above - self.count_above(found))
-            if abs(excess) < 1e-6:
-                return state
-        return None
-
-    def landed(self, state: State) -> State:
-        """On the axis below; where Newton's method goes elsewhere, where it is."""
-        found = self.refine(complex(state.z.real, 0.0), state.m, state.a)
-        return found if found is not None and abs(found.m - state.m) < 1e-2 * abs(state.m) else state
-
-    def _bracketed(self, above: float, guess: float) -> State:
-        """By brackets on the axis, with Newton's steps in the bulk."""
-        low, high = 1e-12 * self.reach, 1.2 * self.reach
-        x = min(max(guess, 2 * low), 0.9 * high)
-        state: State | None = None
-        for _ in range(200):
-            near = None if state is None else self.beside(state, x)
-            state = self.solve(x) if near is None else near
-            count = self.count_above(state)
-            low, high = (x, high) if count > above else (low, x)
-            if abs(count - above) < 1e-6 or high - low < 1e-9 * high:
-                break
-            rate = state.trace.imag / math.pi
-            step = (count - above) / rate if rate > 1e-3 / x else math.inf
-            if low < x + step < high and abs(step) < 0.5 * x:
-                x += step
-            else:
-                x = math.sqrt(low * high) if low < 0.5 * high else 0.5 * (low + high)
-        assert state is not None
-        return state
-
-    def spikes(self, count: int) -> Floats:
-        """Roots of det(1 + K W) right of the residual part's edge, largest first; at most so many.
-
-        The means' effect on m and a, of order 1/D, left out.
-        """
-        top = self.residual.steepest
-        tops: dict[float, Floats] = {}
-
-        def strengths(log_m: float) -> Floats:
-            if log_m not in tops:
-                m = -math.exp(log_m)
-                place, a = self.residual.place(m)
-                kernel = self.kernel(1 / (1 + m * self.t))
-                tops[log_m] = -self.omega(a, place)[0] * np.linalg.eigvalsh(kernel)[::-1][:count]
-            return tops[log_m]
-
-        found: list[float] = []
-        for j in range(min(count, self.num_means)):
-            low, high = top - 30.0, top
-            if strengths(high)[j] <= 1:
-                break
-            while strengths(low)[j] > 1:
-                low -= 10.0
-            root = float(brentq(lambda x, j=j: math.log(strengths(x)[j]), low, high, xtol=1e-5))
-            found.append(self.residual.place(-math.exp(root))[0])
-        return np.array(found)
-
     @cached_property
     def residual(self) -> ResidualPart:
         """The residual part alone."""
         s, w = self.spectrum
         return ResidualPart(self.t[self.t > 0], s[s > 0], w[s > 0])
 
+    def spikes(self, count: int) -> Floats:
+        """Rough places of at most so many eigenvalues that the means take out of the bulk, largest first."""
 
-@dataclass(frozen=True, eq=False)
-class ResidualPart:
-    """T^(1/2) Z Sigma^(1/2) alone, right of its edge: z as a function of m < 0.
+        def strengths(m: float, z: float, a: float) -> Floats:
+            of_unit = float(self.sums(a, z)[0, 0].real) / self.num_parameters
+            found: Floats = -of_unit * np.linalg.eigvalsh(self.kernel(1 / (1 + m * self.t)))[::-1]
+            return found
 
-    Parameters
-    ----------
-    t, s, w : ndarray
-        Positive eigenvalues of T; of Sigma, and how many of each.
-    """
-
-    t: Floats
-    s: Floats
-    w: Floats
-
-    def place(self, m: float) -> tuple[float, float]:
-        """Z and a; without residuals m = -1/z and a = 0."""
-        if self.t.size == 0:
-            return -1 / m, 0.0
-        a = float(np.sum(self.t / (1 + m * self.t)))
-        goal = -a * m
-        # v = z / a right of all s_j with sum w s / (v - s) = goal.
-        low, high = float(self.s[0]), float(self.s[0]) + float(self.w @ self.s) / goal
-        v = high
-        for _ in range(100):
-            gap = v - self.s
-            value = float(self.w @ (self.s / gap)) - goal
-            low, high = (v, high) if value > 0 else (low, v)
-            slope = -float(self.w @ (self.s / gap**2))
-            new = v - value / slope
-            new = new if low < new < high else 0.5 * (low + high)
-            if abs(new - v) <= 1e-14 * v:
-                break
-            v = new
-        return a * v, a
-
-    @cached_property
-    def steepest(self) -> float:
-        """The log(-m) of the edge, where z is least; of a far lower place without residuals."""
-        if self.t.size == 0:
-            return 700.0
-        top = float(self.t.max())
-        found = minimize_scalar(
-            lambda x: math.log(self.place(-math.exp(x))[0]),
-            bounds=(math.log(1e-12 / top), math.log((1 - 1e-12) / top)),
-            method="bounded",
-            options={"xatol": 1e-9},
-        )
-        return float(found.x)
-
-    @property
-    def edge(self) -> float:
-        """Upper edge of its spectrum; 0 without residuals."""
-        return self.place(-math.exp(self.steepest))[0] if self.t.size else 0.0
+        return self.residual.spikes(strengths, min(count, self.num_means))
 
 
-def _real_product(matrix: Floats, several: Array) -> Array:
-    """A real matrix times others, without a product of complex ones."""
-    if np.iscomplexobj(several):
-        return np.asarray(np.matmul(matrix, several.real) + 1j * np.matmul(matrix, several.imag))
-    return np.asarray(np.matmul(matrix, several))
+def _joined(found: Floats, weights: Array) -> Array:
+    """Real parts and imaginary parts of as many matrices as there were complex weights."""
+    half = len(found) // 2
+    return np.asarray(found[:half] + 1j * found[half:] if np.iscomplexobj(weights) else found)
 
 
 def _logs(values: Array, side: int) -> Array:
@@ -562,3 +359,14 @@ def _logs(values: Array, side: int) -> Array:
         angles = np.where((imaginary == 0) & (values.real < 0), -math.pi, angles)
     logs: Array = np.log(np.abs(values)) + 1j * angles
     return logs
+
+
+def _log_det_below(matrix: Array) -> complex:
+    """The sum of the logarithms of the eigenvalues of X - i Y, Y >= 0: of those of Y^(-1/2) X Y^(-1/2) less i."""
+    try:
+        root = np.linalg.cholesky(-matrix.imag)
+    except np.linalg.LinAlgError:
+        return complex(np.sum(_logs(np.linalg.eigvals(matrix), -1)))
+    half = solve_triangular(root, matrix.real, lower=True)
+    values = np.linalg.eigvalsh(solve_triangular(root, half.T, lower=True))
+    return complex(np.sum(_logs(values - 1j, -1)) + 2 * np.sum(np.log(np.diag(root))))

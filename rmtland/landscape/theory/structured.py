@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real
 from rmtland.landscape.theory import structured_fluctuations as fluctuations
+from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable, State
 from rmtland.landscape.weighted_rows import WeightedRows
 
@@ -83,15 +84,25 @@ class StructuredTheory:
         if self._points is not None:
             raise ValueError("`gradients` must have residuals for a density: its eigenvalues are fixed, see spectrum()")
 
+    @cached_property
+    def _solver(self) -> Continuation:
+        return Continuation(self.equation)
+
     def _along(self, x: Floats) -> list[State]:
-        """Solutions at x + i0, x > 0 in any order."""
+        """Solutions at x + i0, x > 0 in any order; those of the last call are kept."""
+        if self._last and np.array_equal(self._last[0][0], x):
+            return self._last[0][1]
         found: dict[int, State] = {}
         before: State | None = None
         for j in np.argsort(x)[::-1].tolist():
-            state = None if before is None else self.equation.beside(before, float(x[j]))
-            found[j] = self.equation.solve(float(x[j])) if state is None else state
-            before = found[j]
-        return [found[j] for j in range(x.size)]
+            state = None if before is None else self._solver.beside(before, float(x[j]))
+            found[j] = before = self._solver.solve(float(x[j])) if state is None else state
+        self._last[:] = [(x, [found[j] for j in range(x.size)])]
+        return self._last[0][1]
+
+    @cached_property
+    def _last(self) -> list[tuple[Floats, list[State]]]:
+        return []
 
     def pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the eigenvalues of the D x D matrix, without the atom at 0.
@@ -159,7 +170,7 @@ class StructuredTheory:
         x = real("x", x, at_least=0)
         if self._points is not None:
             return float(np.count_nonzero(self._points[0] > x))
-        return self.equation.count_above(self.equation.solve(max(x, 1e-9 * self.equation.reach)))
+        return self.equation.count_above(self._solver.solve(max(x, 1e-9 * self.equation.reach)))
 
     @cached_property
     def bulk_edge(self) -> float:
@@ -210,7 +221,7 @@ class StructuredTheory:
         if key not in self._states:
             index = math.ceil(goal) - 1
             near = self._spikes[index] if index < self._spikes.size else self.bulk_edge
-            self._states[key] = self.equation.quantile(goal, float(near) or 0.5 * self.equation.reach)
+            self._states[key] = self._solver.quantile(goal, float(near) or 0.5 * self.equation.reach)
         return self._states[key]
 
     @cached_property
@@ -245,10 +256,10 @@ class StructuredTheory:
         high = self._at_count(count - 0.5).z.real
         low = float(self._spikes[count]) if count < self._spikes.size else min(self.bulk_edge, high)
         for share in (0.5, 0.3, 0.7, 0.15, 0.85):
-            state = self.equation.solve(low + share * (high - low))
+            state = self._solver.solve(low + share * (high - low))
             if abs(state.m.imag) < NEAR * abs(state.m) and abs(self.equation.count_above(state) - count) < 1e-3:
                 distance = 0.5 * min(share, 1 - share) * (high - low)
-                return fluctuations.Boundary(State(complex(state.z.real, 0.0), *_rest(state)), distance)
+                return fluctuations.Boundary(state.real, distance)
         return fluctuations.Boundary(self._at_count(float(count)), 0.0)
 
     def gradient_power(self, num_directions: int) -> float:
@@ -273,9 +284,29 @@ class StructuredTheory:
             return 0.0
         if count >= self._rank:
             return 1.0 - self._null_power
-        path = fluctuations.path_around(self.equation, self._boundary(count), 0.5)
+        path = fluctuations.path_between(self._solver, self._boundary(count))[0]
         powers = np.array([self.equation.power(state) for state in path.states])
         return float(min(max(path.integral(powers) / self.equation.vector_square, 0.0), 1.0))
+
+    def gradient_power_std(self, num_directions: int) -> float:
+        """Standard deviation of that share over draws with the same logits, labels and means, to first order.
+
+        Parameters
+        ----------
+        num_directions : int
+            0..D.
+
+        Returns
+        -------
+        float
+            0 without residuals; NaN where the gradient is zero.
+        """
+        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
+        if not self.equation.vector_square > 0:
+            return math.nan
+        if self._points is not None or count == 0 or count >= self._rank:
+            return 0.0
+        return fluctuations.power_deviation(self._solver, self._boundary(count))
 
     @cached_property
     def _null_power(self) -> float:
@@ -312,17 +343,10 @@ class StructuredTheory:
         if self._points is not None:
             return np.zeros(self.num_classes - 1)
         boundaries = [self._boundary(j) for j in range(1, self.num_classes)]
-        return fluctuations.outliers_std(self.equation, boundaries)[::-1]
+        return fluctuations.outliers_std(self._solver, boundaries, self._at_count(0.5).z.real)[::-1]
 
     def goldilocks_ratio_std(self) -> float:
         """Standard deviation of the ratio over draws, to first order (delta method); 0 without residuals."""
         if self._points is not None:
             return 0.0
-        return fluctuations.ratio_deviation(self.equation)
-
-
-def _rest(state: State) -> tuple[Any, ...]:
-    """The fields of a real solution after z, with rounding off the axis taken away."""
-    real_parts = tuple(complex(v.real) for v in state.hessian)
-    mixed = tuple(complex(v.real) for v in state.mixed)
-    return complex(state.m.real), complex(state.a.real), complex(state.trace.real), real_parts, mixed
+        return fluctuations.ratio_deviation(self._solver)

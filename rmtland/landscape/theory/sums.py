@@ -168,6 +168,8 @@ def curvature_eigenvalues(p: Floats) -> Floats:
                 continue
             while high - low > 1e-6 * high:
                 x = 0.5 * (low + high) if high < 4.0 * low else math.sqrt(low) * math.sqrt(high)
+                if not low < x < high:  # neighbours among subnormal numbers, further apart than a millionth
+                    break
                 total = 0.0
                 for k in range(num_classes):
                     total += ordered[k] / (x - ordered[k])

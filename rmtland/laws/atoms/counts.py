@@ -141,7 +141,7 @@ def _quantile(
             lower = r
         else:
             upper = r
-        step = error / rate if rate > 0.0 else math.nan
+        step = error / rate if 0.0 < rate < math.inf else math.nan
         new = r + step
         if abs(step) <= 1e-8 * v and new >= lower and new <= upper:
             # All is smooth on the scale v: what a last step in x leaves is its square.

@@ -1,0 +1,68 @@
+"""A small convolutional network measured through its training, for several claims at once."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import numpy as np
+
+import rmtland as rl
+from validation import networks, stores
+from validation.networks import Recipe
+
+RECIPES = {
+    "smoke": Recipe(
+        data="cifar10", side=8, examples=300, network="cnn", width=0.5, batch=32, learning_rate=0.1,
+        stages=(0, 3, 10, 30, 100, 300, 600, 1200, 2500),
+    ),
+    "full": Recipe(
+        data="cifar10", examples=5000, network="cnn", batch=32, learning_rate=0.05,
+        stages=(0, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000),
+    ),
+}  # fmt: skip
+COUNT = {"smoke": 3, "full": 5}
+MEASURED = {"smoke": 150, "full": 500}
+
+
+def cell(recipe, network, stage, count, examples):
+    """Logits, logit gradients, weights, and the top of the Hessian's spectrum with the gradient in it."""
+    recipe = Recipe.of(recipe)
+    source = networks.source_at(recipe, int(network), int(stage), int(count), int(examples))
+    outputs, lengths = rl.output_statistics(source), rl.logit_gradient_lengths(source)
+    pairs = rl.top_eigenpairs(rl.nets.hessian(source), recipe.classes, tolerance=1e-3, rng=0)
+    gradient = rl.gradient(source).numpy().astype(float)
+    powers = (pairs.eigenvectors.numpy().T @ gradient) ** 2 / (gradient @ gradient)
+    weights = networks.trained(recipe, int(count))[int(network), int(stage)]
+    return {
+        "logit_variance": networks.logit_variance(source), "length": float(lengths.overall.mean()),
+        "loss": float(outputs.loss), "weight_norm": float(np.linalg.norm(weights)),
+        "accuracy": float(outputs.accuracy),
+        "eigenvalues": (("rank",), np.asarray(pairs.eigenvalues)), "powers": (("rank",), powers),
+        "parameters": float(source.num_parameters),
+    }  # fmt: skip
+
+
+def measured(scale):
+    """Over (network, stage), the same for every claim of a run, with the recipe."""
+    return _measured(scale, stores.folder(), stores.run_seed(), os.environ.get("RMTLAND_DATA", "")), RECIPES[scale]
+
+
+@functools.lru_cache(maxsize=4)
+def _measured(scale, folder, seed, where):
+    name = f"fort_ganguli-training-{scale}"
+    with stores.waiting(name):
+        return networks.measured(
+            name, cell, [RECIPES[scale]], COUNT[scale], np.random.default_rng(seed), examples=MEASURED[scale]
+        ).isel(recipe=0)
+
+
+def course(ax, steps, values, colour, label=None):
+    """Means over networks against steps, each network thinly behind."""
+    from validation import figures
+
+    figures.points(ax, steps, values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5, colour, label)
+    for row in values:
+        ax.plot(steps, row, color=colour, lw=0.5, alpha=0.6)
+    ax.set_xscale("symlog", linthresh=3)
+    ax.set(xlabel="step", xlim=(-0.5, None))
