@@ -29,7 +29,8 @@ the probabilities leave open, as before training."""
 class UnfrozenLogits:
     """Normal logits of the wrong classes, and a margin of the correct class over the largest of them.
 
-    z_k ~ N(0, sigma^2) for k != y, y uniform, and z_y = max_{k != y} z_k + m with m ~ N(margin, margin_spread^2).
+    z_k ~ N(0, sigma^2) for k != y, y uniform, and z_y = max_{k != y} z_k + m with m ~ N(margin, margin_spread^2). A
+    part of z_k may be the same in all examples, a bias of the network towards some classes.
 
     Parameters
     ----------
@@ -43,6 +44,9 @@ class UnfrozenLogits:
         Share of examples in [0, 1], rounded to whole ones, whose label is the argmax of their logits: those of the
         smallest margins get the runner-up as their label, all others the argmax. By default labels are what the margins
         say.
+    shared : float
+        Share in [0, 1] of sigma^2 that all examples of a draw have in common. Each example by itself has the same law
+        whatever it is; all of them together favour the same few classes.
 
     Raises
     ------
@@ -65,6 +69,7 @@ class UnfrozenLogits:
     margin: float
     margin_spread: float = 0.0
     label_accuracy: float | None = None
+    shared: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, at_least=0))
@@ -73,6 +78,7 @@ class UnfrozenLogits:
         if self.label_accuracy is not None:
             share = real("label_accuracy", self.label_accuracy, at_least=0, at_most=1)
             object.__setattr__(self, "label_accuracy", share)
+        object.__setattr__(self, "shared", real("shared", self.shared, at_least=0, at_most=1))
 
     @classmethod
     def from_logits(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> UnfrozenLogits:
@@ -90,7 +96,8 @@ class UnfrozenLogits:
             With the measured mean and mean square of u = 1 - sum_k p_k^2, and the measured mean share, weighted by u,
             of the second largest probability in 1 - max p. What these leave open is decided by the measured mean and
             spread of the margin and the spread of the wrong classes' logits, which have all the say where every u
-            vanishes. The labels have the measured accuracy. Two classes have no spread of wrong classes: sigma is 0.
+            vanishes. The labels have the measured accuracy, the classes the measured share of the logits' variance that
+            all examples have in common, without bias. Two classes have no spread of wrong classes: sigma is 0.
 
         Raises
         ------
@@ -127,9 +134,10 @@ class UnfrozenLogits:
             start[2] = math.sqrt(float(others.var(axis=1, ddof=1).mean()))
         target = _unfrozen(given.logits)
         right = float(np.mean(given.logits.argmax(axis=1) == given.labels))
+        common = _shared(given.logits, wrong)
         if target[0] < FROZEN or start[1] == 0 or (start[2] == 0 and num_classes > 2):
-            return cls(float(start[2]), float(start[0]), float(start[1]), right)
-        return cls(*_fitted(np.log(target), start, num_classes), right)
+            return cls(float(start[2]), float(start[0]), float(start[1]), right, common)
+        return cls(*_fitted(np.log(target), start, num_classes), right, common)
 
     def accuracy(self, num_classes: int) -> float:
         """Probability that the correct class has the largest logit, whatever C; 1/C where all logits are equal."""
@@ -148,7 +156,9 @@ class UnfrozenLogits:
         labels = rng.integers(num_classes, size=num_examples)
         own = np.arange(num_examples), labels
         margins = self.margin + self.margin_spread * normal[own]
-        logits = self.sigma * normal
+        logits = self.sigma * math.sqrt(1 - self.shared) * normal
+        if self.shared > 0:
+            logits += self.sigma * math.sqrt(self.shared) * rng.standard_normal(num_classes)
         logits[own] = -math.inf
         logits[own] = logits.max(axis=1) + margins
         if self.label_accuracy is not None:
@@ -156,6 +166,21 @@ class UnfrozenLogits:
             wrong = np.argsort(margins)[: num_examples - round(self.label_accuracy * num_examples)]
             labels[wrong] = np.argpartition(logits[wrong], -2, axis=1)[:, -2]
         return logits, labels
+
+
+def _shared(logits: Floats, wrong: npt.NDArray[np.bool_]) -> float:
+    """Share of the variance of the wrong classes' logits, over the classes, that all examples have in common.
+
+    Products of different examples at the classes that are wrong in both: no variance of one example enters.
+    """
+    counts = wrong.sum(axis=1, keepdims=True)
+    centred = np.where(wrong, logits - (logits * wrong).sum(axis=1, keepdims=True) / np.maximum(counts, 1), 0.0)
+    own = float(np.sum(centred**2))
+    pairs = float(np.sum(wrong.sum(axis=0) ** 2) - wrong.sum())
+    if not (own > 0 and pairs > 0):
+        return 0.0
+    together = (float(np.sum(centred.sum(axis=0) ** 2)) - own) / pairs
+    return min(max(together * float(wrong.sum()) / own, 0.0), 1.0)
 
 
 def _unfrozen(logits: Floats) -> Floats:

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.draw import mean_curvature
 from tests import oracles
+from tests.statistical import assert_mean
 
 
 def statistics(logits):
@@ -169,3 +171,30 @@ def test_a_trained_network_within_a_factor_of_one_and_a_half():
     assert tops["unfrozen"] < 1.5, tops
     assert tops["unfrozen"] > 0.4, tops
     assert tops["spread"] > 2.5, tops
+
+
+def test_what_examples_share_is_measured_and_leaves_each_example_as_it_is():
+    law = rl.UnfrozenLogits(3.0, 1.0, 2.0, shared=0.4)
+    shares, spreads = [], []
+    for seed in range(60):
+        logits, labels = law.draw_logits(300, 10, np.random.default_rng(seed))
+        shares.append(rl.UnfrozenLogits.from_logits(logits, labels).shared)
+        wrong = np.ones(logits.shape, dtype=bool)
+        wrong[np.arange(300), labels] = False
+        spreads.append(np.mean(logits[wrong] ** 2))
+    # The bias of one draw has 10 numbers: its variance scatters by sqrt(2/9); the labels here depend on no bias.
+    assert_mean(shares, 0.4, bias=0.03, detect=0.3)
+    assert_mean(spreads, 9.0, detect=4.5)
+    alike = [
+        rl.UnfrozenLogits.from_logits(*rl.UnfrozenLogits(3.0, 1.0, 2.0).draw_logits(300, 10, np.random.default_rng(i)))
+        for i in range(10)
+    ]
+    assert max(fitted.shared for fitted in alike) < 0.02
+    # All examples favour the same classes: the mean curvature is less even.
+    curved = []
+    for share in (0.0, 0.8):
+        logits, _ = rl.UnfrozenLogits(3.0, 1.0, 2.0, shared=share).draw_logits(300, 10, np.random.default_rng(1))
+        curved.append(np.ptp(np.linalg.eigvalsh(mean_curvature(logits))[1:]))
+    assert curved[1] > 2 * curved[0]
+    with pytest.raises(ValueError, match="`shared` must be >= 0 and <= 1; got 1.5"):
+        rl.UnfrozenLogits(1.0, 1.0, shared=1.5)

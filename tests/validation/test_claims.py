@@ -11,7 +11,10 @@ from validation.networks import folder_named
 CLAIMS = discover()
 QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
 """Run in the fast suite; the whole registry is slow."""
-HEAVY = ("ladder.side_by_side", "sagun.figures_4_6", "sagun.figures_7_8")
+HEAVY = (
+    "ladder.measured_law", "ladder.side_by_side", "papyan.deep_networks", "papyan.dynamics", "papyan.upper_tail",
+    "sagun.figures_4_6", "sagun.figures_7_8",
+)  # fmt: skip
 """Networks that take longer to train than a slow test may: run by `make validate`."""
 
 

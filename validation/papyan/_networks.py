@@ -151,7 +151,7 @@ def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS
         for d in data:
             for k in kinds:
                 for n in sizes:
-                    place = int(found.error.sel(data=d, network=k, per_class=n)[..., 0].argmin())
+                    place = int(found.error.sel(data=d, network=k, per_class=n).to_numpy()[..., 0].argmin())
                     best[f"{d} {k} {n}"] = float(rates[place])
     results = {}
     for d, epochs in data.items():
