@@ -118,12 +118,13 @@ def streamed_outliers(
     spread within classes, which aligns with the means during training. Of B the products with the leading directions V
     of F are taken, and the eigenvalues are those of F F^T + B V (V^T B V)^-1 V^T B: F F^T in full and the part of B
     that V reaches, half a power iteration better than Rayleigh-Ritz on V, and below G in any direction. In one pass V
-    comes from the first eighth of the examples (half of few) and B V from the rest, about the means of all: the noise of
-    B V is the greater part of the error, so that most examples go there.
+    comes from the first eighth of the examples (half of few) and B V from the rest, about the means of all: the noise
+    of B V is the greater part of the error, so that most examples go there.
 
     A pass costs C - 1 backward passes for the means and, per direction, one product with J and one with J^T. In a
     network whose layers account for all parameters C - 1 backward passes to the layers' outputs serve all of it, in
-    coordinates of a subspace (`tolerance`); what it leaves out is told from 256 examples and is part of the errors. An eigenvector far from all means is missed, and the errors do not know.
+    coordinates of a subspace (`tolerance`); what it leaves out is told from 256 examples and is part of the errors.
+    An eigenvector far from all means is missed, and the errors do not know.
 
     References
     ----------
