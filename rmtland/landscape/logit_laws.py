@@ -176,15 +176,9 @@ class MarginLogits:
         ValueError, TypeError
             For logits or labels that do not fit, or fewer than two examples.
         """
-        given = GivenLogits(logits, labels)  # type: ignore[arg-type]
-        num_examples, num_classes = given.logits.shape
-        if num_examples < 2:
-            raise ValueError(f"`logits` must have at least 2 examples to show a spread; got {num_examples}")
-        rows = np.arange(num_examples)
-        wrong = np.ones(given.logits.shape, dtype=bool)
-        wrong[rows, given.labels] = False
-        others = given.logits[wrong].reshape(num_examples, num_classes - 1)
-        margins = given.logits[rows, given.labels] - others.mean(axis=1)
+        _, own, others = parted(logits, labels)
+        num_classes = others.shape[1] + 1
+        margins = own - others.mean(axis=1)
         total = float(margins.var(ddof=1))
         if num_classes == 2:
             return cls(math.sqrt(total / 2), float(margins.mean()))
@@ -273,6 +267,19 @@ class GivenLogits:
         """ValueError where these are not N x C logits."""
         if self.logits.shape != (num_examples, num_classes):
             raise ValueError(f"`logits` must have shape ({num_examples}, {num_classes}); got {self.logits.shape}")
+
+
+def parted(
+    logits: npt.ArrayLike, labels: npt.ArrayLike
+) -> tuple[GivenLogits, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Checked logits, each example's own class's (N,) and the others' (N, C - 1); ValueError for fewer than two."""
+    given = GivenLogits(logits, labels)  # type: ignore[arg-type]
+    num_examples, num_classes = given.logits.shape
+    if num_examples < 2:
+        raise ValueError(f"`logits` must have at least 2 examples to show a spread; got {num_examples}")
+    wrong = np.ones(given.logits.shape, dtype=bool)
+    wrong[np.arange(num_examples), given.labels] = False
+    return given, given.logits[~wrong], given.logits[wrong].reshape(num_examples, num_classes - 1)
 
 
 def check_logit_law(law: Any, num_examples: int, num_classes: int) -> None:

@@ -32,12 +32,8 @@ class LandscapeModel:
 
     Parameters
     ----------
-    num_examples : int
-        N >= 2.
-    num_classes : int
-        C >= 2.
-    num_parameters : int
-        D >= 1.
+    num_examples, num_classes, num_parameters : int
+        N >= 2, C >= 2 and D >= 1.
     logits : LogitLaw
         How logits and labels are drawn.
     gradients : GradientLaw
@@ -73,9 +69,8 @@ class LandscapeModel:
     sigma_H: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num_examples", integer("num_examples", self.num_examples, at_least=2))
-        object.__setattr__(self, "num_classes", integer("num_classes", self.num_classes, at_least=2))
-        object.__setattr__(self, "num_parameters", integer("num_parameters", self.num_parameters, at_least=1))
+        for name, least in (("num_examples", 2), ("num_classes", 2), ("num_parameters", 1)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), at_least=least))
         check_logit_law(self.logits, self.num_examples, self.num_classes)
         check_gradient_law(self.gradients, self.num_classes)
         if isinstance(self.gradients, StructuredGradients):
@@ -250,10 +245,10 @@ class LandscapeModel:
 
         Parameters
         ----------
-        size : int
-            Draws of the logits, >= 2.
+        num_draws : int
+            Draws of the logits, >= 2; draw i comes from the i-th child of `rng`.
         rng : seed
-            Anything `numpy.random.default_rng` takes; draw i comes from its i-th child.
+            Anything `numpy.random.default_rng` takes.
         cross_terms : bool
             As in `theory`.
 
@@ -302,8 +297,8 @@ class LandscapeModel:
         Returns
         -------
         LandscapeDraw
-            A source of logit gradients that every statistic reads as it reads a network. Statistics of the Gauss-Newton
-            matrix leave the H-term out, as they do a network's; `LandscapeDraw.hessian` has it.
+            A source of logit gradients, read as a network is: statistics of the Gauss-Newton matrix leave the H-term
+            out, `LandscapeDraw.hessian` has it.
 
         Raises
         ------
@@ -338,12 +333,10 @@ class LandscapeModel:
         Parameters
         ----------
         rng : seed
-            Anything `numpy.random.default_rng` takes. A seed does not give the logits' draw the same gradients as in
-            `sample`; under one seed models that differ in sigma_z alone share the directions of their logits and their
-            mean logit gradients.
+            Anything `numpy.random.default_rng` takes; other gradients than `sample` draws. Under one seed models that
+            differ in sigma_z alone share the directions of their logits and their mean logit gradients.
         cross_terms : bool
-            True: eq. (10). False: eq. (16), without the products of c and E (nor, if there are class gradients, of
-            either with these). The gradient is the same.
+            As in `LandscapeDraw.hessian`; the gradient is the same.
         tolerance : float
             Rows of A_mu / N, one per example and direction of its logits, whose eigenvalue is not above `tolerance`
             times the largest leave the eigenproblem: examples with frozen probabilities. All eigenvalues are too small
@@ -366,20 +359,17 @@ class LandscapeModel:
         ValueError
             For a law with measured means, with an H-term, without cross terms or with `rows`.
         MemoryError
-            Where the Gram matrix of the kept rows does not fit; with an H-term, where D x D does not and `num_top` is
-            not given.
+            Where the Gram matrix of the kept rows, or with an H-term and without `num_top` D x D, does not fit.
 
         Notes
         -----
-        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3).
-        `num_top` of them need only the leading rows of a band matrix of the width w of G's range, a few w rows for
-        outliers and of order w (D / w)^(1/3) at the edge of the bulk; trace and norm are then those of these rows and
-        a draw of what the others add.
+        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3),
+        `num_top` of them the leading rows of a band matrix (`h_term`), trace and norm with a draw of what the others
+        add.
 
-        Up to a rotation of the parameters, G and the gradient depend on the standard normal rows behind c and E only
-        through their inner products. The Bartlett factor of these N (C - 1) + C rows stands in for them, so the cost is
-        O((N (C - 1))^3) from D = N (C - 1) on, and less below. Exact in law at any D; rounding is 1e-16 of the largest
-        eigenvalue.
+        Up to a rotation of the parameters, G and the gradient depend on the normal rows behind c and E through their
+        inner products alone, whose Bartlett factor stands in for them: O((N (C - 1))^3) from D = N (C - 1) on, and less
+        below, exact in law at any D. Rounding is 1e-16 of the largest eigenvalue.
 
         References
         ----------

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 from scipy.special import ndtr, ndtri
 
 from rmtland._arguments import integer, real
-from rmtland.landscape.logit_laws import Draw, GivenLogits
+from rmtland.landscape.logit_laws import Draw, parted
 from rmtland.logits.losses import CrossEntropy
 
 Floats = npt.NDArray[np.float64]
@@ -121,14 +121,9 @@ class UnfrozenLogits:
         >>> abs(fitted.margin - 6.0) < 0.2 and abs(fitted.margin_spread - 4.0) < 0.2
         True
         """
-        given = GivenLogits(logits, labels)  # type: ignore[arg-type]
-        num_examples, num_classes = given.logits.shape
-        if num_examples < 2:
-            raise ValueError(f"`logits` must have at least 2 examples to show a spread; got {num_examples}")
-        wrong = np.ones(given.logits.shape, dtype=bool)
-        wrong[np.arange(num_examples), given.labels] = False
-        others = given.logits[wrong].reshape(num_examples, num_classes - 1)
-        margins = given.logits[~wrong] - others.max(axis=1)
+        given, own, others = parted(logits, labels)
+        num_classes = others.shape[1] + 1
+        margins = own - others.max(axis=1)
         start = np.array([margins.mean(), margins.std(ddof=1), 0.0])
         if num_classes > 2:
             start[2] = math.sqrt(float(others.var(axis=1, ddof=1).mean()))

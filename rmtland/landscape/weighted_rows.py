@@ -167,16 +167,43 @@ def rows_of_examples(
     slopes = CrossEntropy().gradient(logits, labels) / n
     own = (np.broadcast_to(roots, (n, c, c)) @ slopes[:, :, None])[:, :, 0]
     along = np.einsum("nkj,nk->nj", left, own)
-    stretch, factors = loadings
+    stretch = loadings[0]
     scaled = turned if stretch is None else stretch.swapaxes(1, 2) @ turned
     heights = np.sum(turned**2, axis=1)
     kept = (heights > tolerance * heights.max()) | (sizes**2 > tolerance * max(float(sizes.max()) ** 2, 1e-300))
-    num_factors = 0 if factors is None else factors.shape[2]
-    num_means = gram.shape[0] - num_factors
+    blocks, mean_slopes, order = _blocks(scaled, turned, slopes, labels, loadings, gram.shape[0], kept)
+    everyone = np.concatenate(order)
+    used = along[everyone][kept[everyone]]
+    total = float(np.sum(own**2))
+    rest = total - float(used @ used)
+    return WeightedRows(
+        blocks=blocks,
+        factor=gram_factor(gram),
+        scales=sizes[everyone][kept[everyone]] / math.sqrt(n),
+        mean_slopes=mean_slopes,
+        slopes=used,
+        dropped=math.sqrt(rest) if rest > 1e-13 * total else 0.0,
+        covariance=covariance,
+    )
+
+
+def _blocks(
+    scaled: Floats,
+    turned: Floats,
+    slopes: Floats,
+    labels: npt.NDArray[np.int64],
+    loadings: tuple[Floats | None, Floats | None],
+    num_rows: int,
+    kept: npt.NDArray[np.bool_],
+) -> tuple[tuple[Block, ...], Floats, list[npt.NDArray[np.int64]]]:
+    """Blocks of the kept rows, what the gradient has of the mean rows, and the examples in the order of the blocks."""
+    n, c = slopes.shape
+    stretch, factors = loadings
+    num_means = num_rows - (0 if factors is None else factors.shape[2])
     by_class = num_means == c * c
     groups = [np.flatnonzero(labels == y) for y in range(c)] if by_class else [np.arange(n)]
     blocks, order = [], []
-    mean_slopes = np.zeros(gram.shape[0])
+    mean_slopes = np.zeros(num_rows)
     for y, members in enumerate(groups):
         if members.size == 0:
             continue
@@ -185,25 +212,13 @@ def rows_of_examples(
         mean_slopes[columns] += direct.sum(axis=0)
         rows = scaled[members].swapaxes(1, 2)
         if factors is not None:
-            columns = np.append(columns, np.arange(num_means, gram.shape[0]))
+            columns = np.append(columns, np.arange(num_means, num_rows))
             rows = np.concatenate([rows, turned[members].swapaxes(1, 2) @ factors[members]], axis=2)
             mean_slopes[num_means:] += np.einsum("nk,nkf->f", slopes[members], factors[members])
         some = kept[members]
         blocks.append(Block(columns, rows[some] / math.sqrt(n)))
         order.append(members)
-    everyone = np.concatenate(order)
-    used = along[everyone][kept[everyone]]
-    total = float(np.sum(own**2))
-    rest = total - float(used @ used)
-    return WeightedRows(
-        blocks=tuple(blocks),
-        factor=gram_factor(gram),
-        scales=sizes[everyone][kept[everyone]] / math.sqrt(n),
-        mean_slopes=mean_slopes,
-        slopes=used,
-        dropped=math.sqrt(rest) if rest > 1e-13 * total else 0.0,
-        covariance=covariance,
-    )
+    return tuple(blocks), mean_slopes, order
 
 
 def gram_factor(gram: Floats) -> Floats:

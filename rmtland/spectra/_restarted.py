@@ -135,15 +135,13 @@ class RestartedLanczos:
     def _require_symmetric(self, coefficients: Array) -> None:
         if coefficients.shape[0]:
             worst = float(namespace(coefficients).max(namespace(coefficients).abs(coefficients)))
-            if worst > self.asymmetry * self.scale + _vectors.SUBNORMAL:
-                raise _vectors.not_symmetric(worst, 0.0)
+            _vectors.require_equal(worst, 0.0, self.asymmetry * self.scale)
 
     def _require_coupled(self, coefficients: Array, j: int) -> None:
         """After a restart the product must hold the kept Ritz vectors as they held it."""
         found = to_numpy(double(coefficients))
         worst = int(np.argmax(np.abs(found - self.projected[:j, j])))
-        if abs(found[worst] - self.projected[worst, j]) > self.asymmetry * self.scale + _vectors.SUBNORMAL:
-            raise _vectors.not_symmetric(float(found[worst]), float(self.projected[worst, j]))
+        _vectors.require_equal(float(found[worst]), float(self.projected[worst, j]), self.asymmetry * self.scale)
 
     def ritz(self) -> tuple[Floats, Floats, Floats]:
         """Ritz values (n,) ascending, their residuals (n,) and coefficients (n, n) in the basis."""

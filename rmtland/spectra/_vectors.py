@@ -202,7 +202,12 @@ def require_symmetric(operator: SymmetricOperator, rng: np.random.Generator) -> 
     length = max(operator.rounding_scale, *map(norm, images))
     if not (np.isfinite(one_way) and np.isfinite(other_way) and np.isfinite(length)):
         raise not_finite(2)
-    if abs(one_way - other_way) > max(512 * epsilon(operator.prototype), 1e-6) * length + SUBNORMAL:
+    require_equal(one_way, other_way, max(512 * epsilon(operator.prototype), 1e-6) * length)
+
+
+def require_equal(one_way: float, other_way: float, allowance: float) -> None:
+    """ValueError where two sums that symmetry makes equal differ by more; what has underflowed shows nothing."""
+    if abs(one_way - other_way) > allowance + SUBNORMAL:
         raise not_symmetric(one_way, other_way)
 
 
@@ -218,5 +223,4 @@ def require_symmetric_products(operator: SymmetricOperator, vectors: Array, imag
     # One after the other: squares of a frozen network's products underflow.
     one_way, other_way = (dot(p / lengths[0], image_q) / lengths[1], dot(q / lengths[1], image_p) / lengths[0])
     size = max(operator.rounding_scale, norm(image_p) / lengths[0], norm(image_q) / lengths[1])
-    if abs(one_way - other_way) > max(512 * epsilon(operator.prototype), 1e-6) * size + SUBNORMAL:
-        raise not_symmetric(one_way, other_way)
+    require_equal(one_way, other_way, max(512 * epsilon(operator.prototype), 1e-6) * size)

@@ -318,8 +318,7 @@ class Recurrence:
             length = left
 
     def _require_symmetric(self, one_way: float, other_way: float, scale: float) -> None:
-        if abs(one_way - other_way) > self.asymmetry * scale + _vectors.SUBNORMAL:
-            raise _vectors.not_symmetric(one_way, other_way)
+        _vectors.require_equal(one_way, other_way, self.asymmetry * scale)
 
     def _close(self, out: Array, beta: float) -> None:
         """Normalise the next vector, or begin a new block after a breakdown."""
