@@ -11,7 +11,7 @@ from typing import Protocol, overload, runtime_checkable
 import numpy as np
 
 from rmtland._arguments import choice, real, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, where_double_is, zeros
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, where_double_is, zeros
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -150,7 +150,8 @@ def gauss_newton(source: LogitGradients, *, weight_decay: float = 0.0) -> Symmet
 
     def multiply(block: Array) -> Array:
         with in_step(source, block):
-            total = zeros(block, tuple(block.shape))
+            # A network's columns lie one after another: they are added as they lie.
+            total = zeros(block, tuple(block.shape)[::-1]).T if is_torch(block) else zeros(block, tuple(block.shape))
             for chunk in checked_chunks(source):
                 loss = loss_at(source, chunk, in_double=False)
                 for some in column_slices(chunk, block.shape[1]):
