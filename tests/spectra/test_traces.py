@@ -380,9 +380,9 @@ def test_errors_at_the_fewest_products():
     matrix += matrix.T
     traces = [rl.trace_estimate(matrix, num_products=6, rng=seed) for seed in range(600)]
     norms = [rl.frobenius_estimate(matrix, num_products=6, method="hutchinson", rng=seed) for seed in range(600)]
-    halves = [rl.frobenius_estimate(matrix, num_products=8, rng=seed) for seed in range(1200)]
+    halves = [rl.frobenius_estimate(matrix, num_products=6, rng=seed) for seed in range(1200)]
     shifted = rl.as_operator(matrix + 8 * np.eye(30))
-    ratios = [rl.goldilocks_ratio(shifted, num_products=8, rng=seed) for seed in range(1200)]
+    ratios = [rl.goldilocks_ratio(shifted, num_products=6, rng=seed) for seed in range(1200)]
     for estimates, errors in (
         ([found.estimate for found in traces], [found.standard_error for found in traces]),
         ([found.square for found in norms], [found.square_standard_error for found in norms]),
