@@ -88,7 +88,8 @@ CLAIM = Claim(
         "half of the directions are curved": lambda num_classes: (0.5, 2 * num_classes),
         "one outlier": lambda num_classes: (1.0, 1),
     },
-    refuted="""It holds after training. At the random initial point about a third of the eigenvalues are farther from
-    zero than 1% of the largest, some seventy are beyond 10% of it, where ten classes would make nine, and negative ones
-    are nearly as large as positive ones: the term with the logits' curvature is most of the Hessian there.""",
+    refuted="""It holds after training. At the random initial point a third of the eigenvalues are farther from zero
+    than 1% of the largest and some seventy are beyond 10% of it, where ten classes would make nine; negative ones are
+    nearly as large as positive ones: the term with the logits' curvature is most of the Hessian there. At the paper's
+    size, 5,070 parameters, it is a sixth of them, and 129 of a network.""",
 )
