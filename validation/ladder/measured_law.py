@@ -163,7 +163,8 @@ def judge(data, theory):
     total = errors.shape[0] * errors.shape[1] * errors.shape[2]
     stood_in = "" if folder_named() else "No data folder is named: the digits stand for all data sets. "
     text = f"""{stood_in}Largest errors over {errors.shape[0] * seeds} networks (top nine, edge, power, ratio): {tell}.
-    Single numbers beyond what is allowed: {len(misses)} of {4 * total}{": " + "; ".join(misses) if misses else ""}. Residuals
+    Single numbers beyond what is allowed: {len(misses)} of {4 * total}{": " + "; ".join(misses) if misses else ""}.
+    Residuals
     and means of one length each are off by {", ".join(f"{iid[:, q].max():.2f}" for q in range(4))} where they are worst
     on average.
 
