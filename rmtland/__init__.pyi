@@ -72,7 +72,7 @@ from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScal
 from .logits.curvature_scales import curvature_scales as curvature_scales
 from .logits.embedding import ClassEmbedding as ClassEmbedding
 from .logits.embedding import class_embedding as class_embedding
-from .logits.gauss_newton import GaussNewtonSpectrum as GaussNewtonSpectrum
+from .logits.exact_spectrum import GaussNewtonSpectrum as GaussNewtonSpectrum
 from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
 from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum

@@ -16,7 +16,8 @@ from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.clustering import Clustering
 from rmtland.logits.curvature_scales import CurvatureScales
-from rmtland.logits.gauss_newton import GaussNewtonSpectrum, gauss_newton_spectrum
+from rmtland.logits.exact_spectrum import GaussNewtonSpectrum
+from rmtland.logits.gauss_newton import gauss_newton_spectrum
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, logit_gradient_gram
 from rmtland.logits.measure import measure

@@ -13,7 +13,7 @@ from rmtland._arguments import flag, instance, integer, real, require_memory
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.h_term import h_term_spectrum
-from rmtland.logits.gauss_newton import GaussNewtonSpectrum
+from rmtland.logits.exact_spectrum import GaussNewtonSpectrum
 from rmtland.logits.losses import CrossEntropy
 from rmtland.spectra.measure import spectral_measure
 

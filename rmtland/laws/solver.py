@@ -175,12 +175,14 @@ class Solver:
         rate: Callable[[complex], float],
         near: float = 0.0,
         finish: Callable[[complex], complex | None] | None = None,
+        close: float = 0.0,
     ) -> complex:
         """The point of the curve where an error of (u, z(u)), increasing in Re u, changes sign.
 
         `rate` is d error / d z. Newton's method between bounds that halve on a scale of decades on either side of 0, as
         what is sought may be smaller than the reach by any factor; they are looked for around `near` first, if that is
-        > 0. Where `finish` makes something of a point above the axis with an error below 1, that is the answer.
+        > 0. Where `finish` makes something of a point above the axis with an error below 1, that is the answer;
+        an error of `close` is none.
         """
         unit = 1e-60 * self.reach[0]
 
@@ -206,7 +208,7 @@ class Solver:
                     return done
             low, high = (r, high) if wrong < 0 else (low, r)
             new = r - wrong / slope if 0 < slope < math.inf else math.nan
-            if wrong == 0 or high - low <= 1e-14 * abs(r) or abs(new - r) <= 1e-15 * abs(r):
+            if abs(wrong) <= close or high - low <= 1e-14 * abs(r) or abs(new - r) <= 1e-15 * abs(r):
                 break
         return u
 
@@ -268,16 +270,16 @@ class Solver:
         # The smallest may be rounding of what is left of u.
         return found if self.equation.variance > 0 else np.maximum(found, 0.0)
 
-    def points(self, above: Floats) -> list[complex]:
-        """Points u of the curve with `above` eigenvalues above z(u); 0 < above < rank."""
+    def points(self, above: Floats, close: float = 0.0) -> list[complex]:
+        """Points u of the curve with `above` eigenvalues above z(u), or so `close`; 0 < above < rank."""
         plain = self.plain
         goals = np.minimum(above, plain.rank * (1 - 1e-12))
         guesses = plain.solve(plain.quantiles(goals, plain.rank - goals))
         if self.equation.exact:
             return [complex(u) for u in guesses]
-        return [self._point(float(k), complex(u)) for k, u in zip(above, guesses, strict=True)]
+        return [self._point(float(k), complex(u), close) for k, u in zip(above, guesses, strict=True)]
 
-    def _point(self, goal: float, u: complex) -> complex:
+    def _point(self, goal: float, u: complex, close: float = 0.0) -> complex:
         found = self._newton_to(goal, u) if u.imag > 0 else None
         if found is not None:
             return found
@@ -287,6 +289,7 @@ class Solver:
             lambda w: d * (-1 / w).imag / math.pi,
             u.real,
             partial(self._newton_to, goal),
+            close,
         )
 
     def _newton_to(self, goal: float, u: complex) -> complex | None:
@@ -342,7 +345,8 @@ class Solver:
     def boundary(self, count: int) -> complex:
         """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""
         gap = self.gap(count)
-        return self.points(np.array([float(count)]))[0] if gap is None else complex(gap)
+        # At the edge of a narrow gap that the rough atoms do not show, what is above changes by no more than the count.
+        return self.points(np.array([float(count)]), 1e-10)[0] if gap is None else complex(gap)
 
     def power_above(self, u: complex) -> float:
         """Share of the vector's square above z(u), (1/pi) Im of an integral from u up to beyond the support.

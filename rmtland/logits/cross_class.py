@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rmtland._arguments import flag, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, prototype
-from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.gradients import LogitGradients, SoftmaxChunk, SoftmaxView
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.rows import RowsChunk, require_finite
 
@@ -245,6 +245,9 @@ class CrossClassMeansAccumulator(SumAccumulator[Any]):
             return state
         if not keeps:
             sums += double(chunk.rows(like(chunk.logits, -_own_columns(chunk, own))).sums(own))
+        elif (view := _softmax_view(chunk)) is not None:
+            columns = chunk.loss.hessian_product(_identities(own))
+            view.add_class_sums(sums, like(chunk.logits, columns), classes)
         elif isinstance(chunk, RowsChunk) or isinstance(chunk.chunk, RowsChunk):
             for step in range(1, num_classes):
                 by_class = chunk.cross_class_rows(step).sums(own[:, classes.start : classes.stop])
@@ -295,14 +298,23 @@ def _own_columns(chunk: SharedChunk, own: Array) -> Array:
     return chunk.loss.hessian_product(own[:, :, None])[:, :, 0]
 
 
+def _identities(own: Array) -> Array:
+    """The identity for each example, (n, C, C)."""
+    n, num_classes = own.shape
+    return namespace(own).broadcast_to(like(own, np.eye(num_classes)), (n, num_classes, num_classes))
+
+
+def _softmax_view(chunk: SharedChunk) -> SoftmaxView | None:
+    return chunk.chunk.softmax_view() if isinstance(chunk.chunk, SoftmaxChunk) else None
+
+
 def _add_dense(sums: Array, chunk: SharedChunk, classes: range) -> None:
     """Add the sums of a chunk whose logit gradients lie in memory: a matrix product for each class."""
     gradients = chunk.dense()
     num_classes = sums.shape[1]
     labels = to_numpy(chunk.labels)
     xp = namespace(sums)
-    identity = xp.broadcast_to(like(sums, np.eye(num_classes)), (len(labels), num_classes, num_classes))
-    columns = chunk.loss.hessian_product(identity)
+    columns = chunk.loss.hessian_product(_identities(chunk.own))
     for place, c in enumerate(classes):
         some = xp.asarray(np.flatnonzero(labels == c), device=sums.device)
         rows = double(gradients[some, ...]).reshape(-1, gradients.shape[2])

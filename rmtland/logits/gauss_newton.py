@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from rmtland._arguments import choice, integer, real, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, where_double_is, zeros
+from rmtland._arguments import choice, real, require_memory
+from rmtland._arrays import Array, double, like, namespace, to_numpy, where_double_is, zeros
 from rmtland.logits.accumulate import (
     SharedChunk,
     SumAccumulator,
@@ -24,6 +23,7 @@ from rmtland.logits.accumulate import (
     prototype,
 )
 from rmtland.logits.blocks import parameter_blocks
+from rmtland.logits.exact_spectrum import GaussNewtonSpectrum, from_parameters, from_rows
 from rmtland.logits.gradients import (
     LogitGradients,
     LogitGradientsChunk,
@@ -35,9 +35,7 @@ from rmtland.logits.gradients import (
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
 from rmtland.logits.rows import RowsChunk, require_finite
-from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.operators import SymmetricOperator
-from rmtland.spectra.traces import goldilocks_ratio
 
 
 @runtime_checkable
@@ -56,56 +54,6 @@ class GramSource(LogitGradients, Protocol):
         Either the Gram matrix (N r, N r) and the rows' inner products with `vector`, both float64, or (`outer`; lists
         of one) sum r r^T over this rank and nothing of use.
         """
-
-
-@dataclass(frozen=True, eq=False)
-class GaussNewtonSpectrum:
-    """Exact eigenvalues of a Gauss-Newton matrix and where the gradient lies among its eigenvectors.
-
-    Attributes
-    ----------
-    eigenvalues : ndarray (r,)
-        Ascending, r = min(D, N rank(A)); the other D - r are exactly zero.
-    powers : ndarray (r,)
-        Share of the squared gradient along each eigenvector; 0 for eigenvalues that are zero to rounding, whose
-        eigenvectors are arbitrary. NaN where the gradient is zero.
-    null_power : float
-        The rest: powers.sum() + null_power = 1.
-    num_parameters : int
-        D.
-    gradient_norm : float
-        Length of the gradient.
-    """
-
-    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
-    powers: npt.NDArray[np.float64] = field(repr=False)
-    null_power: float
-    num_parameters: int
-    gradient_norm: float
-
-    @property
-    def trace(self) -> float:
-        """Sum of the eigenvalues."""
-        return float(self.eigenvalues.sum())
-
-    @property
-    def frobenius(self) -> float:
-        """Root of the sum of their squares."""
-        return float(np.linalg.norm(self.eigenvalues))
-
-    def goldilocks_ratio(self) -> float:
-        """Trace over Frobenius norm; NaN for the zero matrix."""
-        return goldilocks_ratio(self.eigenvalues)
-
-    def outliers(self, k: int) -> npt.NDArray[np.float64]:
-        """The k largest eigenvalues, ascending."""
-        size = self.eigenvalues.size
-        return self.eigenvalues[size - integer("k", k, at_least=0, at_most=size) :]
-
-    def gradient_power(self, num_directions: int) -> float:
-        """Share of the squared gradient in the span of the `num_directions` top eigenvectors."""
-        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
-        return float(self.powers[max(self.powers.size - count, 0) :].sum())
 
 
 @dataclass(frozen=True)
@@ -328,9 +276,9 @@ def _spectra_by_layers(source: GramSource, by_group: bool) -> Iterator[GaussNewt
         part = double(namespace(slope).concat([slope[groups[name]] for name in one]))
         norm = float(np.linalg.norm(to_numpy(part)))
         if side:
-            yield _from_parameters(source.reduce(matrix), part)
+            yield from_parameters(source.reduce(matrix), part)
         else:
-            yield _from_rows(matrix, seen, norm, size)
+            yield from_rows(matrix, seen, norm, size)
 
 
 def _rows_and_slope(source: LogitGradients, chunk: LogitGradientsChunk, parameters: slice) -> tuple[Array, Array]:
@@ -360,33 +308,7 @@ def _spectrum_by_parameters(source: LogitGradients) -> GaussNewtonSpectrum:
         square = rows.T @ rows
         matrix = square if matrix is None else matrix.__iadd__(square)
         slope = part if slope is None else slope + part
-    return _from_parameters(source.reduce(matrix), source.reduce(slope))
-
-
-def _from_parameters(matrix: Array, slope: Array) -> GaussNewtonSpectrum:
-    """From Y^T Y and the gradient."""
-    require_finite(matrix)
-    values, overlaps = _eigenvalues_and_overlaps(matrix, slope)
-    return _spectrum(values, overlaps, float(np.linalg.norm(to_numpy(slope))), matrix.shape[0])
-
-
-def _from_rows(gram: Array, seen: Array, norm: float, num_parameters: int) -> GaussNewtonSpectrum:
-    """From Y Y^T, Y times the gradient, and the gradient's length."""
-    require_finite(gram)
-    values, components = _eigenvalues_and_overlaps(gram, seen)
-    # The unit eigenvector of G is Y^T u / sqrt(lambda).
-    positive = values > _rounding(values)
-    overlaps = np.where(positive, components / np.sqrt(np.where(positive, values, 1)), 0)
-    return _spectrum(values, overlaps, norm, num_parameters)
-
-
-def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Eigenvalues, and the vector's components along the eigenvectors up to their signs."""
-    if is_torch(matrix) and matrix.device.type != "cpu":  # where it lies
-        eigenvalues, vectors = namespace(matrix).linalg.eigh(matrix)
-        return to_numpy(eigenvalues), to_numpy(vectors.T @ vector)
-    values, squares = spectral_measure(to_numpy(matrix), to_numpy(vector))
-    return values, np.sqrt(squares)
+    return from_parameters(source.reduce(matrix), source.reduce(slope))
 
 
 def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonSpectrum:
@@ -401,23 +323,4 @@ def _spectrum_by_examples(source: LogitGradients, num_rows: int) -> GaussNewtonS
         gram = products if gram is None else gram.__iadd__(products)
         seen = stacked @ slope if seen is None else seen + stacked @ slope
         square += float(to_numpy(slope @ slope))
-    return _from_rows(gathered(source, gram), gathered(source, seen), math.sqrt(square), source.num_parameters)
-
-
-def _rounding(eigenvalues: npt.NDArray[np.float64]) -> float:
-    return float(eigenvalues[-1]) * eigenvalues.size * float(np.finfo(np.float64).eps)
-
-
-def _spectrum(
-    eigenvalues: npt.NDArray[np.float64], overlaps: npt.NDArray[np.float64], norm: float, num_parameters: int
-) -> GaussNewtonSpectrum:
-    null = eigenvalues <= _rounding(eigenvalues)
-    powers = np.where(null, 0.0, (overlaps / norm) ** 2) if norm > 0 else np.full(eigenvalues.size, math.nan)
-    # Rounding may leave the sum an ulp above 1.
-    return GaussNewtonSpectrum(
-        eigenvalues=np.maximum(eigenvalues, 0.0),
-        powers=powers,
-        null_power=max(1.0 - float(powers.sum()), 0.0) if norm > 0 else math.nan,
-        num_parameters=num_parameters,
-        gradient_norm=norm,
-    )
+    return from_rows(gathered(source, gram), gathered(source, seen), math.sqrt(square), source.num_parameters)

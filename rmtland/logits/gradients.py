@@ -95,6 +95,60 @@ class PrototypedSource(Protocol):
         """Any array of the library, dtype and device of products."""
 
 
+class SoftmaxView(Protocol):
+    """n examples as a softmax sees them: all that logits share is left out of J. Cotangents sum to zero over logits."""
+
+    def add_class_sums(self, sums: Array, columns: Array, classes: range) -> None:
+        """Add sum_mu J_mu^T u_mu,c' over the examples of class c to sums (len(classes), C, D).
+
+        The cotangents u_mu,c' are columns[mu, :, c'] for columns (n, C, C).
+        """
+
+
+@runtime_checkable
+class SoftmaxChunk(Protocol):
+    """A chunk that sums cross-class gradients over the examples of each class at once. An offer, not a duty."""
+
+    def softmax_view(self) -> SoftmaxView | None:
+        """The same examples; None where it has no such sums after all."""
+
+
+class Reduction(Protocol):
+    """A subspace of the parameters, and coordinates in it."""
+
+    @property
+    def size(self) -> int:
+        """How many coordinates."""
+
+    def project(self, rows: Array) -> Array:
+        """Rows (..., D) to coordinates (..., size)."""
+
+    def lift(self, rows: Array) -> Array:
+        """Coordinates (..., size) to rows (..., D)."""
+
+
+class Reducer(Protocol):
+    """Chunks of one pass in a subspace of the parameters."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """The subspace."""
+
+    def parts(self, chunk: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
+        """A chunk part by part, in all parameters and in the coordinates."""
+
+    def left_out(self, vectors: Array) -> Array:
+        """About |R u|^2, (k,), for u = vectors (size, k), R u being the part of G u outside of the subspace."""
+
+
+@runtime_checkable
+class ReducibleSource(Protocol):
+    """A source whose products are cheaper in a subspace of the parameters. An offer, not a duty."""
+
+    def reducer(self, tolerance: float) -> Reducer | None:
+        """For one pass; None where it has none. `tolerance` is the share of inputs and signals that may be lost."""
+
+
 @runtime_checkable
 class ParametrisedSource(Protocol):
     """A source that knows the parameters themselves, as networks do. An offer, not a duty."""

@@ -17,6 +17,7 @@ from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
 from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
+from rmtland.nets.signals import Signals, SignalsChunk
 from rmtland.nets.snapshot import Snapshot, single
 
 UNIT_BYTES = 2**24
@@ -211,11 +212,11 @@ class NetworkChunk:
 
     def blocks(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for `dense()`."""
-        return self._in_pieces(self.plan.chunk_size)
+        return self.pieces(self.plan.chunk_size)
 
     def parts(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for the `rows` of all logits side by side."""
-        return self._in_pieces(self.layers().part_size)
+        return self.pieces(self.layers().part_size)
 
     def cut(self, examples: slice) -> NetworkChunk:
         """Some of the examples; of tokens by a forward pass over all."""
@@ -224,7 +225,8 @@ class NetworkChunk:
         first = 0 if self._rows is None else self._rows.start
         return NetworkChunk(self.plan, self._batch, slice(first + examples.start, first + examples.stop))
 
-    def _in_pieces(self, size: int) -> Iterator[NetworkChunk]:
+    def pieces(self, size: int) -> Iterator[NetworkChunk]:
+        """The same examples, at most `size` at a time."""
         num_examples = int(self.labels.shape[0])
         if num_examples <= size:
             yield self
@@ -254,12 +256,24 @@ class NetworkChunk:
         """What the network's layers account for, found once."""
         return Layers.of(self.network, self._examples, self.plan.rows_bytes)
 
-    def rows(self, cotangents: Tensor) -> LayerRows:
-        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+    def _layered(self) -> LayeredPart:
         if "layers" not in self._made:  # until `release`
             self._made["layers"] = LayeredPart(self.layers(), self._examples(), self.dense)
         part: LayeredPart = self._made["layers"]
-        return part.rows(cotangents)
+        return part
+
+    def rows(self, cotangents: Tensor) -> LayerRows:
+        """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
+        return self._layered().rows(cotangents)
+
+    def softmax_view(self) -> SignalsChunk | None:
+        """The examples as a softmax sees them; None where layers do not account for all parameters."""
+        if self._selected is not None or self.plan.num_classes < 2 or not self.layers().complete:
+            return None
+        groups, size = self.network.groups, int(self.network.vector.shape[0])
+        recording = self._layered().recording
+        logits = single(recording.outputs.detach())
+        return SignalsChunk(self, Signals.of(recording, self.plan.num_classes, groups, size), logits)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:
         """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmtland._arguments import choice, integer
+from rmtland.logits.accumulate import loss_at
 from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
 from rmtland.nets import determinism
@@ -26,6 +27,7 @@ from rmtland.nets.batches import (
 from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
+from rmtland.nets.signals import SAMPLE, Reducer
 from rmtland.nets.snapshot import Forward, Snapshot
 from rmtland.nets.torch_losses import translated
 
@@ -305,6 +307,13 @@ class NetworkLogitGradients:
         """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
         layers = next(iter(self.chunks())).layers()
         return layer_matrices(self, layers, columns, vector, groups, outer, self.working_bytes)
+
+    def reducer(self, tolerance: float) -> Reducer | None:
+        """For a pass in few directions of the parameters, see `logits.streamed`; None where layers do not allow it."""
+        chunk = next(iter(self.chunks()))
+        if not self.independent or (view := chunk.cut(slice(0, SAMPLE)).softmax_view()) is None:
+            return None
+        return Reducer(view, loss_at(self, view).hessian_factor(), self.network, chunk.layers(), tolerance)
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""

@@ -150,6 +150,11 @@ class Layers:
         one_logit = itemsize * (shared + ONE_LOGIT * per_logit) + 1
         self.part_size = max(1, int(limit / (all_logits if self.keep else one_logit)))
 
+    @property
+    def complete(self) -> bool:
+        """Whether layers account for every tensor, and all logits' rows of an example fit into memory."""
+        return self.keep and not self.rest and self.network.vector.element_size() >= 4
+
     def stored_bytes(self, name: str, num_directions: int) -> int:
         """Memory for one example's inputs and signals of a tensor."""
         shared, per_row = self._stored.get(name, (0, 0))

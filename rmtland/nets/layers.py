@@ -118,7 +118,7 @@ def _linear(own: dict[str, str], inputs: Tensor) -> Callable[[Tensor], dict[str,
         if "weight" in own:
             found[own["weight"]] = MatrixPiece(columns, signals[:, None], overlaps)
         if "bias" in own:
-            found[own["bias"]] = FormedPiece(signals.sum(dim=2))
+            found[own["bias"]] = FormedPiece(signals[..., 0] if signals.shape[2] == 1 else signals.sum(dim=2))
         return found
 
     return pieces

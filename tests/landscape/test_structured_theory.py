@@ -178,7 +178,7 @@ def test_nothing_random_is_exact():
 
 def test_bad_input():
     theory = model_of(LAWS["anisotropic"]).theory()
-    with pytest.raises(ValueError, match="`above` must be > 0 and < D = 120"):
+    with pytest.raises(ValueError, match="`above` must be > 0 and <= D = 120"):
         theory.quantiles([0.0])
     with pytest.raises(ValueError, match="must have a positive length"):
         model_of(rl.AnisotropicGradients(np.zeros((C, C)), 0.0)).theory()

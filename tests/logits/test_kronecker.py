@@ -3,6 +3,7 @@ import pytest
 
 import rmtland as rl
 from rmtland.logits import kronecker
+from rmtland.logits.kronecker import GROUPS
 from tests import oracles
 
 
@@ -84,3 +85,17 @@ def test_bad_input():
     one = rl.kronecker_fit(gram_of(np.ones((1, 2, 1, 2))))
     assert np.isnan(one.share_between)
     assert np.isnan(one.standard_error).all()
+
+
+def test_errors_are_those_of_fits_without_a_tenth_of_the_examples():
+    """The jackknife by its definition, every fit anew."""
+    logits, labels, gradients = oracles.examples(37, 3, 9)
+    found = rl.kronecker_fit(rl.DenseLogitGradients(logits, labels, gradients), num_terms=2)
+    left = []
+    for group in range(GROUPS):
+        kept = np.arange(37) % GROUPS != group
+        without = rl.DenseLogitGradients(logits[kept], labels[kept], gradients[kept])
+        left.append(np.cumsum(rl.kronecker_fit(without, num_terms=2).shares))
+    squares = (np.array(left) - np.mean(left, axis=0)) ** 2
+    expected = np.sqrt((GROUPS - 1) / GROUPS * squares.sum(axis=0))
+    np.testing.assert_allclose(found.standard_error, expected, rtol=1e-8)

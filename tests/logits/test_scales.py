@@ -1,4 +1,5 @@
 import math
+import statistics
 import warnings
 
 import numpy as np
@@ -228,3 +229,18 @@ def test_in_a_line():
     assert repr(dense) == "DenseLogitGradients(4 examples, 2 classes, 3 parameters, CrossEntropy(label_smoothing=0.0))"
     band = rl.LandscapeModel.fort_ganguli(40, 4, 60).theory_band(2, rng=0)
     assert repr(band) == "TheoryBand(2 x LandscapeTheory: 4 classes, 60 parameters)"
+
+
+def test_errors_are_spreads_over_the_logits():
+    """Each logit gives an estimate of its own; of three, N - 1 and not N matters."""
+    rng = np.random.default_rng(5)
+    labels = np.arange(12) % 3
+    means = rng.normal(size=(3, 40))
+    gradients = means + 0.3 * rng.normal(size=(12, 3, 40))
+    scales = rl.logit_scales(rl.DenseLogitGradients(rng.normal(size=(12, 3)), labels, gradients))
+    squares = [math.fsum(row**2) / 40 for row in scales.mean_gradients]
+    assert scales.sigma_c_error == pytest.approx(statistics.stdev(squares) / 3**0.5 / (2 * scales.sigma_c), rel=1e-9)
+    # A residual's variance logit by logit, with as many degrees of freedom for each, averages to that of all.
+    centred = [np.sum((gradients[:, k] - scales.mean_gradients[k]) ** 2) for k in range(3)]
+    variances = [scales.sigma_E**2 * x / np.mean(centred) for x in centred]
+    assert scales.sigma_E_error == pytest.approx(statistics.stdev(variances) / 3**0.5 / (2 * scales.sigma_E), rel=1e-9)

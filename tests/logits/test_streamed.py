@@ -258,12 +258,15 @@ def coverage(sources, exact_of):
 
 
 @pytest.mark.slow
-def test_errors_cover_what_they_say_on_networks_and_draws():
-    # 40 networks and 160 draws: 200 cases.
+def test_errors_cover_what_they_say_on_40_networks():
     inside, quarter, sizes = coverage(small_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95  # what is stated is no bound that nothing could miss
     assert sizes[1] < 0.03
+
+
+@pytest.mark.slow
+def test_errors_cover_what_they_say_on_160_draws():
     draws = (
         model(num_classes, sigma_z=sigma_z, num_examples=200, num_parameters=200).sample(rng=seed)
         for num_classes in (4, 10)

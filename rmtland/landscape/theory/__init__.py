@@ -9,7 +9,8 @@ alike.
 - `levels`: residuals, class gradients, means. Each stands on the one below it (eq. (10) of the paper) or on the bare
   examples (eq. (16)): two lists, made by `levels_of`.
 - `spikes`: another list near the outliers, every spike apart, for many classes.
-- `exact`, `transitions`, `predictions`: what follows from an equation; `rmtland.laws.fluctuations` from any.
+- `spectral`: what every theory says, arguments checked; `exact`, `transitions`, `predictions`: what follows from an
+  equation; `rmtland.laws.fluctuations` from any.
 - `separable`: measured means and residuals of any covariance, two functions of z instead of one, and why that is no
   list of levels; `residual_part` without the means, `continuation` its solutions, `structured` what follows,
   `structured_fluctuations` its deviations.

@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rmtland._arguments import finite_array, integer, real
+from rmtland._arguments import real
 from rmtland.landscape.theory import transitions
 from rmtland.landscape.theory.exact import Sums
 from rmtland.landscape.theory.levels import Means, Residuals
+from rmtland.landscape.theory.spectral import Spectral
 from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.landscape.theory.sums import Floats
-from rmtland.laws._law import Complexes
 from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
 
@@ -46,7 +44,7 @@ class FirstOrder:
 
 
 @dataclass(frozen=True, eq=False)
-class Theory(Sums):
+class Theory(Sums, Spectral):
     """Predictions that follow from one equation: those of `Sums`, densities, counts, outliers, the gradient's power."""
 
     @cached_property
@@ -55,57 +53,19 @@ class Theory(Sums):
         equation = spikes_apart(self.equation)
         return self._solver if equation is self.equation else Solver(equation)
 
-    def _solutions(self, x: npt.ArrayLike) -> tuple[Complexes, npt.NDArray[np.bool_], tuple[int, ...]]:
-        """Solutions u at the x where there may be eigenvalues other than 0, where those are, and the shape of x."""
-        points = finite_array("x", x)
-        some = points.reshape(-1) > (-math.inf if self.sigma_H > 0 else 0.0)
-        return self._solver.solve(points.reshape(-1)[some] / self._unit), some, points.shape
+    @property
+    def _rank(self) -> float:
+        return self._solver.rank
 
-    def pdf(self, x: npt.ArrayLike) -> Any:
-        """Density of the eigenvalues of the D x D Hessian: bulk and outliers, without the atom at 0.
-
-        Parameters
-        ----------
-        x : array_like
-            Eigenvalues.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of x
-            Of mass 1 - `atom`; 0 outside the support.
-
-        Raises
-        ------
-        ValueError
-            For x that are not finite.
-        """
-        u, some, shape = self._solutions(x)
-        values = np.zeros(some.size)
-        values[some] = np.abs((-1 / u).imag) / (math.pi * self._unit)
-        return values.reshape(shape)[()]
-
-    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
-        """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
-
-        Parameters
-        ----------
-        x : array_like
-            Eigenvalues.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of x
-            Of mass 1 where no probability underflows. NaN where the gradient is zero.
-
-        Raises
-        ------
-        ValueError
-            For x that are not finite.
-        """
-        u, some, shape = self._solutions(x)
-        values = np.zeros(some.size)
-        values[some] = [self._power_at(w).imag / (math.pi * self._unit) if w.imag > 0 else 0.0 for w in u.tolist()]
-        return values.reshape(shape)[()]
+    def _densities(self, x: Floats, of_gradient: bool) -> Floats:
+        some = x > (-math.inf if self.sigma_H > 0 else 0.0)
+        u = self._solver.solve(x[some] / self._unit)
+        values = np.zeros(x.size)
+        if of_gradient:
+            values[some] = [self._power_at(w).imag / (math.pi * self._unit) if w.imag > 0 else 0.0 for w in u.tolist()]
+        else:
+            values[some] = np.abs((-1 / u).imag) / (math.pi * self._unit)
+        return values
 
     def _power_at(self, u: complex) -> complex:
         return complex(self.equation.power_at(u)) if self.equation.vector_square > 0 else complex(math.nan, math.nan)
@@ -127,26 +87,7 @@ class Theory(Sums):
             return self._solver.rank
         return self._solver.count_above(complex(self._solver.solve(np.array([x]))[0]))
 
-    def quantiles(self, above: npt.ArrayLike) -> Floats:
-        """Where the counting function leaves the given numbers of eigenvalues above; 0 where there are not as many.
-
-        Parameters
-        ----------
-        above : array_like, shape (k,)
-            Numbers > 0, at most D.
-
-        Returns
-        -------
-        ndarray of float64, shape (k,)
-
-        Raises
-        ------
-        ValueError
-            For numbers out of range.
-        """
-        goals = finite_array("above", above, ndim=1)
-        if goals.size and not (goals.min() > 0 and goals.max() <= self.num_parameters):
-            raise ValueError(f"`above` must be > 0 and <= D = {self.num_parameters}; got {goals.min()}..{goals.max()}")
+    def _places(self, goals: Floats) -> Floats:
         return self._quantiles(goals, self._solver)
 
     def _quantiles(self, goals: Floats, solver: Solver) -> Floats:
@@ -272,55 +213,8 @@ class Theory(Sums):
         deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
         return deviations[np.argsort(self._outliers, kind="stable")]
 
-    def gradient_power(self, num_directions: int) -> float:
-        """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
+    def _power(self, count: int) -> float:
+        return self._solver.power_above(self._solver.boundary(count))
 
-        Parameters
-        ----------
-        num_directions : int
-            0..D.
-
-        Returns
-        -------
-        float
-            NaN where the gradient is zero.
-
-        Notes
-        -----
-        A contour integral: through the gap of the spectrum with that many eigenvalues above it, or where there is none
-        from the point of the curve with that count. Of the means of both squares; the mean of their ratio is lower by
-        about 2 q (1 - q) / D.
-        """
-        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
-        if not self.equation.vector_square > 0:
-            return math.nan
-        if count == 0:
-            return 0.0
-        if count >= self._solver.rank:
-            return 1.0
-        return min(max(self._solver.power_above(self._solver.boundary(count)), 0.0), 1.0)
-
-    def gradient_power_std(self, num_directions: int) -> float:
-        """Standard deviation of that share over draws with the same logits and labels.
-
-        Parameters
-        ----------
-        num_directions : int
-            0..D.
-
-        Returns
-        -------
-        float
-
-        Notes
-        -----
-        To first order in 1/D and 1/N, from the covariance of log-determinants (`fluctuations.power_deviation` has the
-        formula). Larger than the 2 q (1 - q) / sqrt(D) of two independent Gaussian vectors in R^D, as the directions
-        are drawn along with the gradient. Within 3% of draws from N = 30, C = 3, D = 150 on.
-        """
-        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
-        if not self.equation.vector_square > 0:
-            return math.nan
-        if count == 0 or count >= self._solver.rank:
-            return 0.0
+    def _power_std(self, count: int) -> float:
         return power_deviation(self._solver, self._solver.boundary(count))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import finite_array, integer, real
+from rmtland._arguments import integer, real
 from rmtland.landscape.theory import structured_fluctuations as fluctuations
 from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable, State
+from rmtland.landscape.theory.spectral import Spectral
 from rmtland.landscape.weighted_rows import WeightedRows
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ NEAR = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class StructuredTheory:
+class StructuredTheory(Spectral):
     """Theory of a landscape model with `AnisotropicGradients` or `KernelGradients`; made by `LandscapeModel.theory`.
 
     Attributes
@@ -104,56 +104,18 @@ class StructuredTheory:
     def _last(self) -> list[tuple[Floats, list[State]]]:
         return []
 
-    def pdf(self, x: npt.ArrayLike) -> Any:
-        """Density of the eigenvalues of the D x D matrix, without the atom at 0.
-
-        Parameters
-        ----------
-        x : array_like
-            Eigenvalues.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of x
-
-        Raises
-        ------
-        ValueError
-            For x that are not finite; for a law without residuals.
-        """
-        return self._pdf(x, lambda state: state.trace.imag / (math.pi * self.num_parameters))
-
-    def gradient_pdf(self, x: npt.ArrayLike) -> Any:
-        """Density of the squared gradient over the eigenvalues, of mass 1 less what lies in the null space.
-
-        Parameters
-        ----------
-        x : array_like
-            Eigenvalues.
-
-        Returns
-        -------
-        float64 or ndarray of float64, shape of x
-            NaN where the gradient is zero.
-
-        Raises
-        ------
-        ValueError
-            For x that are not finite; for a law without residuals.
-        """
-        square = self.equation.vector_square
-        return self._pdf(
-            x, lambda state: self.equation.power(state).imag / (math.pi * square) if square > 0 else math.nan
-        )
-
-    def _pdf(self, x: npt.ArrayLike, of: Any) -> Any:
+    def _densities(self, x: Floats, of_gradient: bool) -> Floats:
         self._require_density()
-        points = finite_array("x", x)
-        flat = points.reshape(-1)
-        values = np.zeros(flat.size)
-        some = np.flatnonzero((flat > 0) & (flat < 1.5 * self.equation.reach))
-        values[some] = [max(of(state), 0.0) for state in self._along(flat[some])]
-        return values.reshape(points.shape)[()]
+        values = np.zeros(x.size)
+        some = np.flatnonzero((x > 0) & (x < 1.5 * self.equation.reach))
+        square = self.equation.vector_square
+        if of_gradient and not square > 0:
+            values[some] = math.nan
+            return values
+        for j, state in zip(some.tolist(), self._along(x[some]), strict=True):
+            found = self.equation.power(state) / square if of_gradient else state.trace / self.num_parameters
+            values[j] = max(found.imag / math.pi, 0.0)
+        return values
 
     def count_above(self, x: float) -> float:
         """Expected number of eigenvalues above x; a whole number in the gaps of the spectrum.
@@ -182,26 +144,7 @@ class StructuredTheory:
         """Rough places of eigenvalues that the means take out of the bulk, largest first."""
         return self.equation.spikes(2 * self.num_classes + 2)
 
-    def quantiles(self, above: npt.ArrayLike) -> Floats:
-        """Where the counting function leaves the given numbers of eigenvalues above.
-
-        Parameters
-        ----------
-        above : array_like, shape (k,)
-            Numbers > 0.
-
-        Returns
-        -------
-        ndarray of float64, shape (k,)
-
-        Raises
-        ------
-        ValueError
-            For numbers out of range.
-        """
-        goals = finite_array("above", above, ndim=1)
-        if goals.size and not (goals.min() > 0 and goals.max() < self.num_parameters):
-            raise ValueError(f"`above` must be > 0 and < D = {self.num_parameters}; got {goals.min()}..{goals.max()}")
+    def _places(self, goals: Floats) -> Floats:
         return np.array([self._quantile(goal) for goal in goals.tolist()])
 
     def _quantile(self, goal: float) -> float:
@@ -210,7 +153,7 @@ class StructuredTheory:
             return float(self._points[0][index]) if index < self._points[0].size else 0.0
         return self._at_count(goal).z.real if goal < self._rank else 0.0
 
-    @cached_property
+    @property
     def _rank(self) -> float:
         """At most so many eigenvalues are not 0."""
         rows = self.equation.rows
@@ -262,53 +205,17 @@ class StructuredTheory:
                 return fluctuations.Boundary(state.real, distance)
         return fluctuations.Boundary(self._at_count(float(count)), 0.0)
 
-    def gradient_power(self, num_directions: int) -> float:
-        """Share of the squared gradient in the span of the `num_directions` top eigenvectors.
-
-        Parameters
-        ----------
-        num_directions : int
-            0..D.
-
-        Returns
-        -------
-        float
-            NaN where the gradient is zero.
-        """
-        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
-        if not self.equation.vector_square > 0:
-            return math.nan
+    def _power(self, count: int) -> float:
         if self._points is not None:
             return float(self._points[1][:count].sum())
-        if count == 0:
-            return 0.0
-        if count >= self._rank:
-            return 1.0 - self._null_power
         path = fluctuations.path_between(self._solver, self._boundary(count))[0]
         powers = np.array([self.equation.power(state) for state in path.states])
-        return float(min(max(path.integral(powers) / self.equation.vector_square, 0.0), 1.0))
+        return path.integral(powers) / self.equation.vector_square
 
-    def gradient_power_std(self, num_directions: int) -> float:
-        """Standard deviation of that share over draws with the same logits, labels and means, to first order.
+    def _power_std(self, count: int) -> float:
+        return 0.0 if self._points is not None else fluctuations.power_deviation(self._solver, self._boundary(count))
 
-        Parameters
-        ----------
-        num_directions : int
-            0..D.
-
-        Returns
-        -------
-        float
-            0 without residuals; NaN where the gradient is zero.
-        """
-        count = integer("num_directions", num_directions, at_least=0, at_most=self.num_parameters)
-        if not self.equation.vector_square > 0:
-            return math.nan
-        if self._points is not None or count == 0 or count >= self._rank:
-            return 0.0
-        return fluctuations.power_deviation(self._solver, self._boundary(count))
-
-    @cached_property
+    @property
     def _null_power(self) -> float:
         """Share of the gradient that no kept row carries."""
         return self.equation.rows.dropped**2 / self.equation.vector_square

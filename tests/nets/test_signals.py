@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rmtland as rl
+from rmtland.nets.reduction import leading
+from tests import oracles
+from tests.nets.networks import build, jacobian
+
+NAMES = ("conv", "mlp")
+
+
+def sources(name, **options):
+    module, inputs = build(name)
+    labels = torch.arange(len(inputs)) % 3
+    return module, inputs, rl.nets.NetworkLogitGradients(module, inputs, labels, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signals_are_the_dense_logit_gradients_less_those_of_the_last(name):
+    module, inputs, source = sources(name)
+    gradients = jacobian(module, inputs)[0]
+    relative = (gradients - gradients[:, -1:]).numpy()
+    chunk = next(iter(source.chunks()))
+    view = chunk.softmax_view()
+    np.testing.assert_allclose(view.dense(), relative, atol=1e-10)
+    np.testing.assert_allclose(view.logits, chunk.logits, atol=1e-10)
+    tangents = torch.randn(source.num_parameters, 4, dtype=view.logits.dtype)
+    np.testing.assert_allclose(view.jvp(tangents), relative @ tangents.numpy(), atol=1e-8)
+    cotangents = torch.randn(*view.logits.shape, 4, dtype=view.logits.dtype)
+    cotangents -= cotangents.mean(dim=1, keepdim=True)
+    expected = np.einsum("ncd,nck->dk", gradients.numpy(), cotangents.numpy())
+    np.testing.assert_allclose(view.vjp(cotangents), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sums_by_class(name, dtype):
+    module, inputs, source = sources(name)
+    view = next(iter(source.chunks())).softmax_view()
+    gradients = jacobian(module, inputs)[0].numpy()
+    columns = torch.randn(len(inputs), 3, 3, dtype=torch.float64)
+    columns -= columns.mean(dim=1, keepdim=True)
+    sums = torch.ones(2, 3, source.num_parameters, dtype=dtype)
+    view.add_class_sums(sums, columns, range(1, 3))
+    for place, c in enumerate((1, 2)):
+        some = np.arange(len(inputs)) % 3 == c
+        expected = 1 + np.einsum("nkd,nkc->cd", gradients[some], columns.numpy()[some])
+        np.testing.assert_allclose(sums[place], expected, atol=1e-8 if dtype == torch.float64 else 1e-3)
+
+
+def wide(seed=0, num_examples=160):
+    """A network of float64 whose inputs and signals have leading directions."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(50, 24), nn.Tanh(), nn.Linear(24, 12), nn.Tanh(), nn.Linear(12, 4)).double()
+    labels = torch.arange(num_examples) % 4
+    spread = torch.linspace(0, 6, 50).neg().exp()
+    inputs = torch.randn(num_examples, 50).double() * spread + torch.randn(4, 50).double()[labels] * spread
+    return module, inputs, labels
+
+
+def test_a_reduction_is_a_projection_and_its_chunks_those_of_the_subspace():
+    module, inputs, labels = wide()
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    reducer = source.reducer(0.01)
+    reduction = reducer.reduction
+    assert reduction.size < source.num_parameters
+    assert sum(place.stop - place.start for place in reduction.places.values()) == reduction.size
+    rows = torch.randn(5, source.num_parameters).double()
+    coordinates = reduction.project(rows)
+    lifted = reduction.lift(coordinates)
+    np.testing.assert_allclose(reduction.project(lifted), coordinates, atol=1e-12)
+    np.testing.assert_allclose(torch.sum((rows - lifted) * lifted, dim=1), 0, atol=1e-9)
+    parts = [small.dense() for chunk in source.chunks() for _, small in reducer.parts(chunk)]
+    gradients = jacobian(module, inputs)[0]
+    relative = (gradients - gradients[:, -1:]).flatten(0, 1)
+    np.testing.assert_allclose(torch.cat(parts).flatten(0, 1), reduction.project(relative), atol=1e-10)
+
+
+def test_what_a_subspace_leaves_out_of_products():
+    module, inputs, labels = wide(num_examples=200)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    reducer = source.reducer(0.05)
+    reduction = reducer.reduction
+    vectors = torch.linalg.qr(torch.randn(reduction.size, 3).double())[0]
+    gradients, outputs = (array.numpy() for array in jacobian(module, inputs))
+    halves = []
+    weights = np.concatenate([np.arange(g.start, g.stop) for n, g in source.parameter_groups.items() if "weight" in n])
+    for some in (slice(0, 100), slice(100, 200)):
+        dense = oracles.gauss_newton(outputs[some], gradients[some])
+        image = torch.as_tensor(dense) @ reduction.lift(vectors.T).T
+        halves.append((image - reduction.lift(reduction.project(image.T)).T).numpy()[weights])
+    np.testing.assert_allclose(reducer.left_out(vectors), np.sum(halves[0] * halves[1], axis=0), rtol=1e-6, atol=1e-14)
+
+
+def test_leading_directions_hold_what_they_say():
+    vectors = torch.randn(500, 40).double() @ torch.diag(0.7 ** torch.arange(40)).double()
+    basis = leading(vectors, 30, 1e-3)
+    lost = 1 - float((vectors @ basis).square().sum() / vectors.square().sum())
+    sizes = torch.linalg.svdvals(vectors) ** 2
+    assert 0 < lost <= 1e-3
+    assert basis.shape[1] == int(((sizes.sum() - sizes.cumsum(0)) > 1e-3 * sizes.sum()).sum()) + 1
+    assert leading(vectors, 5, 1e-9).shape == (40, 5)
+    assert leading(torch.randn(100, 20), 30, 1e-3) is None
+
+
+@pytest.mark.parametrize("sizes", [(160, 64), (128, 50)])
+def test_outliers_in_a_subspace_are_those_of_all_parameters(sizes):
+    module, inputs, labels = wide()
+    values = np.linalg.eigvalsh(rl.gauss_newton(rl.nets.NetworkLogitGradients(module, inputs, labels)).to_dense())[-3:]
+    found = []
+    for size in sizes:
+        source = rl.nets.NetworkLogitGradients(module, inputs, labels, batch_size=size)
+        found.append(rl.streamed_outliers(source))
+        np.testing.assert_allclose(found[-1].eigenvalues, values, rtol=0.03)
+        assert (np.abs(found[-1].eigenvalues - values) <= found[-1].errors).all()
+        vectors = found[-1].eigenvectors
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-10)
+        slope = rl.gradient(source)
+        powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+        np.testing.assert_allclose(found[-1].powers, powers, rtol=1e-8)
+        whole = rl.streamed_outliers(source, tolerance=0)
+        assert np.abs(whole.eigenvalues / found[-1].eigenvalues - 1).max() > 1e-7
+        np.testing.assert_allclose(whole.eigenvalues, values, rtol=0.03)
+
+
+def test_networks_that_layers_do_not_account_for_go_the_long_way():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(6, 3), nn.Parameter(torch.ones(3))
+
+        def forward(self, inputs):
+            return self.layer(inputs) * self.scale
+
+    torch.manual_seed(0)
+    source = rl.nets.NetworkLogitGradients(Scaled().double(), torch.randn(60, 6).double(), torch.arange(60) % 3)
+    assert source.reducer(0.01) is None
+    assert next(iter(source.chunks())).softmax_view() is None
+    exact = np.linalg.eigvalsh(rl.gauss_newton(source).to_dense())[-2:]
+    np.testing.assert_allclose(rl.streamed_outliers(source).eigenvalues, exact, rtol=0.1)
