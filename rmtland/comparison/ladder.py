@@ -228,8 +228,13 @@ def _model_rung(
         rung = stacked([only] * num_draws)
     predicted: dict[str, float] = {}
     if report.with_theory or (report.with_theory is None and _theory_is_cheap(model, rung)):
-        expected = stacked([report.theory(model.theory(child), q) for child in again]) if exact else rung
-        predicted = {name: expected.mean(name) for name in QUANTITIES if not math.isnan(expected.mean(name))}
+        try:
+            expected = stacked([report.theory(model.theory(child), q) for child in again]) if exact else rung
+            predicted = {name: expected.mean(name) for name in QUANTITIES if not math.isnan(expected.mean(name))}
+        except (ValueError, ArithmeticError):
+            # Degenerate laws have no theory. Who did not ask for one still has the draws.
+            if report.with_theory:
+                raise
     return dataclasses.replace(rung, num_numbers=numbers_of(model), theory=predicted)
 
 

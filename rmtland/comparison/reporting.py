@@ -47,6 +47,10 @@ class Predictions(Protocol):
     """What a theory of the landscape says of outliers, gradient and ratio."""
 
     @property
+    def num_parameters(self) -> int:
+        """D."""
+
+    @property
     def bulk_edge(self) -> float:
         """Right edge of the bulk."""
 
@@ -145,12 +149,13 @@ class Reporter:
 
     def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
         """Report what the theory expects: the C - 1 outliers, and the power up to each."""
-        outliers = theory.outliers()
-        cumulative = np.array([theory.gradient_power(k) for k in range(1, outliers.size + 1)])
+        outliers, most = theory.outliers(), theory.num_parameters
+        # A layer may have fewer parameters than there are outliers.
+        cumulative = np.array([theory.gradient_power(min(k, most)) for k in range(1, outliers.size + 1)])
         powers = np.diff(cumulative, prepend=0.0)[::-1]
         count = float(np.count_nonzero(outliers > theory.bulk_edge))
         rung = self._rung(outliers, powers, (theory.trace, theory.frobenius), count, q)
-        rung.values["gradient_power_C"] = np.array([theory.gradient_power(self.num_classes)])
+        rung.values["gradient_power_C"] = np.array([theory.gradient_power(min(self.num_classes, most))])
         return rung
 
     def _rung(

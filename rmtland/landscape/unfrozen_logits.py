@@ -46,7 +46,7 @@ class UnfrozenLogits:
         say.
     shared : float
         Share in [0, 1] of sigma^2 that all examples of a draw have in common. Each example by itself has the same law
-        whatever it is; all of them together favour the same few classes.
+        whatever it is; all of them together favour the same few classes. A population theory is that of one draw of it.
 
     Raises
     ------

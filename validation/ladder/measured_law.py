@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from validation import Check, Claim, Outcome, figures
+from validation.networks import folder_named
 from validation.stores import swept
 
 STAGES = ("initialisation", "mid training", "end of training")
@@ -69,10 +70,9 @@ def measured_and_drawn(network, examples, draws, *, rng):
     from rmtland.logits.accumulate import gather_logits
 
     data, kind, size, epochs, per_class = NETWORKS[network]
-    try:
-        dataset = rl.nets.load_dataset(data, per_class=per_class)
-    except (FileNotFoundError, ValueError):
-        dataset = rl.nets.load_dataset("digits")
+    dataset = rl.nets.load_dataset(
+        data if folder_named() else "digits", per_class=per_class if folder_named() else None
+    )
     shape = {"hidden": size} if kind == "mlp" else {"width": size}
     stages = rl.nets.training_stages(
         dataset, network=kind, epochs=epochs, num_examples=examples, seed=int(rng.integers(2**31)), **shape
@@ -161,8 +161,10 @@ def judge(data, theory):
         for i, name in enumerate(names)
     )
     total = errors.shape[0] * errors.shape[1] * errors.shape[2]
-    text = f"""Largest errors over {errors.shape[0] * seeds} networks (top nine, edge, power, ratio): {tell}. Single
-    numbers beyond what is allowed: {len(misses)} of {4 * total}{": " + "; ".join(misses) if misses else ""}. Residuals
+    stood_in = "" if folder_named() else "No data folder is named: the digits stand for all data sets. "
+    text = f"""{stood_in}Largest errors over {errors.shape[0] * seeds} networks (top nine, edge, power, ratio): {tell}.
+    Single numbers beyond what is allowed: {len(misses)} of {4 * total}{": " + "; ".join(misses) if misses else ""}.
+    Residuals
     and means of one length each are off by {", ".join(f"{iid[:, q].max():.2f}" for q in range(4))} where they are worst
     on average.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from validation import Claim, Outcome, exact, figures
+from validation.networks import folder_named
 from validation.papyan import _networks
 from validation.stores import swept
 
@@ -26,10 +27,9 @@ def looked_at(data, network, width, per_class, epochs, examples, rate, *, rng):
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    try:
-        available = min(per_class, 5000 if data != "cifar10" else 900)
-        x, y, *_ = _networks.loaded(data, available, network, seed)
-    except (FileNotFoundError, ValueError):
+    if folder_named():
+        x, y, *_ = _networks.loaded(data, per_class, network, seed)
+    else:
         digits = rl.nets.load_dataset("digits", per_class=min(per_class, 150), seed=seed, dtype=np.float32).as_images()
         x, y = digits.x_train, digits.y_train
     module = _networks.network_for(network, x, width, seed)
@@ -97,6 +97,8 @@ def judge(data, theory):
         figures.legend(axes[0])
         return figure
 
+    if not folder_named():
+        text.append("No data folder is named: all of this is on scikit-learn's digits.")
     text.append(
         """At smoke scale networks are narrow, see two hundred images, and DenseNet40 is left out; at every scale
         ImageNet is."""

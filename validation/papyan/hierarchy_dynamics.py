@@ -168,5 +168,6 @@ CLAIM = Claim(
         "bulks that separate with examples": (1.0, 1.0),
     },
     disagreement="""Tr B2_c / n falls like 1/n by itself, a decade per decade of examples: most of the drawing closer is
-    that. The summary has outliers move away from the bulk of B2 with training; here they keep their distance.""",
+    that. The summary has outliers move away from the bulk of B2 with training; here they keep their distance. And the
+    density of G itself shows no gap between the two, whose eigenvalues overlap in networks this small.""",
 )
