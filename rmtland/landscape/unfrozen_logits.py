@@ -129,7 +129,7 @@ class UnfrozenLogits:
             start[2] = math.sqrt(float(others.var(axis=1, ddof=1).mean()))
         target = _unfrozen(given.logits)
         right = float(np.mean(given.logits.argmax(axis=1) == given.labels))
-        common = _shared(given.logits, wrong)
+        common = _shared(given.logits, given.labels)
         if target[0] < FROZEN or start[1] == 0 or (start[2] == 0 and num_classes > 2):
             return cls(float(start[2]), float(start[0]), float(start[1]), right, common)
         return cls(*_fitted(np.log(target), start, num_classes), right, common)
@@ -163,11 +163,12 @@ class UnfrozenLogits:
         return logits, labels
 
 
-def _shared(logits: Floats, wrong: npt.NDArray[np.bool_]) -> float:
+def _shared(logits: Floats, labels: npt.NDArray[np.integer]) -> float:
     """Share of the variance of the wrong classes' logits, over the classes, that all examples have in common.
 
     Products of different examples at the classes that are wrong in both: no variance of one example enters.
     """
+    wrong = np.arange(logits.shape[1]) != labels[:, None]
     counts = wrong.sum(axis=1, keepdims=True)
     centred = np.where(wrong, logits - (logits * wrong).sum(axis=1, keepdims=True) / np.maximum(counts, 1), 0.0)
     own = float(np.sum(centred**2))
