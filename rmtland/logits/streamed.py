@@ -87,7 +87,7 @@ def streamed_outliers(
     k : int, optional
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
-        Vectors that products are taken with; by default 2 k, and 4 k / 3 in a subspace of a network. k at least.
+        Vectors that products are taken with, 2 k by default, k at least.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
         examples in the same pass that finds the means.
@@ -164,8 +164,6 @@ def streamed_outliers(
             raise ValueError("`start` must be finite; got NaN or infinite entries")
     with in_step(source, start):
         run = _Stream(source, statistic, width, tolerance if passes == 1 else 0.0)
-        if num_directions is None and run.reducer is not None:
-            run.width = min(wanted + (wanted + 2) // 3, width)
         run.pass_over(None if start is None else run.coordinates(like(kind, start)))
         found = run.estimate(wanted)
         if passes == 2:
