@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,6 @@ import numpy.typing as npt
 from rmtland._arguments import choice, integer, require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import (
-    SharedChunk,
-    SumAccumulator,
     accumulate_by,
     accumulate_one,
     loss_at,
@@ -33,7 +31,7 @@ from rmtland.logits.pair_factor import PairFactor, at_own_class, pair_factor
 from rmtland.logits.pair_gram import PairGram
 from rmtland.logits.ranks import in_step
 from rmtland.logits.restriction import RestrictedChunk, restricted_sources
-from rmtland.logits.rows import require_finite
+from rmtland.logits.traces import ClassTraceAccumulator
 from rmtland.spectra.operators import SymmetricOperator
 
 Floats = npt.NDArray[np.float64]
@@ -44,24 +42,6 @@ PARTS = (*LOW_RANK, "B2")
 
 PROBES = 4
 """Random vectors with which the sum of the parts is held against G."""
-
-
-@dataclass(frozen=True)
-class ClassTraceAccumulator(SumAccumulator[Floats]):
-    """What the examples of each class add to the trace of G, (C,), as an accumulator for `measure`."""
-
-    by_example: ClassVar[bool] = True
-
-    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Squared lengths of the rows of Y, class by class."""
-        own = double(chunk.own)
-        return (own.T @ like(own, chunk.trace_terms),)
-
-    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Floats:
-        """The shares of the trace; ValueError where one is not finite."""
-        require_finite(sums[0])
-        traces: Floats = to_numpy(sums[0]).astype(np.float64)
-        return traces
 
 
 class Factors(Mapping[str, Array]):

@@ -25,6 +25,7 @@ from rmtland.logits.gradients import (
     SlicedChunk,
     check_source,
 )
+from rmtland.logits.outlier_estimate import UNSEEN, Estimate, inner_products, likely_errors, orthonormal
 from rmtland.logits.ranks import in_step, own_examples, ranked
 from rmtland.logits.rows import require_finite
 from rmtland.logits.scatter import Scatter
@@ -32,10 +33,8 @@ from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
-SAMPLING, UNSEEN = 3.0, 2.0
 FEW = 16
 """Examples of each class, on average, that directions are found from where an eighth of all would be fewer."""
-"""How many standard deviations of what was sampled, and how much of what no product has seen, errors stand for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +81,14 @@ def streamed_outliers(
     ----------
     source : LogitGradients
         With softmax outputs (`CrossEntropy`): a draw, a network, arrays. With one pass and no `start`, its first eighth
-        tells the directions: shuffle examples that are sorted.
+        tells the directions: shuffle examples that are sorted. Of several ranks, the first eighth of each.
     passes : {1, 2}
         Two passes: the second takes exact products with the directions that the first found.
     k : int, optional
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
-        Vectors that products are taken with; by default 2 k, and 4 k / 3 in a subspace of a network. k at least.
+        Vectors that products are taken with, 2 k by default, k at least. More make errors smaller; in a subspace each
+        costs about a hundredth of the pass.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
         examples in the same pass that finds the means.
@@ -98,7 +98,7 @@ def streamed_outliers(
     tolerance : float
         Share of the inputs of a network's layers, and of the signals that come back to them, that may be left out in
         one pass: eigenvectors are then sought among weights between the leading directions of both, up to 96 and 64,
-        which makes the pass several times faster. 0 leaves nothing out.
+        which makes the pass several times faster. 0 leaves nothing out, nor is anything left out over several ranks.
 
     Returns
     -------
@@ -165,8 +165,6 @@ def streamed_outliers(
             raise ValueError("`start` must be finite; got NaN or infinite entries")
     with in_step(source, start):
         run = _Stream(source, statistic, width, tolerance if passes == 1 else 0.0)
-        if num_directions is None and run.reducer is not None:
-            run.width = min(wanted + (wanted + 2) // 3, width)
         run.pass_over(None if start is None else run.coordinates(like(kind, start)))
         found = run.estimate(wanted)
         if passes == 2:
@@ -212,7 +210,7 @@ class _Stream:
 
     def coordinates(self, start: Array) -> Array:
         """An orthonormal basis of given directions (D, m), or of their projections."""
-        return _orthonormal(start if self.reducer is None else self.reducer.reduction.project(start.T).T)
+        return orthonormal(start if self.reducer is None else self.reducer.reduction.project(start.T).T)
 
     def pass_over(self, directions: Array | None) -> None:
         """The means of all, and products of the examples that come after the directions are known."""
@@ -255,9 +253,9 @@ class _Stream:
         if self.block is None:
             cells = Cells.of(pairs / max(count, 1.0), self.keeps)
             turn = cells.turn / max(count, 1.0)
-            values, vectors = np.linalg.eigh(turn @ _gram(sums) @ turn.T)
+            values, vectors = np.linalg.eigh(turn @ inner_products(sums) @ turn.T)
             kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-self.width :]
-            self.block = _orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
+            self.block = orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
             self.scatter = Scatter(self.source.num_classes, int(self.block.shape[1]), self.keeps)
         return sums, pairs, count
 
@@ -307,7 +305,7 @@ class _Stream:
         self.centres = unscaled * seen  # of all means, along V
         self.sums = sums
         self.spread = images / max(count, 1.0) - subtracted
-        self.own = self.turn @ _gram(sums) @ self.turn.T
+        self.own = self.turn @ inner_products(sums) @ self.turn.T
         require_finite(self.spread, like(wide, self.own))
 
     def exact(self, block: Array) -> None:
@@ -320,11 +318,11 @@ class _Stream:
         self.spread = images - double(sums.T @ like(sums, seen))
         self.num_products += int(block.shape[1])
 
-    def estimate(self, k: int) -> _Estimate:
+    def estimate(self, k: int) -> Estimate:
         """The eigenvalues of what is known of G."""
-        return _Estimate.of(self, k)
+        return Estimate.of(self, k)
 
-    def result(self, found: _Estimate, passes: int) -> StreamedOutliers:
+    def result(self, found: Estimate, passes: int) -> StreamedOutliers:
         """All that is handed out."""
         vectors = found.vectors(found.k)
         inside = to_numpy(double(self.block).T @ vectors)
@@ -340,70 +338,9 @@ class _Stream:
             noise = self.scatter.deviations(self.centres, inside, self.sampled)
         outside = np.maximum(1.0 - np.sum(inside**2, axis=0), 0.0)
         values = found.values[-found.k :]
-        errors = _errors(values, found.following, outside, noise)
+        errors = likely_errors(values, found.following, outside, noise)
         errors += UNSEEN * left_out / np.where(values > 0, values, 1.0)
         return StreamedOutliers(values, errors, vectors, powers, passes, self.num_products)
-
-
-@dataclass(frozen=True, eq=False)
-class _Estimate:
-    """F F^T + N N^T by the Gram matrix of the columns of F and N."""
-
-    run: _Stream
-    nystrom: Array  # N, (D, m)
-    values: Floats  # ascending, all of them
-    combinations: Floats
-    k: int
-
-    @classmethod
-    def of(cls, run: _Stream, k: int) -> _Estimate:
-        block, spread = double(run.block), run.spread
-        core = to_numpy(block.T @ spread)
-        sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
-        scale = max(float(np.trace(run.own)), float(sizes.max(initial=0.0)))
-        kept = sizes > 10 * _vectors.epsilon(run.kind) * scale
-        sizes, turn = sizes[kept], turn[:, kept]
-        nystrom = spread @ like(spread, turn / np.sqrt(sizes))
-        values, combinations = np.linalg.eigh(_bordered(run, nystrom))
-        values = np.concatenate([np.zeros(max(k + 1 - values.size, 0)), np.maximum(values, 0.0)])
-        return cls(run, nystrom, values, combinations, k)
-
-    @property
-    def following(self) -> float:
-        """The eigenvalue after the `k` largest."""
-        return float(self.values[-self.k - 1])
-
-    def vectors(self, count: int) -> Array:
-        """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
-        run, r = self.run, len(self.run.own)
-        count = min(count, self.combinations.shape[1])
-        chosen = self.combinations[:, self.combinations.shape[1] - count :]
-        from_means = run.sums.T @ like(run.sums, run.turn.T @ chosen[:r])
-        return _orthonormal(double(from_means) + self.nystrom @ like(self.nystrom, chosen[r:]))
-
-
-def _bordered(run: _Stream, columns: Array) -> Floats:
-    """The Gram matrix of the columns of F and others."""
-    cross = run.turn @ to_numpy(run.sums @ like(run.sums, columns)).astype(np.float64)
-    return np.block([[run.own, cross], [cross.T, to_numpy(columns.T @ columns)]])
-
-
-def _gram(rows: Array) -> Floats:
-    """Inner products of rows, (r, r), float64: sums in blocks of the rows' own dtype."""
-    width = 2**16
-    total = np.zeros((rows.shape[0], rows.shape[0]))
-    for start in range(0, rows.shape[1], width):
-        part = to_numpy(rows[:, start : start + width])
-        total += part @ part.T  # NumPy knows that this is symmetric
-    return total
-
-
-def _orthonormal(block: Array) -> Array:
-    """An orthonormal basis; the last columns are those that change least."""
-    if block.shape[1] == 0:
-        return block
-    xp = namespace(block)
-    return xp.flip(xp.linalg.qr(xp.flip(block, axis=1))[0], axis=1)
 
 
 def _opening(source: LogitGradients) -> int:
@@ -423,16 +360,3 @@ def _cut_at(chunk: LogitGradientsChunk, place: int) -> Iterator[LogitGradientsCh
             yield chunk.cut(part) if isinstance(chunk, CutChunk) else SlicedChunk(chunk, part)
     else:
         yield chunk
-
-
-def _errors(values: Floats, following: float, outside: Floats, noise: Floats) -> Floats:
-    """What covers 95 of 100 errors: of what was sampled, and of what no product has seen.
-
-    The rest of G, R = G - (F F^T + N N^T), is positive semidefinite and R V = 0, so that an eigenvalue errs by
-    u^T R u <= |u outside V|^2 |R| to first order; R is no larger than about the next eigenvalue, and one nearby turns
-    u. The two factors were set on networks of digits.
-    """
-    gap = np.maximum(values - following, 0.1 * values)
-    turned = values / np.where(gap > 0, gap, 1.0)
-    errors: Floats = SAMPLING * noise + UNSEEN * outside * following * turned + 1e-6 * values[-1]
-    return errors

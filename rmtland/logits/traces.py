@@ -1,14 +1,19 @@
-"""The trace of the Gauss-Newton matrix, exactly and without products."""
+"""The trace of the Gauss-Newton matrix, whole and by classes, exactly and without products."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rmtland._arrays import Array, namespace, to_numpy
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arrays import Array, double, like, namespace, to_numpy
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.rows import require_finite
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,24 @@ class GaussNewtonTraceAccumulator(SumAccumulator[float]):
         """The trace; ValueError where it is not finite."""
         require_finite(sums[0])
         return float(to_numpy(sums[0])[0])
+
+
+@dataclass(frozen=True)
+class ClassTraceAccumulator(SumAccumulator[Floats]):
+    """What the examples of each class add to the trace of G, (C,), as an accumulator for `measure`."""
+
+    by_example: ClassVar[bool] = True
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Squared lengths of the rows of Y, class by class."""
+        own = double(chunk.own)
+        return (own.T @ like(own, chunk.trace_terms),)
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> Floats:
+        """The shares of the trace; ValueError where one is not finite."""
+        require_finite(sums[0])
+        traces: Floats = to_numpy(sums[0]).astype(np.float64)
+        return traces
 
 
 def gauss_newton_trace(source: LogitGradients) -> float:

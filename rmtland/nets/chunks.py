@@ -17,6 +17,7 @@ from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
 from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.pytrees import Inputs
+from rmtland.nets.reduction import Reduction
 from rmtland.nets.signals import Signals, SignalsChunk
 from rmtland.nets.snapshot import Snapshot, single
 
@@ -266,14 +267,15 @@ class NetworkChunk:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
         return self._layered().rows(cotangents)
 
-    def softmax_view(self) -> SignalsChunk | None:
-        """The examples as a softmax sees them; None where layers do not account for all parameters."""
+    def softmax_view(self, reduction: Reduction | None = None) -> SignalsChunk | None:
+        """The examples as a softmax sees them, in some directions; None where layers do not account for all."""
         if self._selected is not None or self.plan.num_classes < 2 or not self.layers().complete:
             return None
         groups, size = self.network.groups, int(self.network.vector.shape[0])
         recording = self._layered().recording
         logits = single(recording.outputs.detach())
-        return SignalsChunk(self, Signals.of(recording, self.plan.num_classes, groups, size), logits)
+        signals = Signals.of(recording, self.plan.num_classes, groups, size, reduction)
+        return SignalsChunk(self, signals, logits)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:
         """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""

@@ -105,7 +105,9 @@ class DistributedSource:
 
     `gather_logits` collects from all ranks in rank order. `gauss_newton_spectrum` by examples gathers layer inputs and
     signals of all examples (1 GiB at a time; of other sources rows, 256 MiB at a time) on every rank, which multiplies
-    some of them and holds the whole matrix of (N rank(A))^2 numbers.
+    some of them and holds the whole matrix of (N rank(A))^2 numbers. `streamed_outliers` leaves nothing out here: its
+    eigenvalues and vectors are those of one process at `tolerance=0` which goes first through what each rank goes first
+    through, to rounding, its errors told from other groups of examples; with a `start` all is as in one process.
 
     Examples
     --------

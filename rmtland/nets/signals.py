@@ -7,7 +7,6 @@ and products with directions are then products of signals and layer inputs, what
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,13 @@ if TYPE_CHECKING:
     from rmtland.nets.layers import Recording
     from rmtland.nets.snapshot import Snapshot
 
-CACHED_BYTES = 2**24
-"""Signals of a part of a chunk that products go back to: as much as stays in a processor's cache."""
+PART_BYTES = 2**26
+"""Signals of a part of a chunk: of smaller parts, what each adds to sums over examples costs more than it spares."""
 SMALLEST_PART = 64
 SAMPLE = 256
 """Examples that directions are chosen by."""
+
+Bases = dict[str, tuple[Tensor | None, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,11 @@ class Signals:
         self._tensors, self._biases, self._places, self._size = tensors, biases, places, size
 
     @classmethod
-    def of(cls, recording: Recording, num_classes: int, groups: dict[str, slice], size: int) -> Signals:
-        """By C - 1 backward passes through a recorded forward pass."""
+    def of(
+        cls, recording: Recording, num_classes: int, groups: dict[str, slice], size: int,
+        reduction: Reduction | None = None,
+    ) -> Signals:  # fmt: skip
+        """By C - 1 backward passes through a recorded forward pass; in the coordinates of some directions."""
         outputs = recording.outputs.detach()
         by_logit: list[dict[str, Piece]] = []
         for k in range(num_classes - 1):
@@ -139,7 +143,12 @@ class Signals:
             by_logit.append({name: joined(used) for name, used in recording.pieces(cotangents).items()})
         biases = {name: bias for name in by_logit[0] if (bias := _bias_of(name, by_logit[0])) is not None}
         names = [name for name in groups if name in by_logit[0] and name not in biases.values()]
-        return cls({name: _stacked([pieces[name] for pieces in by_logit]) for name in names}, biases, groups, size)
+        bases: Bases = {} if reduction is None else reduction.bases
+        # Reduced before they are stacked: a copy of few directions instead of all.
+        tensors = {n: _stacked([pieces[n] for pieces in by_logit], *bases.get(n, (None, None))) for n in names}
+        if reduction is None:
+            return cls(tensors, biases, groups, size)
+        return cls(tensors, biases, reduction.places, reduction.size)
 
     def _each(self) -> Iterator[tuple[Outer | Formed, slice, slice | None]]:
         """Tensors, their places and those of their biases."""
@@ -195,7 +204,7 @@ class Signals:
 
         `factor` is L (n, C, r), L L^T the loss's Hessian.
         """
-        bases: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        bases: Bases = {}
         for name, tensor in self._tensors.items():
             if isinstance(tensor, Outer):
                 weighed = (factor[:, :-1].mT @ tensor.signals).flatten(0, 1)
@@ -216,11 +225,13 @@ def _bias_of(name: str, pieces: dict[str, Piece]) -> str | None:
     return bias if once and torch.equal(one.signals[:, 0, :, 0], other.gradients) else None
 
 
-def _stacked(pieces: list[Piece]) -> Outer | Formed:
+def _stacked(pieces: list[Piece], left: Tensor | None, right: Tensor | None) -> Outer | Formed:
     first = pieces[0]
     if isinstance(first, MatrixPiece) and first.inputs.shape[1] == first.num_positions == 1:
         signals = [piece.signals[:, 0, :, 0] for piece in pieces if isinstance(piece, MatrixPiece)]
-        return Outer(first.inputs[:, 0, :, 0], torch.stack(signals, dim=1))
+        signals = signals if left is None else [some @ left for some in signals]
+        inputs = first.inputs[:, 0, :, 0]
+        return Outer(inputs if right is None else inputs @ right, torch.stack(signals, dim=1))
     return Formed(torch.stack([piece.formed() for piece in pieces], dim=1))
 
 
@@ -239,12 +250,6 @@ class SignalsChunk:
     def softmax_view(self) -> SignalsChunk:
         """The chunk itself."""
         return self
-
-    def reduced(self, reduction: Reduction) -> SignalsChunk:
-        """The same examples in some directions."""
-        chunk = copy.copy(self)
-        chunk.signals = self.signals.reduced(reduction)
-        return chunk
 
     def jvp(self, tangents: Tensor) -> Tensor:
         """J V for tangents (D, k), (n, C, k), but for what all logits share."""
@@ -265,6 +270,19 @@ class SignalsChunk:
             some = (self.labels == c).nonzero()[:, 0]
             if len(some):
                 self.signals.chosen(some).add_pulled(sums[place], columns[some])
+
+
+class WholeChunk:
+    """The same examples in all parameters, for one cotangent after another: a backward pass to the layers each."""
+
+    def __init__(self, chunk: NetworkChunk, logits: Tensor) -> None:
+        self._chunk, self.logits, self.labels = chunk, logits, chunk.labels
+        self.targets, self.weights = chunk.targets, chunk.weights
+
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """J^T U for cotangents (n, C, k), (D, k)."""
+        every = cotangents.new_ones((len(cotangents), 1))
+        return torch.cat([self._chunk.rows(column).sums(every) for column in cotangents.unbind(dim=2)]).T
 
 
 class Reducer:
@@ -293,14 +311,14 @@ class Reducer:
         self.reduction = self._whole.reduction(self._factor, network.shapes, tolerance)
         self._small = self._whole.reduced(self.reduction)
         numbers = sum(layers.stored_bytes(name, sample.logits.shape[1] - 1) for name in network.groups)
-        self._part_size = min(layers.part_size, max(SMALLEST_PART, CACHED_BYTES // max(numbers, 1)))
+        self._part_size = min(layers.part_size, max(SMALLEST_PART, PART_BYTES // max(numbers, 1)))
 
-    def parts(self, chunk: NetworkChunk) -> Iterator[tuple[SignalsChunk, SignalsChunk]]:
+    def parts(self, chunk: NetworkChunk) -> Iterator[tuple[WholeChunk, SignalsChunk]]:
         """The examples of a chunk, part by part, in all parameters and in the directions."""
         for part in chunk.pieces(self._part_size):
-            view = part.softmax_view()
+            view = part.softmax_view(self.reduction)
             assert view is not None
-            yield view, view.reduced(self.reduction)
+            yield WholeChunk(part, view.logits), view
 
     def left_out(self, vectors: Tensor) -> Tensor:
         """|R u|^2, (k,), for vectors u (size, k) in the subspace, R u being the part of G u that is not in it.

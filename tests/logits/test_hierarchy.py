@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland.logits import cross_class
-from rmtland.logits.hierarchy import ClassTraceAccumulator
+from rmtland.logits.traces import ClassTraceAccumulator
 from tests import oracles
 from tests.logits.test_cross_class import ARRAYS, CASES
 from tests.nets.networks import build

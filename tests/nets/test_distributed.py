@@ -75,10 +75,19 @@ def everything(source):
         "trace": numbers(rl.gauss_newton_trace(source)),
         "cross-class means": numbers(rl.cross_class_means(source)),
         "hierarchy": hierarchies(source, vectors),
+        "streamed": streamed(source, start=vectors, tolerance=0),
         "logits": logits,
         "labels": labels,
         "by group": {f"{g} {name}": numbers(r) for g, m in by_group.items() for name, r in m.items()},
     }
+
+
+def streamed(source, **options):
+    """Outliers without an eigensolver, and lengths of the gradient along them, which have no sign."""
+    found = rl.streamed_outliers(source, **options)
+    # Errors of a sample are told from groups of examples, which ranks deal out otherwise than one process.
+    names = ("eigenvalues", "powers", *(["errors"] if "start" in options else []))
+    return {name: numbers(getattr(found, name)) for name in names}
 
 
 def hierarchies(source, vectors):
@@ -188,12 +197,14 @@ def everything_by_shares(rank, size):
             assert re.match("`process_group` must be a group that this rank belongs to", told[1]), told
     many = rl.nets.shard(network(), *data(40))  # more rows than parameters: the other side of the spectrum
     results["many", None] = {"spectrum": numbers(rl.gauss_newton_spectrum(many))}
+    results["many", None] |= {f"streamed {p}": streamed(many, passes=p) for p in (1, 2)}
     few = rl.nets.shard(network(), *data(3))
     results["few", None] = {"gradient": numbers(rl.gradient(few))}
     return results
 
 
-def alone(kind):
+def alone(kind, ranks=1):
+    """By one process, what depends on the order of examples in that of several ranks."""
     if kind in NAMES:
         return of_layers(rl.nets.NetworkLogitGradients(*build(kind), LABELS))
     if kind == "weighted":
@@ -203,7 +214,13 @@ def alone(kind):
     inputs, labels = data({"many": 40, "few": 3}.get(kind, N))
     source = rl.nets.NetworkLogitGradients(network(), inputs, labels)
     if kind == "many":
-        return {"spectrum": numbers(rl.gauss_newton_spectrum(source))}
+        results = {"spectrum": numbers(rl.gauss_newton_spectrum(source))}
+        sizes = [len(part) for part in np.array_split(np.arange(40), ranks)]
+        parts = [np.arange(40)[sum(sizes[:r]) : sum(sizes[: r + 1])] for r in range(ranks)]
+        first = np.concatenate([part[: len(part) // 2] for part in parts])  # half of a rank's few
+        order = np.concatenate([first, np.setdiff1d(np.arange(40), first)])
+        source = rl.nets.NetworkLogitGradients(network(), inputs[order], labels[order])
+        return results | {f"streamed {p}": streamed(source, passes=p, tolerance=0) for p in (1, 2)}
     if kind == "few":
         return {"gradient": numbers(rl.gradient(source))}
     return everything(source) | second_derivatives(source)
@@ -214,7 +231,7 @@ def alone(kind):
 def test_several_processes_give_the_numbers_of_one(size, tmp_path):
     outcomes = run(everything_by_shares, size, tmp_path)
     assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
-    expected = {kind: alone(kind) for kind, _ in outcomes[0]}
+    expected = {kind: alone(kind, size) for kind, _ in outcomes[0]}
     for outcome in outcomes:
         for (kind, shares), result in outcome.items():
             assert_same(result, expected[kind], f"{kind} {shares}")
