@@ -20,7 +20,7 @@ SIDE_BY_SIDE_BYTES = 2**28
 ONE_LOGIT = 6
 """Numbers held for each of a row's own while it is found."""
 PROBED = 3
-"""Examples on which the layers' pieces are held against autograd, once per source."""
+"""Examples on which the layers' pieces are held against autograd, once per source; of large sequences one."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,12 @@ class Layers:
 
     def __init__(self, network: Snapshot, examples: Examples, limit: int = SIDE_BY_SIDE_BYTES) -> None:
         self.network = network
-        few = examples.cut(slice(0, PROBED))
+        few = examples.cut(slice(0, 1))
         cotangents, exact = _one_by_one(network, few)
+        outputs = few.length * cotangents.shape[1]  # numbers of an input
+        if PROBED * ONE_LOGIT * outputs * network.vector.element_size() <= limit or few.length == 1:
+            few = examples.cut(slice(0, PROBED))
+            cotangents, exact = _one_by_one(network, few)
         below: list[Piece] | None = None  # without the head's, whose signals are the cotangents
         try:
             recording = self.record(few)
@@ -159,7 +163,7 @@ class Layers:
         if below is not None:
             shared, per_logit = (sum(numbers) for numbers in zip((0, 0), *map(_numbers, below), strict=True))
             per_logit += sum(network.parameters[n].numel() for n in self.rest)
-        one_logit = itemsize * (shared + ONE_LOGIT * (per_logit + few.length * cotangents.shape[1])) + 1
+        one_logit = itemsize * (shared + ONE_LOGIT * (per_logit + outputs)) + 1
         self.part_size = max(1, int(limit / (all_logits if self.keep else one_logit)))
 
     @property
