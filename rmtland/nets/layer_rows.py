@@ -136,7 +136,9 @@ class Layers:
 
     def __init__(self, network: Snapshot, examples: Examples, limit: int = SIDE_BY_SIDE_BYTES) -> None:
         self.network = network
-        few = examples.cut(slice(0, 1))
+        # One example first: a sequence's last token, which may depend on all of it.
+        last = 0 if examples.tokens is None else int(examples.tokens.argmax())
+        few = examples.cut(slice(last, last + 1))
         cotangents, exact = _one_by_one(network, few)
         outputs = few.length * cotangents.shape[1]  # numbers of an input
         if PROBED * ONE_LOGIT * outputs * network.vector.element_size() <= limit or few.length == 1:
