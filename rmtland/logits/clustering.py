@@ -22,6 +22,8 @@ from rmtland.logits.ranks import first_example
 
 GROUP_BYTES = 2**25
 """Memory for the running sums of all bootstrap groups together, where the number of groups is left open."""
+BLOCK_NUMBERS = 2**21
+"""Numbers of the sums that are taken to float64 at a time: all of them would take as much memory as the sums."""
 MIN_GROUPS, MAX_GROUPS = 32, 256
 """Errors from g groups are known to 1/sqrt(2 g); where fewer than MIN_GROUPS fit, a second pass takes every example."""
 
@@ -274,16 +276,21 @@ class _Sums:
         scalars = to_numpy(self.scalars).T
         num_classes, num_groups = self.units.shape[1], self.num_groups
         filled = scalars[-1] > 0  # several ranks deal into the same groups and may leave the last ones empty
-        grams = np.empty((2, num_classes, num_groups, num_groups))
-        total = zeros(self.units, tuple(self.units.shape[2:]), widest(self.units))
-        for k in range(num_classes):
-            every, of_class = double(self.units[0, k, ...]), double(self.units[1, k, ...])
-            grams[0, k], grams[1, k] = to_numpy(every @ every.T), to_numpy(of_class @ of_class.T)
-            total += every
+        grams, all_logits = np.zeros((2, num_classes, num_groups, num_groups)), np.zeros((num_groups, num_groups))
+        step = max(1, BLOCK_NUMBERS // num_groups)
+        for start in range(0, self.units.shape[3], step):
+            block = self.units[..., start : start + step]
+            total = zeros(self.units, tuple(block.shape[2:]), widest(self.units))
+            for k in range(num_classes):
+                every, of_class = double(block[0, k, ...]), double(block[1, k, ...])
+                grams[0, k] += to_numpy(every @ every.T)
+                grams[1, k] += to_numpy(of_class @ of_class.T)
+                total += every
+            all_logits += to_numpy(total @ total.T)
         return PairSums(
             same_logit=grams[0][:, filled][:, :, filled],
             same_class=grams[1][:, filled][:, :, filled],
-            all_logits=to_numpy(total @ total.T)[filled][:, filled],
+            all_logits=all_logits[filled][:, filled],
             counts=scalars[:num_classes, filled],
             class_counts=scalars[num_classes : 2 * num_classes, filled],
             within=scalars[-3, filled],

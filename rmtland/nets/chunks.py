@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
 from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
+from rmtland.nets.layers import Recording
+from rmtland.nets.pass_rows import PassRows
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.reduction import Reduction
 from rmtland.nets.signals import Signals, SignalsChunk
@@ -216,15 +218,36 @@ class NetworkChunk:
         return self.pieces(self.plan.chunk_size)
 
     def parts(self) -> Iterator[NetworkChunk]:
-        """The same examples, few enough at a time for the `rows` of all logits side by side."""
-        return self.pieces(self.layers().part_size)
+        """The same examples, few enough at a time for the `rows` of all logits side by side, or of one of many."""
+        layers = self.layers()
+        return self.pieces(layers.part_size) if layers.keep else self._whole_inputs(layers.part_size)
+
+    def _whole_inputs(self, size: int) -> Iterator[NetworkChunk]:
+        """The same examples by at most `size` inputs at a time: a sequence's tokens share its pass."""
+        if self.num_inputs <= size or self._rows is not None:
+            yield self
+            return
+        start = 0
+        for part in example_slices(self.num_inputs, size):
+            some = NetworkChunk(self._passing_plan, self._batch.cut(part))
+            count = int(some.labels.shape[0])
+            if count:
+                if "logits" in self._made:
+                    some._made["logits"] = self._made["logits"][start : start + count]
+                yield some
+            start += count
+
+    @property
+    def _passing_plan(self) -> Plan:
+        """For chunks of a moment, which keep nothing and so may not draw on the budget."""
+        return replace(self.plan, keep=Budget(0))
 
     def cut(self, examples: slice) -> NetworkChunk:
         """Some of the examples; of tokens by a forward pass over all."""
         if self._selected is None:
-            return NetworkChunk(self.plan, self._batch.cut(examples))
+            return NetworkChunk(self._passing_plan, self._batch.cut(examples))
         first = 0 if self._rows is None else self._rows.start
-        return NetworkChunk(self.plan, self._batch, slice(first + examples.start, first + examples.stop))
+        return NetworkChunk(self._passing_plan, self._batch, slice(first + examples.start, first + examples.stop))
 
     def pieces(self, size: int) -> Iterator[NetworkChunk]:
         """The same examples, at most `size` at a time."""
@@ -234,24 +257,24 @@ class NetworkChunk:
             return
         if self._selected is None:
             for part in example_slices(self.num_inputs, size):
-                yield NetworkChunk(self.plan, self._batch.cut(part))
+                yield NetworkChunk(self._passing_plan, self._batch.cut(part))
             return
         # Whole sequences together while they fit, then parts of one.
         sequences = max(1, size * self.num_inputs // num_examples)
         for part in example_slices(self.num_inputs, sequences):
-            some = NetworkChunk(self.plan, self._batch.cut(part))
+            some = NetworkChunk(self._passing_plan, self._batch.cut(part))
             count = int(some.labels.shape[0])
             for rows in example_slices(count, max(size, 1)):
-                yield some if count <= size else NetworkChunk(self.plan, self._batch.cut(part), rows)
+                yield some if count <= size else NetworkChunk(self._passing_plan, self._batch.cut(part), rows)
 
     def _examples(self) -> Examples:
         """An input for each example: of tokens their whole sequences, over and over."""
         if self._selected is None:
             return Examples(self.inputs)
-        length = int(self._batch.targets.shape[1]) if self.plan.reading.tokens else 1
+        length = self.sequence_length
         places = self._selected // length
         inputs = torch.utils._pytree.tree_map(lambda leaf: leaf[places], self.inputs)
-        return Examples(inputs, self._selected % length if self.plan.reading.tokens else None)
+        return Examples(inputs, self._selected % length if self.plan.reading.tokens else None, length)
 
     def layers(self) -> Layers:
         """What the network's layers account for, found once."""
@@ -263,9 +286,28 @@ class NetworkChunk:
         part: LayeredPart = self._made["layers"]
         return part
 
-    def rows(self, cotangents: Tensor) -> LayerRows:
+    def rows(self, cotangents: Tensor) -> LayerRows | PassRows:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""
-        return self._layered().rows(cotangents)
+        return self._layered().rows(cotangents) if self.layers().keep else PassRows.of(self, cotangents)
+
+    def recording(self) -> Recording:
+        """The layers' uses in a pass over the inputs, each once; until `release`."""
+        if "recording" not in self._made:
+            self._made["recording"] = self.layers().record(Examples(self.inputs))
+        made: Recording = self._made["recording"]
+        return made
+
+    @property
+    def sequence_length(self) -> int:
+        """Outputs of each input: T for tokens, else 1."""
+        return int(self._batch.targets.shape[1]) if self.plan.reading.tokens else 1
+
+    @property
+    def places(self) -> Tensor:
+        """Of each example its place among the outputs, (n,), counted through sequences."""
+        if self._selected is not None:
+            return self._selected
+        return torch.arange(self.labels.shape[0], device=self.network.vector.device)
 
     def softmax_view(self, reduction: Reduction | None = None) -> SignalsChunk | None:
         """The examples as a softmax sees them, in some directions; None where layers do not account for all."""

@@ -154,7 +154,11 @@ class EmbeddingPiece:
 
     def formed(self) -> Tensor:
         """(n, d)."""
-        return self.as_matrix().formed()
+        n, e = self.signals.shape[:2]
+        out = self.signals.new_zeros((n * self.num_entries, e))
+        first = self.num_entries * torch.arange(n, device=self.indices.device)
+        out.index_add_(0, (first[:, None] + self.indices).reshape(-1), self.signals.mT.reshape(-1, e))
+        return out.reshape(n, -1)
 
     def chosen(self, examples: Tensor) -> EmbeddingPiece:
         """Some examples' gradients."""

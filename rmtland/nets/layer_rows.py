@@ -13,33 +13,37 @@ from rmtland._arrays import widest
 from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
 from rmtland.nets.layers import Recording, record
 from rmtland.nets.pytrees import Inputs, cut, num_inputs
-from rmtland.nets.snapshot import Snapshot, single
+from rmtland.nets.snapshot import Snapshot
 
 SIDE_BY_SIDE_BYTES = 2**28
 """Memory for the pieces of all logits' rows of a part of a chunk, unless the source's budget says less or more."""
 ONE_LOGIT = 6
 """Numbers held for each of a row's own while it is found."""
 PROBED = 3
-"""Examples on which the layers' pieces are held against autograd, once per source."""
+"""Examples on which the layers' pieces are held against autograd, once per source; of large sequences one."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """An input for each example, and which token of its sequence the example is, (n,), where it is one."""
+    """An input for each example, and which token of its sequence, of some length, the example is, where it is one."""
 
     inputs: Inputs
     tokens: Tensor | None = None
+    length: int = 1
 
     def __len__(self) -> int:
         return num_inputs(self.inputs)
 
     def cut(self, part: slice) -> Examples:
         """Some of them."""
-        return Examples(cut(self.inputs, part), None if self.tokens is None else self.tokens[part])
+        return Examples(cut(self.inputs, part), None if self.tokens is None else self.tokens[part], self.length)
 
     def outputs(self, network: Snapshot, parameters: dict[str, Tensor]) -> Tensor:
         """(n, C)."""
-        outputs = network.outputs(parameters, self.inputs)
+        return self.picked(network.outputs(parameters, self.inputs))
+
+    def picked(self, outputs: Tensor) -> Tensor:
+        """Of outputs (n, T, C) those of the examples' tokens."""
         if self.tokens is None:
             return outputs
         return outputs[torch.arange(len(self), device=outputs.device), self.tokens]
@@ -123,18 +127,29 @@ class Layers:
     rest : tuple of str
         Tensors whose pieces are not what autograd finds: used outside a known layer, or in one that does not lead with
         the examples.
-    part_size : int
-        Examples whose rows for all logits fit into `limit` bytes.
     keep : bool
-        Whether one example's rows do; else they are found anew each time they are asked for.
+        Whether one example's rows for all logits fit into `limit` bytes; else they are found anew each time they are
+        asked for.
+    part_size : int
+        Examples whose rows for all logits fit; where not one's do, inputs (sequences) whose backward pass does.
     """
 
     def __init__(self, network: Snapshot, examples: Examples, limit: int = SIDE_BY_SIDE_BYTES) -> None:
         self.network = network
-        few = examples.cut(slice(0, PROBED))
+        # One example first: a sequence's last token, which may depend on all of it.
+        last = 0 if examples.tokens is None else int(examples.tokens.argmax())
+        few = examples.cut(slice(last, last + 1))
         cotangents, exact = _one_by_one(network, few)
+        outputs = few.length * cotangents.shape[1]  # numbers of an input
+        if PROBED * ONE_LOGIT * outputs * network.vector.element_size() <= limit or few.length == 1:
+            few = examples.cut(slice(0, PROBED))
+            cotangents, exact = _one_by_one(network, few)
+        below: list[Piece] | None = None  # without the head's, whose signals are the cotangents
         try:
-            found = {n: joined(p) for n, p in self.record(few).pieces(cotangents).items()}
+            recording = self.record(few)
+            found = {n: joined(p) for n, p in recording.pieces(cotangents).items()}
+            if recording.head is not None:
+                below = [joined(p) for p in recording.below_head(torch.zeros_like(recording.head.inputs)).values()]
         except RuntimeError:  # a forward pass that hooks disturb
             found = {}
         self.rest = tuple(n for n, g in network.groups.items() if not _agree(found.get(n), exact[:, g], exact))
@@ -147,7 +162,10 @@ class Layers:
         all_logits = itemsize * (shared + cotangents.shape[1] * per_logit) * PROBED / len(few) + 1
         self.keep = all_logits <= limit
         # With the outputs, what is propagated back from them, and copies of both.
-        one_logit = itemsize * (shared + ONE_LOGIT * per_logit) + 1
+        if below is not None:
+            shared, per_logit = (sum(numbers) for numbers in zip((0, 0), *map(_numbers, below), strict=True))
+            per_logit += sum(network.parameters[n].numel() for n in self.rest)
+        one_logit = itemsize * (shared + ONE_LOGIT * (per_logit + outputs)) + 1
         self.part_size = max(1, int(limit / (all_logits if self.keep else one_logit)))
 
     @property
@@ -172,7 +190,10 @@ class Layers:
         """One forward pass with the layers' uses noted."""
         network = self.network
         names = {id(p): n for n, p in network.module.named_parameters() if n in network.groups}
-        return record(network.module, names, lambda: examples.outputs(network, network.parameters), len(examples))
+        inputs = examples.inputs
+        recording = record(network.module, names, lambda: network.outputs(network.parameters, inputs), len(examples))
+        recording.outputs = examples.picked(recording.outputs)
+        return recording
 
 
 def _one_by_one(network: Snapshot, examples: Examples) -> tuple[Tensor, Tensor]:
@@ -216,7 +237,6 @@ class LayeredPart:
 
     def __init__(self, layers: Layers, examples: Examples, dense: Callable[[slice], Tensor]) -> None:
         self.layers, self.examples, self.dense = layers, examples, dense
-        self._last: tuple[Tensor, dict[str, Piece]] | None = None
 
     @cached_property
     def recording(self) -> Recording:
@@ -242,39 +262,12 @@ class LayeredPart:
 
     def rows(self, cotangents: Tensor) -> LayerRows:
         """J_mu^T u_mu for cotangents (n, C)."""
-        return LayerRows(self.layers.network.groups, lambda: self._latest(cotangents), self.layers.keep, cotangents)
-
-    def _latest(self, cotangents: Tensor) -> dict[str, Piece]:
-        """The pieces of these rows; where all do not fit, those asked for last are still at hand."""
-        if self.layers.keep:
-            return self._pieces(cotangents)
-        if self._last is None or self._last[0] is not cotangents:
-            self._last = None  # before others are made
-            self._last = cotangents, self._pieces(cotangents)
-        return self._last[1]
+        return LayerRows(self.layers.network.groups, lambda: self._pieces(cotangents), True, cotangents)
 
     def _pieces(self, cotangents: Tensor) -> dict[str, Piece]:
         rest = self.layers.rest
         used = self.recording.pieces(cotangents) if len(rest) < len(self.layers.network.groups) else {}
         pieces: dict[str, Piece] = {name: joined(used[name]) for name in used if name not in rest}
-        if not self.layers.keep:  # nor would these logit gradients fit
-            return pieces | self._one_by_one(cotangents)
         for name, gradients in self._rest.items():
             pieces[name] = FormedPiece((cotangents[:, None, :].to(gradients) @ gradients)[:, 0, :])
         return pieces
-
-    def _one_by_one(self, cotangents: Tensor) -> dict[str, Piece]:
-        """What layers do not account for, by a backward pass for each example and no logit gradients."""
-        network, rest = self.layers.network, self.layers.rest
-        leaves = [network.leaves[name] for name in rest]
-        rows: list[list[Tensor]] = [[] for _ in rest]
-        for i in range(len(self.examples) if rest else 0):
-            with torch.inference_mode(False), torch.enable_grad():
-                logits = self.examples.cut(slice(i, i + 1)).outputs(network, network.leaves)[0]
-            found = [torch.zeros_like(leaf, requires_grad=False) for leaf in leaves]
-            if logits.requires_grad:
-                cotangent = cotangents[i].to(logits.dtype)
-                found = list(torch.autograd.grad(logits, leaves, cotangent, materialize_grads=True))
-            for row, gradient in zip(rows, found, strict=True):
-                row.append(single(gradient).reshape(-1))
-        return {name: FormedPiece(torch.stack(row)) for name, row in zip(rest, rows, strict=True) if row}

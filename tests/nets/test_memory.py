@@ -13,17 +13,26 @@ from tests.nets import peak_memory
 CLEAR = pathlib.Path("/proc/self/clear_refs")
 
 
-@pytest.mark.skipif(not os.access(CLEAR, os.W_OK), reason="needs Linux's /proc to read the peak of resident memory")
-@pytest.mark.parametrize("budget", [32, 128])
-def test_peaks_stay_within_the_budget_and_one_batch(budget):
+needs_proc = pytest.mark.skipif(
+    not os.access(CLEAR, os.W_OK), reason="needs Linux's /proc to read the peak of resident memory"
+)
+
+
+def measured(script, budget):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.nets.peak_memory", str(budget)],
+        [sys.executable, "-m", f"tests.nets.{script}", str(budget)],
         capture_output=True,
         text=True,
         cwd=pathlib.Path(__file__).resolve().parents[2],
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@needs_proc
+@pytest.mark.parametrize("budget", [32, 128])
+def test_peaks_stay_within_the_budget_and_one_batch(budget):
+    found = measured("peak_memory", budget)
     assert found["taken"] <= budget
     vector = 4 * found["D"] / 2**20
     batch = max(budget / 4, 16)
@@ -41,3 +50,11 @@ def test_peaks_stay_within_the_budget_and_one_batch(budget):
     held_back = 16  # of freed pages by the C library: the same call peaks up to 15 MiB apart from run to run
     for name, peak in found["peaks"].items():
         assert peak <= budget + batch + 8 * vector + own.get(name, 0) + held_back, (name, found)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_three_of_50_000_words_stay_within_the_budget():
+    found = measured("peak_vocabulary", 512)
+    assert found["D"] > 6e6
+    assert found["peak"] <= 512, found
