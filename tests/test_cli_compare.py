@@ -206,3 +206,18 @@ def test_layers_without_a_measured_matrix():
     console = Console(width=80, record=True, file=io.StringIO())
     print_comparison(comparison, console)
     assert "layer by layer" in console.export_text()
+
+
+def test_every_rung_fits_the_terminal():
+    comparison = rl.compare(
+        rl.LandscapeModel.fort_ganguli(num_examples=12, num_classes=4, num_parameters=30).sample(rng=0), num_draws=2
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(comparison, console)
+    shown = console.export_text()
+    assert "\u2026" not in shown  # nothing cut off
+    assert max(map(len, shown.splitlines())) <= 80
+    legend, tables = shown.split("\nnetwork\n")
+    for label in comparison.rung_labels.values():
+        assert label in legend  # in one piece
+        assert f" {label[:3]} " in tables

@@ -71,8 +71,10 @@ def _used(error: float | None, allowed: float | None) -> float:
     return abs(error) / allowed if allowed else float(error != 0)
 
 
-def _number(value: float | list[Any] | None) -> str:
-    """Four digits; a hyphen for what was no finite number; several with commas."""
+def _number(value: float | str | list[Any] | None) -> str:
+    """Four digits; a hyphen for what was no finite number; several with commas; names of sizes as they are."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
         return ", ".join(map(_number, value))
     return "-" if value is None else f"{value:.4g}"

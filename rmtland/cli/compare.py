@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,9 @@ from rmtland.nets.architectures.names import DEEP
 
 STAGES = ("initialisation", "mid training", "end of training")
 """What `training_stages` names."""
+COLUMNS = 4
+"""Rungs of a table that 80 characters hold, beside G."""
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 def compare(
@@ -149,7 +153,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    console.print("  ".join(comparison.rung_labels.values()), style="dim", highlight=False)
+    labels = "  ".join(label.replace(" ", UNBROKEN) for label in comparison.rung_labels.values())
+    console.print(
+        textwrap.fill(labels, 80, break_on_hyphens=False).replace(UNBROKEN, " "), style="dim", highlight=False
+    )
     stages = list(comparison.stages)
     whole = [name for name in stages if not any(name.startswith(f"{other}: ") for other in stages)]
     for name in whole:
@@ -164,20 +171,25 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             f"sigma_c {scales.sigma_c:.3g}, sigma_E {scales.sigma_E:.3g}, SNR {scales.snr:.3g}",
             highlight=False,
         )
-        # Eleven rungs are wider than a terminal: what is off the path in a table of its own, beside G.
         ladder = [rung for rung in stage.rungs if rung not in BESIDE]
         others = [rung for rung in stage.rungs if rung in BESIDE]
-        beside = [rung for rung in ("gauss_newton",) if others and rung in ladder]
-        for rungs in (ladder, [*beside, *others]):
-            if rungs:
-                print_rungs(frame[name], rungs, console)
+        beside = [rung for rung in ("gauss_newton",) if rung in ladder]
+        first, later = ladder[:COLUMNS], ladder[COLUMNS:]
+        for shown in (first, *([*beside, *part] for part in (*in_parts(later), *in_parts(others)))):
+            if shown:
+                print_rungs(frame[name], shown, console)
         predicted = [rung for rung, found in stage.rungs.items() if found.theory]
-        if predicted:
-            print_rungs(comparison.theory()[name], predicted, console, "what the theory expects")
+        for rungs in in_parts(predicted, COLUMNS + 1):
+            print_rungs(comparison.theory()[name], rungs, console, "what the theory expects")
         print_scores(stage, console)
         layers = [other for other in stages if other.startswith(f"{name}: ")]
         if layers:
             print_layers(comparison, name, layers, console)
+
+
+def in_parts(rungs: Sequence[str], size: int = COLUMNS) -> list[Sequence[str]]:
+    """As many rungs at a time as fit a table."""
+    return [rungs[start : start + size] for start in range(0, len(rungs), size)]
 
 
 def print_rungs(frame: Any, rungs: Sequence[str], console: Console, title: str | None = None) -> None:

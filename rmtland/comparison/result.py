@@ -289,9 +289,16 @@ def _cell(rung: Rung, quantity: str) -> str:
 
 
 def with_deviation(mean: float, deviation: float) -> str:
-    """0.3252(3) for 0.3252 with a standard deviation of 0.0003."""
+    """0.3252(3) for 0.3252 with a standard deviation of 0.0003, 3.2(4)e-07 for small numbers; (0): no digit moves."""
     if deviation <= 1e-12 * abs(mean):  # numbers that are the same in every draw, to rounding
         return f"{mean:.3g}(0)"
+    if deviation < 5e-6 * abs(mean):
+        return f"{mean:.5g}(0)"
+    largest = max(abs(mean), deviation)
+    if largest < 1e-4:  # zeros would fill the column
+        exponent = math.floor(math.log10(largest))
+        unit = 10.0**exponent
+        return f"{with_deviation(mean / unit, deviation / unit)}e{exponent:03d}"
     decimals = -math.floor(math.log10(deviation))
     digit = round(deviation * 10.0**decimals)
     if digit == 10:  # 0.097 is one digit of tenths

@@ -401,6 +401,10 @@ def test_every_mean_and_deviation_is_that_of_its_draws(of_network, tmp_path):
         (-0.0007, 0.0021, "-0.001(2)"),
         (9.0, 0.0, "9(0)"),
         (0.7585187790397777, 1.1e-16, "0.759(0)"),
+        (1.4968194462, 3e-10, "1.4968(0)"),
+        (0.00321, 0.0004, "0.0032(4)"),
+        (6.97e-13, 8.2e-13, "7(8)e-13"),
+        (-3.214e-7, 4.1e-8, "-3.2(4)e-07"),
     ],
 )
 def test_a_mean_with_its_deviation(mean, deviation, text):

@@ -179,6 +179,14 @@ def test_report_shows_rows_of_several_sizes(tmp_path):
     assert page.count(">2.5, 10</td>") == page.count(">20, 0.25</td>") == 2
 
 
+def test_report_shows_names_in_place_of_sizes(tmp_path):
+    """As of the claim on kinds of networks; a page of it could not be written."""
+    run(made(lambda: Check("c", [1.0, 1.0], 0.1, 1.0, detect=5.0, sizes=["MLP", "CNN"])), "a.b", "smoke", 0, tmp_path)
+    page = write_report(read(tmp_path), tmp_path).read_text()
+    assert ">MLP</td>" in page
+    assert ">CNN</td>" in page
+
+
 def test_new_results_replace_old_ones_with_their_figures(tmp_path):
     run(made(lambda: Check("c", 1, 0, 1)), "a.b", "smoke", 0, tmp_path)
     assert (tmp_path / "a.b.png").exists()
