@@ -269,7 +269,7 @@ def landscape():
           {"margin_spread": 0.5}),
         "UnfrozenLogits": (
             then(logits_and_labels, rl.UnfrozenLogits), {"sigma": 1.0, "margin": 1.0},
-            {"margin_spread": 0.5, "label_accuracy": 0.5},
+            {"margin_spread": 0.5, "label_accuracy": 0.5, "shared": 0.5},
         ),
         "GaussianProcessLogits": (
             then(logits_and_labels, rl.GaussianProcessLogits), {"covariance": np.eye(24)},
@@ -424,7 +424,8 @@ def statistics():
         ),
         "streamed_outliers": (
             rl.streamed_outliers, {"source": source()},
-            {"passes": 2, "k": 1, "num_directions": 3, "start": np.eye(7)[:, :3], "keep_pairs": False},
+            {"passes": 2, "k": 1, "num_directions": 3, "start": np.eye(7)[:, :3], "keep_pairs": False,
+             "tolerance": At("tests/nets/test_signals.py")},
         ),
     }  # fmt: skip
 
@@ -440,7 +441,7 @@ def comparison():
             rl.compare, COMPARED | {"source_or_module": source()},
             {"data": EVERY_RUNG, "num_draws": 3, "rungs": ["gauss_newton"],
              "by": "parameter_groups", "outlier_method": "gap", "num_products": EVERY_RUNG,
-             "hierarchy": True, "theory": True, "rng": 1, "settings": {"name": 5}, "progress": EVERY_RUNG},
+             "stages": EVERY_RUNG, "hierarchy": True, "theory": True, "rng": 1, "settings": {"name": 5}, "progress": EVERY_RUNG},
         ),
         "as_operator": (
             lambda **o: error_of(lambda: rl.as_operator(X[:4] + np.triu(X[:4]), **o)), {}, {"name": "data"},
