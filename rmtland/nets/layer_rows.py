@@ -50,12 +50,10 @@ class Examples:
 
 
 class LayerRows:
-    """n rows by their pieces; `make` finds these anew where they are not kept."""
+    """n rows by their pieces, which `make` finds when they are first asked for."""
 
-    def __init__(
-        self, groups: dict[str, slice], make: Callable[[], dict[str, Piece]], keep: bool, like: Tensor
-    ) -> None:
-        self.groups, self._make, self._keep, self._like = groups, make, keep, like
+    def __init__(self, groups: dict[str, slice], make: Callable[[], dict[str, Piece]], like: Tensor) -> None:
+        self.groups, self._make, self._like = groups, make, like
         self._kept: dict[str, Piece] | None = None
         starts = [group.start for group in groups.values()]
         stops = [group.stop for group in groups.values()]
@@ -63,12 +61,9 @@ class LayerRows:
 
     def pieces(self) -> dict[str, Piece]:
         """By tensor."""
-        if self._kept is not None:
-            return self._kept
-        pieces = self._make()
-        if self._keep:
-            self._kept = pieces
-        return pieces
+        if self._kept is None:
+            self._kept = self._make()
+        return self._kept
 
     def lengths(self) -> Tensor:
         """(n,), float64."""
@@ -110,13 +105,13 @@ class LayerRows:
         def make() -> dict[str, Piece]:
             return {name: piece.chosen(examples) for name, piece in self.pieces().items() if name in self.groups}
 
-        return LayerRows(self.groups, make, self._keep, self._like[examples])
+        return LayerRows(self.groups, make, self._like[examples])
 
     def restricted(self, parameters: slice) -> LayerRows:
         """The same rows in the tensors of a slice of the parameters."""
         start, stop = self.start + parameters.start, self.start + parameters.stop
         groups = {name: g for name, g in self.groups.items() if start <= g.start and g.stop <= stop}
-        return LayerRows(groups, self.pieces, False, self._like)
+        return LayerRows(groups, self.pieces, self._like)
 
 
 class Layers:
@@ -262,7 +257,7 @@ class LayeredPart:
 
     def rows(self, cotangents: Tensor) -> LayerRows:
         """J_mu^T u_mu for cotangents (n, C)."""
-        return LayerRows(self.layers.network.groups, lambda: self._pieces(cotangents), True, cotangents)
+        return LayerRows(self.layers.network.groups, lambda: self._pieces(cotangents), cotangents)
 
     def _pieces(self, cotangents: Tensor) -> dict[str, Piece]:
         rest = self.layers.rest
