@@ -11,7 +11,8 @@ import numpy as np
 
 from rmtland.laws import taylor
 from rmtland.laws._law import Floats
-from rmtland.laws.solver import CIRCLE_POINTS, Solver, panels
+from rmtland.laws.numerics import panels
+from rmtland.laws.solver import CIRCLE_POINTS, Solver
 from rmtland.laws.subordination import Array, Subordination
 
 TERMS = 32

@@ -10,7 +10,7 @@ nothing goes to bracketed searches along the curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 
 from rmtland.laws._law import Complexes, Floats
 from rmtland.laws.atoms.plain import PlainAtoms
+from rmtland.laws.numerics import Slopes, between, extrapolate, panels
 from rmtland.laws.subordination import Subordination
 
 LARGE = 2e7
@@ -102,7 +103,7 @@ class Solver:
             if real is not None:
                 return complex(real, 0.0)
             u = complex(u.real, 0.05 * self.reach[1])
-        slopes = _Slopes(self)
+        slopes = Slopes(self.equation, self.plain, self._large)
         last = math.inf
         for _ in range(ITERATIONS):
             value, slope = slopes.at(u)
@@ -196,7 +197,7 @@ class Solver:
         r, new, last, tried = 0.0, math.nan, math.inf, 1.0
         for _ in range(SEARCHES):
             if not (low < new < high and 2 * abs(new - r) <= last):
-                new, last = _between(low, high, unit), math.inf
+                new, last = between(low, high, unit), math.inf
             else:
                 last = abs(new - r)
             r = new
@@ -294,7 +295,7 @@ class Solver:
 
     def _newton_to(self, goal: float, u: complex) -> complex | None:
         """Newton's method for a point with so many eigenvalues above; None unless the solution proves itself."""
-        slopes = _Slopes(self)
+        slopes = Slopes(self.equation, self.plain, self._large)
         for _ in range(ITERATIONS):
             value, slope = slopes.at(u, logs=True)
             if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
@@ -390,62 +391,3 @@ class Solver:
         ratio = np.abs(plain.t * plain.scale - centre) / radius
         slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
         return max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))
-
-
-class _Slopes:
-    """z and dz/du along a Newton iteration; by differences where another derivative would cost too much."""
-
-    def __init__(self, solver: Solver) -> None:
-        self._equation, self._plain, self._by_differences = solver.equation, solver.plain, solver._large
-        self._last: tuple[complex, complex] | None = None
-        self.count = math.nan
-
-    def at(self, u: complex, logs: bool = False) -> tuple[complex, complex]:
-        """z(u) and dz/du; with `logs` also the number of eigenvalues above, in `count`."""
-        exact = not self._by_differences
-        if logs:
-            value, slope, self.count = self._equation.potential(u, exact)
-        else:
-            value, slope = self._equation.map(u, exact)
-        if not exact:
-            if self._last is not None and self._last[0] != u:
-                slope = (value - self._last[1]) / (u - self._last[0])
-            else:
-                slope = self._plain.evaluate(u)[1]
-        self._last = (u, value)
-        return complex(value), complex(slope)
-
-
-def panels(u: complex, centre: float, radius: float, order: int, ratio: float = 0.5) -> tuple[Floats, Floats]:
-    """Angles and weights, from the far end of a circle to u, of Gauss-Legendre rules on panels that shrink towards u.
-
-    What is left of the way is `ratio` times as long after each panel.
-    """
-    angle = math.atan2(u.imag, u.real - centre)
-    shares = [0.0]
-    while (1 - shares[-1]) * angle * radius > max(0.5 * u.imag, 1e-4 * abs(u)):
-        shares.append(1 - ratio * (1 - shares[-1]))
-    ends: Floats = angle * np.array([*shares, 1.0])
-    nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(order))
-    half: Floats = 0.5 * np.diff(ends)[:, None]
-    angles: Floats = (ends[:-1, None] + half * (1 + nodes)).ravel()
-    return angles, (half * weights).ravel()
-
-
-def _between(low: float, high: float, unit: float) -> float:
-    """Half way between two bounds: on a scale of decades on either side of 0, or plainly once they are near."""
-    if low > 0 and high < 2 * low:  # that scale's rounding is a hundred times that of the bounds
-        return 0.5 * (low + high)
-    return unit * math.sinh(0.5 * (math.asinh(low / unit) + math.asinh(high / unit)))
-
-
-def extrapolate(points: Sequence[tuple[complex, complex]], x: complex) -> complex:
-    """Polynomial through the last points, at x."""
-    total = 0j
-    for j, (at, value) in enumerate(points):
-        weight: complex = 1.0
-        for k, (other, _) in enumerate(points):
-            if k != j:
-                weight *= (x - other) / (at - other) if at != other else 0.0
-        total += weight * value
-    return total

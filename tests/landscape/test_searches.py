@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.laws import solver as solving
+from rmtland.laws.numerics import between, panels
 from rmtland.laws.subordination import Subordination
 
 
@@ -56,15 +56,15 @@ def test_points_are_those_of_brackets_alone_at_less_cost(evaluations: list[int])
 def test_halving_reaches_the_last_digits(low: float) -> None:
     high, unit = low * (1 + 1e-13), 1e-60
     while high - low > 1e-14 * low:
-        middle = solving._between(low, high, unit)
+        middle = between(low, high, unit)
         assert low < middle < high
         low = middle
 
 
 def test_halving_goes_by_decades_across_zero() -> None:
-    assert solving._between(-1.0, 1.0, 1e-60) == 0.0
-    assert 1e-11 < solving._between(1e-20, 1.0, 1e-60) < 1e-9
-    assert abs(solving._between(-1e-60, 1.0, 1e-60)) < 1e-25
+    assert between(-1.0, 1.0, 1e-60) == 0.0
+    assert 1e-11 < between(1e-20, 1.0, 1e-60) < 1e-9
+    assert abs(between(-1e-60, 1.0, 1e-60)) < 1e-25
 
 
 def test_shrinking_panels_integrate_what_halving_ones_do() -> None:
@@ -72,7 +72,7 @@ def test_shrinking_panels_integrate_what_halving_ones_do() -> None:
     for count in range(1, 6):
         u = solver.boundary(count)
         centre, radius = solver.circle(u)
-        angles, weights = solving.panels(u, centre, radius, 24)
+        angles, weights = panels(u, centre, radius, 24)
         turns = np.exp(1j * angles)
         rates = [solver.equation.rates(centre + radius * turn)[0] for turn in turns]
         expected = -float(weights @ (np.array(rates) * 1j * radius * turns).imag) / math.pi

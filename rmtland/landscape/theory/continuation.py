@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rmtland.landscape.theory.separable import Separable, State
-from rmtland.laws.solver import extrapolate
+from rmtland.laws.numerics import extrapolate
 
 ITERATIONS = 40
 PRECISION = 1e-6
