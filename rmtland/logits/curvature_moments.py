@@ -1,0 +1,110 @@
+"""Lengths, effective dimension and spread of lengths of logit gradients where the curvature is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.gram import LogitGradientGram, gram_of
+from rmtland.logits.losses import CrossEntropy
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CurvatureMoments:
+    """First and second moments of dz_k/dW = c_k + E_k, as the Gauss-Newton matrix weighs them.
+
+    Attributes
+    ----------
+    mean_length, residual_length : float
+        Root mean square lengths, those of `curvature_scales`; NaN where every A_mu vanishes.
+    effective_dimension : float
+        (tr Sigma)^2 / tr Sigma^2 of the residuals' covariance; inf where pairs of examples have no more in common than
+        independent directions.
+    length_spread : float
+        Coefficient of variation, over the examples, of the squared lengths of their residuals.
+    """
+
+    mean_length: float
+    residual_length: float
+    effective_dimension: float
+    length_spread: float
+
+
+def curvature_moments(source: LogitGradients | LogitGradientGram) -> CurvatureMoments:
+    """Four numbers of the logit gradients, examples and logits weighed by their curvature A_mu.
+
+    Parameters
+    ----------
+    source : LogitGradients or LogitGradientGram
+        Of N >= 2 examples with cross-entropy loss; the Gram matrix of N C rows is formed where a source is given.
+
+    Returns
+    -------
+    CurvatureMoments
+
+    Raises
+    ------
+    ValueError
+        For N < 2, or NaN or infinite logit gradients.
+
+    Notes
+    -----
+    With K_mu,nu = J_mu J_nu^T (C x C), |A_mu^(1/2) K_mu,nu A_nu^(1/2)|^2 summed over all pairs is N^2 |G|_F^2. The
+    pairs of different examples give the effective dimension, those of an example with itself the spread of lengths: for
+    normal residuals of any covariance and independent lengths, and means at right angles in directions of their own,
+
+        sum_{mu != nu} |..|^2 = m^4 sum tr A_mu A_nu + (e^4 / d + 2 m^2 e^2 / D) sum tr A_mu tr A_nu,
+
+        sum_mu |..|^2 = (m^4 + 2 m^2 e^2) a + e^4 (1 + spread^2) (a + (a + b) / d) + 2 m^2 e^2 (a + b) / D,
+
+    m and e the lengths, d the effective dimension, a = sum tr A_mu^2, b = sum (tr A_mu)^2. A law with these four has
+    the trace and, on average, the squared norm of the source's G, given its logits.
+
+    Examples
+    --------
+    >>> import rmtland as rl
+    >>> law = rl.AnisotropicGradients.clustered(3, 1.0, 0.7, covariance=rl.ResidualCovariance([1.0], [20]))
+    >>> model = rl.LandscapeModel(200, 3, 300, rl.GaussianLogits(1.0), law)
+    >>> found = rl.curvature_moments(model.sample(rng=0))
+    >>> 15 < found.effective_dimension < 25, found.length_spread < 0.3
+    (True, True)
+    """
+    gram = gram_of(source)
+    n = gram.num_examples
+    if n < 2:
+        raise ValueError(f"`source` must have at least 2 examples; got {n}")
+    factors = CrossEntropy().hessian_factor(gram.logits)  # L (N, C, r), A = L L^T
+    curvatures = factors @ factors.swapaxes(1, 2)
+    traces = np.einsum("nkk->n", curvatures)
+    weight = float(traces.sum())
+    if not weight > 0:
+        return CurvatureMoments(*[math.nan] * 4)
+    half = np.einsum("nkj,nkml->njml", factors, gram.matrix, optimize=True)
+    whole = np.einsum("njml,mli->njmi", half, factors, optimize=True)  # L_mu^T K L_nu
+    squares = np.einsum("njmi,njmi->nm", whole, whole)
+    own = float(np.einsum("njnj->", whole))
+    products = float(np.einsum("nkj,njml,mlk->", factors, half, curvatures, optimize=True))
+    own_products = float(np.einsum("nkj,njnl,nlk->", factors, half, curvatures, optimize=True))
+    total = curvatures.sum(axis=0)
+    a, b = float(np.sum(curvatures**2)), float(traces @ traces)
+    pairs = float(np.sum(total**2)) - a
+    # Rounding of the whole sum is no pair of examples: one of them alone has curvature.
+    mean = max((products - own_products) / pairs, 0.0) if pairs > 1e-12 * a else 0.0
+    residual = max(own / weight - mean, 0.0)
+    dimension, spread = math.inf, 0.0
+    if residual > 0:
+        crossed = 2 * mean * residual / gram.num_parameters
+        apart = weight**2 - b
+        together = (float(squares.sum() - np.trace(squares)) - mean**2 * pairs) / apart - crossed if apart > 0 else 0.0
+        inverse = max(together, 0.0) / residual**2
+        dimension = max(1 / inverse, 1.0) if inverse > 0 else math.inf
+        inverse = 1 / dimension
+        rest = float(np.trace(squares)) - (mean**2 + 2 * mean * residual) * a - crossed * (a + b)
+        spread = math.sqrt(max(rest / (residual**2 * (a + (a + b) * inverse)) - 1, 0.0))
+    return CurvatureMoments(math.sqrt(mean), math.sqrt(residual), dimension, spread)
