@@ -14,6 +14,7 @@ import copy
 import functools
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,14 +33,6 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
 }  # fmt: skip
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
-COMMANDS = [
-    "test_cli.py",
-    "test_cli_train.py",
-    "test_cli_compare.py",
-    "test_options.py",
-    "test_arguments.py",
-    "test_files.py",
-]
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("rmtland/ensembles/banded.py", "m = min(num_columns, m + m // 2 + (2))"): "how fast a guess grows",
     (
@@ -127,16 +120,18 @@ def places(tree: ast.Module) -> Iterator[ast.AST]:
                 yield from walk(statement)
 
 
-def mutants(seed: int, count: int, only: str) -> list[tuple[Path, ast.AST]]:
-    """`count` places drawn by the seed from all files whose path holds `only`."""
+def mutants(seed: int, count: int, only: str, lines: str = "") -> list[tuple[Path, ast.AST]]:
+    """`count` places drawn by the seed from all files whose path holds `only`, in lines that match `lines`."""
     every = []
     for path in sorted((ROOT / "rmtland").rglob("*.py")):
         name = str(path.relative_to(ROOT))
         if only in name and not any(part in name for part in SKIPPED):
             seen = set()
-            for node in places(ast.parse(path.read_text())):
+            text = path.read_text()
+            wanted = {number for number, line in enumerate(text.splitlines(), 1) if re.search(lines, line)}
+            for node in places(ast.parse(text)):
                 where = (node.lineno, node.col_offset, node.end_col_offset)  # type: ignore[attr-defined]
-                if where not in seen and node.lineno == node.end_lineno:  # type: ignore[attr-defined]
+                if where not in seen and node.lineno == node.end_lineno and node.lineno in wanted:  # type: ignore[attr-defined]
                     seen.add(where)
                     every.append((path.relative_to(ROOT), node))
     return random.Random(seed).sample(every, min(count, len(every)))
@@ -156,9 +151,12 @@ def mutated(source: str, node: ast.AST) -> tuple[str, str, str]:
 
 
 def folders(path: Path) -> list[list[str]]:
-    """Arguments of pytest, a folder of tests each: that of the module's wing first, then those of who stands on it."""
+    """Arguments of pytest, a folder of tests each: that of the module's wing first, then those of who stands on it.
+
+    Commands, keywords and hostile calls, which reach every wing, come last.
+    """
     wing = path.parts[1].removesuffix(".py")
-    commands = [f"tests/{name}" for name in COMMANDS]
+    commands = [str(test.relative_to(ROOT)) for test in sorted((ROOT / "tests").glob("test_*.py"))]
     every = {
         folder.name: [
             str(folder.relative_to(ROOT)),
@@ -184,11 +182,15 @@ def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
 def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
     """Whether a test fails in the mutated tree, none does, or they do not end in time."""
     environment = os.environ | {"PYTHONPATH": str(tree)}
-    for arguments in folders(path)[: 1 if given.own else None]:
-        known = line_map(tuple(arguments), given.maps)
+    own, *others = folders(path)
+    for stage in [[own], others][: 1 if given.own else None]:
+        found: dict[str, float] = {}
+        for arguments in stage:
+            known = line_map(tuple(arguments), given.maps)
+            found |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, line)}
         tests, seconds = [], 0.0
-        for test in known.tests(path, line):
-            seconds += known.seconds[test]
+        for test in found if stage == [own] else sorted(found, key=lambda test: found[test]):
+            seconds += found[test]
             if tests and seconds > given.limit / 3:
                 break
             tests.append(test)
@@ -225,6 +227,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of them, which ran before")
     parser.add_argument("--only", default="", help="part of the paths to mutate, such as rmtland/laws")
+    parser.add_argument("--lines", default="", help="a regular expression of the lines to mutate, such as ddof")
     parser.add_argument(
         "--limit", type=float, default=300.0, help="seconds for the tests of a mutant, folder by folder"
     )
@@ -233,11 +236,12 @@ def main() -> None:
     )
     parser.add_argument("--maps", type=Path, help="folder that keeps the lines of each test from one run to the next")
     given = parser.parse_args()
+    drawn = mutants(given.seed, given.count, given.only, given.lines)
     fates = []
     with tempfile.TemporaryDirectory() as folder:
         given.maps = given.maps or Path(folder) / "maps"
         given.maps.mkdir(parents=True, exist_ok=True)
-        for number, (path, node) in enumerate(mutants(given.seed, given.count, given.only)[given.skip :], given.skip):
+        for number, (path, node) in enumerate(drawn[given.skip :], given.skip):
             row = node.lineno  # type: ignore[attr-defined]
             tree = Path(folder) / f"tree{number}"
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))

@@ -137,6 +137,8 @@ def test_bad_input(draws):
         rl.residual_moments(draws[0], 1)
     with pytest.raises(ValueError, match="`num_pairings` must be >= 2"):
         rl.residual_moments(draws[0], num_pairings=1)
+    with pytest.raises(MemoryError, match="1000000000000 random streams needs"):
+        rl.residual_moments(draws[0], num_pairings=10**12)
     with pytest.raises(ValueError, match="`max_order` must be >= 1"):
         rl.mean_moments(draws[0], 0)
     with pytest.raises(ValueError, match="`num_splits` must be >= 1"):
@@ -147,3 +149,32 @@ def test_bad_input(draws):
         rl.residual_moments(few)
     with pytest.raises(ValueError, match="must leave more than 3 pairs"):
         rl.mean_moments(few)
+
+
+def test_errors_of_moments_of_means_are_those_of_a_jackknife(draws, monkeypatch):
+    """Sixteen groups left out in turn, by the definition, from what is found without each."""
+    masks, found = [], []
+    split_moments = module._split_moments
+
+    def noted(matrix, splits, left_out, order):
+        masks.append(left_out)
+        found.append(split_moments(matrix, splits, left_out, order))
+        return found[-1]
+
+    monkeypatch.setattr(module, "_split_moments", noted)
+    moments = rl.mean_moments(draws[0], 1, num_splits=1, rng=0)
+    np.testing.assert_array_equal(masks[0], False)
+    assert len(masks) == 17
+    np.testing.assert_array_equal(np.sum(masks, axis=0), 1)  # each example is left out once
+    for y in range(NUM_CLASSES):
+        lost = [np.sum(mask[y == LABELS]) for mask in masks[1:]]
+        assert max(lost) - min(lost) <= 1
+    np.testing.assert_array_equal(moments.values, found[0][:2])
+
+    def jackknife(values):
+        return np.sqrt(15 / 16 * sum((v - sum(values) / 16) ** 2 for v in values))
+
+    np.testing.assert_allclose(moments.standard_error, jackknife([v[:2] for v in found[1:]]), rtol=1e-10)
+    alignments = [v[1] / v[0] / (v[3] / v[2]) for v in found]
+    assert moments.alignment == pytest.approx(alignments[0], rel=1e-12)
+    assert moments.alignment_error == pytest.approx(jackknife(alignments[1:]), rel=1e-10)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.logits import population as module
 
 
 def moments(tau, relative=0.02, order=5):
@@ -74,3 +75,27 @@ def test_bad_input():
         found.variance_bounds(1.0, errors=0)
     with pytest.raises(ValueError, match="`k` must be >= 1"):
         found.top(0)
+
+
+def test_errors_are_the_spread_of_spectra_of_drawn_moments(monkeypatch):
+    """Of two draws it is their distance over the square root of 2."""
+    counts, grids = [], []
+    above = module._above
+
+    def noted(shares, grid):
+        counts.append(above(shares, grid))
+        grids.append(grid)
+        assert counts[-1][3] == pytest.approx(np.sum(shares[3:] / grid[3:]), rel=1e-12)
+        return counts[-1]
+
+    monkeypatch.setattr(module, "_above", noted)
+    found = rl.recover_spectrum(moments(POWER), num_draws=2, rng=0)
+    one, two = counts
+    kept = np.isin(grids[0], found.eigenvalues)
+    np.testing.assert_allclose(found.standard_error, np.abs(one - two)[kept] / np.sqrt(2), rtol=1e-12)
+    assert found.standard_error[np.searchsorted(found.eigenvalues, 0.3)] > 0
+
+
+def test_draws_that_do_not_fit_are_refused():
+    with pytest.raises(MemoryError, match="1000000000000 spectra needs .* take fewer `num_draws` instead"):
+        rl.recover_spectrum(moments(POWER), num_draws=10**12)
