@@ -85,7 +85,9 @@ def curvature_moments(source: LogitGradients | LogitGradientGram) -> CurvatureMo
     weight = float(traces.sum())
     if not weight > 0:
         return CurvatureMoments(*[math.nan] * 4)
-    half = np.einsum("nkj,nkml->njml", factors, gram.matrix, optimize=True)
+    # In their own unit, so that no fourth power over- or underflows.
+    unit = float(np.einsum("nknk->", gram.matrix)) / (n * gram.num_classes)
+    half = np.einsum("nkj,nkml->njml", factors, gram.matrix / (unit or 1.0), optimize=True)
     whole = np.einsum("njml,mli->njmi", half, factors, optimize=True)  # L_mu^T K L_nu
     squares = np.einsum("njmi,njmi->nm", whole, whole)
     own = float(np.einsum("njnj->", whole))
@@ -107,4 +109,4 @@ def curvature_moments(source: LogitGradients | LogitGradientGram) -> CurvatureMo
         inverse = 1 / dimension
         rest = float(np.trace(squares)) - (mean**2 + 2 * mean * residual) * a - crossed * (a + b)
         spread = math.sqrt(max(rest / (residual**2 * (a + (a + b) * inverse)) - 1, 0.0))
-    return CurvatureMoments(math.sqrt(mean), math.sqrt(residual), dimension, spread)
+    return CurvatureMoments(math.sqrt(mean * unit), math.sqrt(residual * unit), dimension, spread)
