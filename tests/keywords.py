@@ -258,7 +258,8 @@ def landscape():
         ),
         "UnevenGradients": (
             then(scales, rl.UnevenGradients), {},
-            {"mean_length": 2.0, "residual_length": 2.0, "effective_dimension": 5.0, "length_spread": 1.0},
+            {"mean_length": 2.0, "residual_length": 2.0, "effective_dimension": 5.0, "length_spread": 1.0,
+              "logit_spread": 0.5},
         ),
         "UnevenGradients.q_values": (
             rl.UnevenGradients(length_spread=1.0).q_values, {"num_classes": 3}, {"labels": [0, 1, 2]},

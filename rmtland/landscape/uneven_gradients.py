@@ -1,7 +1,8 @@
-"""The paper's gradient law with residuals of few directions and of unequal lengths: four numbers."""
+"""The paper's gradient law, uneven over directions, examples and logits: five numbers."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,7 +31,7 @@ EXPONENTS = (0.8, 0.6, 0.4, 0.2, 0.0)
 
 @dataclass(frozen=True)
 class UnevenGradients(StructuredGradients):
-    """dz_k/dW = c_k + r_mu E_k: C means at right angles, residuals in few directions, examples of unequal lengths.
+    """dz_k/dW = c_k + r_mu E_k: residuals in few directions, examples and logits of unequal lengths.
 
     Parameters
     ----------
@@ -42,6 +43,9 @@ class UnevenGradients(StructuredGradients):
     length_spread : float
         Coefficient of variation >= 0 of the squared lengths r_mu^2, whose mean is 1: quantiles of a lognormal law, the
         same N in every draw, in an order that has nothing to do with the labels.
+    logit_spread : float
+        Coefficient of variation >= 0 of the eigenvalues of the covariance across logits, of the c_k and of the E_k
+        alike: quantiles of a lognormal law of mean 1 in fixed directions that prefer no logit.
 
     Raises
     ------
@@ -50,13 +54,14 @@ class UnevenGradients(StructuredGradients):
 
     Notes
     -----
-    What `ClusteredGradients` lacks of networks where few examples carry the curvature: residuals of different examples
-    share directions, and single examples have logit gradients several times as long as others. Nothing here belongs to
-    an example or a class, so that it goes with any logit law.
+    What `ClusteredGradients` lacks of networks: residuals of different examples share directions, single examples have
+    logit gradients several times as long as others, and a last hidden layer not much wider than C leaves some
+    combinations of logits shorter than others. Nothing here belongs to an example or a class, so that it goes with any
+    logit law.
 
     References
     ----------
-    Fort and Ganguli (2019), eqs. (14)-(15), for the law without the last two numbers.
+    Fort and Ganguli (2019), eqs. (14)-(15), for the law without the last three numbers.
 
     Examples
     --------
@@ -71,6 +76,7 @@ class UnevenGradients(StructuredGradients):
     residual_length: float = 0.7
     effective_dimension: float = math.inf
     length_spread: float = 0.0
+    logit_spread: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("mean_length", "residual_length"):
@@ -79,7 +85,8 @@ class UnevenGradients(StructuredGradients):
         if dimension != math.inf:
             dimension = real("effective_dimension", dimension, at_least=1)
         object.__setattr__(self, "effective_dimension", dimension)
-        object.__setattr__(self, "length_spread", real("length_spread", self.length_spread, at_least=0, at_most=1e6))
+        for name in ("length_spread", "logit_spread"):
+            object.__setattr__(self, name, real(name, getattr(self, name), at_least=0, at_most=1e6))
 
     @classmethod
     def from_source(cls, source: LogitGradients | LogitGradientGram) -> UnevenGradients:
@@ -101,13 +108,13 @@ class UnevenGradients(StructuredGradients):
         found = curvature_moments(source)
         if math.isnan(found.mean_length):
             raise ValueError("`source` must leave some curvature; got probabilities that are 0 and 1 in every example")
-        return cls(found.mean_length, found.residual_length, found.effective_dimension, found.length_spread)
+        return cls(*dataclasses.astuple(found))
 
     @property
     def num_numbers(self) -> int:
         """How many numbers the law is given."""
         given = (self.mean_length > 0, self.residual_length > 0, self.effective_dimension < math.inf)
-        return sum(given) + (self.length_spread > 0)
+        return sum(given) + (self.length_spread > 0) + (self.logit_spread > 0)
 
     def check(self, num_examples: int, num_classes: int) -> None:
         """A law of any number of examples and classes."""
@@ -128,7 +135,11 @@ class UnevenGradients(StructuredGradients):
             num_classes, self.mean_length, self.residual_length, 0.0, _OfDimension(dimension=self.effective_dimension)
         )
         lengths = _lengths(num_examples, self.length_spread) if self.length_spread > 0 else None
-        return replace(law, residual_scales=lengths)
+        if self.logit_spread == 0 or num_classes == 2:
+            return replace(law, residual_scales=lengths)
+        across = _across_logits(num_classes, self.logit_spread)
+        gram = self.mean_length**2 * across
+        return replace(law, mean_gram=gram, residual_scales=lengths, logit_covariance=across)
 
     def weighted_rows(self, logits: Floats, labels: npt.NDArray[np.int64], tolerance: float = 1e-10) -> WeightedRows:
         """The rows of the factor of G, given logits (N, C) and labels (N,)."""
@@ -140,7 +151,12 @@ class UnevenGradients(StructuredGradients):
         squares = np.ones(1) if self.length_spread == 0 else np.square(_lengths(n, self.length_spread))
         whole = self.mean_length**2 + self.residual_length**2 * squares
         same = float(np.mean(self.mean_length / np.sqrt(whole))) ** 2 if whole.min() > 0 else math.nan
-        return QValues(same, same, 0.0)
+        if self.logit_spread == 0 or num_classes == 2:
+            return QValues(same, same, 0.0)
+        across = _across_logits(num_classes, self.logit_spread)
+        lengths = np.sqrt(np.diag(across))
+        cosines = (across / np.outer(lengths, lengths))[~np.eye(num_classes, dtype=bool)]
+        return QValues(same, same, same * float(cosines.mean()))
 
     def draw_gradients(
         self, labels: npt.NDArray[np.int64], num_classes: int, num_parameters: int, rng: np.random.Generator
@@ -167,6 +183,20 @@ def _lengths(count: int, spread: float) -> Floats:
     sigma = brentq(excess, 0.0, most) if excess(most) > 0 else most
     lengths: Floats = np.random.default_rng(0).permutation(np.sqrt(squares(sigma)))
     return lengths
+
+
+@lru_cache(maxsize=16)
+def _across_logits(num_classes: int, spread: float) -> Floats:
+    """A covariance (C, C) with 1 as an eigenvector, of eigenvalue 1, and this spread of the others about their mean 1.
+
+    In turned directions, the same for every draw.
+    """
+    normal = np.random.default_rng(0).standard_normal((num_classes, num_classes))
+    normal[:, 0] = 1.0
+    basis = np.linalg.qr(normal)[0]
+    values = np.append(1.0, np.square(_lengths(num_classes - 1, spread)))
+    found: Floats = (basis * values) @ basis.T
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The law of few directions and unequal lengths: full draws, reduced draws, theory, and the source that it is of."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.statistical import assert_mean
 N, C, D = 40, 3, 120
 LOGITS, LABELS = rl.GaussianLogits(2.0).draw_logits(N, C, np.random.default_rng(1))
 GIVEN = rl.GivenLogits(LOGITS, LABELS)
-LAW = rl.UnevenGradients(1.0, 0.8, effective_dimension=15.0, length_spread=0.8)
+LAW = rl.UnevenGradients(1.0, 0.9, effective_dimension=15.0, length_spread=1.5, logit_spread=0.5)
 
 
 def model_of(law, num_parameters=D):
@@ -29,7 +30,8 @@ def test_reduced_draws_are_full_draws_in_law():
     expected = np.mean(reduced, axis=0)
     bias = 5 * np.std(reduced, axis=0) / 400**0.5
     assert_mean(full, expected, bias=bias, detect=[0.2, 0.2, 0.5, 0.4, 0.4, 0.2, 0.4] * np.abs(expected))
-    for mutant in (rl.UnevenGradients(1.0, 0.8, 15.0), rl.UnevenGradients(1.0, 0.8, length_spread=0.8)):
+    for name, value in (("effective_dimension", math.inf), ("length_spread", 0.0), ("logit_spread", 0.0)):
+        mutant = dataclasses.replace(LAW, **{name: value})
         other = [statistics(model_of(mutant).spectrum(rng=i)) for i in range(60)]
         assert np.max(np.abs(np.mean(other, axis=0) / expected - 1)) > 0.1
 
@@ -70,6 +72,10 @@ def test_the_clustering_of_draws():
     assert np.mean([f.same_logit for f in found]) == pytest.approx(q.same_logit, rel=0.03)
     assert np.mean([f.same_logit_same_class for f in found]) == pytest.approx(q.same_logit_same_class, rel=0.03)
     assert q.different_logits == 0
+    wide = rl.UnevenGradients(1.0, 0.3, 1000.0, 0.0, 1.0)
+    drawn = [rl.clustering(model_of(wide, 3000).sample(rng=i)).different_logits for i in range(10)]
+    assert np.mean(drawn) == pytest.approx(wide.q_values(C).different_logits, abs=0.01)
+    assert abs(wide.q_values(C).different_logits) > 0.05
     even = rl.UnevenGradients(1.0, 0.8).q_values(C)
     assert even.same_logit == pytest.approx(rl.ClusteredGradients(1.0, 0.8).q_values(C).same_logit)
     assert abs(q.same_logit / even.same_logit - 1) > 0.05
@@ -99,7 +105,7 @@ def test_a_source_keeps_its_trace_and_norm():
 
 
 def test_numbers_given_and_bad_input():
-    assert LAW.num_numbers == 4
+    assert LAW.num_numbers == 5
     assert rl.UnevenGradients(1.0, 0.0).num_numbers == 1
     assert rl.UnevenGradients().effective_dimension == math.inf
     with pytest.raises(ValueError, match="`effective_dimension` must be >= 1; got 0.5"):
