@@ -12,15 +12,17 @@ CLAIMS = discover()
 QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
 """Run in the fast suite; the whole registry is slow."""
 HEAVY = (
-    "ladder.measured_law", "ladder.side_by_side", "papyan.deep_networks", "papyan.dynamics", "papyan.upper_tail",
-    "sagun.figures_4_6", "sagun.figures_7_8",
+    "ladder.measured_law", "ladder.side_by_side", "ladder.unfrozen_law", "papyan.deep_networks", "papyan.dynamics",
+    "papyan.upper_tail", "sagun.figures_4_6", "sagun.figures_7_8",
 )  # fmt: skip
 """Networks that take longer to train than a slow test may: run by `make validate`."""
+TINY = ("ladder.measured_law", "ladder.side_by_side", "ladder.unfrozen_law")
+"""Those of them with a network of seconds, which the conclusions are not drawn from, but mutants are rejected on."""
 
 
-def check_claim(claim_id):
+def check_claim(claim_id, scale="smoke"):
     claim = CLAIMS[claim_id]
-    data = claim.draw("smoke", np.random.default_rng(seed_sequence(0, claim_id)))
+    data = claim.draw(scale, np.random.default_rng(seed_sequence(0, claim_id)))
     outcome = claim.judge(data, claim.theory)
     # What does not hold for images may hold for the digits that stand for them.
     expected = {"fail"} if claim.refuted and folder_named() else {"fail", "pass"} if claim.refuted else {"pass"}
@@ -40,6 +42,11 @@ def check_claim(claim_id):
 @pytest.mark.parametrize("claim_id", QUICK)
 def test_quick_claims_hold_and_their_mutants_do_not(claim_id):
     check_claim(claim_id)
+
+
+@pytest.mark.parametrize("claim_id", TINY)
+def test_the_law_of_a_heavy_claim_holds_on_a_tiny_network_and_its_mutants_do_not(claim_id):
+    check_claim(claim_id, "tiny")
 
 
 @pytest.mark.slow
