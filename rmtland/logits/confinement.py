@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import finite_array, integer
-from rmtland._arrays import Array, namespace, to_numpy
+from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.spectra.operators import SymmetricOperator
 
 DENSE_LIMIT = 4096
@@ -31,6 +31,8 @@ class Confinement:
 
     eigenvalues: npt.NDArray[np.float64] = field(repr=False)
     powers: npt.NDArray[np.float64] = field(repr=False)
+
+    __repr__ = told
 
     @property
     def power(self) -> float:

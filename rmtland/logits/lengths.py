@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, namespace, to_numpy
+from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
@@ -33,6 +33,8 @@ class LogitGradientLengths:
     own_class: npt.NDArray[np.float64] = field(repr=False)
     overall_error: npt.NDArray[np.float64] = field(repr=False)
     own_class_error: npt.NDArray[np.float64] = field(repr=False)
+
+    __repr__ = told
 
 
 class LengthAccumulator(SumAccumulator[LogitGradientLengths]):
