@@ -109,7 +109,7 @@ def told(result: Any) -> str:
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
         default = value is field.default or (isinstance(value, float) and value == field.default)
-        if (field.repr or isinstance(value, np.ndarray)) and not default:
+        if field.repr and not default:
             parts.append(f"{field.name}={_short(value)}")
     return shortened(f"{type(result).__name__}({', '.join(parts)})")
 

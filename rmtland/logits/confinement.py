@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ class Confinement:
         Squared cosine between the gradient and each of their eigenvectors.
     """
 
-    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
-    powers: npt.NDArray[np.float64] = field(repr=False)
+    eigenvalues: npt.NDArray[np.float64]
+    powers: npt.NDArray[np.float64]
 
     __repr__ = told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -29,10 +29,10 @@ class LogitGradientLengths:
         Standard errors over examples (ddof 1); NaN for fewer than two.
     """
 
-    overall: npt.NDArray[np.float64] = field(repr=False)
-    own_class: npt.NDArray[np.float64] = field(repr=False)
-    overall_error: npt.NDArray[np.float64] = field(repr=False)
-    own_class_error: npt.NDArray[np.float64] = field(repr=False)
+    overall: npt.NDArray[np.float64]
+    own_class: npt.NDArray[np.float64]
+    overall_error: npt.NDArray[np.float64]
+    own_class_error: npt.NDArray[np.float64]
 
     __repr__ = told
 
