@@ -43,7 +43,7 @@ class FirstOrder:
     error: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Theory(Sums, Spectral):
     """Predictions that follow from one equation: those of `Sums`, densities, counts, outliers, the gradient's power."""
 
