@@ -291,7 +291,7 @@ class Solver:
         return [self._point(float(k), complex(u), close) for k, u in zip(above, guesses, strict=True)]
 
     @cached_property
-    def _found(self) -> list[tuple[float, float]]:
+    def found(self) -> list[tuple[float, float]]:
         """Counts and Re u of the points found so far; Re u falls as the count rises."""
         return []
 
@@ -306,11 +306,11 @@ class Solver:
                 partial(self._newton_to, goal),
                 close,
                 (
-                    max((r for count, r in self._found if count > goal), default=-math.inf),
-                    min((r for count, r in self._found if count < goal), default=math.inf),
+                    max((r for count, r in self.found if count > goal), default=-math.inf),
+                    min((r for count, r in self.found if count < goal), default=math.inf),
                 ),
             )
-        self._found.append((goal, found.real))
+        self.found.append((goal, found.real))
         return found
 
     def _newton_to(self, goal: float, u: complex) -> complex | None:

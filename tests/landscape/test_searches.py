@@ -77,4 +77,4 @@ def test_shrinking_panels_integrate_what_halving_ones_do() -> None:
         turns = np.exp(1j * angles)
         rates = [solver.equation.rates(centre + radius * turn)[0] for turn in turns]
         expected = -float(weights @ (np.array(rates) * 1j * radius * turns).imag) / math.pi
-        assert power_above(solver, u) == pytest.approx(expected, abs=1e-9)
+        assert power_above(solver, u, count) == pytest.approx(expected, abs=1e-9)

@@ -222,8 +222,8 @@ class Theory(Sums, Spectral):
     def _power(self, count: int) -> float:
         if count not in self._powers:
             u = self._solver.boundary(count)
-            # From the last gap on the circle is far from other eigenvalues, and few of its points do.
-            self._powers[count] = u, power_above(self._solver, u, self._powers.get(count - 1))
+            gaps = [(k, u.real, power) for k, (u, power) in self._powers.items() if k < count and u.imag == 0]
+            self._powers[count] = u, power_above(self._solver, u, count, max(gaps, default=(0, math.inf, 0.0)))
         return self._powers[count][1]
 
     def _power_std(self, count: int) -> float:
