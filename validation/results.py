@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import re
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtland._files import replace_file
 from rmtland._version import __version__
+from validation import devices
 from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
 from validation.stores import kept_in
@@ -32,7 +34,9 @@ KEYS = (
 )  # fmt: skip
 
 
-def run_claim(claim_id: str, scale: str, seed: int, out: Path | str, mutant: str | None = None) -> dict[str, Any]:
+def run_claim(
+    claim_id: str, scale: str, seed: int, out: Path | str, mutant: str | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Run one claim and write its result to `out`.
 
     Parameters
@@ -46,6 +50,8 @@ def run_claim(claim_id: str, scale: str, seed: int, out: Path | str, mutant: str
         Existing folder.
     mutant : str, optional
         Put this wrong formula in the place of the theory.
+    device : str, optional
+        Where networks are trained and measured; see `validation.devices.used`.
 
     Returns
     -------
@@ -53,30 +59,33 @@ def run_claim(claim_id: str, scale: str, seed: int, out: Path | str, mutant: str
         What the JSON file holds, with the keys `KEYS`. A claim that raises has failed; `error` tells how. `unnoticed`
         are the mutants that the same draws do not reject.
     """
-    return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant)
+    return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant, device)
 
 
-def run(claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: str | None = None) -> dict[str, Any]:
+def run(
+    claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: str | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Run a claim that need not be a discovered one; see `run_claim`."""
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed}
     for name in ("statement", "source", "estimates", "reference", "bias", "disagreement", "refuted"):
         result[name] = " ".join(getattr(claim, name).split())
-    result |= {"verdict": FAIL, "checks": [], "unnoticed": [], "conclusions": "", "versions": versions()}
+    result |= {"verdict": FAIL, "checks": [], "unnoticed": [], "conclusions": ""}
     figure, start = None, time.perf_counter()
     try:
         # One thread: products of small matrices gain nothing from more, and several round differently, so that
         # results would depend on the number of jobs.
-        with threadpool_limits(1), kept_in(out / "stores", seed):
+        with threadpool_limits(1), kept_in(out / "stores", seed), devices.used(device, scale):
             data = claim.draw(scale, np.random.default_rng(seed_sequence(seed, claim_id)))
             outcome = claim.judge(data, claim.theory if mutant is None else claim.mutants[mutant])
             unnoticed = claim.unnoticed(data, outcome) if mutant is None else []
             figure = None if outcome.plot is None else _labelled(outcome.plot())
+            result["versions"] = versions()
         result |= {"checks": [check.to_dict() for check in outcome.checks], "unnoticed": unnoticed}
         result |= {"verdict": outcome.verdict, "conclusions": _unwrapped(outcome.conclusions)}
     except Exception:
         # A claim that breaks must not take the others with it.
-        result["error"] = traceback.format_exc(limit=-3)
+        result |= {"error": traceback.format_exc(limit=-3), "versions": versions()}
     result["seconds"] = round(time.perf_counter() - start, 3)
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write(result, figure, out)
@@ -130,6 +139,8 @@ def file_stem(claim_id: str, mutant: str | None) -> str:
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba", "matplotlib")}
+    if "torch" in sys.modules:  # a claim of networks
+        packages |= {"torch": importlib.metadata.version("torch"), "device": str(devices.device())}
     return {"rmtland": __version__, "python": platform.python_version(), "machine": platform.machine(), **packages}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arrays import Array, double, to_numpy, zeros
+from rmtland.landscape.gradient_laws import LONGEST
 from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
 from rmtland.logits.clustering import Clustering
@@ -28,6 +30,9 @@ from rmtland.spectra.operators import SymmetricOperator
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+
+SHORTEST = 1e-70
+"""Root mean square length of logit gradients below which the traces of squares of their products leave float64."""
 
 GRAM_ROWS = 4096
 """Up to so many logit gradients N C their inner products are formed, 128 MiB; beyond, no law that needs them."""
@@ -108,6 +113,13 @@ class Measured:
 
     @classmethod
     def _from(cls, found: Any, source: LogitGradients, logits: Floats, labels: Labels, *late: Any) -> Measured:
+        scales = found["scales"]
+        length = math.sqrt(source.num_parameters) * math.hypot(scales.sigma_c, scales.sigma_E)
+        if length != 0 and not SHORTEST <= length <= LONGEST:
+            raise ValueError(
+                f"the logit gradients of `source` must be {SHORTEST:g} to {LONGEST:g} long, or their fourth powers are "
+                f"no numbers; got {length:g}"
+            )
         return cls(
             source,
             found["clustering"],

@@ -351,7 +351,7 @@ class KernelGradients(StructuredGradients):
         from rmtland.landscape.kernel_rows import rows_of_kernel
 
         self.check(*logits.shape)
-        return rows_of_kernel(logits, labels, self.gram(), self.effective_dimension)
+        return rows_of_kernel(logits, labels, self.gram(), self.effective_dimension, tolerance)
 
     def draw_gradients(
         self, labels: Labels, num_classes: int, num_parameters: int, rng: np.random.Generator

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def rows_of_kernel(
-    logits: Floats, labels: npt.NDArray[np.int64], gram: Floats, effective_dimension: float | None
+    logits: Floats, labels: npt.NDArray[np.int64], gram: Floats, effective_dimension: float | None, tolerance: float
 ) -> WeightedRows:
     """Rows with J J^T = gram, or that as the mean of so many columns; in the eigenbasis of L^T gram L / N.
 
@@ -25,12 +25,13 @@ def rows_of_kernel(
     logits, labels : ndarray (N, C), (N,)
     gram : ndarray (N C, N C)
     effective_dimension : float, optional
+    tolerance : float
+        Rows whose eigenvalue is not above this share of the largest are left out; the gradient keeps what it has there.
     """
     inner, seen, total = _inner_products(logits, labels, gram)
     values, vectors = np.linalg.eigh(inner)
     values, vectors = values[::-1], vectors[:, ::-1]
-    floor = _floor(values, len(logits))
-    some = values > floor
+    some = values > max(_floor(values, len(logits)), tolerance * float(values[0]))
     roots = np.sqrt(values[some])
     # The gradient along the eigenvectors of G, and what it has beyond its range.
     along = (vectors[:, some].T @ seen) / roots

@@ -90,8 +90,11 @@ def measured_gradients(
     slopes[np.arange(n), labels] -= 1.0
     loadings, overlaps = _directions(residual, crossed, _curvatures(gram), slopes.ravel(), count)
     rest = residual - loadings @ loadings.T
+    # Directions as long as rows are: in one Gram matrix with means of 1e-10, rounding would leave nothing of these.
+    length = float(np.sqrt(np.trace(matrix) / len(matrix)))
+    loadings, overlaps = loadings / length, overlaps * length
     size = c * c + loadings.shape[1]
-    whole = np.eye(size)
+    whole = length**2 * np.eye(size)
     whole[: c * c, : c * c], whole[: c * c, c * c :], whole[c * c :, : c * c] = mean_gram, overlaps, overlaps.T
     own = np.einsum("nknl->nkl", rest.reshape(n, c, n, c))
     return AnisotropicGradients(
@@ -159,7 +162,9 @@ def _directions(
     weighted = roots[:, None] * residual * roots
     if 8 * count < residual.shape[0]:
         start = np.random.default_rng(0).standard_normal((residual.shape[0],))
-        values, vectors = eigsh(weighted, k=count, which="LA", v0=start)
+        unit = np.trace(weighted)  # ARPACK takes what is below 4e-11 for zero
+        values, vectors = eigsh(weighted / unit, k=count, which="LA", v0=start)
+        values = values * unit
     else:
         values, vectors = np.linalg.eigh(weighted)
         values, vectors = values[-count:], vectors[:, -count:]

@@ -18,6 +18,8 @@ from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Atoms, Subordination
 
 _EPS = float(np.finfo(np.float64).eps)
+LEAST_RATIO = 1e-99
+"""Of vectors to parameters; atoms of a weight below 1e-100 of these are as good as none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,6 +97,11 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
             raise ValueError(
                 f"`eigenvalues` must hold a positive entry of positive multiplicity; got {values.size} entries, none"
             )
+        if not weights.sum() > LEAST_RATIO * dimension:
+            raise ValueError(
+                f"`multiplicities` must add up to more than {LEAST_RATIO:g} of `num_parameters`; got "
+                f"{weights.sum():g} of {dimension:g}"
+            )
         # Copies: the caller's arrays may change later.
         object.__setattr__(self, "eigenvalues", values.copy())
         object.__setattr__(self, "num_parameters", dimension)
@@ -134,7 +141,7 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
         values = finite_array("population", population, ndim=1)
         counts = np.ones_like(values) if weights is None else finite_array("weights", weights, ndim=1)
         total = float(counts.sum()) if counts.size else 1.0
-        ratio = real("ratio", ratio, above=0)
+        ratio = real("ratio", ratio, above=LEAST_RATIO)
         if weights is not None and not total > 0:
             raise ValueError(f"`weights` must have a positive sum; got {total}")
         return cls(values, total / ratio, None if weights is None else counts, covariance=True)

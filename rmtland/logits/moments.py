@@ -143,8 +143,9 @@ def residual_moments(
             f"`source` must hold more than {order} pairs of examples of one class for moments up to order {order}; got "
             f"{num_pairs}"
         )
+    children = spawn(rng, count)
     values, covariances = np.zeros((count, order)), np.zeros((count, order, order))
-    for i, child in enumerate(spawn(rng, count)):
+    for i, child in enumerate(children):
         residuals = _pair_products(gram.matrix, classes, child)
         values[i], influences = cycle_moments(residuals, order)
         covariances[i] = (num_pairs - 1) / num_pairs * influences.T @ influences

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog, nnls
 
-from rmtland._arguments import Seed, generator, instance, integer, real
+from rmtland._arguments import Seed, generator, instance, integer, real, require_memory
 from rmtland.logits.moments import ResidualMoments
 
 Floats = npt.NDArray[np.float64]
@@ -125,6 +125,7 @@ def recover_spectrum(moments: ResidualMoments, *, num_draws: int = 50, rng: Seed
     True
     """
     count = integer("num_draws", num_draws, at_least=2)
+    require_memory(f"{count} spectra", 8.0 * 2 * GRID * count, "take fewer `num_draws`")
     instance("moments", moments, ResidualMoments, "what `residual_moments` gives")
     if not (moments.values[:2] > 0).all():
         raise ValueError(

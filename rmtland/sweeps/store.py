@@ -41,6 +41,8 @@ def writing(path: Path | None) -> Iterator[None]:
     """What the system says of a write that fails, and what it means for the sweep."""
     try:
         yield
+    except DamageError:
+        raise
     except OSError as error:
         told = f"{error.strerror or error} while storing results; all cells stored before are safe, the same call goes"
         raise OSError(error.errno, f"{told} on from there", str(path)) from error

@@ -149,6 +149,21 @@ def test_the_kernel_law_of_few_columns():
     assert expected[6] > 1.05 * fixed[6]  # columns that are few spread the eigenvalues
 
 
+def test_tolerance_leaves_rows_of_the_kernel_law_out():
+    """Eigenvalues not above that share of the largest go, and their part of the gradient stays beside the others."""
+    theta = np.diag(np.geomspace(1, 1e-6, N))
+    law = rl.KernelGradients([(theta, np.eye(C))])
+    whole = model_of(law).spectrum(rng=0, tolerance=0.0)
+    some = model_of(law).spectrum(rng=0, tolerance=1e-3)
+    kept = whole.eigenvalues > 1e-3 * whole.eigenvalues[-1]
+    assert 10 < kept.sum() < whole.eigenvalues.size - 10
+    np.testing.assert_allclose(some.eigenvalues, whole.eigenvalues[kept], rtol=1e-9)
+    np.testing.assert_allclose(some.powers, whole.powers[kept], rtol=1e-9)
+    assert some.null_power == pytest.approx(1 - whole.powers[kept].sum(), rel=1e-9)
+    columns = rl.KernelGradients([(theta, np.eye(C))], effective_dimension=50)
+    assert model_of(columns).spectrum(rng=0, tolerance=1e-3).eigenvalues.size == min(kept.sum(), 50)
+
+
 def test_clustering_of_the_kernel_law():
     law = rl.KernelGradients(kernels())
     measured = rl.clustering(model_of(law, 400).sample(rng=0))

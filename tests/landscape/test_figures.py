@@ -139,3 +139,27 @@ def test_the_h_term_swallows_the_outliers():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+FIGURES = {
+    "freezing": lambda **options: freezing_figure(3, 10, [1.0, 2.0], **options).entropy,
+    "spectrum": lambda **options: spectrum_figure(SMALL, **options).panels["eq. (10)"].eigenvalues,
+    "sweep": lambda **options: sweep_figure(10, 3, 20, sigma_z=[1.0, 2.0], **options).panels["eq. (10)"].ratio,
+}
+SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_a_restored_generator_are_the_same(name):
+    """`Generator.spawn` knows the seed that a generator was made from and nothing of its state."""
+    one, other = np.random.default_rng(3), np.random.default_rng(99)
+    other.bit_generator.state = one.bit_generator.state
+    first, second = (FIGURES[name](num_draws=2, rng=rng) for rng in (one, other))
+    np.testing.assert_array_equal(first, second)
+    assert (first[0] != first[1]).any()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_more_draws_than_fit_are_refused(name):
+    with pytest.raises(MemoryError, match="1000000000000 .* needs .* GiB are free"):
+        FIGURES[name](num_draws=10**12, rng=0)

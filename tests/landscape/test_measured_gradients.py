@@ -15,17 +15,23 @@ def model_of(law):
     return rl.LandscapeModel(N, C, D, rl.GivenLogits(DRAW.logits, DRAW.labels), law)
 
 
+def fixed_products(law):
+    """Inner products of what is fixed of the logit gradients: means as mixed, and shared directions as loaded."""
+    size = law.loadings.shape[2]
+    fixed = np.zeros((N, C, C * C + size))
+    for mu, y in enumerate(DRAW.labels):
+        fixed[mu][:, np.arange(C) * C + y] = law.mean_scales[mu]
+    fixed[:, :, C * C :] = law.loadings
+    fixed = fixed.reshape(N * C, -1)
+    return fixed @ law.mean_gram @ fixed.T
+
+
 def test_inner_products_are_kept():
     """Whatever the law takes as it is, is the source's: lengths, means, loadings and their inner products."""
     gram = logit_gradient_gram(DRAW).centered()
     law = rl.measured_gradients(DRAW, num_factors=5)
     whole = gram.matrix.reshape(N * C, N * C)
-    fixed = np.zeros((N, C, C * C + 5))
-    for mu, y in enumerate(DRAW.labels):
-        fixed[mu][:, np.arange(C) * C + y] = law.mean_scales[mu]
-    fixed[:, :, C * C :] = law.loadings
-    fixed = fixed.reshape(N * C, -1)
-    ours = fixed @ law.mean_gram @ fixed.T
+    ours = fixed_products(law)
     rest = whole - ours
     own = np.einsum("nknl->nkl", rest.reshape(N, C, N, C))
     np.testing.assert_allclose(np.trace(law.logit_covariance.sum(axis=0)), np.trace(own.sum(axis=0)), rtol=0.02)
@@ -77,3 +83,17 @@ def test_sources_without_residuals_and_with_absent_classes():
     np.testing.assert_allclose(top, rl.gauss_newton_spectrum(noisy).eigenvalues[-2:], rtol=0.3)
     with pytest.raises(ValueError, match="`num_factors` must be"):
         rl.measured_gradients(noisy, num_factors=16)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-20, 1e-10, 1e10, 1e30])
+def test_the_law_does_not_depend_on_the_unit_of_the_parameters(scale):
+    """Means far shorter or longer than 1 beside directions: one Gram matrix holds both."""
+    gram = rl.logit_gradient_gram(DRAW)
+    other = rl.LogitGradientGram(gram.matrix * scale**2, gram.logits, gram.labels, gram.num_parameters)
+    one, two = (rl.measured_gradients(g, num_factors=5) for g in (gram, other))
+    expected = fixed_products(one)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(fixed_products(two) / scale**2, expected, rtol=0, atol=1e-9 * largest)
+    np.testing.assert_allclose(two.logit_covariance / scale**2, one.logit_covariance, rtol=0, atol=1e-9 * largest)
+    real = rl.gauss_newton_spectrum(DRAW)
+    assert model_of(two).spectrum(rng=0).trace / scale**2 == pytest.approx(real.trace, rel=0.02)

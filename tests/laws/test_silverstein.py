@@ -672,6 +672,7 @@ BAD = [
     (([1.0], 5, [-1.0]), {}, ValueError, r"`multiplicities` must be >= 0; got -1"),
     (([1.0], 5, [1.0, 2.0]), {}, ValueError, r"`multiplicities` must be as many as `eigenvalues`; got 2 for 1"),
     (([1.0], 5, [np.nan]), {}, ValueError, r"`multiplicities` must be finite"),
+    (([1.0], 1e100), {}, ValueError, r"`multiplicities` must add up to more than 1e-99 of `num_parameters`; got 1 of"),
 ]
 
 
@@ -683,8 +684,9 @@ def test_bad_input(args, options, error, message):
 
 def test_bad_sample_covariance():
     make = rl.GeneralizedMarchenkoPastur.sample_covariance
-    with pytest.raises(ValueError, match=r"`ratio` must be > 0; got -0.5"):
-        make([1.0], -0.5)
+    for ratio in (-0.5, 0.0, 1e-100):
+        with pytest.raises(ValueError, match=f"`ratio` must be > 1e-99; got {ratio:g}"):
+            make([1.0], ratio)
     with pytest.raises(ValueError, match=r"`eigenvalues` must hold a positive entry"):
         make([], 0.5)
     with pytest.raises(ValueError, match=r"`eigenvalues` must be >= 0; got -1"):

@@ -94,3 +94,8 @@ def test_errors_are_the_spread_of_spectra_of_drawn_moments(monkeypatch):
     kept = np.isin(grids[0], found.eigenvalues)
     np.testing.assert_allclose(found.standard_error, np.abs(one - two)[kept] / np.sqrt(2), rtol=1e-12)
     assert found.standard_error[np.searchsorted(found.eigenvalues, 0.3)] > 0
+
+
+def test_draws_that_do_not_fit_are_refused():
+    with pytest.raises(MemoryError, match="1000000000000 spectra needs .* take fewer `num_draws` instead"):
+        rl.recover_spectrum(moments(POWER), num_draws=10**12)

@@ -22,7 +22,7 @@ def claim(estimate, refuted="", mutants=(), standard_error=0):
 
 def code(made, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "discover", lambda: {"a.b": made})
-    monkeypatch.setattr(command, "run_claim", lambda name, scale, seed, out, mutant: run(made, name, scale, seed, out))
+    monkeypatch.setattr(command, "run_claim", lambda name, *rest: run(made, name, *rest))
     return command.main(["run", "--out", str(tmp_path)])
 
 

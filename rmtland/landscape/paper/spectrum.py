@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, finite_array, generator, integer
+from rmtland._arguments import Seed, finite_array, integer, spawn
 from rmtland.landscape.kernels import softmax
 from rmtland.landscape.logit_laws import GivenLogits
 from rmtland.landscape.model import LandscapeModel
@@ -96,12 +96,12 @@ def freezing_figure(
     ----------
     Fort and Ganguli (2019), fig. 3b and sec. 3.3; Derrida (1980).
     """
-    integer("num_draws", num_draws, at_least=2)
+    num_draws = integer("num_draws", num_draws, at_least=2)
     grid = grid_or(sigma_z, np.geomspace(0.01, 100, 60))
     shown = np.geomspace(0.1, 30, 6)
     logits = [
         child.standard_normal((integer("num_examples", num_examples, at_least=2), num_classes))
-        for child in generator(rng).spawn(num_draws)
+        for child in spawn(rng, num_draws)
     ]
     entropy, participation = np.empty((num_draws, grid.size)), np.empty((num_draws, grid.size))
     for i, z in enumerate(logits):
@@ -222,9 +222,9 @@ def spectrum_figure(
     Fort and Ganguli (2019), figs. 5 and 6.
     """
     model = LandscapeModel.fort_ganguli() if model is None else model
-    integer("num_draws", num_draws, at_least=2)
+    num_draws = integer("num_draws", num_draws, at_least=2)
     integer("num_points", num_points, at_least=2)
-    children = generator(rng).spawn(num_draws)
+    children = spawn(rng, num_draws)
     pinned = [pinned_logits(model, child) for child in children]
     panels = {}
     for name, cross_terms in EQUATIONS.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, generator, integer, real
+from rmtland._arguments import Seed, generator, integer, real, spawn
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.logit_laws import GaussianLogits
@@ -165,8 +165,8 @@ def sweep_figure(
     grid = grid_or(sigma_z, np.geomspace(1e-3, 1e2, 21))
     lengths = np.array([_scheduled(schedule, float(sigma)) for sigma in grid])
     rng = generator(rng)
+    shared = [SharedRows(child) for child in spawn(rng, num_draws)]
     seeds = rng.integers(2**62, size=num_draws)
-    shared = [SharedRows(child) for child in rng.spawn(num_draws)]
     shape = (num_draws, grid.size)
     names = [field.name for field in dataclasses.fields(SweepPanel)]
     arrays = {equation: {name: np.empty(shape) for name in names} for equation in EQUATIONS}
