@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A worker for each core. One that is done takes half of another's remaining tests, so that those of one file, which share
+# fixtures and what is compiled, mostly stay together.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: help demo test test-slow test-all lint types bench validate mutants clean
 help:
@@ -22,13 +26,13 @@ demo: $(READY)
 	$(BIN)/rmtland compare --out report
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,7 +45,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 validate: $(READY)
-	$(BIN)/python -m validation run --scale smoke
+	$(BIN)/python -m validation run --scale smoke --jobs -1
 	$(BIN)/python -m validation report
 
 SEED ?= 0

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from joblib import Parallel, delayed
 
+from validation import devices
 from validation.checks import FAIL, INCONCLUSIVE, PASS
 from validation.claims import SCALES, discover, select
 from validation.results import read, run_claim
@@ -37,6 +38,10 @@ def parser(prog: str = "python -m validation") -> argparse.ArgumentParser:
     run.add_argument("--scale", choices=SCALES, default="smoke", help="smoke takes seconds a claim, full minutes")
     run.add_argument("--jobs", type=int, default=1, help="claims at a time; -1 for all cores")
     run.add_argument("--seed", type=int, default=0, help="results depend on it and on the claim alone")
+    run.add_argument(
+        "--device",
+        help="of torch, for networks: cpu, cuda, cuda:1; at full scale cuda where there is one, else cpu by default",
+    )
     run.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder for results, {DEFAULT_OUT} by default")
     run.add_argument(
         "--mutant", help="run one claim on a wrong formula of its list, which must fail; 'list ID' shows them"
@@ -78,11 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"`--jobs` must be >= 1 or -1; got {arguments.jobs}")
     if arguments.seed < 0:
         raise ValueError(f"`--seed` must be >= 0; got {arguments.seed}")
+    if arguments.device is not None:
+        devices.check(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not os.access(arguments.out, os.W_OK):
         raise ValueError(f"`--out` must be writable; got {arguments.out}")
     tasks = (
-        delayed(run_claim)(claim_id, arguments.scale, arguments.seed, arguments.out.resolve(), arguments.mutant)
+        delayed(run_claim)(
+            claim_id, arguments.scale, arguments.seed, arguments.out.resolve(), arguments.mutant, arguments.device
+        )
         for claim_id in claims
     )
     results = []

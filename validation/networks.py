@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from rmtland._arrays import to_numpy
+from rmtland.nets.architectures.names import NETWORKS
 from validation import stores
+from validation.devices import device
+from validation.examples import data, folder_named, found_data, told
 
-FALLBACK = "digits"
-"""What stands for every image collection where RMTLAND_DATA names no folder: scikit-learn carries it."""
+__all__ = ["data", "folder_named", "told"]  # of examples, which claims of networks ask with them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +33,23 @@ class Recipe:
         Images are shrunk to side x side by averaging; 0 leaves them as they are.
     classes, examples : int
         The first so many classes, and how many training examples of them all, the same number of each.
-    network : {"mlp", "convnet", "cnn", "alexnet"}
-        "convnet" is Sagun's: two convolutions, each with ReLU and pooling, and two linear layers.
+    network : str
+        A name of `rmtland.nets`, where "cnn" is without batch norm and in float64; or "convnet", Sagun's: two
+        convolutions, each with ReLU and pooling, and two linear layers.
     hidden : tuple of int
         Of "mlp"; of "convnet" the channels of both convolutions and the width of the linear layer.
     activation : {"relu", "tanh"}
     width : float
-        Multiplies the channels of "cnn" and "alexnet".
+        Multiplies the channels of all but "mlp" and "convnet".
     weight_scale : float
         Initial parameters times this.
     batch, large_batch : int
         Batch size, 0 for all examples; and that of the first half of the steps, 0 where it is the same.
-    learning_rate, momentum : float
+    learning_rate, momentum, weight_decay : float
+    annealed : bool
+        Whether the rate falls by ten at one and at two thirds of the steps.
+    epochs : int
+        Passes over the examples, after which training ends; 0 where the last stage says how many steps there are.
     stages : tuple of int
         Steps at which the network is kept, 0 for the initial one; the last is the end of training.
     """
@@ -59,68 +67,25 @@ class Recipe:
     large_batch: int = 0
     learning_rate: float = 0.1
     momentum: float = 0.0
+    weight_decay: float = 0.0
+    annealed: bool = False
+    epochs: int = 0
     stages: tuple[int, ...] = (0, 100, 1000)
 
     @property
     def text(self) -> str:
         """All of it, as a parameter of a sweep; the data set is the one that is really read."""
-        found = self.data if folder_named() else FALLBACK
-        return json.dumps({**dataclasses.asdict(self), "data": found}, sort_keys=True)
+        fields = {**dataclasses.asdict(self), "data": found_data(self.data)}
+        for name in ("weight_decay", "annealed", "epochs"):
+            # Seeds follow from this text, and stay what they were for recipes that do without these fields.
+            if not fields[name]:
+                del fields[name]
+        return json.dumps(fields, sort_keys=True)
 
     @staticmethod
     def of(text: str) -> Recipe:
         """The recipe that has this text."""
         return Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(str(text)).items()})
-
-
-def folder_named() -> bool:
-    """Whether RMTLAND_DATA names a folder; one that lacks a file, or holds a wrong one, is an error that says so."""
-    return bool(os.environ.get("RMTLAND_DATA"))
-
-
-def told(*names: str) -> str:
-    """Which data a claim ran on, for its conclusions."""
-    if folder_named() or set(names) == {FALLBACK}:
-        return f"Data: {', '.join(dict.fromkeys(names))}."
-    return f"RMTLAND_DATA names no folder: the digits of scikit-learn stand for {', '.join(dict.fromkeys(names))}."
-
-
-def data(recipe: Recipe) -> tuple[Any, Any]:
-    """Training images (n, channels, height, width) in float32, and labels."""
-    where = os.environ.get("RMTLAND_DATA", "")
-    return _data(recipe.data if where else FALLBACK, where, recipe.side, recipe.classes, recipe.examples)
-
-
-@functools.lru_cache(maxsize=16)
-def _data(name: str, where: str, side: int, classes: int, examples: int) -> tuple[Any, Any]:
-    x, y = _collection(name, where, examples // classes)
-    # Classes alternate, so that the first examples are balanced too.
-    order = np.stack([np.flatnonzero(y == c) for c in range(classes)], axis=1).ravel()
-    images, labels = x[order], y[order]
-    if side and side < images.shape[-1]:
-        images = shrunk(images, side)
-    return images, labels
-
-
-@functools.lru_cache(maxsize=4)
-def _collection(name: str, where: str, per_class: int) -> tuple[Any, Any]:
-    import rmtland as rl
-
-    # Of CIFAR-10 what is asked for alone stays in memory: the whole is 600 MB in single precision.
-    loaded = rl.nets.load_dataset(name, per_class=per_class, dtype=np.float32).as_images()
-    return loaded.x_train, loaded.y_train
-
-
-def shrunk(images: Any, side: int) -> Any:
-    """Images (n, channels, height, width) averaged over tiles to side x side, then of mean 0 and variance 1."""
-    size = images.shape[-1]
-    edges = np.linspace(0, size, side + 1)
-    # Weights of the pixels in each tile: whole ones, and parts of those that a tile's edge cuts.
-    pixels = np.arange(size)
-    share = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, 1)
-    share = (share / share.sum(axis=1, keepdims=True)).astype(images.dtype)
-    small = np.einsum("ia,jb,ncab->ncij", share, share, images, optimize=True)
-    return (small - small.mean()) / small.std()
 
 
 @contextlib.contextmanager
@@ -136,31 +101,39 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def build(recipe: Recipe, seed: int) -> Any:
-    """A new network, in float64 ("alexnet" in float32)."""
+def build(recipe: Recipe, seed: int, images: Any = None) -> Any:
+    """A new network on the device of the run; "mlp", "convnet" and "cnn" in float64, the others in float32.
+
+    It takes images like these, by default those of `data`.
+    """
     import torch
     from torch import nn
 
     import rmtland as rl
 
-    channels, size = data(recipe)[0].shape[1:3]
-    named: dict[str, Any] = {"channels": channels, "image_size": size, "width": recipe.width, "seed": seed}
-    if recipe.network == "mlp":
-        module = rl.nets.mlp([channels * size**2, *recipe.hidden, recipe.classes], seed=seed)
-    elif recipe.network == "convnet":
-        module = _convnet(channels, size, recipe, seed)
-    elif recipe.network == "cnn":
-        module = rl.nets.cnn(recipe.classes, batch_norm=False, dtype=torch.float64, **named)
-    elif recipe.network == "alexnet":
-        module = rl.nets.alexnet(recipe.classes, **named)
-    else:
-        raise ValueError(f"`network` must be 'mlp', 'convnet', 'cnn' or 'alexnet'; got {recipe.network!r}")
-    if recipe.activation == "tanh":
-        module = nn.Sequential(*(nn.Tanh() if isinstance(layer, nn.ReLU) else layer for layer in module))
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.mul_(recipe.weight_scale)
-    return module
+    shape = (data(recipe)[0] if images is None else images).shape[1:]
+    # Drawn on the CPU and moved, whatever torch's default is: the same weights on every device.
+    with torch.device("cpu"):
+        if recipe.network == "convnet":
+            module = _convnet(*shape[:2], recipe, seed)
+        elif recipe.network == "cnn":
+            module = rl.nets.cnn(
+                recipe.classes, channels=shape[0], image_size=shape[1], width=recipe.width, batch_norm=False, seed=seed,
+                dtype=torch.float64,
+            )  # fmt: skip
+        elif recipe.network in NETWORKS:
+            module = rl.nets.build_network(
+                recipe.network, shape, recipe.classes, hidden=recipe.hidden, seed=seed,
+                width=1.0 if recipe.network == "mlp" else recipe.width,
+            )  # fmt: skip
+        else:
+            raise ValueError(f"`network` must be convnet or one of {', '.join(NETWORKS)}; got {recipe.network!r}")
+        if recipe.activation == "tanh":
+            module = nn.Sequential(*(nn.Tanh() if isinstance(layer, nn.ReLU) else layer for layer in module))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(recipe.weight_scale)
+    return module.to(device())
 
 
 def _convnet(channels: int, size: int, recipe: Recipe, seed: int) -> Any:
@@ -179,7 +152,7 @@ def _convnet(channels: int, size: int, recipe: Recipe, seed: int) -> Any:
 
 def flat(module: Any) -> Any:
     """All parameters and buffers of a network in one vector."""
-    return np.concatenate([value.detach().numpy().ravel() for value in module.state_dict().values()])
+    return np.concatenate([to_numpy(value).ravel() for value in module.state_dict().values()])
 
 
 def fill(module: Any, weights: Any) -> None:
@@ -188,38 +161,61 @@ def fill(module: Any, weights: Any) -> None:
 
     at, state = 0, module.state_dict()
     for name, value in state.items():
-        part = weights[at : at + value.numel()]
-        state[name] = torch.as_tensor(np.array(part)).reshape(value.shape).to(value.dtype)
+        part = np.array(weights[at : at + value.numel()]).reshape(value.shape)
+        state[name] = torch.as_tensor(part, device="cpu").to(value.device, value.dtype)
         at += value.numel()
     module.load_state_dict(state)
 
 
-def train(recipe: str, *, rng: np.random.Generator) -> dict[str, Any]:
-    """A cell of a sweep: a network trained, its weights at each stage."""
+def training(recipe: Recipe, module: Any, images: Any, labels: Any, seed: int, steps: int = 0) -> Any:
+    """The training of a recipe, of its epochs or of at least so many steps; `stepping` goes through it."""
     import rmtland as rl
 
+    batch = min(recipe.batch or len(labels), len(labels))
+    return rl.nets.Training(
+        module, images, labels, epochs=recipe.epochs or -(-steps * batch // len(labels)) + 1, batch_size=batch,
+        learning_rate=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, seed=seed,
+    )  # fmt: skip
+
+
+def stepping(recipe: Recipe, run: Any, steps: int) -> Iterator[int]:
+    """Train, yielding 0 before the first step and then the number of steps done, until `steps`."""
+    yield 0
+    for step in run if steps else ():
+        if recipe.annealed:
+            fallen = (3 * step >= steps) + (3 * step >= 2 * steps)
+            for group in run.optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * 0.1**fallen
+        yield step
+        if step == steps:
+            return
+
+
+def epochs(recipe: Recipe, module: Any, images: Any, labels: Any, seed: int) -> Iterator[int]:
+    """Train, yielding 0 before the first epoch of a recipe and then the number of epochs done."""
+    run = training(recipe, module, images, labels, seed)
+    for step in stepping(recipe, run, run.num_steps):
+        if step % run.steps_per_epoch == 0:
+            yield step // run.steps_per_epoch
+
+
+def train(recipe: str, *, rng: np.random.Generator) -> dict[str, Any]:
+    """A cell of a sweep: a network trained, its weights at each stage."""
     made = Recipe.of(recipe)
     images, labels = data(made)
     seed = int(rng.integers(2**31))
     with one_thread():
         module = build(made, seed)
         kept, last = [], made.stages[-1]
-        if made.stages[0] == 0:
-            kept.append(flat(module))
         parts = [(0, last, made.batch)]
         if made.large_batch:
             parts = [(0, last // 2, made.large_batch), (last // 2, last, made.batch)]
-        for start, stop, batch in parts if last else []:
-            batch = min(batch or len(labels), len(labels))
-            training = rl.nets.Training(
-                module, images, labels, epochs=-(-(stop - start) * batch // len(labels)) + 1, batch_size=batch,
-                learning_rate=made.learning_rate, momentum=made.momentum, seed=seed + start,
-            )  # fmt: skip
-            for step in training:
-                if start + step in made.stages:
+        for start, stop, batch in parts:
+            part = dataclasses.replace(made, batch=batch)
+            run = training(part, module, images, labels, seed + start, stop - start)
+            for step in stepping(part, run, stop - start):
+                if start + step in made.stages and (step or not start):
                     kept.append(flat(module))
-                if start + step == stop:
-                    break
     return {"weights": (("stage", "parameter"), np.stack(kept))}
 
 
@@ -232,9 +228,8 @@ def trained(recipe: Recipe, networks: int) -> Any:
 def _trained(recipe: Recipe, networks: int, folder: Any, seed: int, where: str) -> Any:
     digest = hashlib.sha256(recipe.text.encode()).hexdigest()[:12]
     rng = np.random.default_rng([seed, int(digest, 16)])
-    with stores.waiting(f"networks-{digest}"):
-        found = stores.swept(f"networks-{digest}", train, {"recipe": [recipe.text]}, networks, rng)
-        return found.weights.to_numpy()[0]
+    found = stores.swept(f"networks-{digest}", train, {"recipe": [recipe.text]}, networks, rng)
+    return found.weights.to_numpy()[0]
 
 
 def module_at(recipe: Recipe, network: int, stage: int, networks: int | None = None) -> Any:
@@ -251,13 +246,19 @@ def source_at(recipe: Recipe, network: int, stage: int, networks: int, examples:
 
 def source_of(module: Any, recipe: Recipe, examples: int | None = None) -> Any:
     """A network with weights of any kind as a source of the first `examples` training examples of a recipe."""
+    images, labels = data(recipe)
+    return source(module, images[:examples], labels[:examples])
+
+
+def source(module: Any, images: Any, labels: Any) -> Any:
+    """A network as a source of these examples, which lie where it lies, in its dtype."""
     import torch
 
     import rmtland as rl
 
-    images, labels = data(recipe)
-    x = torch.as_tensor(images[:examples]).to(next(module.parameters()).dtype)
-    return rl.nets.NetworkLogitGradients(module, x, torch.as_tensor(labels[:examples]))
+    one = next(module.parameters())
+    x = torch.as_tensor(images, device="cpu").to(one.device, one.dtype)
+    return rl.nets.NetworkLogitGradients(module, x, torch.as_tensor(labels, device="cpu").to(one.device))
 
 
 def measured(
@@ -289,7 +290,7 @@ def measured(
         "stage": list(range(len(recipes[0].stages))),
     }  # fmt: skip
     with one_thread():
-        return stores.swept(name, function, grid, 1, rng, count=count, **fixed).isel(trial=0)
+        return stores.swept(name, function, grid, 1, rng, shared_axes=2, count=count, **fixed).isel(trial=0)
 
 
 def padded(values: Any, size: int) -> Any:
@@ -306,7 +307,7 @@ def mean_and_error(values: Any, form: str = "{:.2f}") -> str:
 
 def logits_of(source: Any) -> Any:
     """All logits of a source, (N, C)."""
-    return np.concatenate([np.asarray(chunk.logits, dtype=np.float64) for chunk in source.chunks()])
+    return np.concatenate([to_numpy(chunk.logits).astype(np.float64) for chunk in source.chunks()])
 
 
 def logit_variance(source: Any) -> float:

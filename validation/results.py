@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -16,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from rmtland import _version
 from rmtland._files import replace_file
+from validation import devices
 from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
 from validation.stores import kept_in
@@ -27,7 +29,9 @@ KEYS = (
 )  # fmt: skip
 
 
-def run_claim(claim_id: str, scale: str, seed: int, out: Path | str, mutant: str | None = None) -> dict[str, Any]:
+def run_claim(
+    claim_id: str, scale: str, seed: int, out: Path | str, mutant: str | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Run one claim and write its result to `out`.
 
     Parameters
@@ -41,34 +45,39 @@ def run_claim(claim_id: str, scale: str, seed: int, out: Path | str, mutant: str
         Existing folder.
     mutant : str, optional
         Put this wrong formula in the place of the theory.
+    device : str, optional
+        Where networks are trained and measured; see `validation.devices.used`.
 
     Returns
     -------
     dict
         What the JSON file holds, with the keys `KEYS`. A claim that raises has failed; `error` tells how.
     """
-    return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant)
+    return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant, device)
 
 
-def run(claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: str | None = None) -> dict[str, Any]:
+def run(
+    claim: Claim, claim_id: str, scale: str, seed: int, out: Path, mutant: str | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Run a claim that need not be a discovered one; see `run_claim`."""
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed, "checks": []}
     for name in ("statement", "source", "estimates", "reference", "bias", "disagreement", "refuted"):
         result[name] = " ".join(getattr(claim, name).split())
-    result |= {"verdict": FAIL, "conclusions": "", "versions": versions()}
+    result |= {"verdict": FAIL, "conclusions": ""}
     figure, start = None, time.perf_counter()
     try:
         # One thread: products of small matrices gain nothing from more, and several round differently, so that
         # results would depend on the number of jobs.
-        with threadpool_limits(1), kept_in(out / "stores", seed):
+        with threadpool_limits(1), kept_in(out / "stores", seed), devices.used(device, scale):
             outcome = claim.run(scale, np.random.default_rng(seed_sequence(seed, claim_id)), mutant)
             figure = None if outcome.plot is None else outcome.plot()
+            result["versions"] = versions()
         result["checks"] = [check.to_dict() for check in outcome.checks]
         result |= {"verdict": outcome.verdict, "conclusions": _unwrapped(outcome.conclusions)}
     except Exception:
         # A claim that breaks must not take the others with it.
-        result["error"] = traceback.format_exc(limit=-3)
+        result |= {"error": traceback.format_exc(limit=-3), "versions": versions()}
     result["seconds"] = round(time.perf_counter() - start, 3)
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write(result, figure, out)
@@ -121,7 +130,9 @@ def file_stem(claim_id: str, mutant: str | None) -> str:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
-    return _version.versions("numpy", "scipy", "numba", "matplotlib") | {"machine": platform.machine()}
+    networks = "torch" in sys.modules  # a claim of these
+    found = _version.versions("numpy", "scipy", "numba", "matplotlib", *["torch"] * networks)
+    return found | {"machine": platform.machine()} | ({"device": str(devices.device())} if networks else {})
 
 
 def _unwrapped(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _folder: ContextVar[Path | None] = ContextVar("folder of stores", default=None)
 _seed: ContextVar[int] = ContextVar("seed of the run", default=0)
+WAIT_SECONDS = 0.5
+"""Between two looks at what another run is at work on."""
 
 
 @contextlib.contextmanager
@@ -40,29 +44,17 @@ def run_seed() -> int:
     return _seed.get()
 
 
-@contextlib.contextmanager
-def waiting(name: str) -> Iterator[None]:
-    """Wait until no other claim is at work on this store, which would otherwise refuse a second run."""
-    kept = _folder.get()
-    if kept is None:
-        yield
-        return
-    from filelock import FileLock
-
-    kept.mkdir(exist_ok=True)
-    with FileLock(kept / f"{name}.wait"):
-        yield
-
-
 def swept(
     name: str,
     function: Callable[..., Any],
     grid: Mapping[str, Any],
     trials: int,
     rng: np.random.Generator,
+    *,
+    shared_axes: int = 1,
     **fixed: Any,
 ) -> xr.Dataset:
-    """A sweep with a seed from `rng`, one process, resumed where `kept_in` has some of it.
+    """A sweep with a seed from `rng`, in parts that machines share, resumed where `kept_in` has some of it.
 
     Parameters
     ----------
@@ -71,6 +63,10 @@ def swept(
     function, grid, trials
         As `rmtland.sweep` takes them.
     rng : numpy.random.Generator
+    shared_axes : int
+        Each point of so many leading axes of the grid is a part with a store of its own. A run leaves out the parts
+        that another run, here or on a machine that sees the same folder, is at work on, and waits for these in the
+        end.
     **fixed
         Parameters that are the same everywhere.
 
@@ -83,19 +79,74 @@ def swept(
     RuntimeError
         Where a cell failed; the same run tries it again.
     """
-    import rmtland as rl
-
     seed, kept = int(rng.integers(2**31)), _folder.get()
+    leading = list(grid)[:shared_axes]
+    points = list(itertools.product(*(list(grid[axis]) for axis in leading)))
     # Other sizes are another sweep: results of an earlier version in the same folder are left alone.
     sizes = hashlib.sha256(repr((dict(grid), fixed)).encode()).hexdigest()[:8]
-    store = None if kept is None else kept / f"{name}-{sizes}-{seed}.zarr"
     if kept is not None:
-        kept.mkdir(exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* cells failed", RuntimeWarning)  # it is an error here
-        found = rl.sweep(function, grid, trials, seed=seed, store=store, fixed=fixed, workers=1, retry_failed=True)
-    failed = int((found.status != 1).sum())
+        kept.mkdir(parents=True, exist_ok=True)
+    found: dict[int, xr.Dataset] = {}
+    failed: list[str] = []
+    waiting = list(range(len(points)))
+    while waiting:
+        busy = []
+        for part in waiting:
+            own = {**grid, **{axis: [value] for axis, value in zip(leading, points[part], strict=True)}}
+            stem, child = f"{name}-{sizes}-{seed}", seed
+            if len(points) > 1:
+                stem, child = f"{stem}-{part}", int(np.random.default_rng([seed, part]).integers(2**31))
+            store = None if kept is None else kept / f"{stem}.zarr"
+            try:
+                found[part] = _part(function, own, trials, child, store, fixed, failed)
+            except BlockingIOError:
+                busy.append(part)
+        if busy == waiting:
+            time.sleep(WAIT_SECONDS)
+        waiting = busy
     if failed:
-        why = "" if store is None else f": {rl.sweep_failures(store).error.iloc[0]}"
-        raise RuntimeError(f"{failed} cells of {name} failed{why}")
+        raise RuntimeError(f"cells of {name} failed: {'; '.join(failed)}")
+    return _joined([found[part] for part in range(len(points))], [(axis, len(grid[axis])) for axis in leading])
+
+
+def _part(
+    function: Callable[..., Any],
+    grid: Mapping[str, Any],
+    trials: int,
+    seed: int,
+    store: Path | None,
+    fixed: Mapping[str, Any],
+    failed: list[str],
+) -> Any:
+    """The sweep of one part; what of it failed is told in `failed`."""
+    import rmtland as rl
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            found = rl.sweep(function, grid, trials, seed=seed, store=store, fixed=fixed, workers=1, retry_failed=True)
+        except RuntimeError as error:  # all of its cells
+            failed.append(str(error))
+            return None
+    for warning in told:
+        if "cells failed" in str(warning.message):
+            failed.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return found
+
+
+def _joined(parts: list[xr.Dataset], axes: list[tuple[str, int]]) -> xr.Dataset:
+    """Parts in the order of the grid as one sweep."""
+    import xarray as xr
+
+    for axis, length in reversed(axes):
+        if length > 1:
+            parts = [
+                xr.concat(
+                    parts[i : i + length], axis, data_vars="minimal", coords="minimal", compat="override",
+                    join="exact", combine_attrs="override",
+                )
+                for i in range(0, len(parts), length)
+            ]  # fmt: skip
+    return parts[0]

@@ -74,8 +74,8 @@ def compare(
         eigenvalue. A rank of B2 is the most that it can be. Of the models by draws of their own, up to 256 MiB each.
     theory : bool, optional
         Whether every model rung has what its theory expects beside the draws (`Rung.theory`). By default all have but
-        those where that takes more than seconds: (d), minutes for ten classes, (e) of more than 12 classes, and
-        any of more than 20.
+        those where that takes more than seconds: (d) of more than ten classes or 500 examples, (e) of more than 12
+        classes, and any of more than 20.
     rng : seed
         Of the model draws; each (stage, rung, draw) has its own child, so more draws do not change the first ones.
     settings : mapping, optional

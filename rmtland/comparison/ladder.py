@@ -51,6 +51,9 @@ given each draw's logits takes their place."""
 CHEAP_CLASSES, CHEAP_CLASS_MEANS = 20, 12
 """Up to so many classes the theory of a rung takes seconds, without and with class means (25 s at 30 classes)."""
 
+CHEAP_MEANS, CHEAP_EXAMPLES = 170, 500
+"""Up to so many measured means and shared directions, 7 seconds (C = 10 has 160)."""
+
 MAX_DRAWS = 4
 """Draws in memory at a time."""
 
@@ -229,8 +232,13 @@ def _model_rung(
     predicted: dict[str, float] = {}
     if report.with_theory or (report.with_theory is None and _theory_is_cheap(model, rung)):
         try:
-            expected = stacked([report.theory(model.theory(child), q) for child in again]) if exact else rung
-            predicted = {name: expected.mean(name) for name in QUANTITIES if not math.isnan(expected.mean(name))}
+            if exact:
+                found = [report.predicted(model.theory(child)) for child in again]
+                predicted = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+                predicted |= {key: rung.mean(key) for key in QUANTITIES if key.startswith("q_")}
+            else:
+                predicted = {key: rung.mean(key) for key in QUANTITIES}
+            predicted = {key: predicted[key] for key in QUANTITIES if not math.isnan(predicted.get(key, math.nan))}
         except (ValueError, ArithmeticError):
             # Degenerate laws have no theory. Who did not ask for one still has the draws.
             if report.with_theory:
@@ -240,8 +248,10 @@ def _model_rung(
 
 def _theory_is_cheap(model: LandscapeModel, drawn: Rung) -> bool:
     """Whether there is a theory of all draws, which frozen probabilities have not, and whether it takes seconds."""
-    if isinstance(model.gradients, StructuredGradients) or not drawn.values["trace"].min() > 0:
+    if not drawn.values["trace"].min() > 0:
         return False
+    if isinstance(model.gradients, AnisotropicGradients):
+        return len(np.asarray(model.gradients.mean_gram)) <= CHEAP_MEANS and model.num_examples <= CHEAP_EXAMPLES
     by_class = bool(getattr(model.gradients, "class_length", 0))
     return model.num_classes <= (CHEAP_CLASS_MEANS if by_class else CHEAP_CLASSES)
 

@@ -158,6 +158,21 @@ class Reporter:
         rung.values["gradient_power_C"] = np.array([theory.gradient_power(min(self.num_classes, most))])
         return rung
 
+    def predicted(self, theory: Predictions) -> dict[str, float]:
+        """The same but for the power up to each outlier, which takes an integral for every one of them."""
+        outliers, most = theory.outliers(), theory.num_parameters
+        found = {f"eigenvalue_{i + 1}": float(x) for i, x in enumerate(outliers[::-1][:NUM_TOP])}
+        found |= {
+            "top_eigenvalue": float(outliers[-1]),
+            "num_outliers": float(np.count_nonzero(outliers > theory.bulk_edge)),
+            "gradient_power_C_minus_1": theory.gradient_power(min(outliers.size, most)),
+            "gradient_power_C": theory.gradient_power(min(self.num_classes, most)),
+            "trace": theory.trace,
+            "frobenius_norm": theory.frobenius,
+            "goldilocks_ratio": theory.trace / theory.frobenius,
+        }
+        return found
+
     def _rung(
         self,
         eigenvalues: Floats,

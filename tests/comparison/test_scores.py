@@ -98,7 +98,8 @@ def test_the_theory_stands_beside_the_draws(comparison):
     # By default where it takes seconds.
     expected = rungs["own_probabilities"].theory["eigenvalue_1"]
     assert default["own_probabilities"].theory["eigenvalue_1"] == pytest.approx(expected)
-    assert not default["measured_means"].theory
+    measured = default["measured_means"].theory
+    assert measured["gradient_power_C"] == rungs["measured_means"].theory["gradient_power_C"]
     # Asking for it leaves the draws as they are.
     for name in chosen:
         np.testing.assert_array_equal(silent[name].eigenvalues, default[name].eigenvalues)

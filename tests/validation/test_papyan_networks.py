@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from validation import examples, networks
 from validation.papyan import _networks, hierarchy_dynamics
 
 SETTINGS = {"data": "digits", "network": "mlp", "per_class": 10, "scale": "tiny"}
@@ -24,11 +25,12 @@ def test_the_rate_falls_by_ten_at_one_and_two_thirds(monkeypatch):
         return 0.0
 
     monkeypatch.setattr(rl.nets.Training, "_take_step", step)
-    x, y, x_test, y_test = _networks.loaded("digits", 10, "mlp", 0)
+    recipe = _networks.recipe("digits", "mlp", 10, "tiny", 0.4)
+    x, y, x_test, y_test = examples.split(recipe, 0)
     assert np.bincount(y).tolist() == [10] * 10
-    assert len(x_test) == len(y_test) == _networks.TEST
-    assert not (x_test[:, None] == x[None, :3]).all(axis=(2, 3)).any()
-    assert list(_networks.trained(_networks.network_for("mlp", x, 1.0, 0), x, y, 6, 0.4, 0)) == list(range(7))
+    assert len(x_test) == len(y_test) == examples.TEST
+    assert not (x_test[:, None] == x[None, :3]).all(axis=(2, 3, 4)).any()
+    assert list(networks.epochs(recipe, networks.build(recipe, 0, x), x, y, 0)) == list(range(7))
     per_epoch = len(rates) // 6
     np.testing.assert_allclose(rates[::per_epoch], [0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
 

@@ -21,7 +21,7 @@ def claim(estimate, refuted):
 def test_exit_codes(estimate, refuted, code, tmp_path, monkeypatch, capsys):
     made = claim(estimate, refuted)
     monkeypatch.setattr(command, "discover", lambda: {"a.b": made})
-    monkeypatch.setattr(command, "run_claim", lambda name, scale, seed, out, mutant: run(made, name, scale, seed, out))
+    monkeypatch.setattr(command, "run_claim", lambda name, *rest: run(made, name, *rest))
     assert command.main(["run", "--out", str(tmp_path)]) == code
     assert ("known to" in capsys.readouterr().out) == (estimate == 2 and code == 0)
     assert command.main(["list", "a.b"]) == 0

@@ -1,11 +1,17 @@
 """Sweeps of claims: in memory, or kept in a folder and gone on with."""
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from validation.stores import kept_in, swept
+
+ROOT = Path(__file__).parents[2]
 
 
 def cell(a, log, broken, rng):
@@ -32,16 +38,133 @@ def test_an_interrupted_run_goes_on(tmp_path):
     log, stores, broken = tmp_path / "log", tmp_path / "stores", tmp_path / "broken"
     broken.write_text("")
     with kept_in(stores):
-        with pytest.raises(RuntimeError, match="2 cells of a.b-smoke failed: .*not yet"):
+        with pytest.raises(RuntimeError, match="cells of a.b-smoke failed: all 2 cells failed, .*not yet"):
             run(log, broken=str(broken))
         assert len(log.read_text().split()) == 6
         broken.write_text("mended")
         found = run(log, broken=str(broken))
     assert log.read_text().split()[6:] == ["3", "3"]  # what had failed, and nothing else
     np.testing.assert_array_equal(found.x, run(log).x)
-    assert len(list(stores.iterdir())) == 1
+    assert found.a.to_numpy().tolist() == [1, 2, 3]
+    assert len(list(stores.iterdir())) == 3  # a part for each value of the first axis
     # Another seed of the run is another store, and outside nothing is kept.
     with kept_in(stores):
         run(log, seed=6)
     run(log, seed=7)
-    assert len(list(stores.iterdir())) == 2
+    assert len(list(stores.iterdir())) == 6
+
+
+def test_parts_are_joined_in_the_order_of_the_grid(tmp_path):
+    def told(name, size, k, rng):
+        return {"at": (("axis",), np.array([size, k])), "drawn": rng.random()}
+
+    grid = {"name": ["z", "a"], "size": [3, 1, 2], "k": [5, 6]}
+    found = [
+        swept("a.b", told, grid, 2, np.random.default_rng(1), shared_axes=shared).transpose("name", "size", "k", ...)
+        for shared in (1, 2, 3)
+    ]
+    for one in found:
+        assert one.name.to_numpy().tolist() == grid["name"]
+        np.testing.assert_array_equal(one["at"][..., 0].values[:, :, :, 0], [[[3, 3], [1, 1], [2, 2]]] * 2)
+        np.testing.assert_array_equal(one["at"][..., 1].values[:, :, :, 1], [[[5, 6]] * 3] * 2)
+        assert np.unique(one.drawn).size == 24, "draws of parts are independent"
+
+
+CLAIM = """
+import os, signal, sys
+from pathlib import Path
+import rmtland as rl
+from validation import networks
+from validation.fort_ganguli import figure_3a
+from validation.networks import Recipe
+from validation.results import run_claim
+
+out, log, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+figure_3a.RECIPES["smoke"] = Recipe(data="digits", classes=3, examples=60, hidden=(4,), stages=(0, 2, 4))
+statistics, stepping, calls = rl.output_statistics, networks.stepping, []
+
+def counted(source):
+    calls.append(1)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with log.open("a") as file:
+        file.write("measured\\n")
+    return statistics(source)
+
+def logged(*arguments):
+    with log.open("a") as file:
+        file.write("trained\\n")
+    return stepping(*arguments)
+
+rl.output_statistics, networks.stepping = counted, logged
+result = run_claim("fort_ganguli.figure_3a", "smoke", 0, out)
+assert result["error"] is None, result["error"]
+"""
+
+
+def claim(out, log, last):
+    out.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", CLAIM, str(out), str(log), str(last)], cwd=ROOT, capture_output=True, text=True,
+        timeout=240,
+    )  # fmt: skip
+
+
+def test_a_claim_killed_in_the_middle_goes_on(tmp_path):
+    """Three networks at three stages each; the first run dies in the second stage of the second network."""
+    log, whole = tmp_path / "log", tmp_path / "whole.log"
+    died = claim(tmp_path / "out", log, 5)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not list((tmp_path / "out").glob("*.json"))
+    before = log.read_text().split()
+    assert before == ["trained"] * 3 + ["measured"] * 4
+    done = claim(tmp_path / "out", log, 0)
+    assert done.returncode == 0, done.stderr
+    again = log.read_text().split()[len(before) :]
+    assert "trained" not in again
+    # The first network's measurements are there; of the second's one may not have been written yet.
+    assert 5 <= len(again) <= 6
+    assert claim(tmp_path / "other", whole, 0).returncode == 0
+    first, second = (
+        json.loads((tmp_path / folder / "fort_ganguli.figure_3a.json").read_text()) for folder in ("out", "other")
+    )
+    assert [c["estimate"] for c in first["checks"]] == [c["estimate"] for c in second["checks"]]
+    assert first["conclusions"] == second["conclusions"]
+
+
+SHARING = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from validation import stores
+
+def cell(a, log, rng):
+    with open(log, "a") as file:
+        file.write(f"{a} {os.getpid()}\\n")
+    # Until the other run has come, so that it finds this part taken.
+    while len({line.split()[1] for line in Path(log).read_text().splitlines() if " " in line}) < 2:
+        time.sleep(0.01)
+    return {"x": a + rng.random()}
+
+with stores.kept_in(Path(sys.argv[1])):
+    found = stores.swept("a.b", cell, {"a": list(range(6))}, 1, np.random.default_rng(0), log=sys.argv[2])
+print(found.x.values.tolist())
+"""
+
+
+def test_two_runs_share_a_sweep(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARING, str(tmp_path / "stores"), str(log)], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    told = [run.communicate(timeout=240) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    assert told[0][0] == told[1][0]
+    cells, processes = zip(*(line.split() for line in log.read_text().splitlines()), strict=True)
+    assert sorted(cells) == list("012345"), "every cell once"
+    assert len(set(processes)) == 2

@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 import rmtland as rl
+from rmtland._arrays import to_numpy
 from validation import networks, stores
 from validation.networks import Recipe
 
@@ -31,14 +32,14 @@ def cell(recipe, network, stage, count, examples):
     source = networks.source_at(recipe, int(network), int(stage), int(count), int(examples))
     outputs, lengths = rl.output_statistics(source), rl.logit_gradient_lengths(source)
     pairs = rl.top_eigenpairs(rl.nets.hessian(source), recipe.classes, tolerance=1e-3, rng=0)
-    gradient = rl.gradient(source).numpy().astype(float)
-    powers = (pairs.eigenvectors.numpy().T @ gradient) ** 2 / (gradient @ gradient)
+    gradient = to_numpy(rl.gradient(source)).astype(float)
+    powers = (to_numpy(pairs.eigenvectors).T @ gradient) ** 2 / (gradient @ gradient)
     weights = networks.trained(recipe, int(count))[int(network), int(stage)]
     return {
         "logit_variance": networks.logit_variance(source), "length": float(lengths.overall.mean()),
         "loss": float(outputs.loss), "weight_norm": float(np.linalg.norm(weights)),
         "accuracy": float(outputs.accuracy),
-        "eigenvalues": (("rank",), np.asarray(pairs.eigenvalues)), "powers": (("rank",), powers),
+        "eigenvalues": (("rank",), to_numpy(pairs.eigenvalues)), "powers": (("rank",), powers),
         "parameters": float(source.num_parameters),
     }  # fmt: skip
 
@@ -51,10 +52,9 @@ def measured(scale):
 @functools.lru_cache(maxsize=4)
 def _measured(scale, folder, seed, where):
     name = f"fort_ganguli-training-{scale}"
-    with stores.waiting(name):
-        return networks.measured(
-            name, cell, [RECIPES[scale]], COUNT[scale], np.random.default_rng(seed), examples=MEASURED[scale]
-        ).isel(recipe=0)
+    return networks.measured(
+        name, cell, [RECIPES[scale]], COUNT[scale], np.random.default_rng(seed), examples=MEASURED[scale]
+    ).isel(recipe=0)
 
 
 def course(ax, steps, values, colour, label=None):

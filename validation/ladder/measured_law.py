@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from validation import Check, Claim, Outcome, figures
-from validation.networks import folder_named
+from validation.devices import device
+from validation.examples import folder_named
 from validation.stores import swept
 
 STAGES = ("initialisation", "mid training", "end of training")
@@ -66,16 +67,21 @@ def numbers(spectrum, num_classes):
 
 def measured_and_drawn(network, examples, draws, *, rng):
     """Numbers of a network at three stages, and means and standard deviations of draws of each law."""
+    import torch
+
     import rmtland as rl
     from rmtland.logits.accumulate import gather_logits
+    from rmtland.nets.training import network_and_data
 
     data, kind, size, epochs, per_class = NETWORKS[network]
     dataset = rl.nets.load_dataset(
         data if folder_named() else "digits", per_class=per_class if folder_named() else None
     )
-    shape = {"hidden": size} if kind == "mlp" else {"width": size}
+    seed, shape = int(rng.integers(2**31)), {"hidden": size} if kind == "mlp" else {"width": size}
+    with torch.device("cpu"):
+        module, dataset = network_and_data(dataset, kind, seed=seed, **shape)
     stages = rl.nets.training_stages(
-        dataset, network=kind, epochs=epochs, num_examples=examples, seed=int(rng.integers(2**31)), **shape
+        dataset, network=module.to(device()), epochs=epochs, num_examples=examples, seed=seed
     )
     real, mean, spread = [], [], []
     for source in stages.values():

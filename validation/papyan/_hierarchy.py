@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from rmtland._arrays import to_numpy
+from validation import networks
+from validation.networks import Recipe
+
 C = 10
 
 
@@ -76,28 +80,21 @@ def arrays(rng, case):
 
 def digits(widths, steps, rng, num_measured=200, rate=0.1):
     """Sources of a perceptron on digits, in float64, at some steps of plain gradient descent in batches of 64."""
-    import torch
-
-    import rmtland as rl
+    from rmtland.nets import load_dataset
 
     seed = int(rng.integers(2**31))
-    data = rl.nets.load_dataset("digits")
-    inputs = torch.as_tensor(data.x_train).double().flatten(1)
-    labels = torch.as_tensor(data.y_train)
-    order = torch.as_tensor(rng.permutation(len(inputs)))
-    inputs, labels = inputs[order], labels[order]
-    module = rl.nets.mlp([64, *widths, C], seed=seed)
-    optimiser = torch.optim.SGD(module.parameters(), lr=rate)
-    for step in range(max(steps) + 1):
+    data = load_dataset("digits").as_images()
+    order = rng.permutation(len(data.x_train))
+    images, labels = data.x_train[order], data.y_train[order]
+    recipe = Recipe(data="digits", hidden=tuple(widths), batch=64, learning_rate=rate)
+    module = networks.build(recipe, seed, images)
+    run = networks.training(recipe, module, images, labels, seed, max(steps))
+    for step in networks.stepping(recipe, run, max(steps)):
         if step in steps:
-            yield step, rl.nets.NetworkLogitGradients(module, inputs[:num_measured], labels[:num_measured])
-        batch = torch.as_tensor(rng.integers(0, len(inputs), 64))
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(module(inputs[batch]), labels[batch]).backward()
-        optimiser.step()
+            yield step, networks.source(module, images[:num_measured], labels[:num_measured])
 
 
 def dense(source):
     """Logits, labels and gradients of a source, in memory."""
     parts = [(chunk.logits, chunk.labels, chunk.dense()) for chunk in source.chunks()]
-    return tuple(np.concatenate([np.asarray(piece) for piece in pieces]) for pieces in zip(*parts, strict=True))
+    return tuple(np.concatenate([to_numpy(piece) for piece in pieces]) for pieces in zip(*parts, strict=True))

@@ -1,4 +1,4 @@
-"""The networks of Papyan's figures: trained at several sample sizes and looked at in several epochs, train and test.
+"""The spectra of Papyan's figures: of networks trained at several sample sizes, in several epochs, train and test.
 
 At smoke scale perceptrons on the digits, small enough to be diagonalised; at full scale the paper's own networks, data
 sets and hyperparameters, through Lanczos with rank-C deflation. ImageNet is left out: it is not among the data sets
@@ -11,7 +11,11 @@ import json
 
 import numpy as np
 
+from validation.examples import split
+from validation.networks import Recipe, build, epochs, source
 from validation.stores import swept
+
+C = 10
 
 MOMENTUM, WEIGHT_DECAY, BATCH = 0.9, 5e-4, 128
 """Papyan (2018), appendix C.1. The rate falls by ten at one and at two thirds of the epochs."""
@@ -28,8 +32,6 @@ SCALES = {
     "full": (DATA, NETWORKS, SAMPLE_SIZES, list(RATES), None, 3, 1.0),
 }
 HIDDEN = (8, 8)
-TEST = 500
-"""Examples of the digits that are kept for testing."""
 DENSE = 4096
 STEPS = 128
 """Lanczos steps where a matrix is not diagonalised."""
@@ -37,45 +39,15 @@ MATRICES = ("hess", "g", "h")
 SPLITS = ("train", "test")
 
 
-def loaded(data, per_class, network, seed):
-    """Training and test examples, the training ones so many of each class."""
-    from rmtland.nets import load_dataset
-
-    dtype = np.float64 if network == "mlp" else np.float32
-    if data != "digits":
-        dataset = load_dataset(data, per_class=per_class, seed=seed, dtype=dtype)
-        dataset = dataset if network == "mlp" else dataset.as_images()
-        return dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
-    dataset = load_dataset("digits")
-    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
-    x, y = dataset.x_train[order], dataset.y_train[order]
-    train = np.concatenate([TEST + np.flatnonzero(y[TEST:] == c)[:per_class] for c in range(10)])
-    return x[train], y[train], x[:TEST], y[:TEST]
-
-
-def trained(module, x, y, epochs, rate, seed):
-    """Train as the paper does, yielding 0 before the first epoch and then the number of epochs done."""
-    from rmtland.nets import Training
-
-    training = Training(
-        module, x, y, epochs=epochs, learning_rate=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
-        batch_size=min(BATCH, max(len(x) // 4, 2)), seed=seed,
+def recipe(data, network, per_class, scale, rate=RATES[0]):
+    """How the paper trains one of its networks."""
+    every, *_, width = SCALES[scale]
+    return Recipe(
+        data=data, examples=C * int(per_class), network=network, hidden=HIDDEN, width=width,
+        # A handful of examples is no batch: at least four steps an epoch.
+        batch=min(BATCH, max(C * int(per_class) // 4, 2)), learning_rate=float(rate), momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY, annealed=True, epochs=every[data],
     )  # fmt: skip
-    yield 0
-    for step in training:
-        if step % training.steps_per_epoch == 0:
-            epoch = step // training.steps_per_epoch
-            fallen = (epoch >= epochs / 3) + (epoch >= 2 * epochs / 3)
-            for group in training.optimiser.param_groups:
-                group["lr"] = rate * 0.1**fallen
-            yield epoch
-
-
-def network_for(network, x, width, seed):
-    """A new network; the perceptron of two hidden layers in float64, as its matrices are diagonalised."""
-    from rmtland.nets import build_network
-
-    return build_network(network, x.shape[1:], 10, hidden=HIDDEN, width=width, seed=seed)
 
 
 def last_test_error(data, network, per_class, rate, scale, *, rng):
@@ -83,12 +55,13 @@ def last_test_error(data, network, per_class, rate, scale, *, rng):
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    x, y, x_test, y_test = loaded(data, int(per_class), network, seed)
-    module = network_for(network, x, SCALES[scale][-1], seed)
+    made = recipe(data, network, per_class, scale, rate)
+    x, y, x_test, y_test = split(made, seed)
+    module = build(made, seed, x)
     try:
-        for _ in trained(module, x, y, SCALES[scale][0][data], float(rate), seed):
+        for _ in epochs(made, module, x, y, seed):
             pass
-        outputs = rl.output_statistics(rl.nets.NetworkLogitGradients(module, x_test, y_test))
+        outputs = rl.output_statistics(source(module, x_test, y_test))
     except FloatingPointError:  # diverged
         return {"error": 1.0}
     return {"error": 1.0 - outputs.accuracy}
@@ -115,25 +88,25 @@ def looked_at(data, network, per_class, scale, rates, at, splits, *, rng):
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    x, y, x_test, y_test = loaded(data, int(per_class), network, seed)
-    module = network_for(network, x, SCALES[scale][-1], seed)
-    rate = json.loads(rates)[f"{data} {network} {int(per_class)}"]
+    made = recipe(data, network, per_class, scale, json.loads(rates)[f"{data} {network} {int(per_class)}"])
+    x, y, x_test, y_test = split(made, seed)
+    module = build(made, seed, x)
     rows = {f"{s}_{m}": [] for s in SPLITS for m in ("error", "loss")}
     at, splits = json.loads(at), splits.split()
     rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", "_weights")}
-    for epoch in trained(module, x, y, SCALES[scale][0][data], rate, seed):
-        for split, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
-            source = rl.nets.NetworkLogitGradients(module, *pair)
-            outputs = rl.output_statistics(source)
-            rows[f"{split}_error"].append(1.0 - outputs.accuracy)
-            rows[f"{split}_loss"].append(outputs.loss)
-            if epoch in at and split in splits:
-                operators = rl.nets.hessian(source), rl.gauss_newton(source), rl.nets.logit_curvature(source)
-                for name, operator, deflated in zip(MATRICES, operators, (10, 10, 0), strict=True):
+    for epoch in epochs(made, module, x, y, seed):
+        for part, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
+            of = source(module, *pair)
+            outputs = rl.output_statistics(of)
+            rows[f"{part}_error"].append(1.0 - outputs.accuracy)
+            rows[f"{part}_loss"].append(outputs.loss)
+            if epoch in at and part in splits:
+                operators = rl.nets.hessian(of), rl.gauss_newton(of), rl.nets.logit_curvature(of)
+                for name, operator, deflated in zip(MATRICES, operators, (C, C, 0), strict=True):
                     nodes, weights = spectrum(operator, deflated, rng)
-                    rows[f"{split}_{name}"].append(nodes)
-                    rows[f"{split}_{name}_weights"].append(weights)
-    axes = {f"{split}_{name}": ("epoch",) for split in SPLITS for name in ("error", "loss")}
+                    rows[f"{part}_{name}"].append(nodes)
+                    rows[f"{part}_{name}_weights"].append(weights)
+    axes = {f"{part}_{name}": ("epoch",) for part in SPLITS for name in ("error", "loss")}
     return {
         name: (axes.get(name, ("look", f"{name.removesuffix('_weights')}_node")), values)
         for name, values in rows.items()
@@ -147,19 +120,19 @@ def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS
     best = {f"{d} {k} {n}": rates[0] for d in data for k in kinds for n in sizes}
     if len(rates) > 1:
         grid = {"data": list(data), "network": list(kinds), "per_class": sizes, "rate": [float(r) for r in rates]}
-        found = swept(f"{name}-{scale}-rates", last_test_error, grid, 1, rng, scale=scale)
+        found = swept(f"{name}-{scale}-rates", last_test_error, grid, 1, rng, shared_axes=3, scale=scale)
         for d in data:
             for k in kinds:
                 for n in sizes:
                     place = int(found.error.sel(data=d, network=k, per_class=n).to_numpy()[..., 0].argmin())
                     best[f"{d} {k} {n}"] = float(rates[place])
     results = {}
-    for d, epochs in data.items():
-        at = looks or every_look or sorted({0, *(int(e) for e in np.geomspace(1, epochs, 12).round())})
+    for d, last in data.items():
+        at = looks or every_look or sorted({0, *(int(e) for e in np.geomspace(1, last, 12).round())})
         grid = {"network": list(kinds), "per_class": sizes}
         results[d] = swept(
-            f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, data=d, scale=scale, rates=json.dumps(best),
-            at=json.dumps(at), splits=" ".join(splits),
+            f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, shared_axes=2, data=d, scale=scale,
+            rates=json.dumps(best), at=json.dumps(at), splits=" ".join(splits),
         ).assign_attrs(looks=at)  # fmt: skip
     return results
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 import rmtland as rl
-from validation import Claim, Outcome, exact, figures
+from validation import Claim, Outcome, exact, figures, networks
+from validation.networks import Recipe
 from validation.papyan import _networks
 from validation.papyan._networks import SPLITS, distance, one
 
@@ -24,12 +25,14 @@ def draw(scale, rng):
     # One hidden layer of units that are linear on both sides of 0: a curvature that couples the two layers alone.
     seed = int(rng.integers(2**31))
     data = rl.nets.load_dataset("digits")
-    module = rl.nets.mlp([64, 12, 10], seed=seed)
-    rl.nets.train(module, data.x_train[:400], data.y_train[:400], epochs=3, seed=seed)
-    source = rl.nets.NetworkLogitGradients(module, data.x_train[:400], data.y_train[:400])
-    bare = np.linalg.eigvalsh(rl.nets.logit_curvature(source).to_dense())
-    networks = _networks.networks("papyan.curvature_tails", scale, rng, sizes=sizes, looks=looks, seeds=seeds)
-    return bare, networks, {n: calibration(n, rng) for n in (200,)}
+    images, labels = data.x_train[:400], data.y_train[:400]
+    recipe = Recipe(data="digits", hidden=(12,), batch=32, learning_rate=0.05, momentum=0.9, epochs=3)
+    module = networks.build(recipe, seed, images)
+    for _ in networks.epochs(recipe, module, images, labels, seed):
+        pass
+    bare = np.linalg.eigvalsh(rl.nets.logit_curvature(networks.source(module, images, labels)).to_dense())
+    spectra = _networks.networks("papyan.curvature_tails", scale, rng, sizes=sizes, looks=looks, seeds=seeds)
+    return bare, spectra, {n: calibration(n, rng) for n in (200,)}
 
 
 def reach(values):
@@ -67,14 +70,14 @@ def tails(nodes, weights, sign):
 
 
 def judge(data, theory):
-    bare, networks, calibrated = data
+    bare, spectra, calibrated = data
     wigner, wishart = next(iter(calibrated.values()))
     checks = [
         exact("one hidden layer: distance from the mirror image, over the mean absolute eigenvalue",
               asymmetry(theory(bare), np.ones(bare.size)), 0.0, tolerance=1e-8),
     ]  # fmt: skip
     text, shown = [], None
-    for name, found in networks.items():
+    for name, found in spectra.items():
         for network in range(found.sizes["network"]):
             kind = f"{name}, {found.network.to_numpy()[network]}"
             for split in SPLITS:

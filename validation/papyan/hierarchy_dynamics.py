@@ -7,6 +7,8 @@ import json
 import numpy as np
 
 from validation import Claim, Outcome, exact
+from validation.examples import split
+from validation.networks import build, epochs, source
 from validation.papyan import _networks
 from validation.stores import swept
 
@@ -24,15 +26,16 @@ def looked_at(data, network, per_class, scale, rate, at, *, rng):
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    x, y, *_ = _networks.loaded(data, int(per_class), network, seed)
-    module = _networks.network_for(network, x, _networks.SCALES[scale][-1], seed)
+    made = _networks.recipe(data, network, per_class, scale, rate)
+    x, y, *_ = split(made, seed)
+    module = build(made, seed, x)
     rows = {name: [] for name in ("g", "weights", "low_rank", "within", "A1", "error")}
-    for epoch in _networks.trained(module, x, y, _networks.SCALES[scale][0][data], rate, seed):
+    for epoch in epochs(made, module, x, y, seed):
         if epoch not in json.loads(at):
             continue
-        source = rl.nets.NetworkLogitGradients(module, x, y)
-        hierarchy = rl.hierarchy(source)
-        if source.num_parameters <= _networks.DENSE:
+        of = source(module, x, y)
+        hierarchy = rl.hierarchy(of)
+        if of.num_parameters <= _networks.DENSE:
             nodes = np.linalg.eigvalsh(hierarchy.gauss_newton.to_dense())
             weights = np.ones(nodes.size)
         else:
@@ -40,13 +43,13 @@ def looked_at(data, network, per_class, scale, rate, at, *, rng):
                 hierarchy.gauss_newton, num_steps=LOG_STEPS, epsilon=EPSILON, deflate=C, rng=rng
             )
             nodes = np.concatenate([found.nodes[0], found.outliers])
-            weights = np.concatenate([found.weights[0] * source.num_parameters, np.ones(C)])
+            weights = np.concatenate([found.weights[0] * of.num_parameters, np.ones(C)])
         rows["g"].append(nodes)
         rows["weights"].append(weights)
         rows["low_rank"].append(np.sort(hierarchy.eigenvalues())[::-1])
         rows["A1"].append(np.sort(hierarchy.eigenvalues("A1", "A2"))[::-1][: C - 1])
         rows["within"].append(hierarchy.B2_traces / per_class)
-        rows["error"].append(1.0 - rl.output_statistics(source).accuracy)
+        rows["error"].append(1.0 - rl.output_statistics(of).accuracy)
     names = {"g": "node", "weights": "node", "low_rank": "pair", "A1": "outlier", "within": "class"}
     return {key: (("look", names[key]) if key in names else ("look",), np.array(v)) for key, v in rows.items()}
 
@@ -55,12 +58,12 @@ def draw(scale, rng):
     sizes, looks, seeds = SIZES[scale]
     data, kinds, every_size, rates, *_ = _networks.SCALES[scale]
     results = {}
-    for d, epochs in data.items():
-        at = looks or sorted({0, *(int(e) for e in np.geomspace(1, epochs, 8).round())})
+    for d, last in data.items():
+        at = looks or sorted({0, *(int(e) for e in np.geomspace(1, last, 8).round())})
         # A rate in the middle of the paper's range at full scale: the best of a hundred is what `dynamics` looks for.
         results[d] = swept(
             f"papyan.hierarchy_dynamics-{scale}-{d}", looked_at,
-            {"network": list(kinds), "per_class": sizes or every_size}, seeds, rng, data=d, scale=scale,
+            {"network": list(kinds), "per_class": sizes or every_size}, seeds, rng, shared_axes=2, data=d, scale=scale,
             rate=float(rates[len(rates) // 4]), at=json.dumps(at),
         ).assign_attrs(looks=at)  # fmt: skip
     return results

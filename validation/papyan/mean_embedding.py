@@ -6,7 +6,10 @@ import json
 
 import numpy as np
 
+from rmtland._arrays import to_numpy
 from validation import Claim, Outcome, exact, figures
+from validation.examples import split
+from validation.networks import build, epochs, source
 from validation.papyan import _networks
 from validation.stores import swept
 
@@ -24,13 +27,14 @@ def looked_at(data, network, per_class, scale, rate, at, *, rng):
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    x, y, *_ = _networks.loaded(data, int(per_class), network, seed)
-    module = _networks.network_for(network, x, _networks.SCALES[scale][-1], seed)
+    made = _networks.recipe(data, network, per_class, scale, rate)
+    x, y, *_ = split(made, seed)
+    module = build(made, seed, x)
     rows = {"classes": [], "pairs": [], "by_class": [], "by_target": [], "in_full": []}
-    for epoch in _networks.trained(module, x, y, _networks.SCALES[scale][0][data], rate, seed):
+    for epoch in epochs(made, module, x, y, seed):
         if epoch not in json.loads(at):
             continue
-        hierarchy = rl.hierarchy(rl.nets.NetworkLogitGradients(module, x, y))
+        hierarchy = rl.hierarchy(source(module, x, y))
         plane = rl.class_embedding(hierarchy, rng=seed)
         rows["classes"].append(plane.classes)
         rows["pairs"].append(plane.pairs)
@@ -51,7 +55,7 @@ def squared_distances(hierarchy):
     """The same among all D dimensions, squared."""
     means = hierarchy.means
     weights = means.pair_weights * (1 - np.eye(C))
-    rows = np.asarray(means.kept_factor("distances")).reshape(C * C, -1)
+    rows = to_numpy(means.kept_factor("distances")).reshape(C * C, -1)
     # Columns of the factor are sqrt(p_{c,c'} / N) g_{c,c'}.
     with np.errstate(divide="ignore", invalid="ignore"):
         pairs = (rows / np.sqrt(means.pair_weights / means.num_examples).reshape(-1, 1)).reshape(C, C, -1)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from validation import networks
+from validation.networks import Recipe
+
 ROWS = (
     # algorithm, activation, parameters, covariance, clusters, and the paper's counts: gap, ratio, heuristic.
     ("GD", "tanh", 4022, 1.0, 2, 2, 3, None),
@@ -34,42 +37,28 @@ LEARNING_RATES = {"GD": 0.3, "SGD": 0.1}
 """The paper tells neither these nor when it stopped. Plain gradient descent, without momentum, all examples or 50."""
 
 
-def network_and_clusters(activation, clusters, covariance, seed):
-    """The data set and a new network."""
-    import torch
-
-    from rmtland.nets import gaussian_clusters, mlp
-
-    data = gaussian_clusters(clusters, num_examples=EXAMPLES, covariance=covariance, seed=seed)
-    module = mlp([*WIDTHS, clusters], activation={"tanh": torch.nn.Tanh, "ReLU": torch.nn.ReLU}[activation], seed=seed)
-    return data, module
-
-
 def trained(algorithm, activation, clusters, covariance, seed):
     """The network after `STEPS` steps, as a source of its training examples."""
-    from rmtland.nets import NetworkLogitGradients, Training
+    from rmtland.nets import gaussian_clusters
 
-    data, module = network_and_clusters(activation, clusters, covariance, seed)
-    batch = EXAMPLES if algorithm == "GD" else BATCH
-    training = Training(
-        module, data.x_train, data.y_train, epochs=STEPS * batch // EXAMPLES, batch_size=batch, momentum=0.0,
-        learning_rate=LEARNING_RATES[algorithm], seed=seed,
+    data = gaussian_clusters(clusters, num_examples=EXAMPLES, covariance=covariance, seed=seed)
+    recipe = Recipe(
+        classes=clusters, hidden=WIDTHS[1:], activation=activation.lower(), learning_rate=LEARNING_RATES[algorithm],
+        batch=EXAMPLES if algorithm == "GD" else BATCH,
     )  # fmt: skip
-    for _ in training:
+    module = networks.build(recipe, seed, data.x_train)
+    run = networks.training(recipe, module, data.x_train, data.y_train, seed, STEPS)
+    for _ in networks.stepping(recipe, run, STEPS):
         pass
-    return NetworkLogitGradients(module, data.x_train, data.y_train)
+    return networks.source(module, data.x_train, data.y_train)
 
 
 def counted(row, *, rng):
     """Counts of outliers of one row of the table, and what else it prints."""
-    import torch
-
     import rmtland as rl
 
     algorithm, activation, _, covariance, clusters, *_ = ROWS[int(row)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with networks.one_thread():
         source = trained(algorithm, activation, clusters, covariance, int(rng.integers(2**31)))
         # The rules need the top of the spectrum alone; a quarter more than k + 12 shows where the bulk begins.
         k = 5 * (clusters + 12) // 4
@@ -83,5 +72,3 @@ def counted(row, *, rng):
             "mean_eigenvalue": rl.gauss_newton_trace(source) / source.num_parameters,
             "eigenvalues": (("rank",), eigenvalues),
         }  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rmtland._arrays import to_numpy
 from validation import Claim, Outcome, exact, figures, limit, means, networks
 from validation.networks import Recipe
 
@@ -71,7 +72,7 @@ def draw(scale, rng):
     for network in range(COUNT[scale]):
         for stage in range(len(recipe.stages)):
             layer = networks.module_at(recipe, network, stage, COUNT[scale])[-1]
-            weights = np.vstack([layer.bias.detach().numpy(), layer.weight.detach().numpy().T])
+            weights = np.vstack([to_numpy(layer.bias), to_numpy(layer.weight).T])
             own = spectrum(features, weights)
             theirs = [spectrum(redrawn(features, labels, rng), weights) for _ in range(REDRAWN[scale])]
             pairs[network, stage] = own, np.array(theirs)

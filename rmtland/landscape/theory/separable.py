@@ -43,14 +43,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
+from rmtland.landscape.theory.mean_kernel import MeanKernel
 from rmtland.landscape.theory.residual_part import ResidualPart
 from rmtland.landscape.weighted_rows import WeightedRows
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
-
-FEW_COLUMNS = 16
-"""Up to so many means seen by a row its outer products are kept."""
 
 
 @dataclass(frozen=True)
@@ -133,58 +131,10 @@ class Separable:
 
     # -- functions of m and of (a, z) ----------------------------------------------------------------------------------
 
-    def kernel(self, weights: Array) -> Array:
-        """F^T P^T diag(weights) P F of weights (n,), or of several (k, n)."""
-        factor = self.rows.factor
-        found = self._summed(np.atleast_2d(weights), None)
-        if not self._unit_factor:
-            found = factor.T @ found @ factor
-        found = _joined(found, weights)
-        return found if np.ndim(weights) > 1 else found[0]
-
-    def _times_gram(self, weights: Array) -> Array:
-        """P^T diag(weights) P F F^T of several weights (k, n): of the eigenvalues of `kernel`, and cheaper."""
-        return _joined(self._summed(weights, self._gram), weights)
-
     @cached_property
-    def _gram(self) -> Floats:
-        gram: Floats = self.rows.factor @ self.rows.factor.T
-        return gram
-
-    def _summed(self, weights: Array, right: Floats | None) -> Floats:
-        """P^T diag(weights) P, times a matrix if given; of complex weights real parts, then imaginary ones."""
-        parts = np.concatenate([weights.real, weights.imag]) if np.iscomplexobj(weights) else weights
-        size = self.rows.factor.shape[0]
-        found = np.zeros((len(parts), size, size))
-        start = 0
-        for block, products in zip(self.rows.blocks, self._products, strict=True):
-            p, columns = block.loadings, block.columns
-            part = parts[:, start : start + p.shape[0]]
-            start += p.shape[0]
-            if products is None:
-                sums = p.T @ (part[:, :, None] * p)
-            else:
-                sums = (part @ products).reshape(len(parts), p.shape[1], p.shape[1])
-            if right is None:
-                found[:, columns[:, None], columns] += sums
-            else:
-                found[:, columns] += sums @ right[columns]
-        return found
-
-    @cached_property
-    def _products(self) -> list[Floats | None]:
-        """Outer products of each row's loadings, (r, b^2), where they are few."""
-        return [
-            None
-            if block.loadings.shape[1] > FEW_COLUMNS
-            else (block.loadings[:, :, None] * block.loadings[:, None, :]).reshape(len(block.loadings), -1)
-            for block in self.rows.blocks
-        ]
-
-    @cached_property
-    def _unit_factor(self) -> bool:
-        factor = self.rows.factor
-        return factor.shape[0] == factor.shape[1] and bool(np.array_equal(factor, np.eye(factor.shape[0])))
+    def kernel(self) -> MeanKernel:
+        """K of m, and its derivatives."""
+        return MeanKernel(self.rows)
 
     def slope(self, m: Any) -> tuple[Any, Array, Any, Array]:
         """The q and k of the gradient at m, and their derivatives in m."""
@@ -232,8 +182,8 @@ class Separable:
             b, b_a, b_aa, b_z, b_az = (
                 np.array([sums[0, 0], -sums[1, 1], 2 * sums[2, 2], sums[0, 1], -2 * sums[1, 2]]) / self.num_parameters
             )
-            kernels = self._times_gram(np.array([pivot, -pivot * share, 2 * pivot * share**2]))
-            rest = np.linalg.inv(np.eye(len(self._gram)) + b * kernels[0])
+            kernels = self.kernel.alike(m, 3)
+            rest = np.linalg.inv(np.eye(len(kernels[0])) + b * kernels[0])
             y = rest @ kernels[1]
             # (1 + b K)^(-1) K = (1 - rest) / b.
             trace_y, own, size = np.trace(y), np.trace(rest), len(rest)
@@ -259,7 +209,7 @@ class Separable:
         value = w[some] @ _logs(a * s[some] - z, -1) + np.sum(_logs(1 + m * self.t, 1)) - a * m
         if self.num_means:
             b = self.mean_weight(state)
-            value += _log_det_below(np.eye(self.num_means) / b + self.kernel(1 / (1 + m * self.t)))
+            value += _log_det_below(np.eye(self.num_means) / b + self.kernel(m)[0])
             value += self.num_means * complex(_logs(np.array([b]), 1)[0])
         return complex(value)
 
@@ -278,8 +228,7 @@ class Separable:
             return complex(q), complex(q_slope), 0j
         sums = self.sums(state.a, state.z) / self.num_parameters
         b, b_a = sums[0, 0], -sums[1, 1]
-        pivot = 1 / (1 + state.m * self.t)
-        kernel, slope = self.kernel(np.array([pivot, -self.t * pivot**2]))
+        kernel, slope = self.kernel(state.m, 2)
         n = np.linalg.solve(np.eye(self.num_means) + b * kernel, k)
         of_m = q_slope + b * (2 * (k_slope @ n) - b * (n @ slope @ n))
         return complex(q + b * (k @ n)), complex(of_m), complex(b_a * (n @ n))
@@ -304,7 +253,7 @@ class Separable:
         s, w = self.spectrum
         t = self.t
         second = float(w @ s**2)
-        of_means = self.kernel(np.ones(t.size))
+        of_means = self.kernel(0.0)[0]
         heights = (
             np.concatenate([np.sum((b.loadings @ self.rows.factor[b.columns]) ** 2, axis=1) for b in self.rows.blocks])
             if self.num_means
@@ -321,7 +270,7 @@ class Separable:
         """Roughly the largest eigenvalue: an upper bound of the mean part's plus of the residual part's."""
         top = 0.0
         if self.num_means:
-            top = float(np.linalg.eigvalsh(self.kernel(np.ones(self.t.size)))[-1])
+            top = float(np.linalg.eigvalsh(self.kernel(0.0)[0])[-1])
         if self.t.size and self.t.max() > 0:
             s = float(self.spectrum[0].max())
             own = (math.sqrt(s * float(self.t.sum())) + math.sqrt(float(self.t.max()))) ** 2
@@ -339,16 +288,10 @@ class Separable:
 
         def strengths(m: float, z: float, a: float) -> Floats:
             of_unit = float(self.sums(a, z)[0, 0].real) / self.num_parameters
-            found: Floats = -of_unit * np.linalg.eigvalsh(self.kernel(1 / (1 + m * self.t)))[::-1]
+            found: Floats = -of_unit * np.linalg.eigvalsh(self.kernel(m)[0])[::-1]
             return found
 
         return self.residual.spikes(strengths, min(count, self.num_means))
-
-
-def _joined(found: Floats, weights: Array) -> Array:
-    """Real parts and imaginary parts of as many matrices as there were complex weights."""
-    half = len(found) // 2
-    return np.asarray(found[:half] + 1j * found[half:] if np.iscomplexobj(weights) else found)
 
 
 def _logs(values: Array, side: int) -> Array:

@@ -74,7 +74,7 @@ class StructuredTheory(Spectral):
         equation = self.equation
         if equation.rows.spread:
             return None
-        values, vectors = np.linalg.eigh(equation.kernel(np.ones(equation.t.size)))
+        values, vectors = np.linalg.eigh(equation.kernel(0.0)[0])
         gradient = equation.rows.mean_slopes @ equation.rows.factor
         square = equation.vector_square
         powers = (vectors.T @ gradient) ** 2 / square if square > 0 else np.full(values.size, math.nan)
@@ -208,7 +208,7 @@ class StructuredTheory(Spectral):
     def _power(self, count: int) -> float:
         if self._points is not None:
             return float(self._points[1][:count].sum())
-        path = fluctuations.path_between(self._solver, self._boundary(count))[0]
+        path = fluctuations.path_between(self._solver, self._boundary(count))
         powers = np.array([self.equation.power(state) for state in path.states])
         return path.integral(powers) / self.equation.vector_square
 

@@ -90,12 +90,16 @@ class Boundary:
 
 
 def path_between(
-    solver: Continuation, low: Boundary, high: tuple[float, float] | None = None, enough: float = ENOUGH
-) -> tuple[Path, Path]:
-    """Two paths around the eigenvalues above a boundary, up to another place (x, distance), that meet at most at these.
+    solver: Continuation,
+    low: Boundary,
+    high: tuple[float, float] | None = None,
+    enough: float = ENOUGH,
+    second: bool = False,
+) -> Path:
+    """A path around the eigenvalues above a boundary, up to another place (x, distance).
 
-    Through wide gaps one circle, by the trapezoidal rule from two starts; else an ellipse and one higher, on panels
-    that halve towards both ends.
+    Through wide gaps a circle, by the trapezoidal rule from one of two starts; else an ellipse, or a higher one, on
+    panels that halve towards both ends. The `second` meets the first at most at these places.
     """
     reach = solver.equation.reach
     far = reach + 0.5 * (reach - low.x) + 0.15 * reach
@@ -106,10 +110,13 @@ def path_between(
     while 0 < number * min(nearness) < enough and number <= MOST_POINTS:
         number *= 2
     if min(nearness) > 0 and number <= MOST_POINTS:
-        one, two = (_circle(solver, centre, radius, *_evenly(number, start)) for start in (0.5, 0.0))
-    else:
-        rule = _panels(*nearness)
-        one, two = (_circle(solver, centre, radius, *rule, height=height) for height in (1.0, 1.4))
+        return _circle(solver, centre, radius, *_evenly(number, 0.0 if second else 0.5))
+    return _circle(solver, centre, radius, *_panels(*nearness), height=1.4 if second else 1.0)
+
+
+def paths_between(solver: Continuation, low: Boundary, high: tuple[float, float] | None = None) -> tuple[Path, Path]:
+    """Both paths, as closely spaced as standard deviations need them."""
+    one, two = (path_between(solver, low, high, ENOUGH_FOR_STD, second) for second in (False, True))
     return one, two
 
 
@@ -188,7 +195,7 @@ class _Matrices:
         a, z = (np.array([getattr(state, name) for state in states])[:, None] for name in ("a", "z"))
         e = 1 / (1 + m[:, None] * equation.t)
         b = np.array([equation.mean_weight(state) for state in states])
-        kernel, size = equation.kernel(e), equation.num_means
+        (kernel, slopes), size = equation.kernel(m, 2), equation.num_means
         q, k, k_slope = np.zeros_like(m), np.zeros((m.size, size), m.dtype), np.zeros((m.size, size), m.dtype)
         eps = np.zeros_like(m)
         if weight is not None:
@@ -197,7 +204,6 @@ class _Matrices:
             eps = weight / (1 + weight * q)
             kernel = kernel + eps[:, None, None] * k[:, :, None] * k[:, None, :]
         n = np.linalg.inv(np.eye(size) + b[:, None, None] * kernel)
-        slopes = equation.kernel(-(e**2) * equation.t)
         own_slope = np.sum(n * slopes, axis=(1, 2))
         return cls(m, 1 / (a * equation.spectrum[0] - z), e, b, eps, q, k, k_slope, kernel, n, own_slope)
 
@@ -311,7 +317,7 @@ def outliers_std(solver: Continuation, boundaries: list[Boundary], top: float) -
     first = boundaries[0]
     high = (2 * top - first.x, first.distance) if first.distance > 0 else None
     for low in boundaries:
-        paths = path_between(solver, low, high, ENOUGH_FOR_STD)
+        paths = paths_between(solver, low, high)
         variances.append(covariance_of_sums(solver.equation, *paths))
         high = low.x, low.distance
     deviations: Floats = np.sqrt(np.maximum(variances, 0.0))
@@ -337,7 +343,7 @@ def power_deviation(solver: Continuation, boundary: Boundary) -> float:
     To first order that of P / S, P the square above and S all of it, whose variance is closed.
     """
     equation = solver.equation
-    first, second = path_between(solver, boundary, enough=ENOUGH_FOR_STD)
+    first, second = paths_between(solver, boundary)
     # The number of directions is given, not the level: each eigenvalue more or less brings its power.
     at_boundary = boundary.state
     rate = equation.power(at_boundary).imag / at_boundary.trace.imag if boundary.distance == 0 else 0.0
