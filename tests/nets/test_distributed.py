@@ -408,19 +408,16 @@ def killed_rank(rank, size):
     operator = rl.gauss_newton(source)
     vector = operator @ torch.ones(D)
     loader.fails_from = loader.passes + 2 if rank == 1 else 0  # in the midst of the second product
-    began = time.monotonic()
-    told = [message(lambda: [operator @ vector for _ in range(4)]), message(rl.gradient, source)]
-    return told, time.monotonic() - began
+    return [message(lambda: [operator @ vector for _ in range(4)]), message(rl.gradient, source)]
 
 
 def test_a_killed_rank_ends_the_others_with_its_number(tmp_path):
     outcomes = run(killed_rank, 3, tmp_path)
     assert outcomes[1] is None
-    for told, seconds in (outcomes[0], outcomes[2]):
+    for told in (outcomes[0], outcomes[2]):  # at once: the time-out would say that rank 1 did not come
         assert told[0][0] == told[1][0] == "RankError"
         assert re.search("rank 1 died or closed the connection", told[0][1])
         assert re.search("ranks were lost earlier; start them all again", told[1][1])
-        assert seconds < 30  # and not the half hour of the time-out
 
 
 def late_rank(rank, size):
