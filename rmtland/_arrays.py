@@ -5,6 +5,8 @@ The cellar below the ground floor, beside `_arguments`.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from array_api_compat import array_namespace, is_torch_array, size
 
 Array = Any
 """A NumPy array or a torch tensor."""
+LONGEST_REPR, SHOWN_ENTRIES = 240, 6
+"""Characters of a repr, and entries of an array in it, at most."""
 
 
 def namespace(*arrays: Array, names: str = "arrays") -> Any:
@@ -94,3 +98,35 @@ def is_floating(array: Array) -> bool:
 def num_bytes(array: Array) -> int:
     """Bytes that the entries take."""
     return int(size(array) or 0) * int(array.dtype.itemsize)
+
+
+def told(result: Any) -> str:
+    """A dataclass in two lines of 120 characters at most: numbers short, arrays by shape unless they are small.
+
+    Fields that stand at their default are left out. What does not fit is cut off, as no repr of a result is read back.
+    """
+    parts = []
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        default = value is field.default or (isinstance(value, float) and value == field.default)
+        if field.repr and not default:
+            parts.append(f"{field.name}={_short(value)}")
+    return shortened(f"{type(result).__name__}({', '.join(parts)})")
+
+
+def shortened(text: str) -> str:
+    """A repr of two lines at most."""
+    return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray) or is_torch(value):
+        size = math.prod(value.shape)
+        if size > SHOWN_ENTRIES or value.ndim > 1:
+            return f"<{' x '.join(map(str, value.shape))} {str(value.dtype).removeprefix('torch.')}>"
+        return np.array2string(to_numpy(value), precision=5, separator=", ", max_line_width=LONGEST_REPR)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_short(one)}" for key, one in value.items()) + "}"
+    return repr(value)

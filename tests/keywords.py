@@ -256,6 +256,14 @@ def landscape():
             then(scales, rl.KernelGradients), {"terms": [(np.eye(24) + 0.5, np.eye(3))]},
               {"effective_dimension": 20.0},
         ),
+        "UnevenGradients": (
+            then(scales, rl.UnevenGradients), {},
+            {"mean_length": 2.0, "residual_length": 2.0, "effective_dimension": 5.0, "length_spread": 1.0,
+              "logit_spread": 0.5},
+        ),
+        "UnevenGradients.q_values": (
+            rl.UnevenGradients(length_spread=1.0).q_values, {"num_classes": 3}, {"labels": [0, 1, 2]},
+        ),
         "ResidualCovariance": (
             then(lambda law: scales(rl.AnisotropicGradients(GRAM, covariance=law)), rl.ResidualCovariance),
             {"eigenvalues": [1.0, 2.0]}, {"eigenvalues": [1.0, 3.0], "multiplicities": [4, 16]},
@@ -269,7 +277,7 @@ def landscape():
           {"margin_spread": 0.5}),
         "UnfrozenLogits": (
             then(logits_and_labels, rl.UnfrozenLogits), {"sigma": 1.0, "margin": 1.0},
-            {"margin_spread": 0.5, "label_accuracy": 0.5, "shared": 0.5},
+            {"margin_spread": 0.5, "label_accuracy": 0.5, "shared": 0.5, "shared_by_class": 0.5},
         ),
         "GaussianProcessLogits": (
             then(logits_and_labels, rl.GaussianProcessLogits), {"covariance": np.eye(24)},

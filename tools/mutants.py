@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.forked import failure, load
 from tools.line_map import LineMap, functions
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +182,6 @@ def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
 
 def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
     """Whether a test fails in the mutated tree, none does, or they do not end in time."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
     own, *others = folders(path)
     for stage in [[own], others][: 1 if given.own else None]:
         found: dict[str, float] = {}
@@ -196,15 +196,21 @@ def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
             tests.append(test)
         if not tests:
             continue
-        try:
-            done = subprocess.run(
-                [*PYTEST, "-x", *tests], cwd=tree, env=environment, capture_output=True, timeout=given.limit
-            )
-        except subprocess.TimeoutExpired:
+        lost = failure(tree, [*PYTEST[3:], "-x", *tests], given.limit)
+        if lost is None:
             return "hung"
-        if done.returncode:
-            return "killed"
+        if lost and fails_anyway(lost, given.limit):
+            print(f"{lost} fails without a mutant, too", file=sys.stderr)
+            lost = failure(tree, [*PYTEST[3:], "-x", "--deselect", lost, *tests], given.limit)
+        if lost is None or lost:
+            return "hung" if lost is None else f"killed by {lost}"
     return "SURVIVED"
+
+
+@functools.cache
+def fails_anyway(test: str, limit: float) -> bool:
+    """Whether a test fails in the tree as it is: such a one kills nothing."""
+    return "::" in test and failure(ROOT, [*PYTEST[3:], test], limit) != ""
 
 
 def touch_callers(tree: Path, path: Path) -> None:
@@ -236,6 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--maps", type=Path, help="folder that keeps the lines of each test from one run to the next")
     given = parser.parse_args()
+    load()
     drawn = mutants(given.seed, given.count, given.only, given.lines)
     fates = []
     with tempfile.TemporaryDirectory() as folder:
@@ -254,13 +261,13 @@ def main() -> None:
             fates.append("equivalent" if reason else fate(tree, path, row, given))
             told = (
                 f"{fates[-1]} {reason or ''}"
-                if fates[-1] == "killed"
+                if fates[-1].startswith("killed")
                 else f"{fates[-1]} {reason or ''}\n    - {before}\n    + {after}"
             )
             print(f"{number} {path}:{row} {told}", flush=True)
             shutil.rmtree(tree)
     hung, count = fates.count("hung"), len(fates) - fates.count("equivalent")
-    lost = fates.count("killed") + hung  # what never ends is noticed
+    lost = sum(fate.startswith("killed") for fate in fates) + hung  # what never ends is noticed
     share = 100 * lost / max(count, 1)
     print(f"{lost} of {count} killed ({share:.0f}%), {hung} by hanging; {len(fates) - count} are equivalent")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import platform
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from rmtland import _version
 from rmtland._files import replace_file
-from rmtland._version import __version__
 from validation import devices
 from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
@@ -138,10 +137,10 @@ def file_stem(claim_id: str, mutant: str | None) -> str:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba", "matplotlib")}
+    recorded = _version.versions("numpy", "scipy", "numba", "matplotlib") | {"machine": platform.machine()}
     if "torch" in sys.modules:  # a claim of networks
-        packages |= {"torch": importlib.metadata.version("torch"), "device": str(devices.device())}
-    return {"rmtland": __version__, "python": platform.python_version(), "machine": platform.machine(), **packages}
+        recorded |= _version.versions("torch") | {"device": str(devices.device())}
+    return recorded
 
 
 def _labelled(figure: Figure) -> Figure:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import path as named_path
+from rmtland._arrays import shortened
 from rmtland._files import replace_text
 from rmtland._version import versions
 from rmtland.comparison.scores import SCORES, RungScores, scores_of
@@ -173,6 +174,10 @@ class Comparison:
 
     stages: dict[str, Stage]
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        told = [f"{name}: {', '.join(stage.rungs)}" for name, stage in self.stages.items()]
+        return shortened(f"Comparison({'; '.join(told)})")
 
     @property
     def rung_labels(self) -> dict[str, str]:

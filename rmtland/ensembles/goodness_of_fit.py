@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, finite_array, function, generator, integer, real, require_memory, seed_sequence
+from rmtland._arrays import told
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -51,6 +52,8 @@ class GoodnessOfFit:
     alternative: float
     num_draws: int
     num_calibration: int
+
+    __repr__ = told
 
     @property
     def rejected(self) -> bool:

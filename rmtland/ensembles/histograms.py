@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, finite_array, instance, integer
+from rmtland._arrays import told
 from rmtland.ensembles.kernels import Floats
 
 
@@ -80,6 +81,8 @@ class SpectralHistogram:
     atom: float
     outside: float
     num_draws: int
+
+    __repr__ = told
 
     @property
     def centers(self) -> Floats:
@@ -160,6 +163,8 @@ class LinearStatistics:
     standard_error: Floats
     covariance: Floats
     num_draws: int
+
+    __repr__ = told
 
 
 def linear_statistics(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer, real, real_dtype, require_memory
+from rmtland._arrays import told
 from rmtland.ensembles.kernels import Floats
 from rmtland.ensembles.replicates import Streams, check_size, in_chunks, in_threads, num_workers, squeeze
 from rmtland.laws.silverstein import GeneralizedMarchenkoPastur
@@ -169,6 +170,8 @@ class SampleCovariance:
     num_samples: int
     entries: Any = "gaussian"
     dtype: npt.DTypeLike = np.float64
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         population = finite_array("population", self.population, ndim=1).copy()

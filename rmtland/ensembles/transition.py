@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
 from rmtland._arguments import path as named_path
+from rmtland._arrays import told
 from rmtland._files import replace_text
 from rmtland.ensembles._checks import dimension
 from rmtland.ensembles.kernels import Floats
@@ -60,6 +61,8 @@ class BBPTransition:
     locations: Floats
     overlap_limits: Floats
     threshold: float
+
+    __repr__ = told
 
     @property
     def num_draws(self) -> int:

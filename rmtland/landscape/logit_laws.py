@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 
 from rmtland._arguments import finite_array, integer, real
-from rmtland._arrays import is_torch, to_numpy
+from rmtland._arrays import is_torch, to_numpy, told
 from rmtland.laws.random_energy import RandomEnergyModel
 from rmtland.logits.losses import CrossEntropy
 
@@ -246,6 +246,8 @@ class GivenLogits:
 
     logits: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         # Through to_numpy: a torch tensor on a GPU or with a graph is taken too.

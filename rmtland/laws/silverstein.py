@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, flag, integer, real, require_memory
+from rmtland._arrays import told
 from rmtland.laws._law import Complexes, Floats, Law, points
 from rmtland.laws._spike_map import SpikeMap
 from rmtland.laws._values import Value
@@ -78,6 +79,8 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
     num_parameters: float
     multiplicities: Floats | None = None
     covariance: bool = dataclasses.field(default=False, kw_only=True)
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         values = finite_array("eigenvalues", self.eigenvalues, ndim=1)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, instance, integer, several, shown
-from rmtland._arrays import Array, like, to_numpy
+from rmtland._arrays import Array, like, to_numpy, told
 from rmtland.logits.hierarchy import Hierarchy
 from rmtland.spectra.eigenpairs import Eigenpairs, top_eigenpairs
 
@@ -54,6 +54,8 @@ class Attribution:
     principal_overlaps: Mapping[str, Floats] = field(repr=False)
     ranks: Mapping[str, int]
     num_parameters: int
+
+    __repr__ = told
 
     @property
     def chance(self) -> dict[str, float]:

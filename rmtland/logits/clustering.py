@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, widest, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, told, widest, zeros
 from rmtland.logits.accumulate import NO_CHUNK, SharedChunk, accumulate_one
 from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
@@ -55,6 +55,8 @@ class Clustering:
     num_zero_gradients: int
     classes_left_out: tuple[int, ...]
     num_groups: int
+
+    __repr__ = told
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import finite_array, integer
-from rmtland._arrays import Array, namespace, to_numpy
+from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.spectra.operators import SymmetricOperator
 
 DENSE_LIMIT = 4096
@@ -29,8 +29,10 @@ class Confinement:
         Squared cosine between the gradient and each of their eigenvectors.
     """
 
-    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
-    powers: npt.NDArray[np.float64] = field(repr=False)
+    eigenvalues: npt.NDArray[np.float64]
+    powers: npt.NDArray[np.float64]
+
+    __repr__ = told
 
     @property
     def power(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import flag, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, told, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, prototype
 from rmtland.logits.gradients import LogitGradients, SoftmaxChunk, SoftmaxView
 from rmtland.logits.losses import CrossEntropy
@@ -46,6 +46,8 @@ class CrossClassMeans:
     pair_weights: npt.NDArray[np.float64] = field(repr=False)
     class_sums: Array = field(repr=False)
     pair_factor: Array | None = field(repr=False, default=None)
+
+    __repr__ = told
 
     @classmethod
     def from_sums(

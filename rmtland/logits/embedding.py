@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, instance, real
+from rmtland._arrays import told
 from rmtland.logits.hierarchy import Hierarchy
 
 Floats = npt.NDArray[np.float64]
@@ -27,6 +28,8 @@ class ClassEmbedding:
 
     classes: Floats = field(repr=False)
     pairs: Floats = field(repr=False)
+
+    __repr__ = told
 
 
 def class_embedding(hierarchy: Hierarchy, *, perplexity: float | None = None, rng: Seed = 0) -> ClassEmbedding:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from rmtland._arguments import integer
+from rmtland._arrays import told
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, gram_of
 
@@ -48,6 +49,8 @@ class KroneckerFit:
     shares: Floats
     share_between: float
     standard_error: Floats
+
+    __repr__ = told
 
     @property
     def share(self) -> float:

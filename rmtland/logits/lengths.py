@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, namespace, to_numpy
+from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
@@ -29,10 +29,12 @@ class LogitGradientLengths:
         Standard errors over examples (ddof 1); NaN for fewer than two.
     """
 
-    overall: npt.NDArray[np.float64] = field(repr=False)
-    own_class: npt.NDArray[np.float64] = field(repr=False)
-    overall_error: npt.NDArray[np.float64] = field(repr=False)
-    own_class_error: npt.NDArray[np.float64] = field(repr=False)
+    overall: npt.NDArray[np.float64]
+    own_class: npt.NDArray[np.float64]
+    overall_error: npt.NDArray[np.float64]
+    own_class_error: npt.NDArray[np.float64]
+
+    __repr__ = told
 
 
 class LengthAccumulator(SumAccumulator[LogitGradientLengths]):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, integer, spawn
+from rmtland._arrays import told
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, gram_of
 
@@ -45,6 +46,8 @@ class ResidualMoments:
     values: Floats
     covariance: Floats = field(repr=False)
     num_pairs: int
+
+    __repr__ = told
 
     @property
     def standard_error(self) -> Floats:
@@ -86,6 +89,8 @@ class MeanMoments:
     standard_error: Floats
     alignment: float
     alignment_error: float
+
+    __repr__ = told
 
 
 def residual_moments(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtland._arrays import Array, double, namespace, to_numpy
+from rmtland._arrays import Array, double, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
@@ -43,6 +43,8 @@ class OutputStatistics:
     entropy_error: float = math.nan
     max_probability_error: float = math.nan
     participation_error: float = math.nan
+
+    __repr__ = told
 
 
 @dataclass(frozen=True)

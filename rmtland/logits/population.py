@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import linprog, nnls
 
 from rmtland._arguments import Seed, generator, instance, integer, real, require_memory
+from rmtland._arrays import told
 from rmtland.logits.moments import ResidualMoments
 
 Floats = npt.NDArray[np.float64]
@@ -46,6 +47,8 @@ class PopulationSpectrum:
     standard_error: Floats = field(repr=False)
     moments: ResidualMoments = field(repr=False)
     misfit: float
+
+    __repr__ = told
 
     @property
     def trace(self) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import flag
-from rmtland._arrays import Array, double, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, namespace, to_numpy, told, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.classes import of_classes
 from rmtland.logits.gradients import LogitGradients
@@ -58,6 +58,8 @@ class LogitScales:
     sigma_z_error: float = math.nan
     sigma_c_error: float = math.nan
     sigma_E_error: float = math.nan
+
+    __repr__ = told
 
     @property
     def snr(self) -> float:

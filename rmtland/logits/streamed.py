@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, flag, integer, real, require_memory
-from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, all_finite, double, like, namespace, to_numpy, told, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cells import Cells
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
@@ -64,6 +64,8 @@ class StreamedOutliers:
     powers: Floats = field(repr=False)
     num_passes: int
     num_products: float
+
+    __repr__ = told
 
     @property
     def gradient_power(self) -> float:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence, several, shown
+from rmtland._arrays import told
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.quadrature import (
     MARGIN,
@@ -59,6 +60,8 @@ class SpectralDensity:
     dimension: int
     num_products: int
     method: str
+
+    __repr__ = told
 
     def cdf(self, x: npt.ArrayLike) -> Floats:
         """Share of eigenvalues up to x, smoothed like the density, of x's shape."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, available_memory, choice, finite_array, generator, integer, real, require_memory
-from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy
+from rmtland._arrays import Array, double, is_torch, like, namespace, to_numpy, told
 from rmtland.spectra import _external, _vectors
 from rmtland.spectra._progress import counter
 from rmtland.spectra._restarted import ROUNDING, Budget, Goal, Order, RestartedLanczos
@@ -54,6 +54,8 @@ class Eigenpairs:
     converged_after: npt.NDArray[np.int64]
     num_products: int
     multiplicity_checked: bool
+
+    __repr__ = told
 
 
 def top_eigenpairs(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.linalg import eigh_tridiagonal
 
 from rmtland._arguments import Seed, flag, generator, integer, real, require_memory
-from rmtland._arrays import Array, is_torch, namespace
+from rmtland._arrays import Array, is_torch, namespace, told
 from rmtland.spectra import _vectors
 from rmtland.spectra._checkpoint import Checkpoint
 from rmtland.spectra._progress import counter
@@ -58,6 +58,8 @@ class LanczosResult:
     basis: Array | None
     residual_vector: Array
     stopped_by: str
+
+    __repr__ = told
 
     @property
     def invariant(self) -> bool:

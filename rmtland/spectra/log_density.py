@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, integer, real
+from rmtland._arrays import told
 from rmtland.spectra.density import gaussians, relative_width
 from rmtland.spectra.operators import as_operator
 from rmtland.spectra.quadrature import MARGIN, mean_and_error, quadratures, widened
@@ -52,6 +53,8 @@ class LogSpectralDensity:
     width: float
     dimension: int
     num_products: int
+
+    __repr__ = told
 
     @property
     def magnitudes(self) -> Floats:

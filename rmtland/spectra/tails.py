@@ -13,7 +13,7 @@ from numba import njit
 from scipy.stats import linregress
 
 from rmtland._arguments import Seed, choice, finite_array, integer, real, spawn
-from rmtland._arrays import is_torch, to_numpy
+from rmtland._arrays import is_torch, to_numpy, told
 
 Floats = npt.NDArray[np.float64]
 
@@ -115,6 +115,8 @@ class PowerLawFit:
     line: PowerLawLine | None
     sign: str
     remarks: tuple[str, ...]
+
+    __repr__ = told
 
 
 def fit_power_law(

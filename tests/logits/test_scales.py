@@ -228,7 +228,7 @@ def test_in_a_line():
     dense = rl.DenseLogitGradients(np.zeros((4, 2)), np.array([0, 1, 0, 1]), np.ones((4, 2, 3)))
     assert repr(dense) == "DenseLogitGradients(4 examples, 2 classes, 3 parameters, CrossEntropy(label_smoothing=0.0))"
     band = rl.LandscapeModel.fort_ganguli(40, 4, 60).theory_band(2, rng=0)
-    assert repr(band) == "TheoryBand(2 x LandscapeTheory: 4 classes, 60 parameters)"
+    assert repr(band) == "TheoryBand(2 x LandscapeTheory(4 classes, 60 parameters))"
 
 
 def test_errors_are_spreads_over_the_logits():

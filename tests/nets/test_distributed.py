@@ -413,7 +413,7 @@ def killed_rank(rank, size):
 def test_a_killed_rank_ends_the_others_with_its_number(tmp_path):
     outcomes = run(killed_rank, 3, tmp_path)  # which does not wait for the half hour of the time-out
     assert outcomes[1] is None
-    for told in (outcomes[0], outcomes[2]):
+    for told in (outcomes[0], outcomes[2]):  # at once: the time-out would say that rank 1 did not come
         assert told[0][0] == told[1][0] == "RankError"
         assert re.search("rank 1 died or closed the connection", told[0][1])
         assert re.search("ranks were lost earlier; start them all again", told[1][1])

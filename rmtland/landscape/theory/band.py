@@ -42,9 +42,7 @@ class TheoryBand:
     theories: tuple[Theory, ...] = field(repr=False)
 
     def __repr__(self) -> str:
-        one = self.theories[0]
-        sizes = f"{one.num_classes} classes, {one.num_parameters:g} parameters"
-        return f"TheoryBand({len(self.theories)} x {type(one).__name__}: {sizes})"
+        return f"TheoryBand({len(self.theories)} x {self.theories[0]!r})"
 
     def over(self, prediction: Callable[[Theory], npt.ArrayLike]) -> Spread:
         """Mean and standard deviation of any function of a theory.

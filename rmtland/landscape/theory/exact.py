@@ -19,7 +19,7 @@ from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Semicircle, Subordination
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sums:
     """An equation, the examples and gradient law behind it, and its exact sums.
 

@@ -14,7 +14,7 @@ from rmtland.landscape.theory.predictions import Theory
 from rmtland.landscape.theory.structured import StructuredTheory
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LandscapeTheory(Theory):
     """Theory of a landscape model given the logits and labels of one draw of them; made by `LandscapeModel.theory`.
 

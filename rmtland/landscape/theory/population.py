@@ -17,7 +17,7 @@ ENTRIES = 200_000
 """Probabilities in the sample of the logit law, unless told."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PopulationTheory(Theory):
     """Theory with expectations over the logit law for the logits of one draw; `LandscapeModel.population_theory`.
 

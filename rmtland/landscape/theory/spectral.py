@@ -20,6 +20,11 @@ class Spectral(ABC):
 
     equation: Any
     """With the gradient's mean square, `vector_square`."""
+    num_classes: Any
+    """C."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_classes} classes, {self.num_parameters:g} parameters)"
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ NEAR = 1e-6
 """From a whole number: a count in a gap."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StructuredTheory(Spectral):
     """Theory of a landscape model with `AnisotropicGradients` or `KernelGradients`; made by `LandscapeModel.theory`.
 
