@@ -15,7 +15,8 @@ HEAVY = (
     "ladder.measured_law", "ladder.side_by_side", "papyan.deep_networks", "papyan.dynamics", "papyan.upper_tail",
     "sagun.figures_4_6", "sagun.figures_7_8",
 )  # fmt: skip
-"""Networks that take longer to train than a slow test may: run by `make validate`."""
+"""Networks that take longer to train than a slow test may: run by `make validate`. Their judgements and mutants are
+tested on made-up numbers, in test_judgements.py."""
 
 
 def check_claim(claim_id):

@@ -72,6 +72,7 @@ def judge(data, theory):
             ylabel="logit variance",
             title="logit variance at initialisation",
         )
+        figures.log_sizes(last, RADII)
         figures.legend(last)
         return figure
 
