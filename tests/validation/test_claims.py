@@ -9,8 +9,11 @@ from validation.figures import panels
 from validation.networks import folder_named
 
 CLAIMS = discover()
-QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom")
-"""Run in the fast suite; the whole registry is slow."""
+QUICK = (
+    "laws.random_energy_freezing", "laws.marchenko_pastur_atom", "papyan.knock_outs", "papyan.mean_embedding",
+    "papyan.parallel_means",
+)  # fmt: skip
+"""Run in the fast suite, three of them on networks; the whole registry is slow."""
 HEAVY = (
     "ladder.measured_law", "ladder.side_by_side", "papyan.deep_networks", "papyan.dynamics", "papyan.upper_tail",
     "sagun.figures_4_6", "sagun.figures_7_8",
