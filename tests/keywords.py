@@ -33,6 +33,7 @@ OTHER = np.random.default_rng(4).normal(size=(24, 4))
 MARCHENKO = rl.MarchenkoPastur(0.5)
 MATRIX = np.diag(np.append(np.linspace(1, 2, 37), [4.0, 5, 6]))
 RISING = np.linspace(1, 2, 24)
+CANCELLING = np.outer(np.arange(1.0, 25.0), [1.0, -1.0, 0.5])
 
 
 @functools.cache
@@ -250,7 +251,7 @@ def landscape():
             then(scales, rl.AnisotropicGradients), {"mean_gram": GRAM},
             {"residual_length": 0.3, "covariance": rl.ResidualCovariance(np.linspace(1, 2, 20)),
              "residual_scales": RISING, "logit_covariance": GRAM, "mean_scales": RISING,
-             "loadings": At("tests/landscape/test_anisotropic.py")},
+             "loadings": At("tests/landscape/test_anisotropic.py"), "cancelling": CANCELLING},
         ),
         "KernelGradients": (
             then(scales, rl.KernelGradients), {"terms": [(np.eye(24) + 0.5, np.eye(3))]},

@@ -46,9 +46,9 @@ def measured_gradients(
     F - 1 leading directions are kept, each example weighed by its curvature tr A_mu, and the direction in which they
     add up to the residual part of the gradient sum_mu J_mu^T (p_mu - y_mu), which labels choose and curvature does not
     see; with the loading of every logit gradient on them and their inner products with the means: this is what carries
-    the gradient's power. What is left is a normal
-    matrix with each example's own C x C covariance, and one covariance in parameter space: a power law of the effective
-    dimension, from inner products of different examples, without bias.
+    the gradient's power. What is left adds nothing to the gradient (`cancelling`, p - y). It is a normal matrix with
+    each example's own C x C covariance, and one covariance in parameter space: a power law of the effective dimension,
+    from inner products of different examples, without bias.
 
     References
     ----------
@@ -100,6 +100,7 @@ def measured_gradients(
         logit_covariance=_without_negative(own),
         mean_scales=mixing,
         loadings=loadings.reshape(n, c, -1) if loadings.shape[1] else None,
+        cancelling=slopes if loadings.shape[1] else None,
     )
 
 

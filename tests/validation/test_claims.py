@@ -23,6 +23,12 @@ def test_quick_claims_hold_and_their_mutants_do_not(claim_id, tmp_path):
     assert result["conclusions"]
 
 
+@pytest.mark.parametrize("claim_id", ["ladder.measured_law", "ladder.side_by_side", "ladder.unfrozen_law"])
+def test_laws_of_networks_hold_on_a_tiny_one_and_their_mutants_do_not(claim_id, tmp_path):
+    # Seconds of training: no conclusion is drawn from it, but mutants are rejected.
+    assert as_expected(run_claim(claim_id, "tiny", 0, tmp_path))
+
+
 @pytest.mark.parametrize("claim_id", CLAIMS)
 def test_claims_say_what_they_are(claim_id):
     claim = CLAIMS[claim_id]
