@@ -73,6 +73,7 @@ from .logits.curvature_moments import curvature_moments as curvature_moments
 from .logits.curvature_scales import CurvatureScales as CurvatureScales
 from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScalesAccumulator
 from .logits.curvature_scales import curvature_scales as curvature_scales
+from .logits.dense import DenseLogitGradients as DenseLogitGradients
 from .logits.embedding import ClassEmbedding as ClassEmbedding
 from .logits.embedding import class_embedding as class_embedding
 from .logits.exact_spectrum import GaussNewtonSpectrum as GaussNewtonSpectrum
@@ -80,7 +81,6 @@ from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
 from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
-from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
 from .logits.gram import LogitGradientGram as LogitGradientGram
 from .logits.gram import logit_gradient_gram as logit_gradient_gram

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMPILERS = re.compile(r"(numba\.)?njit\b|compiled$|inner$")
+"""Decorators of functions whose lines leave no trace: Numba's own, and those of `ensembles.kernels`."""
 MEASURED: dict[str, Any] = {}
 
 
@@ -81,7 +83,7 @@ def functions() -> list[Function]:
             if isinstance(node, ast.FunctionDef):
                 last = node.end_lineno or node.lineno
                 words = frozenset(re.findall(r"\w+", "\n".join(lines[node.lineno : last])))
-                compiled = any(re.search("njit|compiled", ast.unparse(decorator)) for decorator in node.decorator_list)
+                compiled = any(COMPILERS.match(ast.unparse(decorator)) for decorator in node.decorator_list)
                 found.append(Function(path.relative_to(ROOT), node.name, node.body[0].lineno, last, words, compiled))
     return found
 
@@ -109,17 +111,38 @@ class LineMap:
     def tests(self, path: Path, line: int) -> list[str]:
         """Tests that run this line, those of its own test file first, then the quickest.
 
-        Compiled functions leave no trace: theirs are the tests that run a function which names them, too.
+        Compiled functions leave no trace, nor do processes that a test starts: theirs are the tests that run a function
+        which names them, and of what nothing runs those whose file names one of these or the module.
         """
         found = self.between(path, *statement(ast.parse((ROOT / path).read_text()), line))
-        around = [f for f in functions() if f.path == path and f.first <= line <= f.last and f.compiled]
-        seen: set[Function] = set()
+        here = {f for f in functions() if f.path == path and f.first <= line <= f.last}
+        around, seen = {f for f in here if f.compiled}, set(here)
         while around:
-            seen |= set(around)
-            names = {f.name for f in around}
-            callers = [f for f in functions() if f.words & names and f not in seen]
+            callers = {g for f in around for g in callers_of(f)} - seen
+            seen |= callers
             for f in callers:
                 found |= self.between(f.path, f.first, f.last)
-            around = [f for f in callers if f.compiled]
+            around = {f for f in callers if f.compiled}
+        if not found:
+            near = here | {g for f in here for g in callers_of(f)}
+            names = {path.stem} | {g.name for f in near for g in (f, *callers_of(f)) if not g.name.startswith("_")}
+            found = {test for test in self.seconds if words(test.split("::")[0]) & names}
         own = f"test_{path.stem.strip('_')}.py"
         return sorted(found, key=lambda test: (own not in test, self.seconds.get(test, 0.0)))
+
+
+@functools.cache
+def callers_of(function: Function) -> list[Function]:
+    """Functions that name this one, in its own file or one that imports from it."""
+    module = ".".join(function.path.with_suffix("").parts)
+    return [
+        f
+        for f in functions()
+        if function.name in f.words and (f.path == function.path or module in (ROOT / f.path).read_text())
+    ]
+
+
+@functools.cache
+def words(file: str) -> frozenset[str]:
+    """All names in a file of tests."""
+    return frozenset(re.findall(r"\w+", (ROOT / file).read_text()))

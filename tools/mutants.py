@@ -254,7 +254,7 @@ def main() -> None:
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
             source, before, after = mutated((ROOT / path).read_text(), node)
             (tree / path).write_text(source)
-            if "njit" in source:
+            if any(function.compiled and function.path == path for function in functions()):
                 touch_callers(tree, path)
             same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
             reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))

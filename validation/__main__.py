@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from joblib import Parallel, delayed
 
-from validation import devices
+from validation import devices, examples
 from validation.checks import FAIL, INCONCLUSIVE, PASS
 from validation.claims import SCALES, discover, select
 from validation.examples import folder_named
@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"`--seed` must be >= 0; got {arguments.seed}")
     if arguments.device is not None:
         devices.check(arguments.device)
+    examples.check_folder()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not os.access(arguments.out, os.W_OK):
         raise ValueError(f"`--out` must be writable; got {arguments.out}")

@@ -1,3 +1,5 @@
+from statistics import mean, stdev, variance
+
 import numpy as np
 import pytest
 
@@ -227,3 +229,19 @@ def test_one_example_of_a_class_shares_nothing():
     rng = np.random.default_rng(0)
     law = rl.UnfrozenLogits.from_logits(rng.normal(size=(4, 4)), np.arange(4))
     assert law.shared_by_class == 0
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_frozen_examples_have_the_spreads_of_a_sample(num_classes):
+    """No curvature to fit: margin, its spread and that of the wrong classes as they are, N - 1 and C - 2 of them."""
+    logits = 1e4 * np.random.default_rng(0).normal(size=(3, num_classes))
+    labels = np.array([0, 1, 1])
+    found = rl.UnfrozenLogits.from_logits(logits, labels)
+    margins, variances = [], []
+    for z, y in zip(logits, labels, strict=True):
+        wrong = [float(x) for x in np.delete(z, y)]
+        margins.append(float(z[y]) - max(wrong))
+        variances.append(variance(wrong) if num_classes > 2 else 0.0)
+    assert found.margin == pytest.approx(mean(margins), rel=1e-12)
+    assert found.margin_spread == pytest.approx(stdev(margins), rel=1e-12)
+    assert found.sigma == pytest.approx(mean(variances) ** 0.5, rel=1e-12)

@@ -159,6 +159,7 @@ def shorter(recipe):
 
 
 FEW = {
+    "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
     "ladder.measured_law": {
         "SIZES": (("digits MLP", "MNIST MLP", "MNIST CNN", "Fashion MLP", "Fashion CNN"), 2, 30, 2)
     },
@@ -184,7 +185,7 @@ SHARED = ("fort_ganguli._training",)
 TRAINED = sorted(
     {
         "fort_ganguli.figure_1", "fort_ganguli.figure_3a", "fort_ganguli.goldilocks_networks",
-        "fort_ganguli.gradient_power_training", "fort_ganguli.top_eigenvalue_training", "ladder.side_by_side",
+        "fort_ganguli.gradient_power_training", "fort_ganguli.top_eigenvalue_training",
         "sagun.figure_1", "sagun.figures_3_5", "sagun.figures_4_6", "sagun.figures_7_8", "sagun.gauss_newton_term",
         *FEW,
     }
@@ -223,13 +224,19 @@ def short(monkeypatch):
         monkeypatch.setattr(_networks, "split", lambda recipe, seed: tuple(a[:20] for a in split(recipe, seed)))
         return discover()[claim]
 
-    networks._trained.cache_clear()
-    return cut
+    caches = networks._trained, of("fort_ganguli._training")._measured
+    for cache in caches:
+        cache.cache_clear()
+    yield cut
+    for cache in caches:
+        cache.cache_clear()
 
 
-@pytest.mark.slow
+QUICK = ("fort_ganguli.figure_3a", "papyan.hierarchy_sum", "sagun.figures_4_6")
+
+
 @pytest.mark.filterwarnings("ignore")  # so small networks have no spread, no tail, no outlier
-@pytest.mark.parametrize("claim", TRAINED)
+@pytest.mark.parametrize("claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED])
 def test_full_paths_run(claim, short, elsewhere):
     outcome = short(claim).run("full", np.random.default_rng(0))
     assert outcome.checks

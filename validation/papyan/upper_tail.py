@@ -106,9 +106,8 @@ def judge(data, theory):
                       for k in range(len(looks))] for t in range(found.sizes["trial"])]
                 )  # fmt: skip
                 owner = np.log(rows[..., 0] / rows[..., 1])
-                error = owner.std(axis=0, ddof=1) / len(owner) ** 0.5
                 label = f"{found.per_class.to_numpy()[n]} per class"
-                figures.points(ax, np.array(looks) + 1, owner.mean(axis=0), error, colour, label)
+                figures.means(ax, np.array(looks) + 1, owner.T, colour, label)
             ax.axhline(0, color="0.6", lw=0.8, ls=":")
             ax.set(xscale="log")
             ax.set_xlabel("epoch + 1", fontsize=7)
