@@ -75,6 +75,66 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "rmtland/landscape/theory/structured_fluctuations.py",
         "while (1 - shares[-1] >= smallest):",
     ): "one panel more or less where lengths are equal",
+    (
+        "rmtland/laws/atoms/edges.py",
+        "if (abs(new - distance) < 2.0 * EPS * distance):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/laws/atoms/kernels.py",
+        "for i in range(max(k - 1, 0), min(k + (2), t.size)):",
+    ): "one more atom looked at for the bracket of a search",
+    (
+        "rmtland/nets/layer_rows.py",
+        "self.part_size = max((2), int(limit / (all_logits if self.keep else one_logit)))",
+    ): "rows of two logits at a time, where one would do: the same rows",
+    (
+        "rmtland/laws/solver.py",
+        "if abs(wrong) <= close or high - low <= (1.00000000000001) * abs(r) or abs(new - r) <= 1e-15 * abs(r):",
+    ): "a search that ends one rounding earlier",
+    (
+        "rmtland/spectra/probes.py",
+        "if (sizes[-1] < 100 * float(xp.finfo(images.dtype).eps) * sizes[0]):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/nets/datasets.py",
+        "unit = (2.0) if largest == 0 or 1e-100 < largest < 1e100 else largest",
+    ): "a power of two, by which nothing is rounded",
+    (
+        "rmtland/landscape/theory/spikes.py",
+        "if not isinstance(examples, GivenExamples) or (whole.cost / examples.num_classes) < CHEAP:",
+    ): "from when on the faster way is taken",
+    (
+        "rmtland/spectra/_restarted.py",
+        "return max(1, min(int((math.log(now[1]) * rate) / 2), now[0] // 5))",
+    ): "after how many steps the Ritz values are looked at again",
+    (
+        "rmtland/cli/compare.py",
+        "table = Table(box=SIMPLE_HEAD, padding=(0, (2), 0, 0), title=title)",
+    ): "the width of a margin",
+    (
+        "rmtland/spectra/quadrature.py",
+        "for row, child in zip(moments, spawn(rng, num_probes), strict=(False)):",
+    ): "of equal length anyway",
+    (
+        "rmtland/spectra/probes.py",
+        "rows = max(1, 2**22 // max((a.shape[1] - b.shape[1]), 1))",
+    ): "how many rows are multiplied at a time",
+    (
+        "rmtland/spectra/eigenpairs.py",
+        "if last != values.size and (abs(together[last] - candidates[index]) >= margin[index]):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/sweeps/sweep.py",
+        "goal = min(BATCH_SECONDS / seconds, share, (BATCH_BYTES * max(bytes_per_cell, 1)), 8 * self.size)",
+    ): "how many cells are handed out together",
+    (
+        "rmtland/plots/landscape.py",
+        "for ax, (name, panel) in zip(axes[1:], result.panels.items(), strict=(False)):",
+    ): "of equal length anyway",
+    (
+        "rmtland/laws/atoms/edges.py",
+        "if ((a[k] ** (1 / 3) + a[k + 1] ** (1 / 3)) ** 3 > width * width):",
+    ): "two floats that would have to be equal",
 }
 """File and changed line, and why no test can tell it from what was there."""
 
