@@ -1,8 +1,9 @@
 """Change the code at random places, one at a time, and see whether the tests notice: ``python -m tools.mutants``.
 
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
-in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`); of each mutant only those run
-that come by its line, the quickest first, up to the first that fails. Survivors are printed as lines to change back by
+in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes, kept for
+the next seed); of each mutant only those run that come by its line, the quickest first, up to the first that fails, in
+a fork of a process that has the libraries loaded (`tools.forked`). Survivors are printed as lines to change back by
 hand; those that change nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import ast
 import copy
 import functools
+import hashlib
 import os
 import random
 import re
@@ -230,6 +232,14 @@ def folders(path: Path) -> list[list[str]]:
     return [own, *every.values(), *([commands] if own is not commands else [])]
 
 
+def digest() -> str:
+    """Of all code and tests: where these are the same, so are the lines that tests run."""
+    found = hashlib.sha256()
+    for path in sorted([*(ROOT / "rmtland").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 @functools.cache
 def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     """The lines that these fast tests run: measured once, then read."""
@@ -300,13 +310,15 @@ def main() -> None:
     parser.add_argument(
         "--own", action="store_true", help="the tests of the mutated module's wing alone: a lower bound"
     )
-    parser.add_argument("--maps", type=Path, help="folder that keeps the lines of each test from one run to the next")
+    parser.add_argument(
+        "--maps", type=Path, help="folder that keeps the lines of each test; one for each tree by default"
+    )
     given = parser.parse_args()
     load()
     drawn = mutants(given.seed, given.count, given.only, given.lines)
     fates = []
     with tempfile.TemporaryDirectory() as folder:
-        given.maps = given.maps or Path(folder) / "maps"
+        given.maps = given.maps or Path(tempfile.gettempdir()) / f"rmtland-lines-{digest()}"
         given.maps.mkdir(parents=True, exist_ok=True)
         for number, (path, node) in enumerate(drawn[given.skip :], given.skip):
             row = node.lineno  # type: ignore[attr-defined]
