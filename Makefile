@@ -11,10 +11,11 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 
 .PHONY: help demo test test-slow test-all lint types bench validate mutants clean
 help:
 	@echo "make demo      train a network on real digits, set it beside the model, write report/"
-	@echo "make test      the test suite       make test-slow  its slow tests    make test-all  both"
+	@echo "make test      the fast tests       make test-slow  the slow tests    make test-all  both"
+	@echo "               on every core; WORKERS=2 on two, WORKERS=0 in one process"
 	@echo "make lint      ruff                 make types      mypy"
 	@echo "make mutants   changes the code at COUNT random places (SEED), and prints the share that the tests notice"
-	@echo "make bench     the benchmarks       make validate   the theorems, at smoke scale"
+	@echo "make bench     the benchmarks       make validate   the claims, at smoke scale"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('rmtland needs Python 3.11 or newer; run make PYTHON=python3.11' if sys.version_info < (3, 11) else 0)"

@@ -15,7 +15,8 @@ import numpy as np
 
 import rmtland as rl
 from benchmarks.timing import criterion, interleaved, peak_memory, print_table
-from rmtland.logits.gradients import DenseChunk, example_slices
+from rmtland.logits.dense import DenseChunk
+from rmtland.logits.gradients import example_slices
 
 N, C, D = 1000, 10, 50_000
 BLOCK = 100

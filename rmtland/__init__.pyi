@@ -45,6 +45,7 @@ from .landscape.sweeps import theory_cell as theory_cell
 from .landscape.theory.band import TheoryBand as TheoryBand
 from .landscape.theory.given import LandscapeTheory as LandscapeTheory
 from .landscape.theory.population import PopulationTheory as PopulationTheory
+from .landscape.uneven_gradients import UnevenGradients as UnevenGradients
 from .landscape.unfrozen_logits import UnfrozenLogits as UnfrozenLogits
 from .laws.marchenko_pastur import MarchenkoPastur as MarchenkoPastur
 from .laws.random_energy import RandomEnergyLimit as RandomEnergyLimit
@@ -67,9 +68,12 @@ from .logits.confinement import confinement as confinement
 from .logits.cross_class import CrossClassMeans as CrossClassMeans
 from .logits.cross_class import CrossClassMeansAccumulator as CrossClassMeansAccumulator
 from .logits.cross_class import cross_class_means as cross_class_means
+from .logits.curvature_moments import CurvatureMoments as CurvatureMoments
+from .logits.curvature_moments import curvature_moments as curvature_moments
 from .logits.curvature_scales import CurvatureScales as CurvatureScales
 from .logits.curvature_scales import CurvatureScalesAccumulator as CurvatureScalesAccumulator
 from .logits.curvature_scales import curvature_scales as curvature_scales
+from .logits.dense import DenseLogitGradients as DenseLogitGradients
 from .logits.embedding import ClassEmbedding as ClassEmbedding
 from .logits.embedding import class_embedding as class_embedding
 from .logits.exact_spectrum import GaussNewtonSpectrum as GaussNewtonSpectrum
@@ -77,7 +81,6 @@ from .logits.gauss_newton import GradientAccumulator as GradientAccumulator
 from .logits.gauss_newton import gauss_newton as gauss_newton
 from .logits.gauss_newton import gauss_newton_spectrum as gauss_newton_spectrum
 from .logits.gauss_newton import gradient as gradient
-from .logits.gradients import DenseLogitGradients as DenseLogitGradients
 from .logits.gradients import LogitGradients as LogitGradients
 from .logits.gram import LogitGradientGram as LogitGradientGram
 from .logits.gram import logit_gradient_gram as logit_gradient_gram

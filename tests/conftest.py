@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import settings
@@ -27,3 +29,22 @@ def one_blas_thread():
     # small products took 17 times longer with two threads than with one.
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`rmtland` in an empty folder and this process, which spares imports: exit code and what it printed."""
+    from rmtland.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments):
+        arguments = ["rmtland", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as done:
+            main()
+        stdout, stderr = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, done.value.code, stdout, stderr)
+
+    return call

@@ -33,6 +33,7 @@ OTHER = np.random.default_rng(4).normal(size=(24, 4))
 MARCHENKO = rl.MarchenkoPastur(0.5)
 MATRIX = np.diag(np.append(np.linspace(1, 2, 37), [4.0, 5, 6]))
 RISING = np.linspace(1, 2, 24)
+CANCELLING = np.outer(np.arange(1.0, 25.0), [1.0, -1.0, 0.5])
 
 
 @functools.cache
@@ -250,11 +251,19 @@ def landscape():
             then(scales, rl.AnisotropicGradients), {"mean_gram": GRAM},
             {"residual_length": 0.3, "covariance": rl.ResidualCovariance(np.linspace(1, 2, 20)),
              "residual_scales": RISING, "logit_covariance": GRAM, "mean_scales": RISING,
-             "loadings": At("tests/landscape/test_anisotropic.py")},
+             "loadings": At("tests/landscape/test_anisotropic.py"), "cancelling": CANCELLING},
         ),
         "KernelGradients": (
             then(scales, rl.KernelGradients), {"terms": [(np.eye(24) + 0.5, np.eye(3))]},
               {"effective_dimension": 20.0},
+        ),
+        "UnevenGradients": (
+            then(scales, rl.UnevenGradients), {},
+            {"mean_length": 2.0, "residual_length": 2.0, "effective_dimension": 5.0, "length_spread": 1.0,
+              "logit_spread": 0.5},
+        ),
+        "UnevenGradients.q_values": (
+            rl.UnevenGradients(length_spread=1.0).q_values, {"num_classes": 3}, {"labels": [0, 1, 2]},
         ),
         "ResidualCovariance": (
             then(lambda law: scales(rl.AnisotropicGradients(GRAM, covariance=law)), rl.ResidualCovariance),
@@ -269,7 +278,7 @@ def landscape():
           {"margin_spread": 0.5}),
         "UnfrozenLogits": (
             then(logits_and_labels, rl.UnfrozenLogits), {"sigma": 1.0, "margin": 1.0},
-            {"margin_spread": 0.5, "label_accuracy": 0.5, "shared": 0.5},
+            {"margin_spread": 0.5, "label_accuracy": 0.5, "shared": 0.5, "shared_by_class": 0.5},
         ),
         "GaussianProcessLogits": (
             then(logits_and_labels, rl.GaussianProcessLogits), {"covariance": np.eye(24)},

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import rmtland as rl
 from rmtland.cli import app
-from tests.test_cli import COMMAND, images, run  # noqa: F401
+from tests.test_cli import COMMAND, images, run_apart  # noqa: F401
 
 FAST = ["--epochs", "2", "--examples", "20", "--statistics", "outputs,lengths"]
 DIGITS = ["--data", "digits", "--per-class", "5", "--hidden", "6"]
@@ -106,7 +106,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path):
     assert "interrupted after step" in stderr
     assert "Traceback" not in stderr
     for name in ("run", "whole"):
-        done = run(tmp_path, *arguments, "--out", name)
+        done = run_apart(tmp_path, *arguments, "--out", name)
         assert done.returncode == 0, done.stderr
     records = [rl.nets.open_record(tmp_path / name / "record").load().drop_attrs() for name in ("run", "whole")]
     xr.testing.assert_identical(*records)
@@ -150,8 +150,8 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
         (["--data-folder", "nowhere"], "`folder` must be a folder that exists; got nowhere"),
     ],
 )
-def test_wrong_arguments_of_train(images, arguments, message):  # noqa: F811
-    done = run(images, "train", "--data", "images.npz", "--examples", "12", *arguments, "--out", "run")
+def test_wrong_arguments_of_train(images, run, arguments, message):  # noqa: F811
+    done = run("train", "--data", "images.npz", "--examples", "12", *arguments, "--out", "run")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -159,7 +159,7 @@ def test_wrong_arguments_of_train(images, arguments, message):  # noqa: F811
 
 
 def test_compare_takes_data_and_network(tmp_path):
-    common = ["--epochs", "2", "--draws", "2", "--examples", "12", "--per-class", "4"]
+    common = ["--epochs", "2", "--draws", "2", "--examples", "12", "--per-class", "4", "--stages", "initialisation"]
     invoke("compare", *common, "--network", "cnn", "--width", "0.1", "--out", tmp_path / "cnn")
     invoke("compare", *common, "--data", "clusters", "--clusters", "3", "--hidden", "4", "--out", tmp_path / "clusters")
     cnn, clusters = (

@@ -35,7 +35,7 @@ def cell(x, rng):
 
 
 RESULTS = {
-    "ClassEmbedding", "CurvatureScales", "MeanFieldKernels", "StreamedOutliers",
+    "ClassEmbedding", "CurvatureMoments", "CurvatureScales", "MeanFieldKernels", "StreamedOutliers",
     "Attribution", "BBPTransition", "Clustering", "Comparison", "Confinement", "CrossClassMeans", "Dataset",
     "Eigenpairs", "GaussNewtonSpectrum", "GoodnessOfFit", "Hierarchy", "KroneckerFit", "LanczosResult",
     "LandscapeDraw", "LandscapeSpectrum", "LandscapeTheory", "LinearStatistics", "LogSpectralDensity",

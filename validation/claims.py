@@ -52,6 +52,11 @@ class Outcome:
         verdicts = {check.verdict for check in self.checks} or {INCONCLUSIVE}
         return next(v for v in (FAIL, INCONCLUSIVE, PASS) if v in verdicts)
 
+    @property
+    def failed(self) -> set[str]:
+        """Names of the checks that fail."""
+        return {check.name for check in self.checks if check.verdict == FAIL}
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -96,9 +101,14 @@ class Claim:
     disagreement: str = ""
     refuted: str = ""
 
-    def run(self, scale: str, rng: np.random.Generator, mutant: str | None = None) -> Outcome:
-        """Draw, and judge the theory or one of its mutants."""
-        return self.judge(self.draw(scale, rng), self.theory if mutant is None else self.mutants[mutant])
+    def unnoticed(self, data: Any, outcome: Outcome) -> list[str]:
+        """Mutants that would pass for the theory on data that gave the theory this outcome.
+
+        One is noticed if it fails; of a claim that fails itself, if it fails by a check that the theory passes.
+        """
+        failed = outcome.failed
+        judged = {name: self.judge(data, wrong).failed for name, wrong in self.mutants.items()}
+        return [name for name, found in judged.items() if not found - failed]
 
 
 def seed_sequence(seed: int, claim_id: str) -> np.random.SeedSequence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,12 @@ TEST = 500
 def folder_named() -> bool:
     """Whether RMTLAND_DATA names a folder; one that lacks a file, or holds a wrong one, is an error that says so."""
     return bool(os.environ.get("RMTLAND_DATA"))
+
+
+def check_folder() -> None:
+    """FileNotFoundError where RMTLAND_DATA names something that is no folder."""
+    if folder_named() and not Path(os.environ["RMTLAND_DATA"]).is_dir():
+        raise FileNotFoundError(f"`RMTLAND_DATA` must be a folder that exists; got {os.environ['RMTLAND_DATA']}")
 
 
 def found_data(name: str) -> str:

@@ -16,13 +16,13 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 GREY = "#666666"
 
 
-def panels(count: int, *titles: str) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels side by side, not registered with pyplot."""
+def panels(count: int, *titles: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` rows of `count` panels side by side, row by row; not registered with pyplot."""
     # Imported where it is used: `list` and workers without figures do not need a second of it.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * count + 0.4, 3.7), layout="constrained")
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    figure = Figure(figsize=(4.6 * count + 0.4, 3.7 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, count, squeeze=False).ravel())
     for ax, title in zip(axes, titles, strict=False):
         ax.set_title(title, fontsize=10)
     for ax in axes:
@@ -37,6 +37,13 @@ def points(
     ax.errorbar(
         x, y, 2 * np.asarray(standard_error), fmt=marker, color=colour, label=label, markersize=4, capsize=2.5, lw=1.2
     )
+
+
+def means(ax: Axes, x: Any, draws: Any, colour: str, label: str | None = None, marker: str = "o") -> None:
+    """Means over draws, such as networks, of (x, draws): points with error bars."""
+    rows = [np.asarray(row, dtype=np.float64) for row in draws]
+    error = [row.std(ddof=1) / row.size**0.5 for row in rows]
+    points(ax, x, [row.mean() for row in rows], error, colour, label, marker)
 
 
 def convergence(

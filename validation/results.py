@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,10 +22,14 @@ from validation.checks import FAIL
 from validation.claims import Claim, discover, seed_sequence
 from validation.stores import kept_in
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 2
 KEYS = (
     "schema", "id", "mutant", "statement", "source", "estimates", "reference", "bias", "disagreement", "refuted",
-    "verdict", "checks", "conclusions", "error", "figure", "scale", "seed", "seconds", "finished", "versions",
+    "verdict", "checks", "unnoticed", "conclusions", "error", "figure", "scale", "seed", "seconds", "finished",
+    "versions",
 )  # fmt: skip
 
 
@@ -51,7 +55,8 @@ def run_claim(
     Returns
     -------
     dict
-        What the JSON file holds, with the keys `KEYS`. A claim that raises has failed; `error` tells how.
+        What the JSON file holds, with the keys `KEYS`. A claim that raises has failed; `error` tells how. `unnoticed`
+        are the mutants that the same draws do not reject.
     """
     return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant, device)
 
@@ -61,19 +66,21 @@ def run(
 ) -> dict[str, Any]:
     """Run a claim that need not be a discovered one; see `run_claim`."""
     result: dict[str, Any] = dict.fromkeys(KEYS)
-    result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed, "checks": []}
+    result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed}
     for name in ("statement", "source", "estimates", "reference", "bias", "disagreement", "refuted"):
         result[name] = " ".join(getattr(claim, name).split())
-    result |= {"verdict": FAIL, "conclusions": ""}
+    result |= {"verdict": FAIL, "checks": [], "unnoticed": [], "conclusions": ""}
     figure, start = None, time.perf_counter()
     try:
         # One thread: products of small matrices gain nothing from more, and several round differently, so that
         # results would depend on the number of jobs.
         with threadpool_limits(1), kept_in(out / "stores", seed), devices.used(device, scale):
-            outcome = claim.run(scale, np.random.default_rng(seed_sequence(seed, claim_id)), mutant)
-            figure = None if outcome.plot is None else outcome.plot()
+            data = claim.draw(scale, np.random.default_rng(seed_sequence(seed, claim_id)))
+            outcome = claim.judge(data, claim.theory if mutant is None else claim.mutants[mutant])
+            unnoticed = claim.unnoticed(data, outcome) if mutant is None else []
+            figure = None if outcome.plot is None else _labelled(outcome.plot())
             result["versions"] = versions()
-        result["checks"] = [check.to_dict() for check in outcome.checks]
+        result |= {"checks": [check.to_dict() for check in outcome.checks], "unnoticed": unnoticed}
         result |= {"verdict": outcome.verdict, "conclusions": _unwrapped(outcome.conclusions)}
     except Exception:
         # A claim that breaks must not take the others with it.
@@ -130,9 +137,17 @@ def file_stem(claim_id: str, mutant: str | None) -> str:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
-    networks = "torch" in sys.modules  # a claim of these
-    found = _version.versions("numpy", "scipy", "numba", "matplotlib", *["torch"] * networks)
-    return found | {"machine": platform.machine()} | ({"device": str(devices.device())} if networks else {})
+    recorded = _version.versions("numpy", "scipy", "numba", "matplotlib") | {"machine": platform.machine()}
+    if "torch" in sys.modules:  # a claim of networks
+        recorded |= _version.versions("torch") | {"device": str(devices.device())}
+    return recorded
+
+
+def _labelled(figure: Figure) -> Figure:
+    """The figure; an error where an axis does not say what it shows."""
+    if not all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes):
+        raise ValueError("every axis of a figure must have a label")
+    return figure
 
 
 def _unwrapped(text: str) -> str:

@@ -105,7 +105,9 @@ def swept(
             time.sleep(WAIT_SECONDS)
         waiting = busy
     if failed:
-        raise RuntimeError(f"cells of {name} failed: {'; '.join(failed)}")
+        # The sweep names parameters too, a recipe's in full: what went wrong is what one looks for.
+        why = failed[0].partition(", trial ")[2].partition(") ")[2] or failed[0]
+        raise RuntimeError(f"cells of {len(failed)} of {len(points)} parts of {name} failed, the first with {why}")
     return _joined([found[part] for part in range(len(points))], [(axis, len(grid[axis])) for axis in leading])
 
 

@@ -28,6 +28,7 @@ from rmtland.landscape.kernel_rows import spectrum_of_kernel
 from rmtland.landscape.logit_laws import GaussianLogits, GivenLogits, MarginLogits
 from rmtland.landscape.measured_gradients import measured_gradients
 from rmtland.landscape.model import LandscapeModel
+from rmtland.landscape.uneven_gradients import UnevenGradients
 from rmtland.landscape.unfrozen_logits import UnfrozenLogits
 from rmtland.logits.gauss_newton import gauss_newton
 from rmtland.logits.kronecker import kronecker_fit
@@ -164,7 +165,10 @@ def _unfrozen_logits(measured: Measured) -> LandscapeModel | None:
     if math.isnan(measured.unfrozen_scales.mean_length):
         return None
     law = UnfrozenLogits.from_logits(measured.logits, measured.labels)
-    return measured.full_model.unfrozen(law, measured.unfrozen_scales)
+    model = measured.full_model.unfrozen(law, measured.unfrozen_scales)
+    gram = measured.gram()
+    # For more rows than have their inner products formed, lengths alone.
+    return model if gram is None else dataclasses.replace(model, gradients=UnevenGradients.from_source(gram))
 
 
 def _measured_means(measured: Measured) -> LandscapeModel | None:
@@ -277,7 +281,7 @@ def numbers_of(model: LandscapeModel) -> int:
         count = model.num_examples * (model.num_classes + 1)
     else:
         count = len(dataclasses.fields(logits))  # type: ignore[arg-type]
-    if isinstance(gradients, AnisotropicGradients | KernelGradients):
+    if isinstance(gradients, AnisotropicGradients | KernelGradients | UnevenGradients):
         return count + gradients.num_numbers
     return count + sum(bool(getattr(gradients, name, 0)) for name in ("mean_length", "residual_length", "class_length"))
 

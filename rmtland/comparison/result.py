@@ -57,8 +57,9 @@ scale each; (f) mean logit gradients and residuals of one scale each; all of the
 
 Beside the sequence stand (h), the C - 1 outliers that the mean logit gradients and the probabilities give alone,
 without residuals, and other laws of the logits in (g): (i) with the measured margin of the correct class, (j) with
-sigma_z matched to the mean sum p^2 instead of the logits' spread, (k) with logits and lengths of logit gradients
-fitted to the examples whose probabilities are not frozen. The model's rungs are reduced draws, exact in law at any D:
+sigma_z matched to the mean sum p^2 instead of the logits' spread, (k) with logits fitted to the examples whose
+probabilities are not frozen, and gradients of five numbers weighed by their curvature (`UnevenGradients`; of more than
+4,096 rows N C two lengths alone): no number of an example. The model's rungs are reduced draws, exact in law at any D:
 no logit gradients are drawn, and the q-values are those that the law predicts.
 """
 

@@ -68,6 +68,9 @@ class AnisotropicGradients(StructuredGradients):
         logits.
     loadings : array_like (N, C, F), optional
         L: how much each logit gradient has of the shared directions.
+    cancelling : array_like (N, C), optional
+        b: the residuals are those for which sum_mu,k b_mu,k E_k^mu = 0. With b = p - y the shared directions have all
+        that residuals add to the gradient; b is no further number then.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class AnisotropicGradients(StructuredGradients):
     logit_covariance: npt.ArrayLike | None = field(default=None, repr=False)
     mean_scales: npt.ArrayLike | None = field(default=None, repr=False)
     loadings: npt.ArrayLike | None = field(default=None, repr=False)
+    cancelling: npt.ArrayLike | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean_gram", gram_matrix("mean_gram", self.mean_gram))
@@ -127,6 +131,8 @@ class AnisotropicGradients(StructuredGradients):
             )
         if self.loadings is not None:
             object.__setattr__(self, "loadings", finite_array("loadings", self.loadings, ndim=3))
+        if self.cancelling is not None:
+            object.__setattr__(self, "cancelling", finite_array("cancelling", self.cancelling, ndim=2))
 
     @classmethod
     def clustered(
@@ -188,6 +194,7 @@ class AnisotropicGradients(StructuredGradients):
             "mean_scales": ((num_examples,), (num_examples, c), (num_examples, c, c)),
             "logit_covariance": ((c, c), (num_examples, c, c)),
             "loadings": ((num_examples, c, self.num_factors),),
+            "cancelling": ((num_examples, c),),
         }
         for name, shapes in wanted.items():
             value = getattr(self, name)
@@ -214,7 +221,17 @@ class AnisotropicGradients(StructuredGradients):
         stretch = None if self.mean_scales is None else mixing_matrices(self.mean_scales, c)
         factors = None if self.loadings is None else np.asarray(self.loadings)
         gram = np.asarray(self.mean_gram)
-        return rows_of_examples(logits, labels, self._roots(c), (stretch, factors), gram, self.covariance, tolerance)
+        roots = self._roots(c)
+        balance = self._cancelled(roots)
+        return rows_of_examples(logits, labels, roots, (stretch, factors), gram, self.covariance, tolerance, balance)
+
+    def _cancelled(self, roots: Floats) -> Floats | None:
+        """The unit vector (N, C) of the combination of normal numbers that is 0; None where there is none."""
+        if self.cancelling is None:
+            return None
+        weights = (roots @ np.asarray(self.cancelling)[:, :, None])[:, :, 0]
+        length = float(np.linalg.norm(weights))
+        return weights / length if length > 0 else None
 
     def q_values(self, num_classes: int, labels: npt.ArrayLike | None = None) -> QValues:
         """NaN: the mean cosines of this law have no closed form; `clustering` of a draw measures them."""
@@ -243,7 +260,11 @@ class AnisotropicGradients(StructuredGradients):
         rng.standard_normal(out=residuals)
         residuals[:, :, size:] = 0.0
         residuals[:, :, :size] *= spread
-        residuals = np.matmul(self._roots(c), residuals)
+        roots = self._roots(c)
+        balance = self._cancelled(roots)
+        if balance is not None:
+            residuals -= balance[:, :, None] * np.einsum("nk,nkd->d", balance, residuals)
+        residuals = np.matmul(roots, residuals)
         num_means = factor.shape[0] - self.num_factors
         if self.loadings is not None:
             residuals += np.asarray(self.loadings) @ means[num_means:]

@@ -10,15 +10,11 @@ from rmtland._arguments import integer
 from rmtland.landscape.anisotropic import AnisotropicGradients
 from rmtland.landscape.covariance import ResidualCovariance
 from rmtland.landscape.kernels import softmax
+from rmtland.landscape.uneven_gradients import covariance_of_dimension
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, gram_of
 
 Floats = npt.NDArray[np.float64]
-
-MOST_DIRECTIONS = 2048
-"""Of a power law, each a column of a draw; flatter ones of the same effective dimension have fewer."""
-EXPONENT = 0.8
-"""Of the power law that stands for what the shared directions leave, unless D is too small for it."""
 
 
 def measured_gradients(
@@ -50,9 +46,9 @@ def measured_gradients(
     F - 1 leading directions are kept, each example weighed by its curvature tr A_mu, and the direction in which they
     add up to the residual part of the gradient sum_mu J_mu^T (p_mu - y_mu), which labels choose and curvature does not
     see; with the loading of every logit gradient on them and their inner products with the means: this is what carries
-    the gradient's power. What is left is a normal
-    matrix with each example's own C x C covariance, and one covariance in parameter space: a power law of the effective
-    dimension, from inner products of different examples, without bias.
+    the gradient's power. What is left adds nothing to the gradient (`cancelling`, p - y). It is a normal matrix with
+    each example's own C x C covariance, and one covariance in parameter space: a power law of the effective dimension,
+    from inner products of different examples, without bias.
 
     References
     ----------
@@ -104,6 +100,7 @@ def measured_gradients(
         logit_covariance=_without_negative(own),
         mean_scales=mixing,
         loadings=loadings.reshape(n, c, -1) if loadings.shape[1] else None,
+        cancelling=slopes if loadings.shape[1] else None,
     )
 
 
@@ -193,14 +190,7 @@ def _covariance_of(rest: Floats, n: int, c: int, num_parameters: int) -> Residua
     products = np.outer(lengths, lengths)
     apart = ~np.eye(n, dtype=bool)
     share = float(squares[apart].sum() / products[apart].sum()) if n > 1 else 0.0
-    if not share > 2.0 / num_parameters:
-        return ResidualCovariance()
-    dimension = min(max(1 / share, 1.0), 1e6)
-    for exponent in (EXPONENT, 0.6, 0.4, 0.2, 0.0):
-        law = ResidualCovariance.from_effective_dimension(dimension, exponent)
-        if law.shares(10**18)[1].sum() <= min(num_parameters, MOST_DIRECTIONS) or exponent == 0.0:
-            return law if law.shares(10**18)[1].sum() <= num_parameters else ResidualCovariance()
-    return ResidualCovariance()
+    return covariance_of_dimension(1 / share, num_parameters) if share > 2.0 / num_parameters else ResidualCovariance()
 
 
 def _without_negative(matrices: Floats) -> Floats:

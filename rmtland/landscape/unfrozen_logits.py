@@ -47,6 +47,9 @@ class UnfrozenLogits:
     shared : float
         Share in [0, 1] of sigma^2 that all examples of a draw have in common. Each example by itself has the same law
         whatever it is; all of them together favour the same few classes. A population theory is that of one draw of it.
+    shared_by_class : float
+        Share, at most 1 less the one above, that the examples of a class have in common, the same for both of a pair of
+        classes: which ones are taken for each other.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class UnfrozenLogits:
     margin_spread: float = 0.0
     label_accuracy: float | None = None
     shared: float = 0.0
+    shared_by_class: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, at_least=0))
@@ -79,6 +83,9 @@ class UnfrozenLogits:
             share = real("label_accuracy", self.label_accuracy, at_least=0, at_most=1)
             object.__setattr__(self, "label_accuracy", share)
         object.__setattr__(self, "shared", real("shared", self.shared, at_least=0, at_most=1))
+        rest = 1 - self.shared
+        by_class = real("shared_by_class", self.shared_by_class, at_least=0, at_most=rest)
+        object.__setattr__(self, "shared_by_class", by_class)
 
     @classmethod
     def from_logits(cls, logits: npt.ArrayLike, labels: npt.ArrayLike) -> UnfrozenLogits:
@@ -96,8 +103,9 @@ class UnfrozenLogits:
             With the measured mean and mean square of u = 1 - sum_k p_k^2, and the measured mean share, weighted by u,
             of the second largest probability in 1 - max p. What these leave open is decided by the measured mean and
             spread of the margin and the spread of the wrong classes' logits, which have all the say where every u
-            vanishes. The labels have the measured accuracy, the classes the measured share of the logits' variance that
-            all examples have in common, without bias. Two classes have no spread of wrong classes: sigma is 0.
+            vanishes. The labels have the measured accuracy, the logits the measured shares of their variance that all
+            examples, and those of one class, have in common, without bias. Two classes have no spread of wrong classes:
+            sigma is 0.
 
         Raises
         ------
@@ -131,8 +139,8 @@ class UnfrozenLogits:
         right = float(np.mean(given.logits.argmax(axis=1) == given.labels))
         common = _shared(given.logits, given.labels)
         if target[0] < FROZEN or start[1] == 0 or (start[2] == 0 and num_classes > 2):
-            return cls(float(start[2]), float(start[0]), float(start[1]), right, common)
-        return cls(*_fitted(np.log(target), start, num_classes), right, common)
+            return cls(float(start[2]), float(start[0]), float(start[1]), right, *common)
+        return cls(*_fitted(np.log(target), start, num_classes), right, *common)
 
     def accuracy(self, num_classes: int) -> float:
         """Probability that the correct class has the largest logit, whatever C; 1/C where all logits are equal."""
@@ -151,9 +159,13 @@ class UnfrozenLogits:
         labels = rng.integers(num_classes, size=num_examples)
         own = np.arange(num_examples), labels
         margins = self.margin + self.margin_spread * normal[own]
-        logits = self.sigma * math.sqrt(1 - self.shared) * normal
+        logits = self.sigma * math.sqrt(max(1 - self.shared - self.shared_by_class, 0.0)) * normal
         if self.shared > 0:
             logits += self.sigma * math.sqrt(self.shared) * rng.standard_normal(num_classes)
+        if self.shared_by_class > 0:
+            favoured = rng.standard_normal((num_classes, num_classes))
+            favoured = (favoured + favoured.T) * math.sqrt(0.5)
+            logits += self.sigma * math.sqrt(self.shared_by_class) * favoured[labels]
         logits[own] = -math.inf
         logits[own] = logits.max(axis=1) + margins
         if self.label_accuracy is not None:
@@ -163,20 +175,27 @@ class UnfrozenLogits:
         return logits, labels
 
 
-def _shared(logits: Floats, labels: npt.NDArray[np.integer]) -> float:
-    """Share of the variance of the wrong classes' logits, over the classes, that all examples have in common.
+def _shared(logits: Floats, labels: npt.NDArray[np.integer]) -> tuple[float, float]:
+    """Shares of the variance of the wrong classes' logits, over the classes: of all examples, of those of one class.
 
-    Products of different examples at the classes that are wrong in both: no variance of one example enters.
+    Products of different examples at the classes that are wrong in both, of two classes and of one: no variance of one
+    example enters.
     """
-    wrong = np.arange(logits.shape[1]) != labels[:, None]
-    counts = wrong.sum(axis=1, keepdims=True)
-    centred = np.where(wrong, logits - (logits * wrong).sum(axis=1, keepdims=True) / np.maximum(counts, 1), 0.0)
+    count = logits.shape[1]
+    wrong = np.arange(count) != labels[:, None]
+    centred = np.where(wrong, logits - (logits * wrong).sum(axis=1, keepdims=True) / (count - 1), 0.0)
     own = float(np.sum(centred**2))
-    pairs = float(np.sum(wrong.sum(axis=0) ** 2) - wrong.sum())
-    if not (own > 0 and pairs > 0):
-        return 0.0
-    together = (float(np.sum(centred.sum(axis=0) ** 2)) - own) / pairs
-    return min(max(together * float(wrong.sum()) / own, 0.0), 1.0)
+    members = np.eye(count)[labels]
+    sums, sizes = members.T @ centred, members.T @ wrong  # by class
+    same, same_pairs = float(np.sum(sums**2)) - own, float(np.sum(sizes**2) - wrong.sum())
+    others = float(np.sum(centred.sum(axis=0) ** 2) - np.sum(sums**2))
+    other_pairs = float(np.sum(wrong.sum(axis=0) ** 2) - np.sum(sizes**2))
+    if not own > 0:
+        return 0.0, 0.0
+    variance = own / float(wrong.sum())
+    shared = min(max(others / (other_pairs * variance), 0.0), 1.0) if other_pairs > 0 else 0.0
+    together = same / (same_pairs * variance) if same_pairs > 0 else 0.0
+    return shared, min(max(together - shared, 0.0), 1 - shared)
 
 
 def _unfrozen(logits: Floats) -> Floats:

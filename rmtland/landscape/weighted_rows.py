@@ -47,6 +47,8 @@ class WeightedRows:
     slopes : ndarray (n,)
     dropped : float
     covariance : ResidualCovariance
+    cancelled : ndarray (n,), optional
+        What the unit vector of a combination of the normal numbers that is 0 has of those of the rows.
     """
 
     blocks: tuple[Block, ...]
@@ -56,6 +58,7 @@ class WeightedRows:
     slopes: Floats
     dropped: float
     covariance: ResidualCovariance
+    cancelled: Floats | None = None
 
     @property
     def means(self) -> Floats:
@@ -83,7 +86,7 @@ class WeightedRows:
             return self.means, self.mean_slopes @ self.factor
         shares, counts = self.covariance.shares(num_parameters)
         beyond = num_parameters - float(counts.sum())
-        own = num_rows + 1
+        own = num_rows + (1 if self.cancelled is None else 2)
         widths = [int(min(num_means + own, count)) for count in counts] + [int(min(num_means, beyond))]
         require_memory(
             f"a draw with {num_means + num_rows} x {sum(widths)} rows",
@@ -96,9 +99,20 @@ class WeightedRows:
             means = solve_triangular(np.linalg.cholesky(means @ means.T), means, lower=True)
         rows = self.means @ means
         gradient = (self.mean_slopes @ self.factor) @ means
-        rows += self.scales[:, None] * noise[:-1]
-        gradient += self.slopes @ noise[:-1] + self.dropped * noise[-1]
+        rows += self.scales[:, None] * noise[:num_rows]
+        gradient += self.slopes @ noise[:num_rows] + self.dropped * noise[num_rows]
+        if self.cancelled is not None:
+            # The gradient's part is at right angles to the combination: so far as rows do not do it, what it dropped.
+            dropped = -float(self.cancelled @ self.slopes) / self.dropped if self.dropped > 0 else 0.0
+            rest = math.sqrt(max(1.0 - float(self.cancelled @ self.cancelled) - dropped**2, 0.0))
+            zero = self.cancelled @ noise[:num_rows] + dropped * noise[num_rows] + rest * noise[num_rows + 1]
+            rows -= (self.scales * self.cancelled)[:, None] * zero
         return rows, gradient
+
+    @property
+    def cancelled_rows(self) -> Floats:
+        """T^(1/2) times the combination: the rows' residual covariance is T less its outer product, (n,)."""
+        return np.zeros(self.scales.size) if self.cancelled is None else self.scales * self.cancelled
 
     def check(self, num_parameters: int) -> None:
         """ValueError where the means have a larger rank than D; rows of fixed inner products alone need no D."""
@@ -142,6 +156,7 @@ def rows_of_examples(
     gram: Floats,
     covariance: ResidualCovariance,
     tolerance: float = 1e-10,
+    balance: Floats | None = None,
 ) -> WeightedRows:
     """The rows of a law.
 
@@ -158,6 +173,8 @@ def rows_of_examples(
     tolerance : float
         Rows of less than this share of the largest, means and residuals alike, are left out; what they have of the
         gradient is not.
+    balance : ndarray (N, C), optional
+        Unit vector of the combination of normal numbers that is 0.
     """
     n, c = logits.shape
     curvature = CrossEntropy().hessian_factor(logits)
@@ -166,6 +183,13 @@ def rows_of_examples(
     turned = curvature @ right.swapaxes(1, 2)  # (N, C, C - 1)
     slopes = CrossEntropy().gradient(logits, labels) / n
     own = (np.broadcast_to(roots, (n, c, c)) @ slopes[:, :, None])[:, :, 0]
+    whole = float(np.sum(own**2))
+    cancelled = None
+    if balance is not None:
+        own = own - balance * float(np.sum(balance * own))
+        cancelled = np.einsum("nkj,nk->nj", left, balance)
+        if np.sum(own**2) <= 1e-20 * whole:  # rounding
+            own = np.zeros_like(own)
     along = np.einsum("nkj,nk->nj", left, own)
     stretch = loadings[0]
     scaled = turned if stretch is None else stretch.swapaxes(1, 2) @ turned
@@ -184,6 +208,7 @@ def rows_of_examples(
         slopes=used,
         dropped=math.sqrt(rest) if rest > 1e-13 * total else 0.0,
         covariance=covariance,
+        cancelled=None if cancelled is None else cancelled[everyone][kept[everyone]],
     )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from rmtland.laws import taylor
 from rmtland.laws._law import Floats
+from rmtland.laws.contours import CIRCLE_POINTS, circle, circle_points
 from rmtland.laws.numerics import panels
-from rmtland.laws.solver import CIRCLE_POINTS, Solver
+from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Array, Subordination
 
 TERMS = 32
@@ -138,14 +139,14 @@ def power_deviation(solver: Solver, u: complex) -> float:
 
 def _paths(solver: Solver, u: complex, with_vector: bool) -> tuple[_Path, _Path]:
     """Two paths around the eigenvalues above z(u) that meet at z(u) and its conjugate only, if there."""
-    centre, radius = solver.circle(u)
-    points = 2 * solver.circle_points(centre, radius)
+    centre, radius = circle(solver, u)
+    points = 2 * circle_points(solver, centre, radius)
     if u.imag == 0 and points <= 2 * CIRCLE_POINTS:
         # Every other point is one path, the points between the other.
         angles = (np.arange(points // 2) + 0.5) * (2 * math.pi / points)
         whole = _Path.around(solver.equation, centre, radius, angles, 2 * math.pi / points, with_vector)
         return whole.every_other(0), whole.every_other(1)
-    wider = solver.circle(u, 1.5)
+    wider = circle(solver, u, 1.5)
     return (
         _Path.around(solver.equation, centre, radius, *panels(u, centre, radius, 8), with_vector),
         _Path.around(solver.equation, *wider, *panels(u, *wider, 8), with_vector),

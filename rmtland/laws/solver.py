@@ -1,4 +1,4 @@
-"""Solutions of z(u) = u + Psi'(-1/u) / D: along the real axis, at given counts, contours through gaps, edges.
+"""Solutions of z(u) = u + Psi'(-1/u) / D: along the real axis, at given counts, in gaps, at edges.
 
 Where all eigenvalues of D T are known the compiled backend (`atoms`) gives the answers. Elsewhere its law of a
 few hundred rough atoms gives every first guess in microseconds, Newton's method on the levels takes it from there, and
@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 
 from rmtland.laws._law import Complexes, Floats
 from rmtland.laws.atoms.plain import PlainAtoms
-from rmtland.laws.numerics import Slopes, between, extrapolate, panels
+from rmtland.laws.numerics import Slopes, between, extrapolate
 from rmtland.laws.subordination import Subordination
 
 LARGE = 2e7
@@ -27,10 +27,10 @@ LARGE = 2e7
 ITERATIONS = 25
 SEARCHES = 300
 """Steps of Newton's method, and of a bracketed search at most."""
+PATIENCE = 6
+"""Steps of Newton's method after which they have to shrink fast."""
 STRIDE = 1.02
 """First stride, as a factor, of a search around a guess; each is the square of the one before."""
-CIRCLE_POINTS = 96
-"""Points on half a circle beyond which panels take over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +177,14 @@ class Solver:
         near: float = 0.0,
         finish: Callable[[complex], complex | None] | None = None,
         close: float = 0.0,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> complex:
         """The point of the curve where an error of (u, z(u)), increasing in Re u, changes sign.
 
         `rate` is d error / d z. Newton's method between bounds that halve on a scale of decades on either side of 0, as
         what is sought may be smaller than the reach by any factor; they are looked for around `near` first, if that is
-        > 0. Where `finish` makes something of a point above the axis with an error below 1, that is the answer;
-        an error of `close` is none.
+        > 0, within `bounds`, known to be ones where they are finite. Where `finish` makes something of a point above
+        the axis with an error below 1, that is the answer; an error of `close` is none.
         """
         unit = 1e-60 * self.reach[0]
 
@@ -193,7 +194,7 @@ class Solver:
             climb = abs(slope) ** 2 / np.real(slope) if u.imag > 0 else np.real(slope)
             return u, error(u, float(np.real(value))), float(climb) * rate(u)
 
-        low, high = self._bounds(lambda r: at(r)[1], near)
+        low, high = self._bounds(lambda r: at(r)[1], near, *bounds)
         r, new, last, tried = 0.0, math.nan, math.inf, 1.0
         for _ in range(SEARCHES):
             if not (low < new < high and 2 * abs(new - r) <= last):
@@ -203,7 +204,7 @@ class Solver:
             r = new
             u, wrong, slope = at(r)
             if finish is not None and u.imag > 0 and abs(wrong) < tried:
-                tried = 0.1 * abs(wrong)
+                tried = 0.01 * abs(wrong)
                 done = finish(u)
                 if done is not None:
                     return done
@@ -213,26 +214,35 @@ class Solver:
                 break
         return u
 
-    def _bounds(self, error: Callable[[float], float], near: float) -> tuple[float, float]:
-        """Two r with an error below 0 and not below it: in ever longer strides from `near` > 0, else far apart."""
-        low, high = -2 * self.reach[1], self.reach[0] + 2 * self.reach[1]
-        stride = STRIDE
-        if near > 0 and error(near) < 0:
+    def _bounds(self, error: Callable[[float], float], near: float, low: float, high: float) -> tuple[float, float]:
+        """Two r with an error below 0 and not below it: in ever longer strides from `near` > 0, else far apart.
+
+        A `low` or `high` that is finite is one already.
+        """
+        if math.isfinite(low) and math.isfinite(high):
+            return low, high
+        bottom, top = max(low, 1e-60 * self.reach[0]), min(high, self.reach[0] + 2 * self.reach[1])
+        stride, near = STRIDE, min(max(near, low), high)
+        if near > 0 and (near == low or (near < high and error(near) < 0)):
             low = near
-            while near * stride < high:
+            while near * stride < top:
                 if error(near * stride) >= 0:
                     return low, near * stride
                 low, stride = near * stride, stride**2
         elif near > 0:
             high = near
-            while near / stride > 1e-60 * self.reach[0]:
+            while near / stride > bottom:
                 if error(near / stride) < 0:
                     return near / stride, high
                 high, stride = near / stride, stride**2
-        while error(high) < 0:
-            high *= 2
-        while error(low) > 0:
-            low *= 2
+        if math.isinf(high):
+            high = self.reach[0] + 2 * self.reach[1]
+            while error(high) < 0:
+                high *= 2
+        if math.isinf(low):
+            low = -2 * self.reach[1]
+            while error(low) > 0:
+                low *= 2
         return low, high
 
     def _search(self, x: float) -> complex:
@@ -280,23 +290,34 @@ class Solver:
             return [complex(u) for u in guesses]
         return [self._point(float(k), complex(u), close) for k, u in zip(above, guesses, strict=True)]
 
+    @cached_property
+    def found(self) -> list[tuple[float, float]]:
+        """Counts and Re u of the points found so far; Re u falls as the count rises."""
+        return []
+
     def _point(self, goal: float, u: complex, close: float = 0.0) -> complex:
         found = self._newton_to(goal, u) if u.imag > 0 else None
-        if found is not None:
-            return found
-        d = self.equation.num_parameters
-        return self.along(
-            lambda w, _: goal - self.count_above(w),
-            lambda w: d * (-1 / w).imag / math.pi,
-            u.real,
-            partial(self._newton_to, goal),
-            close,
-        )
+        if found is None:
+            d = self.equation.num_parameters
+            found = self.along(
+                lambda w, _: goal - self.count_above(w),
+                lambda w: d * (-1 / w).imag / math.pi,
+                u.real,
+                partial(self._newton_to, goal),
+                close,
+                (
+                    max((r for count, r in self.found if count > goal), default=-math.inf),
+                    min((r for count, r in self.found if count < goal), default=math.inf),
+                ),
+            )
+        self.found.append((goal, found.real))
+        return found
 
     def _newton_to(self, goal: float, u: complex) -> complex | None:
         """Newton's method for a point with so many eigenvalues above; None unless the solution proves itself."""
         slopes = Slopes(self.equation, self.plain, self._large)
-        for _ in range(ITERATIONS):
+        last = math.inf
+        for iteration in range(ITERATIONS):
             value, slope = slopes.at(u, logs=True)
             if not 0 < abs(slope) < math.inf or not abs(value) < math.inf:
                 return None
@@ -305,15 +326,18 @@ class Solver:
             rise = math.pi * (slopes.count - goal) / self.equation.num_parameters
             step = complex((rise + m.real * value.imag) / m.imag, -value.imag) / slope
             new = u + step
-            if not (abs(step) < math.inf and new.imag > 0 and abs(step) < 2 * abs(u)):
+            size = abs(step)
+            if not (size < math.inf and new.imag > 0 and size < 2 * abs(u)):
                 return None
-            u = new
+            if iteration >= PATIENCE and size > 0.3 * last:  # in a gap it halves the way to the axis at every step
+                return None
+            u, last = new, size
             # The count tells the branch: it was right at the last point already.
-            if abs(step) <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
+            if size <= 1e-6 * u.imag and abs(slopes.count - goal) < 1e-3:
                 return u
         return None
 
-    # -- gaps, edges and contours --------------------------------------------------------------------------------------
+    # -- gaps and edges -----------------------------------------------------------------------------------------------
 
     def upper_edge(self) -> float:
         """The u of the upper edge: beyond all atoms, with dz/du = 0."""
@@ -348,46 +372,3 @@ class Solver:
         gap = self.gap(count)
         # At the edge of a narrow gap that the rough atoms do not show, what is above changes by no more than the count.
         return self.points(np.array([float(count)]), 1e-10)[0] if gap is None else complex(gap)
-
-    def power_above(self, u: complex) -> float:
-        """Share of the vector's square above z(u), (1/pi) Im of an integral from u up to beyond the support.
-
-        On a circle through u, its conjugate and a point of the axis beyond the atoms. With u in a gap the trapezoidal
-        rule converges exponentially: 24 points, or as many as the atoms ask for, and the number of eigenvalues above,
-        by the same points, has to come out whole. Where that asks for more than 192, and with u on the curve, by
-        Gauss-Legendre on panels that shrink towards u, where poles come near.
-        """
-        centre, radius = self.circle(u)
-
-        def rule(angles: Floats, weights: Floats) -> tuple[float, float]:
-            power = count = 0.0
-            for a, w in zip(angles.tolist(), weights.tolist(), strict=True):
-                turn = complex(math.cos(a), math.sin(a))
-                rates = self.equation.rates(centre + radius * turn)
-                power += w * (rates[0] * 1j * radius * turn).imag
-                count += w * (rates[1] * 1j * radius * turn).imag
-            # The angles run from the far end back to u.
-            return -power / math.pi, -count / math.pi
-
-        if u.imag == 0:
-            points = self.circle_points(centre, radius)
-            if points <= CIRCLE_POINTS:
-                turns: Floats = (np.arange(points, dtype=np.float64) + 0.5) * (math.pi / points)
-                power, count = rule(turns, np.full(points, math.pi / points))
-                if abs(count - round(count)) <= 1e-6:
-                    return power
-        return rule(*panels(u, centre, radius, 10, 0.25))[0]  # to 1e-10
-
-    def circle(self, u: complex, share: float = 0.5) -> tuple[float, float]:
-        """Centre and radius of the circle through u and a point of the axis beyond the atoms, further by `share`."""
-        top, height = self.reach
-        far = top + max(share * (top - u.real), 4 * share * height, 0.1 * share * top)
-        centre = (far * far - abs(u) ** 2) / (2 * (far - u.real))
-        return centre, far - centre
-
-    def circle_points(self, centre: float, radius: float) -> int:
-        """Points on its upper half that the trapezoidal rule needs, as the atoms are near it or far."""
-        plain = self.plain
-        ratio = np.abs(plain.t * plain.scale - centre) / radius
-        slowest = float(np.max(np.minimum(ratio, 1 / np.maximum(ratio, 1e-300))))
-        return max(12, math.ceil(0.6 * math.log(1e-10) / math.log(min(slowest, 1 - 1e-9))))

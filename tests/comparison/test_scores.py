@@ -1,5 +1,6 @@
 """Scores of rungs against G, the rungs of measured laws, and the theory beside draws."""
 
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.comparison import measured
 from rmtland.comparison.result import BESIDE, RUNGS, Rung
 from rmtland.comparison.scores import SCORES, scores_of
 
@@ -70,14 +72,16 @@ def test_the_order_is_one_of_explanations(comparison):
 
 def test_more_numbers_explain_more(comparison):
     frame = comparison.scores().loc["one"]
-    measured, plain = frame.loc[RUNGS["measured_means"]], frame.loc[RUNGS["own_probabilities"]]
-    assert measured.top_error < 0.1 < plain.top_error
-    assert abs(measured.edge_error) < 0.25 < abs(plain.edge_error)
-    assert abs(measured.power_difference) < 0.1
-    assert abs(measured.ratio_difference) < 0.1
-    assert measured.spectral_distance < plain.spectral_distance
-    assert measured.num_numbers > plain.num_numbers == N * (C + 1) + 2
+    informed, plain = frame.loc[RUNGS["measured_means"]], frame.loc[RUNGS["own_probabilities"]]
+    assert informed.top_error < 0.1 < plain.top_error
+    assert abs(informed.edge_error) < 0.25 < abs(plain.edge_error)
+    assert abs(informed.power_difference) < 0.1
+    assert abs(informed.ratio_difference) < 0.1
+    assert informed.spectral_distance < plain.spectral_distance
+    assert informed.num_numbers > plain.num_numbers == N * (C + 1) + 2
     assert frame.loc[RUNGS["full_model"]].num_numbers == 4
+    # Six of the logits; two lengths, and what of dimension and spreads the gradients have.
+    assert 8 <= frame.loc[RUNGS["unfrozen_logits"]].num_numbers <= 11
     kernel = frame.loc[RUNGS["kernel_law"]]
     assert kernel.num_numbers == N * (C + 1) + N * (N + 1) // 2 + C * (C + 1) // 2
 
@@ -98,8 +102,8 @@ def test_the_theory_stands_beside_the_draws(comparison):
     # By default where it takes seconds.
     expected = rungs["own_probabilities"].theory["eigenvalue_1"]
     assert default["own_probabilities"].theory["eigenvalue_1"] == pytest.approx(expected)
-    measured = default["measured_means"].theory
-    assert measured["gradient_power_C"] == rungs["measured_means"].theory["gradient_power_C"]
+    of_means = default["measured_means"].theory
+    assert of_means["gradient_power_C"] == rungs["measured_means"].theory["gradient_power_C"]
     # Asking for it leaves the draws as they are.
     for name in chosen:
         np.testing.assert_array_equal(silent[name].eigenvalues, default[name].eigenvalues)
@@ -166,3 +170,17 @@ def test_measured_means_predict_trained_networks(activation):
         assert abs(measured.power_difference) < (0.05 if first else 0.1), stage
         assert abs(measured.ratio_difference) < (0.05 if first else 0.1), stage
         assert plain.top_error > 2 * measured.top_error, stage
+
+
+def test_unfrozen_logits_have_uneven_gradients_where_inner_products_are_formed(monkeypatch):
+    few = ["unfrozen_logits"]
+    rung = rl.compare(DRAW, num_draws=6, rungs=few).stages["network"].rungs["unfrozen_logits"]
+    law = rl.UnevenGradients.from_source(DRAW)
+    model = dataclasses.replace(rl.LandscapeModel.from_source(DRAW, logit_law="unfrozen"), gradients=law)
+    expected = [model.spectrum(rng=i).trace for i in range(60)]
+    assert rung.mean("trace") == pytest.approx(np.mean(expected), abs=5 * np.std(expected) / 6**0.5)
+    assert rung.num_numbers == 6 + law.num_numbers
+    assert rung.theory["trace"] == pytest.approx(rung.mean("trace"), rel=0.2)
+    monkeypatch.setattr(measured, "GRAM_ROWS", 10)
+    plain = rl.compare(DRAW, num_draws=6, rungs=few).stages["network"].rungs["unfrozen_logits"]
+    assert plain.num_numbers == 6 + 2

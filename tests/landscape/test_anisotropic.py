@@ -78,6 +78,38 @@ def test_a_full_draw_has_the_means_inner_products_and_the_residuals_covariances(
     assert not along[100:].any()
 
 
+SLOPES = rl.CrossEntropy().gradient(LOGITS, LABELS)
+OTHER = 0.2 * np.random.default_rng(7).standard_normal((N, C)) + SLOPES
+
+
+@pytest.mark.parametrize("cancelling", [SLOPES, OTHER], ids=["gradient", "other"])
+def test_residuals_that_cancel(cancelling):
+    """Of the gradient's own combination and of one that is neither that nor at right angles to it."""
+    law = rich_law(cancelling=cancelling, mean_scales=None, loadings=np.zeros((N, C, FACTORS)))
+    residuals = law.draw_gradients(LABELS, C, D, np.random.default_rng(0))[1]
+    size = np.abs(cancelling).max() * np.abs(residuals).max()
+    assert np.abs(np.einsum("nk,nkd->d", cancelling, residuals)).max() < 1e-12 * N * size
+    law = rich_law(cancelling=cancelling)
+    model, free = model_of(law), model_of(LAW)
+    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(80)]
+    reduced = [statistics(model.spectrum(rng=i)) for i in range(400)]
+    expected = np.mean(reduced, axis=0)
+    assert_mean(full, expected, bias=5 * np.std(reduced, axis=0) / 400**0.5 + 1e-12,
+                detect=[0.2, 0.2, 0.2, 0.25, 0.4, 0.2, 0.3, 0.3] * expected)  # fmt: skip
+    theory, other = model.theory(), free.theory()
+    assert_mean([s[4] for s in reduced], theory.gradient_power(C - 1), bias=0.015, detect=0.08)
+    assert_mean([s[5] for s in reduced], theory.trace, detect=0.05 * theory.trace)
+    assert_mean([s[6] for s in reduced], theory.frobenius**2, detect=0.1 * theory.frobenius**2)
+    square = theory.equation.vector_square
+    assert_mean([s[7] for s in reduced], square, bias=1e-12 * square, detect=0.2 * square)
+    # What the law without it has.
+    assert other.equation.vector_square > 1.005 * theory.equation.vector_square
+    assert other.trace > (1.005 if cancelling is OTHER else 1.001) * theory.trace
+    if cancelling is SLOPES:
+        means = model_of(rich_law(residual_length=0.0)).theory()
+        assert theory.equation.vector_square == pytest.approx(means.equation.vector_square)
+
+
 def test_the_isotropic_law_is_the_clustered_one_of_fixed_means():
     """At large D means of ClusteredGradients have their mean Gram matrix."""
     one = rl.LandscapeModel(N, C, 10**7, GIVEN, rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.4))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.laws.contours import power_above
 from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Atoms, Jet, Level, Part, Subordination
@@ -110,7 +111,7 @@ def test_power_and_deviations_against_draws(draws):
     values, powers = draws
     solver = Solver(EQUATION)
     boundary = solver.boundary(3)
-    share = solver.power_above(boundary)
+    share = power_above(solver, boundary, 3)
     above = powers[:, -3:].sum(axis=1)
     # The mean of a ratio is lower by 2 q (1 - q) / D.
     assert_mean(above, share, bias=3 / D, detect=0.1)

@@ -202,6 +202,35 @@ def test_what_examples_share_is_measured_and_leaves_each_example_as_it_is():
         rl.UnfrozenLogits(1.0, 1.0, shared=1.5)
 
 
+def test_classes_taken_for_each_other_are_measured_and_symmetric():
+    law = rl.UnfrozenLogits(3.0, 4.0, 3.0, shared=0.2, shared_by_class=0.5)
+    fitted, turned = [], []
+    for seed in range(80):
+        logits, labels = law.draw_logits(400, 10, np.random.default_rng(seed))
+        found = rl.UnfrozenLogits.from_logits(logits, labels)
+        fitted.append((found.shared, found.shared_by_class))
+        means = np.array([logits[labels == y].mean(axis=0) for y in range(10)])
+        means -= np.nanmean(np.where(np.eye(10, dtype=bool), np.nan, means), axis=0)
+        pairs = ~np.eye(10, dtype=bool)
+        turned.append(np.corrcoef(means[pairs], means.T[pairs])[0, 1])
+    # Of ten numbers and of 45 in each draw.
+    assert_mean(np.array(fitted), [0.2, 0.5], bias=0.03, detect=[0.2, 0.3])
+    assert np.mean(turned) > 0.5
+    without = [
+        rl.UnfrozenLogits.from_logits(*rl.UnfrozenLogits(3.0, 4.0, 3.0).draw_logits(400, 6, np.random.default_rng(i)))
+        for i in range(10)
+    ]
+    assert max(f.shared_by_class for f in without) < 0.02
+    with pytest.raises(ValueError, match="`shared_by_class` must be >= 0 and <= 0.8; got 0.9"):
+        rl.UnfrozenLogits(1.0, 1.0, shared=0.2, shared_by_class=0.9)
+
+
+def test_one_example_of_a_class_shares_nothing():
+    rng = np.random.default_rng(0)
+    law = rl.UnfrozenLogits.from_logits(rng.normal(size=(4, 4)), np.arange(4))
+    assert law.shared_by_class == 0
+
+
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_frozen_examples_have_the_spreads_of_a_sample(num_classes):
     """No curvature to fit: margin, its spread and that of the wrong classes as they are, N - 1 and C - 2 of them."""

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -412,7 +411,7 @@ def killed_rank(rank, size):
 
 
 def test_a_killed_rank_ends_the_others_with_its_number(tmp_path):
-    outcomes = run(killed_rank, 3, tmp_path)
+    outcomes = run(killed_rank, 3, tmp_path)  # which does not wait for the half hour of the time-out
     assert outcomes[1] is None
     for told in (outcomes[0], outcomes[2]):  # at once: the time-out would say that rank 1 did not come
         assert told[0][0] == told[1][0] == "RankError"
@@ -420,18 +419,22 @@ def test_a_killed_rank_ends_the_others_with_its_number(tmp_path):
         assert re.search("ranks were lost earlier; start them all again", told[1][1])
 
 
-def late_rank(rank, size):
-    source = rl.nets.shard(network(), *data(), timeout=1)
+def late_rank(rank, size, events):
+    dist.barrier()  # how late a rank starts is no matter of the time-out
+    source = rl.nets.shard(network(), *data(), timeout=3)
+    events = dist.FileStore(str(events), size)
     if rank == 1:
-        time.sleep(4)
+        events.wait(["rank 0 has given up"])
     told = message(rl.gradient, source)
+    if rank == 0:
+        events.set("rank 0 has given up", "")
     # Both are alive: a new source makes new connections.
-    return told, numbers(rl.gradient(rl.nets.shard(network(), *data(), timeout=20)))
+    return told, numbers(rl.gradient(rl.nets.shard(network(), *data())))
 
 
 def test_a_rank_that_does_not_come_in_time_is_named(tmp_path):
-    (told, value), (_, other) = run(late_rank, 2, tmp_path)
-    assert told == ("RankError", "rank 0 of 2: rank 1 did not come to the sum within 1 s (`timeout`)")
+    (told, value), (_, other) = run(partial(late_rank, events=tmp_path / "events"), 2, tmp_path)
+    assert told == ("RankError", "rank 0 of 2: rank 1 did not come to the sum within 3 s (`timeout`)")
     np.testing.assert_array_equal(value, other)
     expected = numbers(rl.gradient(rl.nets.NetworkLogitGradients(network(), *data())))
     np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-14)

@@ -12,28 +12,12 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.cli import main
 from rmtland.cli.sweep import parse_parameters
 from rmtland.ensembles.sweeps import spiked_wigner_cell
 from rmtland.plots import sweeps as plots
 
 COMMAND = str(Path(sys.executable).with_name("rmtland"))
 WIGNER = ["sweep", "spiked-wigner", "--spike", "0.5,2", "--n", "100", "--trials", "3", "--workers", "1", "--seed", "4"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """The command in this process, in an empty folder: exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rmtland", *arguments])
-        with pytest.raises(SystemExit) as done:
-            main()
-        stdout, stderr = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, done.value.code, stdout, stderr)
-
-    return call
 
 
 def test_a_sweep_is_run_shown_and_drawn(tmp_path, run):

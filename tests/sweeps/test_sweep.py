@@ -149,13 +149,13 @@ def test_a_finished_sweep_runs_nothing(tmp_path):
 
 KILLS = """
 import os, signal, sys
-from rmtland.sweeps import store, sweep
+from rmtland.sweeps import running, store
 import rmtland as rl
 from tests.sweeps.functions import noise
 
 flush = store.ChunkedArray.flush
 store.CHUNK_CELLS = 5
-sweep.DIRTY_BYTES = 0  # a flush after each batch
+running.DIRTY_BYTES = 0  # a flush after each batch
 
 def killing(self):
     global left

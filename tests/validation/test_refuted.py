@@ -1,34 +1,85 @@
-"""A claim that does not hold: told as such, and no reason for exit code 1, unless it broke."""
+"""Exit code 0 where every claim ends as it should: it passes, or fails as it is known to, and its mutants fail."""
 
 import pytest
 
 from validation import Check, Claim, Outcome
 from validation import __main__ as command
+from validation.figures import panels
 from validation.report import write_report
 from validation.results import read, run
 
 
-def claim(estimate, refuted):
-    def judge(data, theory):
-        return Outcome([Check("c", 1 / estimate and estimate, 0, 1)], "t")
+def claim(estimate, refuted="", mutants=(), standard_error=0):
+    """Passes if the estimate is 1, breaks if it is 0. Mutants are pairs of what their two checks expect."""
 
-    return Claim("s", "Nobody (2026)", "e", "r", "b", lambda scale, rng: None, judge, None, {}, refuted=refuted)
+    def judge(data, expected):
+        first = Check("first", 1 / estimate and estimate, standard_error, expected[0], detect=1)
+        return Outcome([first, Check("second", 0, 0, expected[1])], "t")
+
+    named = {f"<{mutant}>": mutant for mutant in mutants}
+    return Claim("S", "Nobody (2026)", "e", "r", "b", lambda scale, rng: None, judge, (1, 0), named, refuted=refuted)
+
+
+def code(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "discover", lambda: {"a.b": made})
+    monkeypatch.setattr(command, "run_claim", lambda name, *rest: run(made, name, *rest))
+    return command.main(["run", "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
-    ("estimate", "refuted", "code"), [(2, "it is two", 0), (2, "", 1), (1, "it is two", 0), (0, "it is two", 1)]
+    ("estimate", "refuted", "expected"), [(2, "it is two", 0), (2, "", 1), (1, "", 0), (0, "", 1), (0, "it is two", 1)]
 )
-def test_exit_codes(estimate, refuted, code, tmp_path, monkeypatch, capsys):
-    made = claim(estimate, refuted)
-    monkeypatch.setattr(command, "discover", lambda: {"a.b": made})
-    monkeypatch.setattr(command, "run_claim", lambda name, *rest: run(made, name, *rest))
-    assert command.main(["run", "--out", str(tmp_path)]) == code
-    assert ("known to" in capsys.readouterr().out) == (estimate == 2 and code == 0)
+def test_what_fails_must_be_known_to(estimate, refuted, expected, tmp_path, monkeypatch, capsys):
+    assert code(claim(estimate, refuted), tmp_path, monkeypatch) == expected
+    assert ("known to" in capsys.readouterr().out) == (estimate == 2 and expected == 0)
     assert command.main(["list", "a.b"]) == 0
     assert ("Does not hold: it is two" in capsys.readouterr().out) == bool(refuted)
 
 
-def test_the_page_says_it(tmp_path):
+@pytest.mark.parametrize(("folder", "expected"), [("x", 1), ("", 0)])
+def test_what_is_known_to_fail_must_not_pass_on_the_data_that_it_is_said_of(
+    folder, expected, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("RMTLAND_DATA", folder)
+    assert code(claim(1, "it is two"), tmp_path, monkeypatch) == expected
+    assert ("known not to hold, but does: it is two" in capsys.readouterr().out) == bool(expected)
+
+
+def test_what_could_not_have_failed_does_not_pass(tmp_path, monkeypatch, capsys):
+    assert code(claim(1, standard_error=1), tmp_path, monkeypatch) == 1
+    assert "1 inconclusive" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("estimate", "mutants", "unnoticed"),
+    [
+        (1, [(2, 0), (1, 1)], []),
+        (1, [(2, 0), (1, 0)], ["<(1, 0)>"]),
+        (2, [(3, 0), (1, 1)], ["<(3, 0)>"]),  # the claim fails by this check itself: a mutant must by another one
+    ],
+)
+def test_mutants_fail_on_the_same_draws(estimate, mutants, unnoticed, tmp_path, monkeypatch, capsys):
+    made = claim(estimate, "it is two" if estimate == 2 else "", mutants)
+    assert code(made, tmp_path, monkeypatch) == bool(unnoticed)
+    printed, page = capsys.readouterr().out, write_report(read(tmp_path), tmp_path).read_text()
+    assert read(tmp_path)[0]["unnoticed"] == unnoticed
+    assert [line.strip() for line in printed.splitlines() if "not rejected" in line] == [
+        f"not rejected: {name}" for name in unnoticed
+    ]
+    assert ("do not reject: &lt;" in page) == bool(unnoticed)
+
+
+def test_a_figure_says_what_its_axes_are(tmp_path):
+    def plot():
+        return panels(1, "figure")[0]
+
+    made = Claim("s", "s", "e", "r", "b", lambda scale, rng: None, lambda d, t: Outcome([], "", plot), None, {})
+    result = run(made, "a.b", "smoke", 0, tmp_path)
+    assert result["verdict"] == "fail"
+    assert "every axis of a figure must have a label" in result["error"]
+
+
+def test_the_page_says_what_does_not_hold(tmp_path):
     run(claim(2, "it is <two>"), "a.b", "smoke", 0, tmp_path)
     page = write_report(read(tmp_path), tmp_path).read_text()
     assert "What does not hold" in page

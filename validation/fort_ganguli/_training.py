@@ -9,7 +9,7 @@ import numpy as np
 
 import rmtland as rl
 from rmtland._arrays import to_numpy
-from validation import networks, stores
+from validation import figures, networks, stores
 from validation.networks import Recipe
 
 RECIPES = {
@@ -44,8 +44,8 @@ def cell(recipe, network, stage, count, examples):
     }  # fmt: skip
 
 
-def measured(scale):
-    """Over (network, stage), the same for every claim of a run, with the recipe."""
+def draw(scale, rng=None):
+    """Over (network, stage), the same for every claim of a run, whatever its own generator; with the recipe."""
     return _measured(scale, stores.folder(), stores.run_seed(), os.environ.get("RMTLAND_DATA", "")), RECIPES[scale]
 
 
@@ -59,9 +59,7 @@ def _measured(scale, folder, seed, where):
 
 def course(ax, steps, values, colour, label=None):
     """Means over networks against steps, each network thinly behind."""
-    from validation import figures
-
-    figures.points(ax, steps, values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5, colour, label)
+    figures.means(ax, steps, values.T, colour, label)
     for row in values:
         ax.plot(steps, row, color=colour, lw=0.5, alpha=0.6)
     ax.set_xscale("symlog", linthresh=3)

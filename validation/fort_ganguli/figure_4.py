@@ -20,7 +20,7 @@ SIZES = {"smoke": (20, 2000), "full": (200, 20_000)}
 
 
 def draw(scale, rng):
-    measured, recipe = _training.measured(scale)
+    measured, recipe = _training.draw(scale)
     few, many = SIZES[scale]
     outwards, inputs, connected = {}, digits(INPUTS), {}
     shape = Recipe(data=recipe.data, side=recipe.side, network="cnn", width=recipe.width, examples=100)
@@ -55,19 +55,14 @@ def judge(data, theory):
     ]  # fmt: skip
 
     def plot():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9.6, 7.2), layout="constrained")
-        axes = figure.subplots(2, 2).ravel()
+        figure, axes = figures.panels(2, rows=2)
         for ax, colour, (name, label) in zip(axes, figures.COLOURS, GROWING.items(), strict=False):
             course(ax, steps, values[name], colour)
             ax.set(ylabel=label, title=label + " in training")
             ax.set_yscale("log")
         last = axes[3]
-        error = np.array([v.std(ddof=1) / v.size**0.5 for v in outwards.values()])
-        figures.points(last, RADII, [v.mean() for v in outwards.values()], error, figures.COLOURS[3], "convolutional")
-        error = np.array([v.std(ddof=1) / v.size**0.5 for v in connected.values()])
-        figures.points(last, RADII, [v.mean() for v in connected.values()], error, figures.COLOURS[0], "connected")
+        figures.means(last, RADII, outwards.values(), figures.COLOURS[3], "convolutional")
+        figures.means(last, RADII, connected.values(), figures.COLOURS[0], "connected")
         fine = np.geomspace(RADII[0], RADII[-1], 20)
         last.plot(fine, [mean_field(r, inputs) for r in fine], color=figures.COLOURS[0], lw=1.2, label="mean field")
         last.set(
@@ -77,9 +72,8 @@ def judge(data, theory):
             ylabel="logit variance",
             title="logit variance at initialisation",
         )
+        figures.log_sizes(last, RADII)
         figures.legend(last)
-        for ax in axes:
-            ax.spines[["top", "right"]].set_visible(False)
         return figure
 
     told = "; ".join(

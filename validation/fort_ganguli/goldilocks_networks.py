@@ -75,8 +75,7 @@ def judge(data, theory):
         figure, (left, middle, right) = figures.panels(3, "whole space", "hyperplanes of d = 10", "logit spread")
         for colour, kind, i in zip(figures.COLOURS, KINDS, range(len(KINDS)), strict=False):
             for ax, values in ((left, ratio[i]), (middle, found["plane"][i]), (right, found["sigma_z"][i])):
-                error = values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
-                figures.points(ax, SCALES, values.mean(axis=1), error, colour, ", ".join(kind))
+                figures.means(ax, SCALES, values, colour, ", ".join(kind))
             left.plot(SCALES, found["gauss_newton"][i].mean(axis=1), ":", color=colour, lw=1)
             middle.plot(SCALES, known[i].mean(axis=1), color=colour, lw=1)
         left.set(ylabel="Trace/||.|| of the Hessian (dotted: of G)")

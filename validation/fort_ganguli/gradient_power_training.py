@@ -14,10 +14,6 @@ PRINTED = 0.71
 """Power in the top 10 of the paper's fig. 6, of its model."""
 
 
-def draw(scale, rng):
-    return _training.measured(scale)
-
-
 def judge(data, theory):
     measured, recipe = data
     steps = np.array(recipe.stages)
@@ -40,9 +36,7 @@ def judge(data, theory):
         left.set(ylabel=r"share of $|g|^2$", ylim=(0, 1))
         rank = np.arange(1, recipe.classes + 1)
         for colour, stage in zip(figures.COLOURS, (0, len(steps) // 2, len(steps) - 1), strict=False):
-            values = powers[:, stage, ::-1]
-            error = values.std(axis=0, ddof=1) / len(values) ** 0.5
-            figures.points(right, rank, values.mean(axis=0), error, colour, f"step {steps[stage]:,}")
+            figures.means(right, rank, powers[:, stage, ::-1].T, colour, f"step {steps[stage]:,}")
         right.set(xlabel="rank of the eigenvector", ylabel=r"share of $|g|^2$")
         for ax in (left, right):
             figures.legend(ax)
@@ -62,7 +56,7 @@ CLAIM = Claim(
     network on CIFAR-10, over networks""",
     reference="more than half, where chance has C / D",
     bias="None derived. One fifth of the stages may be otherwise.",
-    draw=draw,
+    draw=_training.draw,
     judge=judge,
     theory=lambda num_classes, size: 1.0,
     mutants={"as much as by chance": lambda num_classes, size: num_classes / size - 0.2},

@@ -12,10 +12,6 @@ FACTOR = 1.2
 """By how much a peak is to stand above both ends."""
 
 
-def draw(scale, rng):
-    return _training.measured(scale)
-
-
 def judge(data, theory):
     measured, recipe = data
     steps = np.array(recipe.stages)
@@ -49,7 +45,7 @@ CLAIM = Claim(
     estimates="the top eigenvalue through the training of a small convolutional network on CIFAR-10, over networks",
     reference="a peak a fifth above both ends, in every network",
     bias="None: whether or not.",
-    draw=draw,
+    draw=_training.draw,
     judge=judge,
     theory=(1.0, 1.0),
     mutants={"it grows to the end": (1.0, 0.0), "it declines from the start": (0.0, 1.0)},

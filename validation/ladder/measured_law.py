@@ -7,21 +7,13 @@ import dataclasses
 import numpy as np
 
 from validation import Check, Claim, Outcome, figures
-from validation.devices import device
 from validation.examples import folder_named
+from validation.ladder._trained import NETWORKS, STAGES, trained_stages
 from validation.stores import swept
 
-STAGES = ("initialisation", "mid training", "end of training")
-NETWORKS = {
-    # Data, network, hidden widths or width, epochs, training examples per class (None: all).
-    "digits MLP": ("digits", "mlp", (24,), 8, None),
-    "MNIST MLP": ("mnist", "mlp", (32, 16), 4, 100),
-    "MNIST CNN": ("mnist", "cnn", 0.5, 4, 100),
-    "Fashion MLP": ("fashion", "mlp", (64,), 4, 100),
-    "Fashion CNN": ("fashion", "cnn", 0.5, 4, 100),
-}
 SIZES = {
     # Networks, seeds, examples measured, draws of each law.
+    "tiny": (("digits MLP",), 2, 40, 2),
     "smoke": (("digits MLP", "MNIST MLP", "MNIST CNN"), 2, 80, 4),
     "full": (tuple(NETWORKS), 8, 150, 8),
 }
@@ -67,22 +59,10 @@ def numbers(spectrum, num_classes):
 
 def measured_and_drawn(network, examples, draws, *, rng):
     """Numbers of a network at three stages, and means and standard deviations of draws of each law."""
-    import torch
-
     import rmtland as rl
     from rmtland.logits.accumulate import gather_logits
-    from rmtland.nets.training import network_and_data
 
-    data, kind, size, epochs, per_class = NETWORKS[network]
-    dataset = rl.nets.load_dataset(
-        data if folder_named() else "digits", per_class=per_class if folder_named() else None
-    )
-    seed, shape = int(rng.integers(2**31)), {"hidden": size} if kind == "mlp" else {"width": size}
-    with torch.device("cpu"):
-        module, dataset = network_and_data(dataset, kind, seed=seed, **shape)
-    stages = rl.nets.training_stages(
-        dataset, network=module.to(device()), epochs=epochs, num_examples=examples, seed=seed
-    )
+    stages = trained_stages(network, examples, int(rng.integers(2**31)))
     real, mean, spread = [], [], []
     for source in stages.values():
         count = source.num_classes

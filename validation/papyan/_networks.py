@@ -13,7 +13,7 @@ import numpy as np
 
 from validation.examples import split
 from validation.networks import Recipe, build, epochs, source
-from validation.stores import swept
+from validation.stores import run_seed, swept
 
 C = 10
 
@@ -120,7 +120,9 @@ def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS
     best = {f"{d} {k} {n}": rates[0] for d in data for k in kinds for n in sizes}
     if len(rates) > 1:
         grid = {"data": list(data), "network": list(kinds), "per_class": sizes, "rate": [float(r) for r in rates]}
-        found = swept(f"{name}-{scale}-rates", last_test_error, grid, 1, rng, shared_axes=3, scale=scale)
+        # Claims that look at the same networks share the search.
+        shared = np.random.default_rng(run_seed())
+        found = swept(f"papyan-rates-{scale}", last_test_error, grid, 1, shared, shared_axes=3, scale=scale)
         for d in data:
             for k in kinds:
                 for n in sizes:

@@ -94,8 +94,7 @@ def judge(data, theory):
         for ax, found in zip(axes, data.values(), strict=False):
             for key, colour, label in (("hess", figures.COLOURS[1], "Hess"), ("g", figures.COLOURS[2], "G")):
                 values = found[key].isel(data=0, look=-1).to_numpy()
-                error = values.std(axis=0, ddof=1) / len(values) ** 0.5
-                figures.points(ax, rank + 0.15 * (key == "g"), values.mean(axis=0), error, colour, label)
+                figures.means(ax, rank + 0.15 * (key == "g"), values.T, colour, label)
             ax.axhline(found.h.isel(data=0, look=-1).mean(), color=figures.COLOURS[0], lw=1.2, label="largest of H")
             ax.set(xlabel="rank", ylabel="eigenvalue after training", yscale="log")
         figures.legend(axes[0])

@@ -72,13 +72,13 @@ def judge(data, theory):
             for colour, key, marker in zip(colours, ("norm", "largest"), "os", strict=True):
                 values = found[key][i]
                 label = f"{name}, {'Frobenius norms' if key == 'norm' else 'largest eigenvalues'}"
-                figures.points(axes[0], steps, values.mean(axis=0), spread(values), colour, label, marker)
+                figures.means(axes[0], steps, values.T, colour, label, marker)
             for colour, key, marker in zip(colours, ("top", "overlap"), "os", strict=True):
                 values = found[key][i]
                 label = f"{name}, {'largest difference' if key == 'top' else 'overlap of the spaces'}"
-                figures.points(axes[1], steps, values.mean(axis=0), spread(values), colour, label, marker)
+                figures.means(axes[1], steps, values.T, colour, label, marker)
             values = found["loss"][i]
-            figures.points(axes[2], steps, values.mean(axis=0), spread(values), colours[0], name)
+            figures.means(axes[2], steps, values.T, colours[0], name)
         for ax, label in zip(axes, ("ratio of norms", "relative difference, overlap", "training loss"), strict=True):
             ax.set_xscale("symlog", linthresh=10)
             ax.set(xlabel="step", ylabel=label, xlim=(-1, None))
@@ -107,10 +107,6 @@ def judge(data, theory):
     {mean_and_error(found["loss"][1, :, -1], "{:.4f}")} (ReLU {mean_and_error(found["loss"][0, :, -1], "{:.4f}")}), and
     the second term levels off at a fixed share of G."""
     return Outcome(checks, text, plot)
-
-
-def spread(values):
-    return values.std(axis=0, ddof=1) / len(values) ** 0.5
 
 
 CLAIM = Claim(

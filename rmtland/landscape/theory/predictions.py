@@ -20,6 +20,7 @@ from rmtland.landscape.theory.levels import Means, Residuals
 from rmtland.landscape.theory.spectral import Spectral
 from rmtland.landscape.theory.spikes import spikes_apart
 from rmtland.landscape.theory.sums import Floats
+from rmtland.laws.contours import power_above
 from rmtland.laws.fluctuations import outliers_std, power_deviation
 from rmtland.laws.solver import Solver
 
@@ -213,8 +214,17 @@ class Theory(Sums, Spectral):
         deviations[self.num_classes - 1 - count :] = self._unit * outliers_std(self._fast, boundaries)[::-1]
         return deviations[np.argsort(self._outliers, kind="stable")]
 
+    @cached_property
+    def _powers(self) -> dict[int, tuple[complex, float]]:
+        """Boundaries and the gradient's power above them, of the counts that were asked for."""
+        return {}
+
     def _power(self, count: int) -> float:
-        return self._solver.power_above(self._solver.boundary(count))
+        if count not in self._powers:
+            u = self._solver.boundary(count)
+            gaps = [(k, u.real, power) for k, (u, power) in self._powers.items() if k < count and u.imag == 0]
+            self._powers[count] = u, power_above(self._solver, u, count, max(gaps, default=(0, math.inf, 0.0)))
+        return self._powers[count][1]
 
     def _power_std(self, count: int) -> float:
         return power_deviation(self._solver, self._solver.boundary(count))

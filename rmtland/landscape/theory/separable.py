@@ -254,16 +254,18 @@ class Separable:
         t = self.t
         second = float(w @ s**2)
         of_means = self.kernel(0.0)[0]
-        heights = (
-            np.concatenate([np.sum((b.loadings @ self.rows.factor[b.columns]) ** 2, axis=1) for b in self.rows.blocks])
-            if self.num_means
-            else np.zeros(t.size)
-        )
+        blocks = self.rows.blocks
+        seen = [b.loadings @ self.rows.factor[b.columns] for b in blocks] if self.num_means else []
+        heights = np.concatenate([np.sum(part**2, axis=1) for part in seen]) if seen else np.zeros(t.size)
+        # T less the outer product of the combination that is 0.
+        lost = self.rows.cancelled_rows
+        own, mixed = float(lost @ lost), float(np.sum((lost @ np.concatenate(seen)) ** 2)) if seen else 0.0
+        trace, squares = float(t.sum()) - own, float(t @ t) - 2 * float(t @ lost**2) + own**2
         length = float(heights.sum())
-        square = float(np.sum(of_means**2)) + 2 * float(t.sum()) * length / self.num_parameters
-        square += 2 * float(t @ heights) * (1 + 1 / self.num_parameters)
-        square += float(t.sum()) ** 2 * second + float(t @ t) * (1 + second)
-        return length + float(t.sum()), square
+        square = float(np.sum(of_means**2)) + 2 * trace * length / self.num_parameters
+        square += 2 * (float(t @ heights) - mixed) * (1 + 1 / self.num_parameters)
+        square += trace**2 * second + squares * (1 + second)
+        return length + trace, square
 
     @cached_property
     def reach(self) -> float:

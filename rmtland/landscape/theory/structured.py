@@ -36,8 +36,10 @@ class StructuredTheory(Spectral):
     Notes
     -----
     Predictions are means over draws of the residuals, given logits, labels and the means' Gram matrix, to first order
-    in 1/N and one over the effective dimension; trace and Frobenius norm are exact. Where the law has no residuals
-    (`KernelGradients` without an effective dimension), all is exact, and there is no density.
+    in 1/N and one over the effective dimension; trace and Frobenius norm are exact. Where a combination of residuals is
+    0 (`cancelling`), the gradient and these two know it; the rest takes the rows' covariance as it is without that one
+    of N (C - 1) directions. Where the law has no residuals (`KernelGradients` without an effective dimension), all is
+    exact, and there is no density.
 
     References
     ----------

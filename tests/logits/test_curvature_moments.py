@@ -1,0 +1,128 @@
+"""Moments weighed by curvature against loops over pairs, and against laws of known moments."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+import rmtland as rl
+from tests import oracles
+from tests.statistical import assert_mean
+
+N, C, D = 9, 3, 12
+
+
+def source_of(scale=1.0):
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(N, C, D)) + rng.normal(size=(C, D))
+    return rl.DenseLogitGradients(scale * rng.normal(size=(N, C)), rng.integers(C, size=N), gradients)
+
+
+def turned(spread):
+    """Covariances across logits with 1 as an eigenvector, in 4000 turned directions."""
+    rng = np.random.default_rng(1)
+    values = 1 + spread * np.array([-1.0, 1.0])  # C - 1 = 2 eigenvalues
+    found = []
+    for _ in range(4000):
+        normal = rng.standard_normal((C, C))
+        normal[:, 0] = 1.0
+        basis = np.linalg.qr(normal)[0]
+        found.append((basis * [1.0, *values]) @ basis.T)
+    return np.array(found)
+
+
+def by_loops(source):
+    """All from sums over pairs of examples, and the equations of the docstring."""
+    curved = []
+    for z in source.logits:
+        p = oracles.softmax(z)
+        curved.append(np.diag(p) - np.outer(p, p))
+    mean = pairs = alike = same = 0.0
+    gram, flat = np.zeros((C, C)), np.eye(C) - 1 / C
+    for i, (a, j) in enumerate(zip(curved, source.gradients, strict=True)):
+        for k, (b, other) in enumerate(zip(curved, source.gradients, strict=True)):
+            inner = j @ other.T
+            square = np.trace(a @ inner @ b @ inner.T)
+            if i == k:
+                same += square
+                continue
+            mean += np.trace(a @ inner @ b)
+            pairs += np.trace(a @ b)
+            alike += square
+            gram += np.trace(a) * np.trace(b) * flat @ inner @ flat
+    m = mean / pairs
+    e = sum(np.trace(a @ j @ j.T) for a, j in zip(curved, source.gradients, strict=True)) / sum(map(np.trace, curved))
+    e -= m
+    values = np.linalg.eigvalsh(gram)
+    values = values[np.argsort(np.abs(values))[1:]]  # without that of 1
+    of_logits = min(values.std() / values.mean(), 1.0)
+    # P, T, a and b as means over turned B.
+    across = turned(of_logits)
+    sandwiched = np.einsum("nij,xjk->xnik", np.array(curved), across)
+    products = np.einsum("xnik,xmki->xnm", sandwiched, sandwiched).mean(axis=0)
+    traces = np.einsum("xnii->xn", sandwiched)
+    both = np.einsum("xn,xm->nm", traces, traces) / len(across)
+    off = ~np.eye(N, dtype=bool)
+    share = ((alike - m**2 * products[off].sum()) / both[off].sum() - 2 * m * e / D) / e**2
+    a, b = np.trace(products), np.trace(both)
+    ratio = (same - (m**2 + 2 * m * e) * a - 2 * m * e * (a + b) / D) / (e**2 * (a + (a + b) * share))
+    return math.sqrt(m), math.sqrt(e), 1 / share, math.sqrt(max(ratio - 1, 0.0)), of_logits
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_against_loops(scale):
+    source = source_of(scale)
+    found = rl.curvature_moments(source)
+    expected = by_loops(source)
+    assert expected[-1] > 0.1
+    # 4000 directions are 2% of the spread's part of the sums.
+    np.testing.assert_allclose(dataclasses.astuple(found), expected, rtol=0.03)
+    exact = dataclasses.astuple(found)[0], dataclasses.astuple(found)[1], found.logit_spread
+    np.testing.assert_allclose(exact, [*expected[:2], expected[-1]], rtol=1e-9)
+    lengths = rl.curvature_scales(source)
+    assert found.mean_length == pytest.approx(lengths.mean_length)
+    assert found.residual_length == pytest.approx(lengths.residual_length)
+    # In any unit.
+    tiny = rl.curvature_moments(rl.DenseLogitGradients(source.logits, source.labels, 1e-120 * source.gradients))
+    assert tiny.effective_dimension == pytest.approx(found.effective_dimension)
+    assert tiny.residual_length == pytest.approx(1e-120 * found.residual_length)
+    # Of the Gram matrix, less the mean over logits too: the curvature does not see it.
+    again = rl.curvature_moments(rl.logit_gradient_gram(source).centered())
+    assert again.effective_dimension == pytest.approx(found.effective_dimension)
+    assert again.length_spread == pytest.approx(found.length_spread, abs=1e-6)
+
+
+def test_known_laws_give_their_numbers_back():
+    law = rl.UnevenGradients(0.6, 1.0, effective_dimension=25.0, length_spread=0.9, logit_spread=0.6)
+    model = rl.LandscapeModel(150, 4, 400, rl.UnfrozenLogits(2.0, 2.0, 2.0), law)
+    found = [rl.curvature_moments(model.sample(rng=i)) for i in range(100)]
+    assert_mean([f.mean_length**2 for f in found], 0.36, bias=0.01, detect=0.15)
+    assert_mean([f.residual_length**2 for f in found], 1.0, bias=0.02, detect=0.3)
+    assert_mean([1 / f.effective_dimension for f in found], 1 / 25, bias=0.001, detect=0.02)
+    assert_mean([f.length_spread**2 for f in found], 0.81, bias=0.1, detect=0.7)
+    assert_mean([f.logit_spread**2 for f in found], 0.36, bias=0.03, detect=0.3)
+
+
+def test_isotropic_residuals_of_one_length():
+    law = rl.AnisotropicGradients.clustered(4, 1.0, 0.7)  # means at right angles exactly
+    model = rl.LandscapeModel(150, 4, 400, rl.GaussianLogits(2.0), law)
+    found = [rl.curvature_moments(model.sample(rng=i)) for i in range(30)]
+    assert_mean([1 / f.effective_dimension for f in found], 1 / 400, bias=1e-4, detect=0.003)
+    assert_mean([f.length_spread**2 for f in found], 0.0, bias=0.02, detect=0.2)
+
+
+def test_frozen_examples_and_too_few():
+    gradients = np.random.default_rng(0).normal(size=(3, C, D))
+    frozen = rl.DenseLogitGradients(1e6 * np.eye(3), np.arange(3), gradients)
+    assert math.isnan(rl.curvature_moments(frozen).effective_dimension)
+    with pytest.raises(ValueError, match="`source` must leave some curvature"):
+        rl.UnevenGradients.from_source(frozen)
+    # One example alone has curvature: no pair of examples has any.
+    alone = rl.curvature_moments(rl.DenseLogitGradients(np.diag([1e6, 1e6, 0.0]), np.arange(3), gradients))
+    assert alone.mean_length == 0
+    assert alone.effective_dimension == math.inf
+    with pytest.raises(ValueError, match="at least 2 examples; got 1"):
+        rl.curvature_moments(rl.DenseLogitGradients(np.zeros((1, 3)), np.zeros(1, dtype=int), gradients[:1]))
+    nothing = rl.curvature_moments(rl.DenseLogitGradients(np.zeros((3, 3)), np.arange(3), 0 * gradients))
+    assert (nothing.mean_length, nothing.residual_length, nothing.length_spread) == (0, 0, 0)

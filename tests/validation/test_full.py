@@ -1,0 +1,244 @@
+"""Full scale, which takes days on a GPU: its numbers are the papers', and each of its paths runs, cut short."""
+
+import dataclasses
+import importlib
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+import validation
+from validation import devices, discover, networks
+from validation.examples import split
+from validation.networks import Recipe
+from validation.papyan import _networks
+
+HERE = str(Path(validation.__file__).parent)
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.fixture(params=DEVICES)
+def elsewhere(request, monkeypatch):
+    """Networks lie on this device; nothing lies there, or is read from there, without being asked to.
+
+    Torch's default device holds no data, and no file of claims reads a tensor as an array where it lies: that of a GPU
+    would refuse.
+    """
+
+    def guarded(method):
+        def called(tensor, *arguments, **options):
+            frame = sys._getframe(1)
+            while frame and "numpy" in Path(frame.f_code.co_filename).parts:
+                frame = frame.f_back
+            if frame and frame.f_code.co_filename.startswith(HERE):
+                raise TypeError(f"a tensor read where it lies, in {frame.f_code.co_filename}:{frame.f_lineno}")
+            return method(tensor, *arguments, **options)
+
+        return called
+
+    for name in ("__array__", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, guarded(getattr(torch.Tensor, name)))
+    torch.set_default_device("meta")
+    try:
+        with devices.used(request.param, "full"):
+            yield request.param
+    finally:
+        torch.set_default_device(None)
+
+
+def test_papyans_settings_are_the_papers():
+    """Papyan (2018), section 4 and appendix C."""
+    data, kinds, sizes, rates, looks, seeds, width = _networks.SCALES["full"]
+    assert data == {"mnist": 200, "fashion": 200, "cifar10": 350}
+    assert kinds == ("vgg11", "resnet18", "densenet40")
+    assert (looks, width) == (None, 1.0)
+    assert seeds >= 2
+    assert (len(sizes), min(sizes), max(sizes)) == (20, 10, 5000)
+    np.testing.assert_allclose(np.diff(np.log(sizes)), np.log(500) / 19, atol=0.06)
+    assert len(rates) == 100
+    np.testing.assert_allclose([rates[0], rates[-1]], [0.25, 1e-4])
+    for name, kind, size, rate in itertools.product(data, kinds, sizes, (rates[0], rates[-1])):
+        recipe = _networks.recipe(name, kind, size, "full", rate)
+        assert (recipe.momentum, recipe.weight_decay, recipe.annealed) == (0.9, 5e-4, True)
+        assert (recipe.epochs, recipe.learning_rate, recipe.width) == (data[name], rate, 1.0)
+        assert (recipe.data, recipe.network, recipe.examples, recipe.side) == (name, kind, 10 * size, 0)
+        assert recipe.batch == 128 or size <= 51
+    module = importlib.import_module("validation.papyan.deep_networks")
+    assert dict.fromkeys(kinds, 1.0) == {kind: size[0] for kind, size in module.SIZES["full"][1].items()}
+    assert _networks.STEPS == 128
+    for claim in ("dynamics", "hierarchy_dynamics", "upper_tail"):
+        assert importlib.import_module(f"validation.papyan.{claim}").SIZES["full"][0] is None  # all twenty
+
+
+@pytest.mark.parametrize("epochs", [200, 350])
+def test_rates_fall_by_ten_at_a_third_and_two_thirds(epochs):
+    recipe, each = Recipe(learning_rate=0.25, annealed=True, epochs=epochs), 391  # steps an epoch: 50,000 in 128s
+    groups = [{"lr": 0.25}]
+    used = []
+
+    class Run:
+        optimiser = SimpleNamespace(param_groups=groups)
+
+        def __iter__(self):
+            for step in range(epochs * each):
+                used.append(groups[0]["lr"])
+                yield step + 1
+
+    assert sum(1 for _ in networks.stepping(recipe, Run(), epochs * each)) == epochs * each + 1
+    used = np.array(used)
+    falls = np.flatnonzero(np.diff(used)) + 1
+    np.testing.assert_allclose(falls / used.size, [1 / 3, 2 / 3], atol=1e-5)
+    np.testing.assert_allclose(used[[0, *falls]], [0.25, 0.025, 0.0025])
+
+
+def of(claim):
+    return importlib.import_module(f"validation.{claim}")
+
+
+def test_settings_of_the_other_papers():
+    first = of("sagun.figure_1").RECIPES["full"]
+    inner = (first.side**2, *first.hidden, 10)
+    assert sum((a + 1) * b for a, b in itertools.pairwise(inner)) == pytest.approx(5000, rel=0.05)
+    widths = of("sagun.figures_3_5")
+    assert (widths.WIDTHS["full"], widths.BASE["full"].examples) == ((10, 30, 50, 70), 1000)
+    assert of("sagun.figures_4_6").BATCHES == (10, 512)
+    bare = of("sagun.figures_7_8").RECIPES["full"]
+    assert (bare.network, bare.data, bare.width, bare.examples) == ("alexnet", "cifar10", 1.0, 50_000)
+    assert (bare.large_batch, bare.batch, bare.stages[-1]) == (1000, 32, 2 * 250 * 100)
+    assert len(of("sagun._clusters").ROWS) == 19
+    figure = of("fort_ganguli.figure_1")
+    assert (figure.DATA, figure.NETWORKS, figure.ACTIVATIONS) == (
+        ("mnist", "fashion", "cifar10"), ("mlp", "cnn"), ("relu", "tanh"),
+    )  # fmt: skip
+    assert len(figure.BASE["full"].stages) == len(of("fort_ganguli.figure_3a").RECIPES["full"].stages) == 3
+    assert of("fort_ganguli.figure_3a").RECIPES["full"].classes == 3
+    assert of("fort_ganguli.goldilocks_networks").DIMENSION == 10
+    assert len(of("ladder.side_by_side").CASES["full"]) == 12
+
+
+PARAMETERS = {"vgg11": 28.2e6, "resnet18": 11.2e6, "densenet40": 1.0e6}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not networks.folder_named(), reason="RMTLAND_DATA names no folder")
+@pytest.mark.parametrize("data", _networks.DATA)
+@pytest.mark.parametrize("network", _networks.NETWORKS)
+def test_a_step_and_a_measurement_at_the_papers_size(network, data, elsewhere, monkeypatch):
+    monkeypatch.setattr(_networks, "STEPS", 3)
+    recipe = _networks.recipe(data, network, 10, "full", 0.01)
+    x, y, x_test, _ = split(recipe, 0)
+    assert len(x) == 100
+    assert len(x_test) >= 2000
+    module = networks.build(recipe, 0, x)
+    assert sum(p.numel() for p in module.parameters()) == pytest.approx(PARAMETERS[network], rel=0.08)
+    assert {p.device.type for p in module.parameters()} == {elsewhere}
+    before = networks.flat(module)
+    run = networks.training(recipe, module, x, y, 0)
+    assert run.num_steps == 4 * recipe.epochs
+    assert list(itertools.islice(networks.stepping(recipe, run, run.num_steps), 2)) == [0, 1]
+    assert not np.array_equal(networks.flat(module), before)
+    source = networks.source(module, x[:2], y[:2])
+    nodes, weights = _networks.spectrum(rl.nets.hessian(source), 0, np.random.default_rng(0))
+    assert weights.sum() == pytest.approx(source.num_parameters, rel=1e-4)
+    assert np.isfinite(nodes).all()
+
+
+def shorter(recipe):
+    """Everything that takes time made small; kinds, stages by number and all else left."""
+    stages = tuple(range(len(recipe.stages)))
+    return dataclasses.replace(
+        recipe, side=8, hidden=tuple(min(size, 4) for size in recipe.hidden), width=min(recipe.width, 1 / 16),
+        examples=8 * recipe.classes, batch=min(recipe.batch, 16), large_batch=min(recipe.large_batch, 32),
+        stages=stages if recipe.stages[0] == 0 else tuple(s + 1 for s in stages),
+    )  # fmt: skip
+
+
+FEW = {
+    "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
+    "ladder.measured_law": {
+        "SIZES": (("digits MLP", "MNIST MLP", "MNIST CNN", "Fashion MLP", "Fashion CNN"), 2, 30, 2)
+    },
+    "papyan.components": {"SIZES": ([2], None, 2)},
+    "papyan.curvature_tails": {"SIZES": ([2], None, 2)},
+    "papyan.dynamics": {"SIZES": (None, None, 2)},
+    "papyan.upper_tail": {"SIZES": (None, None, 2)},
+    "papyan.hierarchy_dynamics": {"SIZES": (None, None, 2)},
+    "papyan.mean_embedding": {"SIZES": (2, [0, 1], 2)},
+    "papyan.deep_networks": {
+        "SIZES": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1 / 16, 0)), 2, 1, 6, 0.01, 2),
+    },
+    "papyan.knock_outs": {"STEPS": (0, 1, 2, 3)},
+    "papyan.hierarchy_sum": {"STEPS": (0, 1, 2, 3)},
+    "papyan.parallel_means": {"STEPS": (0, 1, 2, 3)},
+    "papyan.outlier_attribution": {"SIZES": (2, (0, 1, 2, 3, 4, 5, 6), 40)},
+    "sagun.table_1": {"TRIALS": 2},
+    "sagun.example_2": {"SIZES": {16: 40, 32: 30, 64: 20, 128: 10, 256: 4}, "REDRAWN": 2},
+    "fort_ganguli.figure_4": {"SIZES": (2, 500)},
+}
+"""What claims have at full scale that is no recipe, made small."""
+SHARED = ("fort_ganguli._training",)
+TRAINED = sorted(
+    {
+        "fort_ganguli.figure_1", "fort_ganguli.figure_3a", "fort_ganguli.goldilocks_networks",
+        "fort_ganguli.gradient_power_training", "fort_ganguli.top_eigenvalue_training",
+        "sagun.figure_1", "sagun.figures_3_5", "sagun.figures_4_6", "sagun.figures_7_8", "sagun.gauss_newton_term",
+        *FEW,
+    }
+)  # fmt: skip
+"""Every claim that trains networks."""
+
+
+def test_every_claim_with_networks_is_in_the_list():
+    words = ("Recipe", "_networks import", "import _networks", "_hierarchy.digits", "_training", "_clusters")
+    found = {claim for claim in discover() if any(word in Path(of(claim).__file__).read_text() for word in words)}
+    assert found - {"ladder.kernel_law", "ladder.weight_radius"} | {"ladder.measured_law"} == set(TRAINED)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A claim's full scale, cut short."""
+
+    def cut(claim):
+        for name in (claim, *SHARED):
+            for setting, values in vars(of(name)).items():
+                if isinstance(values, dict) and isinstance(values.get("full"), Recipe):
+                    monkeypatch.setitem(values, "full", shorter(values["full"]))
+                elif setting in ("COUNT", "MEASURED") and isinstance(values, dict):
+                    monkeypatch.setitem(values, "full", 2 if setting == "COUNT" else 16)
+        for setting, value in FEW.get(claim, {}).items():
+            monkeypatch.setitem(getattr(of(claim), setting), "full", value)
+        data, kinds, _, rates, *_ = _networks.SCALES["full"]
+        # One data set of the three but where a claim is about them; the ends of the sizes and of the rates.
+        data = {name: 1 for name in data if name == "cifar10" or claim == "papyan.components"}
+        monkeypatch.setitem(_networks.SCALES, "full", (data, kinds, [1, 2], [rates[0], rates[-1]], None, 2, 1 / 16))
+        for name, value in (("STEPS", 6), ("DENSE", 50)):
+            monkeypatch.setattr(_networks, name, value)
+        monkeypatch.setattr(of("papyan.hierarchy_dynamics"), "LOG_STEPS", 8)
+        monkeypatch.setattr(of("sagun._clusters"), "STEPS", 2)
+        # Ten thousand test images are the paper's.
+        monkeypatch.setattr(_networks, "split", lambda recipe, seed: tuple(a[:20] for a in split(recipe, seed)))
+        return discover()[claim]
+
+    caches = networks._trained, of("fort_ganguli._training")._measured
+    for cache in caches:
+        cache.cache_clear()
+    yield cut
+    for cache in caches:
+        cache.cache_clear()
+
+
+QUICK = ("fort_ganguli.figure_3a", "papyan.hierarchy_sum", "sagun.figures_4_6")
+
+
+@pytest.mark.filterwarnings("ignore")  # so small networks have no spread, no tail, no outlier
+@pytest.mark.parametrize("claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED])
+def test_full_paths_run(claim, short, elsewhere):
+    outcome = short(claim).run("full", np.random.default_rng(0))
+    assert outcome.checks
+    assert outcome.conclusions.strip()
+    assert outcome.plot().axes
