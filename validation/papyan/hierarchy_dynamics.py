@@ -15,7 +15,7 @@ from validation.stores import swept
 C = 10
 EPSILON = 1e-5
 """Added to G before logarithms are taken."""
-SIZES = {"smoke": ([10, 30, 100], [0, 5, 10, 20, 60], 8), "full": (None, None, 3)}
+SIZES = {"smoke": ([10, 30, 100], [0, 5, 10, 20, 60], 3), "full": (None, None, 3)}
 """Examples per class, epochs looked at, seeds; None: those of the scale."""
 LOG_STEPS = 2048
 """Lanczos steps for a log spectrum, the paper's."""
@@ -170,6 +170,9 @@ CLAIM = Claim(
         "bulks that close with training": (-1.0, -1.0),
         "bulks that separate with examples": (1.0, 1.0),
     },
+    refuted="""They draw closer as there are more examples. As training goes on they separate with 10 examples per
+    class, by a decade per decade of epochs; with 30 and 100 the distance stays about what it is: in three runs of other
+    seeds it changed by -0.11, 0.20 and 0.41 decades, and by 0.06, 0.03 and 0.02.""",
     disagreement="""Tr B2_c / n falls like 1/n by itself, a decade per decade of examples: most of the drawing closer is
     that. The summary has outliers move away from the bulk of B2 with training; here they keep their distance. And the
     density of G itself shows no gap between the two, whose eigenvalues overlap in networks this small.""",
