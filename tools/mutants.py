@@ -1,8 +1,9 @@
 """Change the code at random places, one at a time, and see whether the tests notice: ``python -m tools.mutants``.
 
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
-in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`); of each mutant only those run
-that come by its line, the quickest first, up to the first that fails. Survivors are printed as lines to change back by
+in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes, kept for
+the next seed); of each mutant only those run that come by its line, the quickest first, up to the first that fails, in
+a fork of a process that has the libraries loaded (`tools.forked`). Survivors are printed as lines to change back by
 hand; those that change nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import ast
 import copy
 import functools
+import hashlib
 import os
 import random
 import re
@@ -75,6 +77,66 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "rmtland/landscape/theory/structured_fluctuations.py",
         "while (1 - shares[-1] >= smallest):",
     ): "one panel more or less where lengths are equal",
+    (
+        "rmtland/laws/atoms/edges.py",
+        "if (abs(new - distance) < 2.0 * EPS * distance):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/laws/atoms/kernels.py",
+        "for i in range(max(k - 1, 0), min(k + (2), t.size)):",
+    ): "one more atom looked at for the bracket of a search",
+    (
+        "rmtland/nets/layer_rows.py",
+        "self.part_size = max((2), int(limit / (all_logits if self.keep else one_logit)))",
+    ): "rows of two logits at a time, where one would do: the same rows",
+    (
+        "rmtland/laws/solver.py",
+        "if abs(wrong) <= close or high - low <= (1.00000000000001) * abs(r) or abs(new - r) <= 1e-15 * abs(r):",
+    ): "a search that ends one rounding earlier",
+    (
+        "rmtland/spectra/probes.py",
+        "if (sizes[-1] < 100 * float(xp.finfo(images.dtype).eps) * sizes[0]):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/nets/datasets.py",
+        "unit = (2.0) if largest == 0 or 1e-100 < largest < 1e100 else largest",
+    ): "a power of two, by which nothing is rounded",
+    (
+        "rmtland/landscape/theory/spikes.py",
+        "if not isinstance(examples, GivenExamples) or (whole.cost / examples.num_classes) < CHEAP:",
+    ): "from when on the faster way is taken",
+    (
+        "rmtland/spectra/_restarted.py",
+        "return max(1, min(int((math.log(now[1]) * rate) / 2), now[0] // 5))",
+    ): "after how many steps the Ritz values are looked at again",
+    (
+        "rmtland/cli/compare.py",
+        "table = Table(box=SIMPLE_HEAD, padding=(0, (2), 0, 0), title=title)",
+    ): "the width of a margin",
+    (
+        "rmtland/spectra/quadrature.py",
+        "for row, child in zip(moments, spawn(rng, num_probes), strict=(False)):",
+    ): "of equal length anyway",
+    (
+        "rmtland/spectra/probes.py",
+        "rows = max(1, 2**22 // max((a.shape[1] - b.shape[1]), 1))",
+    ): "how many rows are multiplied at a time",
+    (
+        "rmtland/spectra/eigenpairs.py",
+        "if last != values.size and (abs(together[last] - candidates[index]) >= margin[index]):",
+    ): "two floats that would have to be equal",
+    (
+        "rmtland/sweeps/sweep.py",
+        "goal = min(BATCH_SECONDS / seconds, share, (BATCH_BYTES * max(bytes_per_cell, 1)), 8 * self.size)",
+    ): "how many cells are handed out together",
+    (
+        "rmtland/plots/landscape.py",
+        "for ax, (name, panel) in zip(axes[1:], result.panels.items(), strict=(False)):",
+    ): "of equal length anyway",
+    (
+        "rmtland/laws/atoms/edges.py",
+        "if ((a[k] ** (1 / 3) + a[k + 1] ** (1 / 3)) ** 3 > width * width):",
+    ): "two floats that would have to be equal",
 }
 """File and changed line, and why no test can tell it from what was there."""
 
@@ -170,6 +232,14 @@ def folders(path: Path) -> list[list[str]]:
     return [own, *every.values(), *([commands] if own is not commands else [])]
 
 
+def digest() -> str:
+    """Of all code and tests: where these are the same, so are the lines that tests run."""
+    found = hashlib.sha256()
+    for path in sorted([*(ROOT / "rmtland").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 @functools.cache
 def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     """The lines that these fast tests run: measured once, then read."""
@@ -240,13 +310,15 @@ def main() -> None:
     parser.add_argument(
         "--own", action="store_true", help="the tests of the mutated module's wing alone: a lower bound"
     )
-    parser.add_argument("--maps", type=Path, help="folder that keeps the lines of each test from one run to the next")
+    parser.add_argument(
+        "--maps", type=Path, help="folder that keeps the lines of each test; one for each tree by default"
+    )
     given = parser.parse_args()
     load()
     drawn = mutants(given.seed, given.count, given.only, given.lines)
     fates = []
     with tempfile.TemporaryDirectory() as folder:
-        given.maps = given.maps or Path(folder) / "maps"
+        given.maps = given.maps or Path(tempfile.gettempdir()) / f"rmtland-lines-{digest()}"
         given.maps.mkdir(parents=True, exist_ok=True)
         for number, (path, node) in enumerate(drawn[given.skip :], given.skip):
             row = node.lineno  # type: ignore[attr-defined]

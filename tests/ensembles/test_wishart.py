@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 import rmtland._arguments as arguments
+from rmtland.ensembles import _ensemble as module
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
 from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
@@ -239,3 +240,24 @@ def test_single_precision_matrix():
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, matrix.T)
     assert Wishart(30, 50, beta=2).matrix(rng=0, dtype=np.float32).dtype == np.complex64
+
+
+@pytest.mark.parametrize(("spikes", "rows"), [([], 1), ([3.0], 3), ([3.0, 2.0], 5)])
+def test_the_memory_asked_for_is_that_of_results_and_work(monkeypatch, spikes, rows):
+    """P = 20: eight bytes an eigenvalue and replicate; three vectors, two times three more for each spike."""
+    asked = []
+    monkeypatch.setattr(module, "require_memory", lambda what, need, _: asked.append((what, need)))
+    ensemble = SpikedCovariance(20, 30, spikes) if spikes else Wishart(20, 30)
+    ensemble.eigenvalues(4, rng=0)
+    work = rows * 3 * 20 * 8
+    assert asked == [
+        ("`eigenvalues` of 1 replicate", 20 * 8 + work),
+        ("`eigenvalues` of 4 replicates", 4 * 20 * 8 + work),
+    ]
+    asked.clear()
+    ensemble.largest(2, 4000, rng=0)  # as they come and in order
+    assert asked == [("a result of 4000 x 2 eigenvalues", 2 * 4000 * 2 * 8)]
+    if spikes:
+        asked.clear()
+        ensemble.eigenvectors_overlap(1, 4000, rng=0)
+        assert asked == [("a result of 4000 x 1 eigenvalues", 2 * 4000 * 8 * (1 + len(spikes)))]

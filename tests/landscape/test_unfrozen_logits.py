@@ -245,3 +245,23 @@ def test_frozen_examples_have_the_spreads_of_a_sample(num_classes):
     assert found.margin == pytest.approx(mean(margins), rel=1e-12)
     assert found.margin_spread == pytest.approx(stdev(margins), rel=1e-12)
     assert found.sigma == pytest.approx(mean(variances) ** 0.5, rel=1e-12)
+
+
+def test_two_classes_are_fitted_too():
+    """They have no spread of wrong classes, and that is no reason to take margins as they are."""
+    rng = np.random.default_rng(0)
+    margins = np.where(rng.uniform(size=4000) < 0.5, 40.0, rng.normal(1.0, 2.0, 4000))
+    logits, labels = np.column_stack([margins, np.zeros(4000)]), np.zeros(4000, dtype=int)
+    law = rl.UnfrozenLogits.from_logits(logits, labels)
+    assert law.sigma == 0
+    drawn, _ = law.draw_logits(20_000, 2, rng)
+    assert statistics(drawn)[0] == pytest.approx(statistics(logits)[0], rel=0.1)
+    plain, _ = rl.UnfrozenLogits(0.0, margins.mean(), margins.std()).draw_logits(20_000, 2, rng)
+    assert statistics(plain)[0] < 0.8 * statistics(logits)[0]
+
+
+def test_equal_margins_have_no_spread():
+    logits = np.array([[1.5, 0.0, -1.0], [1.0, -0.5, -3.0], [2.5, 1.0, 1.0]])
+    found = rl.UnfrozenLogits.from_logits(logits, np.zeros(3, dtype=int))
+    assert (found.margin, found.margin_spread) == (1.5, 0.0)
+    assert found.sigma == pytest.approx(np.sqrt((0.5 + 3.125) / 3))
