@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from rmtland.logits.gradients import example_slices
-from rmtland.logits.losses import LossAt
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
@@ -178,7 +177,7 @@ class NetworkChunk:
 
         def make(outputs: Tensor) -> Backward:
             dummy = torch.zeros_like(outputs, requires_grad=True)
-            return Backward(self._slopes(outputs, dummy), [dummy], self._bytes("forward", "jvp"))
+            return Backward(self.slopes(outputs, dummy), [dummy], self._bytes("forward", "jvp"))
 
         return self._map("jvp", make, "jvp")
 
@@ -188,11 +187,12 @@ class NetworkChunk:
         def make(outputs: Tensor) -> Backward:
             leaves = tuple(self.network.leaves.values())
             cotangents = slope(outputs).to(outputs.dtype)
-            return Backward(self._slopes(outputs, cotangents), leaves, self._bytes("forward", "second"))
+            return Backward(self.slopes(outputs, cotangents), leaves, self._bytes("forward", "second"))
 
         return self._map(name, make, "second")
 
-    def _slopes(self, outputs: Tensor, cotangents: Tensor) -> tuple[Tensor, ...]:
+    def slopes(self, outputs: Tensor, cotangents: Tensor) -> tuple[Tensor, ...]:
+        """J^T u of each parameter for cotangents u (n, C), as a graph."""
         leaves = tuple(self.network.leaves.values())
         if not outputs.requires_grad:
             return tuple(torch.zeros_like(leaf, requires_grad=False) for leaf in leaves)
@@ -371,76 +371,3 @@ class NetworkChunk:
                 several.append([g.reshape(len(units), -1) for g in pull([units])])
             rows.append([torch.cat(parts) for parts in zip(*several, strict=True)])
         return [torch.stack([row[i] for row in rows]) for i in range(len(names))]
-
-
-class _LossSlope(torch.autograd.Function):
-    """dl/dz as a function of the outputs, differentiated in closed form: A u, with nothing but the outputs kept."""
-
-    @staticmethod
-    def forward(ctx: Any, outputs: Tensor, at: Callable[[Tensor], LossAt]) -> Tensor:
-        ctx.save_for_backward(outputs)
-        ctx.at = at
-        slopes: Tensor = at(single(outputs)).gradient()
-        return slopes.to(outputs.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
-        (outputs,) = ctx.saved_tensors
-        (cotangent,) = cotangents
-        product: Tensor = ctx.at(single(outputs)).hessian_product(single(cotangent)[:, :, None])[:, :, 0]
-        return product.to(outputs.dtype), None
-
-
-def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
-    """The loss's derivative in the outputs over N, as a differentiable function of them."""
-    # Not the chunk itself: the recorded graph holds `at`, and the chunk the graph, a circle through C++ that Python's
-    # garbage collector does not see: no Hessian's memory would ever come back.
-    loss, targets, weights = chunk.plan.reading.loss, chunk.targets, chunk.weights
-
-    def at(outputs: Tensor) -> LossAt:
-        return LossAt(loss, outputs, targets, weights)
-
-    def slope(outputs: Tensor) -> Tensor:
-        slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]
-        return slopes / num_examples
-
-    return slope
-
-
-def measure_graphs(plan: Plan, batch: Batch) -> GraphBytes:
-    """Bytes that recorded computations hold, from those of one and of several inputs."""
-    count = min(batch.num_inputs, 4)
-    few, one = (_graph_bytes(plan, batch.cut(slice(0, n))) for n in (count, max(1, count // 2)))
-    sizes = {}
-    for kind in few:
-        span = count - max(1, count // 2)
-        each = max((few[kind] - one[kind]) // span, 0) if span else few[kind]
-        sizes[kind] = (max(few[kind] - count * each, 0), each + 1)
-    return GraphBytes(**sizes)
-
-
-def _graph_bytes(plan: Plan, batch: Batch) -> dict[str, int]:
-    """Bytes of all storages that graphs save, those of parameters and buffers not counted."""
-    network = plan.network
-    chunk = NetworkChunk(plan, batch.copied())
-    # Inputs are data, unless each pass makes a copy of them in another dtype or on another device.
-    given = torch.utils._pytree.tree_leaves(chunk._batch.inputs)
-    own = {t.untyped_storage().data_ptr() for t in (network.vector, *network.constants.values(), *given)}
-    saved: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        outputs = chunk.recorded()
-        with torch.enable_grad():
-            forward = sum(saved.values()) + outputs.numel() * outputs.element_size()
-            chunk._slopes(outputs, torch.zeros_like(outputs, requires_grad=True))
-            jvp = sum(saved.values()) - forward
-            chunk._slopes(outputs, loss_slope(chunk, 1)(outputs))
-            second = sum(saved.values()) - jvp - forward
-    # What both share was counted with the first; a second derivative keeps at least as much as it.
-    return {"forward": forward, "jvp": jvp, "second": max(second, jvp)}

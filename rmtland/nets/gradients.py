@@ -25,7 +25,8 @@ from rmtland.nets.batches import (
     checked_ignore_index,
 )
 from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
-from rmtland.nets.chunks import NetworkChunk, Plan, measure_graphs
+from rmtland.nets.chunks import NetworkChunk, Plan
+from rmtland.nets.graphs import measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.signals import SAMPLE, Reducer
 from rmtland.nets.snapshot import Forward, Snapshot

@@ -18,9 +18,10 @@ from rmtland.logits.gradients import column_slices
 from rmtland.logits.losses import Loss
 from rmtland.logits.ranks import in_step, ranked
 from rmtland.nets.budget import MEMORY_BUDGET
-from rmtland.nets.chunks import NetworkChunk, Slope, loss_slope
+from rmtland.nets.chunks import NetworkChunk, Slope
 from rmtland.nets.dense_second_derivatives import dense_second_derivative
 from rmtland.nets.gradients import NetworkLogitGradients
+from rmtland.nets.graphs import loss_slope
 from rmtland.spectra.operators import SymmetricOperator
 
 

@@ -78,3 +78,28 @@ def test_shrinking_panels_integrate_what_halving_ones_do() -> None:
         rates = [solver.equation.rates(centre + radius * turn)[0] for turn in turns]
         expected = -float(weights @ (np.array(rates) * 1j * radius * turns).imag) / math.pi
         assert power_above(solver, u, count) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("snr", [None, 4.0])
+def test_power_from_gap_to_gap_is_that_of_one_circle_each(snr: float | None, evaluations: list[int]) -> None:
+    # Bands that touch, and outliers that stand apart.
+    spread = rl.LandscapeModel.fort_ganguli(
+        num_examples=80, num_classes=5, num_parameters=4000, sigma_z=8.0, snr=snr, accuracy=0.9
+    ) if snr else model()  # fmt: skip
+    theory, counts = spread.theory(0), range(1, 6)
+    theory.outliers()
+    before = evaluations[0]
+    stepwise = [theory.gradient_power(count) for count in counts]
+    cost = evaluations[0] - before
+    # A theory that knows neither outliers nor lower counts goes on panels around all of the spectrum above.
+    solvers = [spread.theory(0)._solver for _ in counts]
+    before = evaluations[0]
+    apart = []
+    for solver, count in zip(solvers, counts, strict=True):
+        u = solver.boundary(count)
+        centre, radius = circle(solver, u)
+        angles, weights = panels(u, centre, radius, 24)
+        rates = [solver.equation.rates(centre + radius * turn)[0] for turn in np.exp(1j * angles)]
+        apart.append(-float(weights @ (np.array(rates) * 1j * radius * np.exp(1j * angles)).imag) / math.pi)
+    assert stepwise == pytest.approx(apart, abs=1e-8)
+    assert cost < 0.5 * (evaluations[0] - before)
