@@ -140,7 +140,7 @@ class LandscapeModel:
         logit_law : {"spread", "participation", "margin", "unfrozen"}
             `GaussianLogits` of the measured logit spread sigma_z (the paper's) and accuracy; those of the measured mean
             sum p^2; `MarginLogits` with the measured margin; or `UnfrozenLogits` fitted to the examples that are not
-            frozen, with the lengths of their logit gradients (`curvature_scales`).
+            frozen, with the lengths of their logit gradients (`curvature_scales`; `UnevenGradients` has more of them).
         class_means : bool
             Whether the model has class gradients too, of the sigma_d measured.
 

@@ -82,7 +82,7 @@ class UnevenGradients(StructuredGradients):
         for name in ("mean_length", "residual_length"):
             object.__setattr__(self, name, real(name, getattr(self, name), at_least=0, at_most=LONGEST))
         dimension = self.effective_dimension
-        if dimension != math.inf:
+        if not (isinstance(dimension, float) and dimension == math.inf):  # np.float64 is one
             dimension = real("effective_dimension", dimension, at_least=1)
         object.__setattr__(self, "effective_dimension", dimension)
         for name in ("length_spread", "logit_spread"):

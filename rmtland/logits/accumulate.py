@@ -221,9 +221,8 @@ def loss_at(source: LogitGradients, chunk: LogitGradientsChunk, *, in_double: bo
 
     Every statistic that needs dl/dz or A_mu takes it from here, so that example weights and soft targets enter each.
     """
-    outputs = double(chunk.logits) if in_double else chunk.logits
     weights = chunk.weights if isinstance(chunk, TargetedChunk) else None
-    return LossAt(source.loss, outputs, targets_of(chunk), weights)
+    return LossAt(source.loss, chunk.logits, targets_of(chunk), weights, in_double)
 
 
 def prototype(source: LogitGradients) -> Array:

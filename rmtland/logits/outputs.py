@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtland._arrays import Array, double, namespace, to_numpy, told
+from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
-from rmtland.logits.losses import CrossEntropy
+from rmtland.logits.losses import CrossEntropy, Loss, LossAt
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,9 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
         """Sums over the chunk of the five quantities and of their squares, (2, 5) in float64 whatever the device."""
-        loss = chunk.source.loss
-        assert isinstance(loss, CrossEntropy)
-        logits = double(chunk.logits)
-        xp = namespace(logits)
-        p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
-        right = loss.predictions(logits) == chunk.labels
-        per_example = (
-            chunk.loss.value(),
-            xp.astype(right, logits.dtype),
-            -xp.sum(p * log_p, axis=1),
-            xp.max(p, axis=1),
-            xp.sum(p * p, axis=1),
-        )
-        rows = xp.stack(per_example)
+        parts = [_by_example(at, chunk.source.loss, chunk.labels[some]) for some, at in chunk.loss.parts()]
+        xp = namespace(parts[0])
+        rows = xp.concat(parts, axis=1)
         totals = xp.sum(rows, axis=1)
         # About the chunk's own means: in single precision the difference of plain sums of squares loses their errors.
         count = max(int(rows.shape[1]), 1)
@@ -84,6 +73,16 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
         total, squares = to_numpy(sums[0])
         means, errors = mean_and_error(total, squares, source.num_examples)
         return OutputStatistics(*means.tolist(), *errors.tolist())
+
+
+def _by_example(at: LossAt, loss: Loss, labels: Array) -> Array:
+    """Loss, whether the prediction is right, entropy, top probability and participation of each example, (5, n)."""
+    assert isinstance(loss, CrossEntropy)
+    logits, xp = at.outputs, namespace(at.outputs)
+    p, log_p = loss.probabilities(logits), loss.log_probabilities(logits)
+    right = loss.predictions(logits) == labels
+    entropy = -xp.sum(p * log_p, axis=1)
+    return xp.stack([at.value(), xp.astype(right, logits.dtype), entropy, xp.max(p, axis=1), xp.sum(p * p, axis=1)])
 
 
 def output_statistics(source: LogitGradients) -> OutputStatistics:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from rmtland._arrays import widest
+from rmtland.nets.budget import give_back_freed_pages
 from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece, joined
 from rmtland.nets.pytrees import cut
 from rmtland.nets.snapshot import single
 
 if TYPE_CHECKING:
     from rmtland.nets.chunks import NetworkChunk
-    from rmtland.nets.layers import Head
+from rmtland.nets.layers import Head
 
 FEW_WORDS = 32
 """Rows of a head's weights that are written out, rather than signals at all of its outputs."""
@@ -62,8 +63,8 @@ class PassRows:
 
     def _cotangents(self, values: Tensor) -> Tensor:
         """Values (n, J) as cotangents of the whole chunk, (n, C)."""
-        every = values.new_zeros(self.chunk.logits.shape)
-        every[self.examples[:, None], self.words] = values
+        every = self.chunk.network.vector.new_zeros(self.chunk.logits.shape)
+        every[self.examples[:, None], self.words] = values.to(every.dtype)
         return every
 
     def lengths(self) -> Tensor:
@@ -81,6 +82,8 @@ class PassRows:
             if bool(column.any()) and len(self.words):
                 cotangents = self._cotangents(self.values * column[:, None])
                 row[...] = self.chunk.vjp(cotangents[:, :, None])[self._range, 0]
+                del cotangents
+                give_back_freed_pages()  # holes of the logits' size, which the next pass does not fit into
         return out
 
     def products(self, vectors: Tensor) -> Tensor:
@@ -92,6 +95,7 @@ class PassRows:
             tangents[self._range, 0] = vector.to(tangents.dtype)
             pushed = self.chunk.jvp(tangents)[self.examples[:, None], self.words, 0]
             column[...] = (pushed.to(out.dtype) * self.values).sum(dim=1)
+            give_back_freed_pages()
         return out
 
     def formed(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Full scale, which takes days on a GPU: its numbers are the papers', and each of its paths runs, cut short."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import sys
@@ -13,6 +14,7 @@ import torch
 
 import rmtland as rl
 import validation
+from rmtland.nets import datasets
 from validation import devices, discover, networks
 from validation.examples import split
 from validation.networks import Recipe
@@ -94,6 +96,10 @@ def test_rates_fall_by_ten_at_a_third_and_two_thirds(epochs):
     falls = np.flatnonzero(np.diff(used)) + 1
     np.testing.assert_allclose(falls / used.size, [1 / 3, 2 / 3], atol=1e-5)
     np.testing.assert_allclose(used[[0, *falls]], [0.25, 0.025, 0.0025])
+
+
+read = functools.lru_cache(datasets._read)
+"""Files unpacked once, where a run of days may do it for each network."""
 
 
 def of(claim):
@@ -213,13 +219,14 @@ def short(monkeypatch):
         for setting, value in FEW.get(claim, {}).items():
             monkeypatch.setitem(getattr(of(claim), setting), "full", value)
         data, kinds, _, rates, *_ = _networks.SCALES["full"]
-        # One data set of the three but where a claim is about them; the ends of the sizes and of the rates.
-        data = {name: 1 for name in data if name == "cifar10" or claim == "papyan.components"}
+        # One data set: all three are those of `papyan.deep_networks`. The ends of the sizes and of the rates.
+        data = {"mnist": 1}
         monkeypatch.setitem(_networks.SCALES, "full", (data, kinds, [1, 2], [rates[0], rates[-1]], None, 2, 1 / 16))
         for name, value in (("STEPS", 6), ("DENSE", 50)):
             monkeypatch.setattr(_networks, name, value)
         monkeypatch.setattr(of("papyan.hierarchy_dynamics"), "LOG_STEPS", 8)
         monkeypatch.setattr(of("sagun._clusters"), "STEPS", 2)
+        monkeypatch.setattr("rmtland.nets.datasets._read", read)
         # Ten thousand test images are the paper's.
         monkeypatch.setattr(_networks, "split", lambda recipe, seed: tuple(a[:20] for a in split(recipe, seed)))
         return discover()[claim]

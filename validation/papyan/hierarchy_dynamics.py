@@ -110,8 +110,8 @@ def judge(data, theory):
             rising = trend(np.log10(looks + 1.0), above)
             error = [v.std(ddof=1) / v.size**0.5 for v in (late, more, rising)]
             checks += [
-                exact(f"{kind}: direction of the distance between B1 and B2 with epochs, over sizes",
-                      np.sign(late.mean(axis=1)), with_epochs, sizes=sizes.tolist()),
+                *(exact(f"{kind}, {size} per class: direction of the distance between B1 and B2 with epochs",
+                        np.sign(slope), with_epochs) for size, slope in zip(sizes, late.mean(axis=1), strict=True)),
                 exact(f"{kind}: direction of the distance between B1 and B2 with examples, mean over epochs and seeds",
                       np.sign(more.mean()), with_examples),
             ]  # fmt: skip
@@ -170,6 +170,9 @@ CLAIM = Claim(
         "bulks that close with training": (-1.0, -1.0),
         "bulks that separate with examples": (1.0, 1.0),
     },
+    refuted="""They draw closer as there are more examples. As training goes on they separate with 10 examples per
+    class, by a decade per decade of epochs; with 30 and 100 the distance stays about what it is: in three runs of other
+    seeds it changed by -0.11, 0.20 and 0.41 decades, and by 0.06, 0.03 and 0.02.""",
     disagreement="""Tr B2_c / n falls like 1/n by itself, a decade per decade of examples: most of the drawing closer is
     that. The summary has outliers move away from the bulk of B2 with training; here they keep their distance. And the
     density of G itself shows no gap between the two, whose eigenvalues overlap in networks this small.""",

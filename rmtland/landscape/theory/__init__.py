@@ -12,8 +12,8 @@ alike.
 - `spectral`: what every theory says, arguments checked; `exact`, `transitions`, `predictions`: what follows from an
   equation; `rmtland.laws.fluctuations` from any.
 - `separable`: measured means and residuals of any covariance, two functions of z instead of one, and why that is no
-  list of levels; `residual_part` without the means, `continuation` its solutions, `structured` what follows,
-  `structured_fluctuations` its deviations.
+  list of levels; `mean_kernel` what means are to it, `residual_part` without them, `continuation` its solutions,
+  `structured` what follows, `structured_fluctuations` its deviations.
 - `given`, `population`, `band`: theories given logits, over the logit law, averaged over draws.
 
 A new level is a subclass of `Level`: `at` gives its jet and its part of the gradient's quadratic form, `count_above`
