@@ -304,3 +304,11 @@ def test_bad_input():
         rl.GaussianProcessLogits(np.eye(2), [0])
     with pytest.raises(ValueError, match="must be that of N = 5 examples; got 2"):
         rl.GaussianProcessLogits(np.eye(2)).draw_logits(5, 2, np.random.default_rng(0))
+
+
+def test_the_ratio_of_a_single_example():
+    """Its logit gradients are at right angles and of equal length, so that equal probabilities make G's C - 1
+    eigenvalues equal: the sum of their squares is below 1.
+    """
+    kernels = rl.MeanFieldNetwork([4, 100_000, 3], bias_variances=0.0).kernels(1e-5 * np.ones((1, 4)))
+    assert kernels.goldilocks_ratio(4) == pytest.approx(2**0.5, rel=0.01)

@@ -262,3 +262,20 @@ def test_arrays_of_one_library():
 def test_a_regression_has_no_probabilities():
     with pytest.raises(ValueError, match=r"SquaredError\(\) has no probabilities"):
         rl.SquaredError().probabilities(Z)
+
+
+@pytest.mark.parametrize("num_outputs", [2, 3])
+def test_labels_of_a_regression_with_several_outputs_are_classes(num_outputs):
+    """From two outputs on; with one they are the targets themselves."""
+    outputs = np.arange(4.0 * num_outputs).reshape(4, num_outputs) / 7
+    labels = np.array([0, 1, 1, 0])
+    wanted = np.zeros((4, num_outputs))
+    for i, y in enumerate(labels):
+        wanted[i, y] = 1
+    loss = rl.SquaredError()
+    np.testing.assert_allclose(loss.value(outputs, labels), np.sum((outputs - wanted) ** 2, axis=1) / 2, rtol=1e-12)
+    loss.check(outputs, labels)
+    with pytest.raises(ValueError, match="labels"):
+        loss.check(outputs, labels + num_outputs - 1)
+    targets = np.array([0.5, -2.0, 3.5, 1.0])
+    np.testing.assert_allclose(loss.value(outputs[:, :1], targets), (outputs[:, 0] - targets) ** 2 / 2, rtol=1e-12)
