@@ -70,7 +70,7 @@ COMMANDS = {
          "--num-examples": "44", **SWEEP, "--data": "tests/sweeps/test_ready_made.py"},
     ),
     "compare": (
-        [*CLUSTERS, "--draws", "2", "--examples", "12", "--rungs", "gauss_newton,full_model"],
+        [*CLUSTERS, "--draws", "2", "--examples", "12", "--rungs", "gauss_newton,full_model", "--stages", "end"],
         {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli_compare.py", "--hidden": "5",
           "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
           "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",

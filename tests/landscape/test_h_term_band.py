@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import rmtland as rl
 from rmtland.landscape import h_term
@@ -49,9 +50,9 @@ def test_leading_rows_are_enough(dense_rows, monkeypatch):
     values, squares, _ = h_term_spectrum(g, slope, 3000, 1.0, np.random.default_rng(4), 3)
     band = HTermBand(g, 3000, 1.0, np.random.default_rng(4))
     monkeypatch.setattr(h_term, "DENSE_ROWS", 3000)
-    whole, vectors = np.linalg.eigh(band.leading(3000))
-    np.testing.assert_allclose(values, whole[-3:], rtol=1e-10)
-    np.testing.assert_allclose(squares, (vectors[:5, -3:].T @ slope) ** 2, rtol=1e-6)
+    whole, vectors = scipy.linalg.eigh(band.leading(3000), subset_by_index=(2997, 2999))
+    np.testing.assert_allclose(values, whole, rtol=1e-10)
+    np.testing.assert_allclose(squares, (vectors[:5].T @ slope) ** 2, rtol=1e-6)
 
 
 def test_the_edge_of_the_bulk_takes_more_rows():
