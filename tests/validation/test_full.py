@@ -222,7 +222,7 @@ def short(monkeypatch):
         # All three data sets and networks are those of `papyan.deep_networks`. The ends of the rates, one size.
         data = {"mnist": 1}
         monkeypatch.setitem(_networks.SCALES, "full", (data, kinds[:1], [1], [rates[0], rates[-1]], None, 2, 1 / 16))
-        for name, value in (("STEPS", 6), ("DENSE", 50)):
+        for name, value in (("STEPS", 40), ("DENSE", 50)):
             monkeypatch.setattr(_networks, name, value)
         monkeypatch.setattr(of("papyan.hierarchy_dynamics"), "LOG_STEPS", 8)
         monkeypatch.setattr(of("sagun._clusters"), "STEPS", 2)
