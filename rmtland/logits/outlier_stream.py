@@ -114,7 +114,7 @@ class OutlierStream:
             self._conclude(first, (sums, pairs, count))
             return
         self._know(sums, pairs)
-        self.exact(self._leading(sums, self.turn, self._few(k)) if self.block is None else self.block)
+        self.exact(self._leading(sums, self.turn, self.width) if self.block is None else self.block)
         values, found, inside = self._found(k)
         unseen = likely_errors(values, found.following(k), inside, np.zeros(k))
         if float(np.mean(unseen / np.where(values > 0, values, 1.0))) > ENOUGH:
@@ -122,7 +122,7 @@ class OutlierStream:
             self.exact(Estimate.of(self, width).vectors(width))
 
     def _few(self, k: int) -> int:
-        """Directions where all examples are multiplied, and may be again."""
+        """Directions that all examples are multiplied with again."""
         return self.width if self.as_told else min(k + MORE, self.width)
 
     def _know(self, sums: Array, pairs: Floats) -> None:

@@ -72,7 +72,7 @@ def streamed_outliers(
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
         Vectors that products are taken with, k at least. More make errors smaller; in a subspace each costs about a
-        hundredth of the pass. By default 2 k, and k + 3 where a subspace's examples are multiplied more than once.
+        hundredth of the pass. By default 2 k, and k + 3 of these where examples are multiplied again.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
         examples in the same pass that finds the means.
