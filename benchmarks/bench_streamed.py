@@ -6,7 +6,7 @@ hidden layers, at steps of training. Errors are relative to converged Lanczos, t
 
 Speed is measured on 784-256-256-10 with 5,000 examples of MNIST, at steps of training, and printed for a convolutional
 network: CPU seconds of one thread, both sides in turn. The criterion holds `top_eigenpairs` at its defaults, about 30
-products, against one pass whose errors are within those that the recipe promised (`PROMISED`).
+products, against one pass and two whose errors are within those that the recipe promised (`PROMISED`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.timing import criterion
 N, C, WIDTH = 2500, 10, 64
 STEPS = (0, 15, 300, 1500)
 LARGE_N, FASTER = 5000, 5.0
-PROMISED = {0: 0.2, 15: 0.4, 300: 3.9, 1500: 5.3}
-"""Per cent, the mean error of the top nine of a tanh network in one pass, by steps of training."""
-WORST = {1: 6.0, 2: 2.3}
+PROMISED = {1: {0: 0.2, 15: 0.4, 300: 3.9, 1500: 5.3}, 2: {0: 0.1, 15: 0.1, 300: 1.3, 1500: 2.3}}
+"""Per cent, the mean error of the top nine of a tanh network, by passes and steps of training."""
+WORST = {1: 5.3, 2: 2.3}
 """Per cent, the mean error of the top nine of any network below."""
 
 
@@ -111,9 +111,10 @@ def speed() -> list[bool]:
     met = []
     for done in range(STEPS[-1] + 1):
         if done in STEPS:
-            ratio, off = compared(module, inputs[:LARGE_N], labels[:LARGE_N], f"784-256-256-10 tanh, step {done}")
-            met.append(criterion("mean error in per cent", off, at_most=PROMISED[done]))
-            met.append(criterion("Lanczos / one pass", ratio, at_least=FASTER))
+            found = compared(module, inputs[:LARGE_N], labels[:LARGE_N], f"784-256-256-10 tanh, step {done}")
+            for passes, (ratio, off) in found.items():
+                met.append(criterion(f"mean error in per cent, {passes} passes", off, at_most=PROMISED[passes][done]))
+                met.append(criterion(f"Lanczos / {passes} passes", ratio, at_least=FASTER))
         step(module, optimiser, inputs, labels)
     torch.manual_seed(0)
     filters = [nn.Conv2d(1, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2), nn.ReLU(), nn.Flatten()]
@@ -123,31 +124,34 @@ def speed() -> list[bool]:
 
 def compared(
     module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, name: str, repeats: int = 3
-) -> tuple[float, float]:
-    """CPU time of Lanczos at its defaults over that of one pass, and the mean error of the pass in per cent."""
-    seconds: dict[str, list[float]] = {"lanczos": [], "one pass": [], "gradient": []}
+) -> dict[int, tuple[float, float]]:
+    """By passes: CPU time of Lanczos at its defaults over that of these, and their mean error in per cent."""
+    seconds: dict[str, list[float]] = {"lanczos": [], "1": [], "2": [], "gradient": []}
+    found = {}
     for _ in range(repeats):
         source = rl.nets.NetworkLogitGradients(module, inputs, labels)
         begun = time.process_time()
         exact = rl.top_eigenpairs(rl.gauss_newton(source), C - 1, rng=0)
         seconds["lanczos"].append(time.process_time() - begun)
-        source = rl.nets.NetworkLogitGradients(module, inputs, labels)
-        begun = time.process_time()
-        found = rl.streamed_outliers(source)
-        seconds["one pass"].append(time.process_time() - begun)
+        for passes in (1, 2):
+            source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+            begun = time.process_time()
+            found[passes] = rl.streamed_outliers(source, passes)
+            seconds[str(passes)].append(time.process_time() - begun)
         begun = time.process_time()
         torch.autograd.grad(nn.functional.cross_entropy(module(inputs), labels), list(module.parameters()))
         seconds["gradient"].append(time.process_time() - begun)
     assert exact.converged.all()
     least = {what: min(values) for what, values in seconds.items()}
-    ratio, gradient = least["lanczos"] / least["one pass"], least["gradient"]
-    off = float(100 * np.mean(np.abs(found.eigenvalues / exact.eigenvalues - 1)))
-    print(
-        f"{name}: Lanczos {exact.num_products} products, {least['lanczos'] / gradient:.1f} gradients; one pass "
-        f"{least['one pass'] / gradient:.1f} gradients, {off:.2f} per cent off, {ratio:.2g} times as fast",
-        flush=True,
-    )
-    return ratio, off
+    gradient, told = least["gradient"], {}
+    print(f"{name}: Lanczos {exact.num_products} products, {least['lanczos'] / gradient:.1f} gradients", flush=True)
+    for passes, result in found.items():
+        ratio = least["lanczos"] / least[str(passes)]
+        off = float(100 * np.mean(np.abs(result.eigenvalues / exact.eigenvalues - 1)))
+        cost = least[str(passes)] / gradient
+        print(f"  {passes} passes: {cost:.1f} gradients, {off:.2f} per cent off, {ratio:.2g} times as fast", flush=True)
+        told[passes] = ratio, off
+    return told
 
 
 def monitor() -> list[bool]:

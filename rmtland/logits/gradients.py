@@ -124,18 +124,37 @@ class Reduction(Protocol):
         """Coordinates (..., size) to rows (..., D)."""
 
 
+class Closer(Protocol):
+    """Products G u for vectors u of a subspace, beyond it."""
+
+    def add(self, part: LogitGradientsChunk, cotangents: Array) -> None:
+        """Add J^T U of a part's examples, U (n, C, k)."""
+
+    def images(self, within: Array) -> Array:
+        """All in all, (D, k), with what the sums are `within` the subspace, (size, k)."""
+
+
 class Reducer(Protocol):
-    """Chunks of one pass in a subspace of the parameters."""
+    """Chunks of a source in a subspace of the parameters."""
 
     @property
     def reduction(self) -> Reduction:
         """The subspace."""
 
+    def holds(self, num_examples: int) -> bool:
+        """Whether the parts of so many examples fit into memory."""
+
     def parts(self, chunk: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
         """A chunk part by part, in all parameters and in the coordinates."""
 
-    def left_out(self, vectors: Array) -> Array:
-        """About |R u|^2, (k,), for u = vectors (size, k), R u being the part of G u outside of the subspace."""
+    def closer(self, vectors: Array) -> Closer:
+        """For products with vectors (size, k)."""
+
+    def left_out(self, vectors: Array, *, closer: bool = False) -> Array:
+        """About |R u|^2, (k,), for u = vectors (size, k), R u being the part of G u outside of the subspace.
+
+        Or outside of what a `Closer` sees.
+        """
 
 
 @runtime_checkable

@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLING, UNSEEN = 3.0, 2.0
 """How many standard deviations of what was sampled, and how much of what no product has seen, errors stand for."""
+CLOSE = 1e-6
+"""Vectors that are images of eigenvectors are orthogonal to rounding unless eigenvalues differ by more than this."""
 
 
 class Known(Protocol):
@@ -51,26 +53,18 @@ class Estimate:
     nystrom: Array  # N, (D, m)
     values: Floats  # ascending, all of them
     combinations: Floats
-    k: int
 
     @classmethod
     def of(cls, run: Known, k: int) -> Estimate:
-        """With N = B V (V^T B V)^-1/2, less what of V^T B V is rounding."""
-        block, spread = double(run.block), run.spread
-        core = to_numpy(block.T @ spread)
-        sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
-        scale = max(float(np.trace(run.own)), float(sizes.max(initial=0.0)))
-        kept = sizes > 10 * _vectors.epsilon(run.kind) * scale
-        sizes, turn = sizes[kept], turn[:, kept]
-        nystrom = spread @ like(spread, turn / np.sqrt(sizes))
+        """With N = B V (V^T B V)^-1/2; at least k + 1 eigenvalues."""
+        core = to_numpy(double(run.block).T @ run.spread)
+        nystrom = run.spread @ like(run.spread, _inverse_root(core, run.kind, float(np.trace(run.own)))[0])
         values, combinations = np.linalg.eigh(_bordered(run, nystrom))
-        values = np.concatenate([np.zeros(max(k + 1 - values.size, 0)), np.maximum(values, 0.0)])
-        return cls(run, nystrom, values, combinations, k)
+        return cls(run, nystrom, _padded(values, k + 1), combinations)
 
-    @property
-    def following(self) -> float:
+    def following(self, k: int) -> float:
         """The eigenvalue after the `k` largest."""
-        return float(self.values[-self.k - 1])
+        return float(self.values[-k - 1])
 
     def vectors(self, count: int) -> Array:
         """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
@@ -79,6 +73,53 @@ class Estimate:
         chosen = self.combinations[:, self.combinations.shape[1] - count :]
         from_means = run.sums.T @ like(run.sums, run.turn.T @ chosen[:r])
         return orthonormal(double(from_means) + self.nystrom @ like(self.nystrom, chosen[r:]))
+
+
+@dataclass(frozen=True, eq=False)
+class Nystrom:
+    """N N^T with N = G V (V^T G V)^-1/2, by the Gram matrix of N."""
+
+    images: Array  # G V, (D, m)
+    root: Floats  # (V^T G V)^-1/2
+    along: Floats  # V^T N
+    values: Floats  # ascending
+    combinations: Floats
+
+    @classmethod
+    def of(cls, block: Array, images: Array, within: Array, kind: Array) -> Nystrom:
+        """Of G V in all parameters, and `within` the coordinates that V, the block, has."""
+        root, along = _inverse_root(to_numpy(double(block).T @ within), kind, 0.0)
+        values, combinations = np.linalg.eigh(root.T @ to_numpy(images.T @ images) @ root)
+        return cls(images, root, along, _padded(values, int(block.shape[1])), combinations)
+
+    def following(self, k: int) -> float:
+        """The eigenvalue after the `k` largest; without any the last of these."""
+        return float(self.values[-min(k + 1, self.values.size)])
+
+    def vectors(self, count: int) -> Array:
+        """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
+        chosen, values = self.root @ self.combinations[:, -count:], self.values[-count:]
+        if values[0] <= CLOSE * values[-1] or chosen.shape[1] < count:
+            return orthonormal(self.images @ like(self.images, chosen))
+        return self.images @ like(self.images, chosen / np.sqrt(values))
+
+    def inside(self, count: int) -> Floats:
+        """The eigenvectors along V, (m, count)."""
+        values = np.maximum(self.values[-count:], CLOSE * self.values[-1])
+        found: Floats = self.along @ self.combinations[:, -count:] / np.sqrt(np.where(values > 0, values, 1.0))
+        return found
+
+
+def _padded(values: Floats, count: int) -> Floats:
+    return np.concatenate([np.zeros(max(count - values.size, 0)), np.maximum(values, 0.0)])
+
+
+def _inverse_root(core: Floats, kind: Array, scale: float) -> tuple[Floats, Floats]:
+    """K^-1/2, (m, r), and K^1/2 of K, positive semidefinite; less what is rounding."""
+    sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
+    kept = sizes > 10 * _vectors.epsilon(kind) * max(scale, float(sizes.max(initial=0.0)))
+    roots = np.sqrt(sizes[kept])
+    return turn[:, kept] / roots, turn[:, kept] * roots
 
 
 def _bordered(run: Known, columns: Array) -> Floats:
@@ -105,13 +146,14 @@ def orthonormal(block: Array) -> Array:
     return xp.flip(xp.linalg.qr(xp.flip(block, axis=1))[0], axis=1)
 
 
-def likely_errors(values: Floats, following: float, outside: Floats, noise: Floats) -> Floats:
+def likely_errors(values: Floats, following: float, inside: Floats, noise: Floats) -> Floats:
     """What covers 95 of 100 errors: of what was sampled, and of what no product has seen.
 
     The rest of G, R = G - (F F^T + N N^T), is positive semidefinite and R V = 0, so that an eigenvalue errs by
     u^T R u <= |u outside V|^2 |R| to first order; R is no larger than about the next eigenvalue, and one nearby turns
     u. The two factors were set on networks of digits.
     """
+    outside = np.maximum(1.0 - np.sum(inside**2, axis=0), 0.0)
     gap = np.maximum(values - following, 0.1 * values)
     turned = values / np.where(gap > 0, gap, 1.0)
     errors: Floats = SAMPLING * noise + UNSEEN * outside * following * turned + 1e-6 * values[-1]

@@ -309,14 +309,17 @@ class NetworkChunk:
             return self._selected
         return torch.arange(self.labels.shape[0], device=self.network.vector.device)
 
-    def softmax_view(self, reduction: Reduction | None = None) -> SignalsChunk | None:
-        """The examples as a softmax sees them, in some directions; None where layers do not account for all."""
+    def softmax_view(self, reduction: Reduction | None = None, *, factored: bool = False) -> SignalsChunk | None:
+        """The examples as a softmax sees them, in some directions; None where layers do not account for all.
+
+        `factored`: see `Signals.of`.
+        """
         if self._selected is not None or self.plan.num_classes < 2 or not self.layers().complete:
             return None
         groups, size = self.network.groups, int(self.network.vector.shape[0])
         recording = self._layered().recording
         logits = single(recording.outputs.detach())
-        signals = Signals.of(recording, self.plan.num_classes, groups, size, reduction)
+        signals = Signals.of(recording, self.plan.num_classes, groups, size, reduction, factored=factored)
         return SignalsChunk(self, signals, logits)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:

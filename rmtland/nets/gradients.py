@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rmtland._arguments import choice, integer
-from rmtland.logits.accumulate import loss_at
 from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
 from rmtland.nets import determinism
@@ -28,7 +27,7 @@ from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budg
 from rmtland.nets.chunks import NetworkChunk, Plan
 from rmtland.nets.graphs import measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
-from rmtland.nets.signals import SAMPLE, Reducer
+from rmtland.nets.reducer import Reducer
 from rmtland.nets.snapshot import Forward, Snapshot
 from rmtland.nets.torch_losses import translated
 
@@ -311,10 +310,13 @@ class NetworkLogitGradients:
 
     def reducer(self, tolerance: float) -> Reducer | None:
         """For a pass in few directions of the parameters, see `logits.streamed`; None where layers do not allow it."""
-        chunk = next(iter(self.chunks()))
-        if not self.independent or (view := chunk.cut(slice(0, SAMPLE)).softmax_view()) is None:
+        if not self.independent:
             return None
-        return Reducer(view, loss_at(self, view).hessian_factor(), self.network, chunk.layers(), tolerance)
+        first = next(iter(self.chunks()))
+        found: Reducer | None = Reducer.of(
+            first, self, tolerance, self.working_bytes // 2, again=self._chunks is not None
+        )
+        return found
 
     def reduce(self, x: Tensor) -> Tensor:
         """`x`: one process."""

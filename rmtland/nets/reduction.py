@@ -68,6 +68,24 @@ class Reduction:
             out[:, group] = part
         return out
 
+    def focus(self, vectors: Tensor, tolerance: float) -> dict[str, Tensor]:
+        """Of each weight with Q the few signals (q, j) that hold all but a share `tolerance` of vectors (size, m)."""
+        lost = tolerance * vectors.shape[1] / max(len(self._small), 1)
+        found = {}
+        for name, (b, a) in self._small.items():
+            if self.bases[name][1] is not None:
+                block = vectors[self.places[name]].T.reshape(-1, b, a)
+                found[name] = _principal(block.mT.flatten(0, 1), lost)
+        return found
+
+
+def _principal(rows: Tensor, lost: float) -> Tensor:
+    """The fewest directions (a, r) that leave out no more than `lost` of the squared lengths of rows (j, a)."""
+    values, turn = torch.linalg.eigh(rows.T @ rows)
+    left = values.clamp(min=0).cumsum(0)
+    few: Tensor = turn[:, min(int((left <= lost).sum()), len(values) - 1) :]
+    return few
+
 
 def turned(matrices: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
     """R^T M Q for matrices M (..., b, a)."""

@@ -18,65 +18,107 @@ from rmtland.nets.layer_pieces import FormedPiece, MatrixPiece, Piece, joined
 from rmtland.nets.reduction import INPUT_DIRECTIONS, SIGNAL_DIRECTIONS, Reduction, leading, turned
 
 if TYPE_CHECKING:
-    from rmtland.nets.chunks import NetworkChunk
-    from rmtland.nets.layer_rows import Layers
     from rmtland.nets.layers import Recording
-    from rmtland.nets.snapshot import Snapshot
 
-PART_BYTES = 2**26
-"""Signals of a part of a chunk: of smaller parts, what each adds to sums over examples costs more than it spares."""
-SMALLEST_PART = 64
-SAMPLE = 256
-"""Examples that directions are chosen by."""
+WRITTEN = 5
+"""A weight's gradient of an example is written out where that takes up to so many times the numbers of its factors."""
+MOST_ROWS = 2**12
+"""Rows that directions are chosen by: every j-th of many positions."""
 
 Bases = dict[str, tuple[Tensor | None, Tensor | None]]
 
 
 @dataclass(frozen=True)
 class Outer:
-    """Gradients s x^T of a weight matrix used once, and s of its bias: inputs (n, a), signals (n, C - 1, b)."""
+    """Gradients sum_p s_p x_p^T of a weight matrix used at P positions, and sum_p s_p of its bias.
+
+    Inputs (n, P, a), signals (n, C - 1, P, b); `whole` are the inputs in all directions, where these are few.
+    """
 
     inputs: Tensor
     signals: Tensor
+    whole: Tensor | None = None
 
     def pushed(self, tangents: Tensor, bias: Tensor | None) -> Tensor:
         """Tangents (b a, k), and (b, k) of the bias, to (n, C - 1, k)."""
-        (n, a), b, k = self.inputs.shape, self.signals.shape[2], tangents.shape[1]
-        moved = (self.inputs @ tangents.T.reshape(k * b, a).T).reshape(n, k, b)
-        return self.signals @ (moved if bias is None else moved + bias.T).mT
+        (n, positions, a), b, k = self.inputs.shape, self.signals.shape[3], tangents.shape[1]
+        moved = self.inputs.flatten(0, 1) @ tangents.reshape(b, a, k).transpose(0, 1).reshape(a, b * k)
+        moved = moved.reshape(n, positions, b, k)
+        return self.signals.flatten(2) @ (moved if bias is None else moved + bias).reshape(n, positions * b, k)
+
+    def _weighed(self, cotangents: Tensor) -> Tensor:
+        """Sums over logits of cotangents (n, C - 1, k) times signals, (n, k, P, b)."""
+        n, _, positions, b = self.signals.shape
+        return (cotangents.mT @ self.signals.flatten(2)).reshape(n, -1, positions, b)
 
     def pulled(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents (n, C - 1, k) to their sums over examples, (k, b a), and (k, b) of the bias."""
-        weighed = cotangents.mT @ self.signals  # (n, k, b)
-        n, k, b = weighed.shape
-        return (weighed.reshape(n, k * b).T @ self.inputs).reshape(k, -1), weighed.sum(dim=0)
+        weighed = self._weighed(cotangents)
+        return _over_examples(weighed, self.inputs).flatten(1), weighed.sum(dim=(0, 2))
+
+    def pulled_whole(self, cotangents: Tensor, left: Tensor) -> Tensor | None:
+        """L^T M (k, j, a) of what is pulled back to M (k, q, a) with whole inputs, for L (q, j); None without these."""
+        if self.whole is None:
+            return None
+        return _over_examples(self._weighed(cotangents) @ left.to(self.signals.dtype), self.whole)
 
     def add_pulled(self, cotangents: Tensor, total: Tensor, bias: Tensor | None) -> None:
         """The same added to totals (k, b a) and (k, b) with any strides between their rows."""
-        weighed = (cotangents.mT @ self.signals).permute(1, 2, 0)  # (k, b, n)
-        place = total.view(len(total), self.signals.shape[2], -1)  # of a slice: no copy
-        inputs = self.inputs.expand(len(weighed), *self.inputs.shape)
+        weighed = self._weighed(cotangents)
+        k, b = weighed.shape[1], weighed.shape[3]
+        place = total.view(len(total), b, -1)  # of a slice: no copy
+        inputs = self.inputs.flatten(0, 1)
+        rows = weighed.permute(1, 3, 0, 2).reshape(k, b, len(inputs))
         if total.dtype == inputs.dtype:
-            place.baddbmm_(weighed, inputs)
+            place.baddbmm_(rows, inputs.expand(k, *inputs.shape))
         else:
-            place += weighed @ inputs
+            place += rows @ inputs
         if bias is not None:
-            bias += weighed.sum(dim=2)
+            bias += weighed.sum(dim=(0, 2))
 
     def overlaps(self, cotangents: Tensor, other: Outer, others: Tensor) -> Tensor:
         """Inner products (k,) of what is pulled back from these examples and from others."""
-        here, there = (w.mT @ t.signals for w, t in ((cotangents, self), (others, other)))  # (n, k, b)
+        if self.inputs.shape[1] > 1:
+            return (self.pulled(cotangents)[0] * other.pulled(others)[0]).sum(dim=1)
+        here, there = (w.mT @ t.signals[:, :, 0] for w, t in ((cotangents, self), (others, other)))  # (n, k, b)
         signals = here.permute(1, 0, 2) @ there.permute(1, 2, 0)  # (k, n, n)
-        return (signals * (self.inputs @ other.inputs.T)).sum(dim=(1, 2))
+        return (signals * (self.inputs[:, 0] @ other.inputs[:, 0].T)).sum(dim=(1, 2))
 
-    def chosen(self, examples: Tensor | slice) -> Outer:
-        """Some examples'."""
-        return Outer(self.inputs[examples], self.signals[examples])
+    def chosen(self, examples: Tensor | slice, *, whole: bool = True) -> Outer:
+        """Some examples', with their whole inputs or without."""
+        kept = None if self.whole is None or not whole else self.whole[examples]
+        return Outer(self.inputs[examples], self.signals[examples], kept)
 
-    def reduced(self, left: Tensor | None, right: Tensor | None) -> Outer:
-        """R^T s (Q^T x)^T."""
-        inputs = self.inputs if right is None else self.inputs @ right
-        return Outer(inputs, self.signals if left is None else self.signals @ left)
+    def reduced(self, left: Tensor | None, right: Tensor | None) -> Outer | Formed:
+        """R^T s (Q^T x)^T, written out where that takes few numbers."""
+        return _few(self.inputs, self.signals if left is None else self.signals @ left, right)
+
+    def shortest(self) -> Outer | Formed:
+        """Written out where several positions take about as many numbers: products are cheaper then."""
+        n, num_logits, positions, b = self.signals.shape
+        written, kept = num_logits * b * self.inputs.shape[2], self.inputs[0].numel() + self.signals[0].numel()
+        if positions == 1 or written > WRITTEN * kept:
+            return self
+        by_row = self.signals.transpose(2, 3).reshape(n, num_logits * b, positions)
+        return Formed((by_row @ self.inputs).reshape(n, num_logits, -1))
+
+    def leading(self, factor: Tensor, tolerance: float) -> tuple[Tensor | None, Tensor | None]:
+        """Directions (R, Q) of the signals that the loss weighs, with L (n, C - 1, r), and of the inputs."""
+        weighed, inputs = self._weighed(factor).flatten(0, 2), self.inputs.flatten(0, 1)
+        weighed, inputs = (rows[:: max(1, len(rows) // MOST_ROWS)] for rows in (weighed, inputs))
+        return leading(weighed, SIGNAL_DIRECTIONS, tolerance), leading(inputs, INPUT_DIRECTIONS, tolerance)
+
+
+def _few(inputs: Tensor, signals: Tensor, right: Tensor | None) -> Outer | Formed:
+    """With inputs in few directions."""
+    made = Outer(inputs, signals) if right is None else Outer(inputs @ right, signals, inputs)
+    return made.shortest()
+
+
+def _over_examples(weighed: Tensor, inputs: Tensor) -> Tensor:
+    """Sums over examples and positions of (n, k, P, b) times (n, P, a), (k, b, a)."""
+    n, k, positions, b = weighed.shape
+    return (weighed.permute(1, 3, 0, 2).reshape(k * b, n * positions) @ inputs.flatten(0, 1)).reshape(k, b, -1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +143,7 @@ class Formed:
         """Inner products (k,) of what is pulled back from these examples and from others."""
         return (self.pulled(cotangents)[0] * other.pulled(others)[0]).sum(dim=1)
 
-    def chosen(self, examples: Tensor | slice) -> Formed:
+    def chosen(self, examples: Tensor | slice, *, whole: bool = True) -> Formed:
         """Some examples'."""
         return Formed(self.gradients[examples])
 
@@ -132,9 +174,12 @@ class Signals:
     @classmethod
     def of(
         cls, recording: Recording, num_classes: int, groups: dict[str, slice], size: int,
-        reduction: Reduction | None = None,
+        reduction: Reduction | None = None, *, factored: bool = False,
     ) -> Signals:  # fmt: skip
-        """By C - 1 backward passes through a recorded forward pass; in the coordinates of some directions."""
+        """By C - 1 backward passes through a recorded forward pass; in the coordinates of some directions.
+
+        `factored` leaves weights used at several positions as inputs and signals.
+        """
         outputs = recording.outputs.detach()
         by_logit: list[dict[str, Piece]] = []
         for k in range(num_classes - 1):
@@ -145,7 +190,10 @@ class Signals:
         names = [name for name in groups if name in by_logit[0] and name not in biases.values()]
         bases: Bases = {} if reduction is None else reduction.bases
         # Reduced before they are stacked: a copy of few directions instead of all.
-        tensors = {n: _stacked([pieces[n] for pieces in by_logit], *bases.get(n, (None, None))) for n in names}
+        few = reduction is not None
+        tensors = {
+            n: _stacked([pieces[n] for pieces in by_logit], *bases.get(n, (None, None)), factored, few) for n in names
+        }
         if reduction is None:
             return cls(tensors, biases, groups, size)
         return cls(tensors, biases, reduction.places, reduction.size)
@@ -189,15 +237,34 @@ class Signals:
         for tensor, place, bias in self._each():
             tensor.add_pulled(cotangents[:, :-1], total[:, place], None if bias is None else total[:, bias])
 
-    def chosen(self, examples: Tensor | slice) -> Signals:
-        """Those of some examples."""
-        return self._like({n: t.chosen(examples) for n, t in self._tensors.items()})
+    def chosen(self, examples: Tensor | slice, *, whole: bool = True) -> Signals:
+        """Those of some examples, with whole inputs or without."""
+        return self._like({n: t.chosen(examples, whole=whole) for n, t in self._tensors.items()})
+
+    def with_whole_inputs(self) -> Signals:
+        """In few directions of the signals alone, for `overlaps`."""
+        return self._like({
+            n: Outer(t.whole, t.signals) if isinstance(t, Outer) and t.whole is not None else t
+            for n, t in self._tensors.items()
+        })  # fmt: skip
 
     def reduced(self, reduction: Reduction) -> Signals:
         """In the coordinates of some directions of the parameters."""
         bases = reduction.bases
-        tensors = {n: t.reduced(*bases[n]) if n in bases else t for n, t in self._tensors.items()}
+        tensors = {
+            n: t.reduced(*bases.get(n, (None, None))) if n in bases or isinstance(t, Outer) else t
+            for n, t in self._tensors.items()
+        }
         return Signals(tensors, self._biases, reduction.places, reduction.size)
+
+    def pulled_whole(self, cotangents: Tensor, focus: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of weights in few directions, and some signals of each, what is pulled back with whole inputs, (k, j, a)."""
+        found: dict[str, Tensor] = {}
+        for name, left in focus.items():
+            tensor = self._tensors.get(name)
+            if isinstance(tensor, Outer) and (image := tensor.pulled_whole(cotangents[:, :-1], left)) is not None:
+                found[name] = image
+        return found
 
     def reduction(self, factor: Tensor, shapes: dict[str, torch.Size], tolerance: float) -> Reduction:
         """The subspace that holds most of what gradients are made of: inputs, and signals that the loss weighs.
@@ -207,12 +274,16 @@ class Signals:
         bases: Bases = {}
         for name, tensor in self._tensors.items():
             if isinstance(tensor, Outer):
-                weighed = (factor[:, :-1].mT @ tensor.signals).flatten(0, 1)
-                left = leading(weighed, SIGNAL_DIRECTIONS, tolerance)
-                bases[name] = (left, leading(tensor.inputs, INPUT_DIRECTIONS, tolerance))
+                bases[name] = tensor.leading(factor[:, :-1], tolerance)
                 if name in self._biases:
-                    bases[self._biases[name]] = (left, None)
+                    bases[self._biases[name]] = (bases[name][0], None)
         return Reduction(self._places, shapes, bases)
+
+    @property
+    def bytes_each(self) -> int:
+        """Memory for one example's."""
+        tensors = [part for tensor in self._tensors.values() for part in vars(tensor).values() if part is not None]
+        return sum(part[0].numel() * part.element_size() for part in tensors)
 
 
 def _bias_of(name: str, pieces: dict[str, Piece]) -> str | None:
@@ -225,13 +296,17 @@ def _bias_of(name: str, pieces: dict[str, Piece]) -> str | None:
     return bias if once and torch.equal(one.signals[:, 0, :, 0], other.gradients) else None
 
 
-def _stacked(pieces: list[Piece], left: Tensor | None, right: Tensor | None) -> Outer | Formed:
+def _stacked(
+    pieces: list[Piece], left: Tensor | None, right: Tensor | None, factored: bool, few: bool
+) -> Outer | Formed:
     first = pieces[0]
-    if isinstance(first, MatrixPiece) and first.inputs.shape[1] == first.num_positions == 1:
-        signals = [piece.signals[:, 0, :, 0] for piece in pieces if isinstance(piece, MatrixPiece)]
+    once = isinstance(first, MatrixPiece) and first.num_positions == 1
+    if isinstance(first, MatrixPiece) and first.inputs.shape[1] == 1 and (factored or few or once):
+        signals = [piece.signals[:, 0].mT for piece in pieces if isinstance(piece, MatrixPiece)]
         signals = signals if left is None else [some @ left for some in signals]
-        inputs = first.inputs[:, 0, :, 0]
-        return Outer(inputs if right is None else inputs @ right, torch.stack(signals, dim=1))
+        inputs = first.inputs[:, 0].mT
+        stack = torch.stack(signals, dim=1)
+        return _few(inputs, stack, right) if few else Outer(inputs, stack)
     return Formed(torch.stack([piece.formed() for piece in pieces], dim=1))
 
 
@@ -269,71 +344,4 @@ class SignalsChunk:
         for place, c in enumerate(classes):
             some = (self.labels == c).nonzero()[:, 0]
             if len(some):
-                self.signals.chosen(some).add_pulled(sums[place], columns[some])
-
-
-class WholeChunk:
-    """The same examples in all parameters, for one cotangent after another: a backward pass to the layers each."""
-
-    def __init__(self, chunk: NetworkChunk, logits: Tensor) -> None:
-        self._chunk, self.logits, self.labels = chunk, logits, chunk.labels
-        self.targets, self.weights = chunk.targets, chunk.weights
-
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """J^T U for cotangents (n, C, k), (D, k)."""
-        every = cotangents.new_ones((len(cotangents), 1))
-        return torch.cat([self._chunk.rows(column).sums(every) for column in cotangents.unbind(dim=2)]).T
-
-
-class Reducer:
-    """Examples of a network in a few directions of its parameters.
-
-    Parameters
-    ----------
-    sample : SignalsChunk
-        The examples that directions are chosen by.
-    factor : Tensor (n, C, r)
-        L L^T is the loss's Hessian at them.
-    network : Snapshot
-    layers : Layers
-    tolerance : float
-        Share of inputs and signals that may be left out.
-
-    Attributes
-    ----------
-    reduction : Reduction
-    """
-
-    def __init__(
-        self, sample: SignalsChunk, factor: Tensor, network: Snapshot, layers: Layers, tolerance: float
-    ) -> None:
-        self._whole, self._factor = sample.signals, factor.to(sample.logits)
-        self.reduction = self._whole.reduction(self._factor, network.shapes, tolerance)
-        self._small = self._whole.reduced(self.reduction)
-        numbers = sum(layers.stored_bytes(name, sample.logits.shape[1] - 1) for name in network.groups)
-        self._part_size = min(layers.part_size, max(SMALLEST_PART, PART_BYTES // max(numbers, 1)))
-
-    def parts(self, chunk: NetworkChunk) -> Iterator[tuple[WholeChunk, SignalsChunk]]:
-        """The examples of a chunk, part by part, in all parameters and in the directions."""
-        for part in chunk.pieces(self._part_size):
-            view = part.softmax_view(self.reduction)
-            assert view is not None
-            yield WholeChunk(part, view.logits), view
-
-    def left_out(self, vectors: Tensor) -> Tensor:
-        """|R u|^2, (k,), for vectors u (size, k) in the subspace, R u being the part of G u that is not in it.
-
-        The inner product of R u from two halves of the sample, in which the noise of either has mean zero: it may be
-        negative. Biases are left to their weights.
-        """
-        half = len(self._factor) // 2
-        if half == 0:
-            return vectors.new_zeros(vectors.shape[1])
-        pushed = self._small.jvp(vectors.to(self._factor))
-        curved = self._factor @ (self._factor.mT @ pushed) / half
-        first, second = slice(0, half), slice(half, 2 * half)
-        overlaps = [
-            signals.chosen(first).overlaps(curved[first], signals.chosen(second), curved[second])
-            for signals in (self._whole, self._small)
-        ]
-        return overlaps[0] - overlaps[1]
+                self.signals.chosen(some, whole=False).add_pulled(sums[place], columns[some])

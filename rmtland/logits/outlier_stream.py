@@ -1,0 +1,314 @@
+"""Passes over a source behind `streamed_outliers`: means, directions, products with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmtland._arguments import require_memory
+from rmtland._arrays import Array, double, like, to_numpy, zeros
+from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
+from rmtland.logits.cells import Cells
+from rmtland.logits.cross_class import CrossClassMeansAccumulator
+from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
+from rmtland.logits.gradients import (
+    Closer,
+    CutChunk,
+    LogitGradients,
+    LogitGradientsChunk,
+    Reducer,
+    ReducibleSource,
+    SlicedChunk,
+)
+from rmtland.logits.outlier_estimate import UNSEEN, Estimate, Nystrom, inner_products, likely_errors, orthonormal
+from rmtland.logits.ranks import own_examples, ranked
+from rmtland.logits.rows import require_finite
+from rmtland.logits.scatter import Scatter
+from rmtland.spectra import _vectors
+
+Floats = npt.NDArray[np.float64]
+
+ENOUGH = 0.02
+"""Mean relative error, of what no product has seen, above which held examples are multiplied again."""
+MORE = 3
+"""Eigenvectors that are multiplied again beside those asked for."""
+FEW = 16
+"""Examples of each class, on average, that directions are found from where an eighth of all would be fewer."""
+
+
+class OutlierStream:
+    """A pass over the source: means, directions, products with them, and the gradient.
+
+    In a subspace all examples are held where they fit into memory: directions and products are then those of all. Else
+    directions come from the first examples and products from the rest.
+    """
+
+    def __init__(
+        self, source: LogitGradients, statistic: CrossClassMeansAccumulator, width: int, tolerance: float,
+        *, as_told: bool = False,
+    ) -> None:  # fmt: skip
+        self.source, self.statistic, self.width, self.as_told = source, statistic, width, as_told
+        self.keeps, self.kind = statistic.keeps(source), prototype(source)
+        statistic.start(source)
+        if self.keeps:
+            size = self.kind.dtype.itemsize * source.num_classes**2 * float(source.num_parameters)
+            require_memory(f"two sets of {source.num_classes}^2 cross-class means", 2.5 * size, "use keep_pairs=False")
+        self.num_products, self.sampled = 0.0, 0.0
+        self.scatter: Scatter | None = None
+        self.images: Array = None  # of directions in all parameters
+        self.added: Array = None
+        self._last: tuple[Floats, Estimate | Nystrom, Floats] | None = None
+        some = tolerance > 0 and self.keeps and isinstance(source, ReducibleSource)
+        self.reducer: Reducer | None = source.reducer(tolerance) if some else None  # type: ignore[attr-defined]
+        if self.reducer is not None and self.reducer.reduction.size < 2 * width:
+            self.reducer = None  # too small to be worth it
+        count = source.num_examples
+        self.held: list[Any] | None = None  # parts of all examples
+        if self.reducer is not None and self.reducer.holds(count):
+            self.held = []
+        # Of what is summed up: parameters, or coordinates in a subspace.
+        self.size = source.num_parameters if self.reducer is None else self.reducer.reduction.size
+
+    def _nothing(self) -> tuple[Array, ...]:
+        """The state of `statistic` before the first example, in the dtype of products: half the traffic of float64."""
+        num_classes = self.source.num_classes
+        between = (num_classes, num_classes) if self.keeps else (num_classes,)
+        wide = double(self.kind)
+        shapes = ((num_classes, num_classes), (num_classes,))
+        sums = zeros(self.kind, (*between, self.size))
+        return (sums, *(zeros(wide, shape) for shape in shapes))
+
+    def coordinates(self, start: Array) -> Array:
+        """An orthonormal basis of given directions (D, m), or of their projections."""
+        return orthonormal(start if self.reducer is None else self.reducer.reduction.project(start.T).T)
+
+    def pass_over(self, directions: Array | None, k: int) -> None:
+        """The means of all, and products of the examples that come after the directions are known."""
+        boundary = 0 if directions is not None or self.held is not None else _opening(self.source)
+        slope_of = GradientAccumulator()
+        slope: Any = None
+        self.block: Any = directions
+        first: Any = None
+        state: Any = self._nothing()
+        seen = 0
+        for chunk in checked_chunks(self.source):
+            for piece in _cut_at(chunk, boundary - seen):
+                if seen >= boundary and first is None and self.held is None:
+                    first, state = self._first_part(state), self._nothing()
+                for whole, part in self._parts(piece):
+                    if self.held is not None:
+                        self.held.append(part)
+                    elif seen >= boundary:
+                        self._multiply(part, seen)
+                    for some in parts_of(part):
+                        state = self.statistic.add(state, SharedChunk(some, self.source))
+                    slope = slope_of.add(slope, SharedChunk(whole, self.source))
+                    seen += int(part.labels.shape[0])
+        self.gradient = double(slope_of.finish(slope, self.source))
+        sums, pairs, count = self._reduced(state)
+        if self.held is None:
+            self._conclude(first, (sums, pairs, count))
+            return
+        self._know(sums, pairs)
+        self.exact(self._leading(sums, self.turn, self.width) if self.block is None else self.block)
+        values, found, inside = self._found(k)
+        unseen = likely_errors(values, found.following(k), inside, np.zeros(k))
+        if float(np.mean(unseen / np.where(values > 0, values, 1.0))) > ENOUGH:
+            width = self._few(k)
+            self.exact(Estimate.of(self, width).vectors(width))
+
+    def _few(self, k: int) -> int:
+        """Directions that all examples are multiplied with again."""
+        return self.width if self.as_told else min(k + MORE, self.width)
+
+    def _know(self, sums: Array, pairs: Floats) -> None:
+        """F by the sums of all examples."""
+        num_examples = float(self.source.num_examples)
+        self.sums, self.cells = sums, Cells.of(pairs / num_examples, self.keeps)
+        self.turn = self.cells.turn / num_examples
+        self.own = self.turn @ inner_products(sums) @ self.turn.T
+        require_finite(like(double(self.kind), self.own))
+
+    def _leading(self, sums: Array, turn: Floats, width: int) -> Array:
+        """The leading directions of F, (size, m), from sums."""
+        values, vectors = np.linalg.eigh(turn @ inner_products(sums) @ turn.T)
+        kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-width:]
+        return orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
+
+    def _parts(self, piece: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
+        """A piece in parts, each in all parameters and in what is summed up."""
+        if self.reducer is None:
+            yield piece, piece
+        else:
+            yield from self.reducer.parts(piece)
+
+    def _reduced(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
+        """Sums (r, D), pair weights and number of examples of all ranks."""
+        sums, pairs, sizes = (self.source.reduce(total) for total in state)
+        return sums.reshape(-1, sums.shape[-1]), to_numpy(pairs), float(to_numpy(sizes).sum())
+
+    def _first_part(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
+        """Sums over the first examples of all ranks; the directions, where there are none yet, from them."""
+        sums, pairs, count = self._reduced(state)
+        if self.block is None:
+            cells = Cells.of(pairs / max(count, 1.0), self.keeps)
+            self.block = self._leading(sums, cells.turn / max(count, 1.0), self.width)
+            self.scatter = Scatter(self.source.num_classes, int(self.block.shape[1]), self.keeps)
+        return sums, pairs, count
+
+    def _curved(self, part: LogitGradientsChunk, block: Array) -> tuple[SharedChunk, Array, Array]:
+        """J V and A J V of a part's examples, (n, C, m)."""
+        shared = SharedChunk(part, self.source)
+        pushed = part.jvp(like(self.kind, block))
+        return shared, pushed, like(pushed, shared.loss.hessian_product(double(pushed)))
+
+    def _multiply(self, piece: LogitGradientsChunk, seen: int) -> None:
+        """Add products of a piece's examples with the directions, and their scatter by groups."""
+        if int(self.block.shape[1]) == 0:
+            return
+        shared, pushed, curved = self._curved(piece, self.block)
+        image = piece.vjp(curved)
+        self.added = double(image) if self.added is None else self.added + image
+        if self.scatter is not None:
+            self.scatter.add(shared, pushed, seen)
+
+    def _conclude(self, first: tuple[Array, Floats, float] | None, second: tuple[Array, Floats, float]) -> None:
+        """The products as those of B = G - F F^T, about the means of all examples."""
+        wide, num_examples = double(self.kind), float(self.source.num_examples)
+        width = int(self.block.shape[1])
+        if self.added is None:  # a rank without examples there
+            self.added = zeros(wide, (self.size, width))
+        images = self.source.reduce(self.added)
+        if self.scatter is not None:
+            self.scatter.reduced(self.source.reduce, wide)
+        sums, pairs, count = second
+        self.sampled = 1.0 - count / num_examples
+        self.num_products += width * (1.0 - self.sampled)
+        before, before_pairs, _ = first if first is not None else (None, np.zeros_like(pairs), 0.0)
+        self.cells = Cells.of((pairs + before_pairs) / num_examples, self.keeps)
+        self.turn = self.cells.turn / num_examples
+        here = Cells.of(pairs / max(count, 1.0), self.keeps)
+        # Second moments about the means of all: the sum of g g^T less sum g times the mean, less its transpose, plus
+        # that of the mean. Coefficients (r, m) first, then two products with the sums.
+        block = like(sums, self.block)
+        later = to_numpy(sums @ block).astype(np.float64)
+        earlier = 0.0 if before is None else to_numpy(before @ block).astype(np.float64)
+        seen, theirs = self.turn @ (later + earlier), (here.turn / max(count, 1.0)) @ later
+        root, unscaled = np.sqrt(here.weights)[:, None], self.cells.inverse_root[:, None]
+        of_here = root * unscaled * seen
+        of_all = unscaled * (root * theirs - root**2 * unscaled * seen)
+        lost = self.turn.T @ of_all
+        coefficients = (here.turn / max(count, 1.0)).T @ of_here + lost
+        subtracted = double(sums.T @ like(sums, coefficients))
+        if before is not None:
+            subtracted = subtracted + double(before.T @ like(sums, lost))
+            sums += before
+        self.centres = unscaled * seen  # of all means, along V
+        self.sums = sums
+        self.spread = images / max(count, 1.0) - subtracted
+        self.own = self.turn @ inner_products(sums) @ self.turn.T
+        require_finite(self.spread, like(wide, self.own))
+
+    def exact(self, block: Array) -> None:
+        """Products of all examples with other directions, (size, m), orthonormal."""
+        images = self._product(block)
+        require_finite(images)
+        sums, self._last = self.sums, None
+        seen = self.turn.T @ (self.turn @ to_numpy(sums @ like(sums, block)).astype(np.float64))
+        self.block, self.sampled = block, 0.0
+        self.spread = images - double(sums.T @ like(sums, seen))
+        self.num_products += int(block.shape[1])
+
+    def _product(self, block: Array, closer: Closer | None = None) -> Array:
+        """G V, in all parameters or in the subspace; `closer` is told of all."""
+        if self.reducer is None:
+            return double(gauss_newton(self.source) @ like(self.kind, block))
+        total = zeros(double(self.kind), (self.size, int(block.shape[1])))
+        for part in self._few_parts():
+            curved = self._curved(part, block)[2]
+            total += double(part.vjp(curved))
+            if closer is not None:
+                closer.add(part, curved)
+        return total / self.source.num_examples
+
+    def _few_parts(self) -> Iterator[Any]:
+        """Parts of all examples in the subspace, held or found anew."""
+        if self.held is not None:
+            yield from self.held
+        elif self.reducer is not None:
+            for chunk in checked_chunks(self.source):
+                for _, part in self.reducer.parts(chunk):
+                    yield part
+
+    def again(self, k: int) -> None:
+        """Another pass: products of all examples with the leading eigenvectors found so far, beyond a subspace too."""
+        if self.reducer is None:
+            self.exact(Estimate.of(self, self.width).vectors(self.width))
+            return
+        width = self._few(k)
+        block = Estimate.of(self, width).vectors(width)
+        closer = self.reducer.closer(block)
+        within = self._product(block, closer)
+        self.block, self.sampled = block, 0.0
+        self._last = None
+        self.images = closer.images(within * self.source.num_examples) / self.source.num_examples
+        self.within = within
+        require_finite(self.images)
+        self.num_products += int(block.shape[1])
+
+    def _found(self, k: int) -> tuple[Floats, Estimate | Nystrom, Floats]:
+        """The k largest eigenvalues, what they come from, and their vectors along the directions V, (m, k)."""
+        if self._last is not None:
+            return self._last
+        if self.images is not None:
+            closest = Nystrom.of(self.block, self.images, self.within, self.kind)
+            self._last = closest.values[-k:], closest, closest.inside(k)
+            return self._last
+        found = Estimate.of(self, k)
+        self._last = found.values[-k:], found, to_numpy(double(self.block).T @ found.vectors(k))
+        return self._last
+
+    def result(self, k: int) -> tuple[Floats, Floats, Array, Floats]:
+        """Eigenvalues, errors, vectors (D, k) and their shares of the squared gradient, by what is known now."""
+        values, found, inside = self._found(k)
+        vectors = found.vectors(k)
+        lost = np.zeros(k)
+        if self.reducer is not None:
+            closer = self.images is not None
+            few = like(double(self.block), inside) if closer else vectors
+            few = double(self.block) @ few if closer else few
+            lost = to_numpy(self.reducer.left_out(few, closer=closer)) / np.where(values > 0, values, 1.0) ** 2
+            # From few examples: a small one among them may be so by chance, and their spread is that of the telling.
+            lost = np.maximum(lost, max(float(lost.mean()), 0.0)) + lost.std()
+            vectors = vectors if closer else self.reducer.reduction.lift(vectors.T).T
+        norm = float(np.linalg.norm(to_numpy(self.gradient)))
+        seen = to_numpy(vectors.T @ self.gradient)
+        powers = (seen / norm) ** 2 if norm > 0 else np.full(k, math.nan)
+        noise = np.zeros(k)
+        if self.scatter is not None and self.sampled > 0:
+            noise = self.scatter.deviations(self.centres, inside, self.sampled)
+        errors = likely_errors(values, found.following(k), inside, noise) + UNSEEN * lost * values
+        return values, errors, vectors, powers
+
+
+def _opening(source: LogitGradients) -> int:
+    """How many examples of this rank go before: an eighth, half of few."""
+    own = own_examples(source) if ranked(source) is not None else None
+    if own is None:
+        alone = int(to_numpy(source.reduce(zeros(double(prototype(source)), (1,)) + 1))[0]) == 1
+        # A source that sums over ranks and does not say how many examples each has is asked.
+        own = own_examples(source) if alone else sum(int(chunk.labels.shape[0]) for chunk in source.chunks())
+    return max(own // 8, min(own // 2, FEW * source.num_classes))
+
+
+def _cut_at(chunk: LogitGradientsChunk, place: int) -> Iterator[LogitGradientsChunk]:
+    """The chunk, in two pieces or more where the place lies within it and it can be cut."""
+    if 0 < place < chunk.labels.shape[0]:
+        for part in (slice(0, place), slice(place, int(chunk.labels.shape[0]))):
+            yield chunk.cut(part) if isinstance(chunk, CutChunk) else SlicedChunk(chunk, part)
+    else:
+        yield chunk

@@ -1,0 +1,160 @@
+"""Passes over a network's examples in a few directions of its parameters, and a closer look at what was found there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rmtland.logits.accumulate import loss_at
+from rmtland.nets.reduction import Reduction
+from rmtland.nets.signals import SignalsChunk
+
+if TYPE_CHECKING:
+    from rmtland.logits.gradients import LogitGradients
+    from rmtland.nets.chunks import NetworkChunk
+
+SAMPLE, LARGE_SAMPLE = 256, 1024
+"""Examples that directions are chosen by; the more where they take no more memory than a part."""
+PART_BYTES = 2**26
+"""Signals of a part of a chunk: of smaller parts, what each adds to sums over examples costs more than it spares."""
+SMALLEST_PART = 64
+TOLD = 4
+"""One example of so many of these does not choose directions but tells what they leave out."""
+FOCUS = 3e-3
+"""Share of eigenvectors whose signals are left out where products go beyond the inputs of a subspace."""
+
+
+class WholeChunk:
+    """The same examples in all parameters, for one cotangent after another: a backward pass to the layers each."""
+
+    def __init__(self, chunk: NetworkChunk, logits: Tensor) -> None:
+        self._chunk, self.logits, self.labels = chunk, logits, chunk.labels
+        self.targets, self.weights = chunk.targets, chunk.weights
+
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """J^T U for cotangents (n, C, k), (D, k)."""
+        every = cotangents.new_ones((len(cotangents), 1))
+        return torch.cat([self._chunk.rows(column).sums(every) for column in cotangents.unbind(dim=2)]).T
+
+
+class Reducer:
+    """Examples of a network in a few directions of its parameters.
+
+    Parameters
+    ----------
+    first : NetworkChunk
+        Whose first examples directions are chosen by.
+    loss : Loss
+    tolerance : float
+        Share of inputs and signals that may be left out.
+    memory : int
+        Bytes that signals of all examples may take.
+    again : bool
+        Whether `first` will be the same object in the next pass, so that its first examples need not be found anew.
+
+    Attributes
+    ----------
+    reduction : Reduction
+    """
+
+    def __init__(
+        self, first: NetworkChunk, source: LogitGradients, tolerance: float, memory: int, *, again: bool
+    ) -> None:
+        network, layers, num_logits = first.network, first.layers(), source.num_classes - 1
+        each = max(sum(layers.stored_bytes(name, num_logits) for name in network.groups), 1)
+        self._part_size = min(layers.part_size, max(SMALLEST_PART, PART_BYTES // each))
+        size = min(int(first.labels.shape[0]), max(SAMPLE, min(LARGE_SAMPLE, PART_BYTES // each)))
+        self._first, self._sample, self._memory = first if again else None, first.cut(slice(0, size)), memory
+        view = self._sample.softmax_view(factored=True)
+        assert view is not None
+        self._logits = view.logits
+        factor = loss_at(source, view).hessian_factor().to(view.logits)
+        # What a subspace leaves out is told from other examples than those that it was made for.
+        chosen = size - size // TOLD
+        told = slice(chosen, size)
+        made = view.signals.chosen(slice(0, chosen))
+        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance)
+        self._small = view.signals.reduced(self.reduction)
+        self._factor, self._whole = factor[told], view.signals.chosen(told)
+
+    @classmethod
+    def of(cls, first: NetworkChunk, source: LogitGradients, tolerance: float, memory: int, *, again: bool) -> Any:
+        """None where layers do not account for all parameters, or examples are tokens."""
+        if first.cut(slice(0, 1)).softmax_view() is None:
+            return None
+        return cls(first, source, tolerance, memory, again=again)
+
+    def holds(self, num_examples: int) -> bool:
+        """Whether the parts of so many examples fit into memory."""
+        return num_examples * self._small.bytes_each <= self._memory
+
+    def parts(self, chunk: NetworkChunk) -> Iterator[tuple[WholeChunk, SignalsChunk]]:
+        """The examples of a chunk, part by part, in all parameters and in the directions."""
+        if chunk is self._first:
+            yield WholeChunk(self._sample, self._logits), SignalsChunk(self._sample, self._small, self._logits)
+            size, count = len(self._logits), int(chunk.labels.shape[0])
+            if size == count:
+                return
+            chunk = chunk.cut(slice(size, count))
+        for part in chunk.pieces(self._part_size):
+            view = part.softmax_view(self.reduction)
+            assert view is not None
+            yield WholeChunk(part, view.logits), view
+
+    def closer(self, vectors: Tensor) -> Closer:
+        """For products with vectors (size, k) beyond the inputs of the subspace."""
+        return Closer(self.reduction, vectors)
+
+    def left_out(self, vectors: Tensor, *, closer: bool = False) -> Tensor:
+        """|R u|^2, (k,), for vectors u (size, k) in the subspace, R u being the part of G u that is not in it.
+
+        The inner product of R u from two halves of some examples, in which the noise of either has mean zero: it may be
+        negative. Biases are left to their weights. `closer`: not counting what whole inputs would see.
+        """
+        half = len(self._factor) // 2
+        if half == 0:
+            return vectors.new_zeros(vectors.shape[1])
+        small = self._small.chosen(slice(len(self._logits) - len(self._factor), None))
+        pushed = small.jvp(vectors.to(self._factor))
+        curved = self._factor @ (self._factor.mT @ pushed) / half
+        first, second = slice(0, half), slice(half, 2 * half)
+        overlaps = [
+            signals.chosen(first).overlaps(curved[first], signals.chosen(second), curved[second])
+            for signals in (self._whole, small.with_whole_inputs() if closer else small)
+        ]
+        return overlaps[0] - overlaps[1]
+
+
+class Closer:
+    """Products G u for vectors u of a subspace: beyond its inputs too, along the leading signals of the vectors.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    vectors : Tensor (size, k)
+    """
+
+    def __init__(self, reduction: Reduction, vectors: Tensor) -> None:
+        self._reduction, self._focus = reduction, reduction.focus(vectors, FOCUS)
+        self._sums: dict[str, Tensor] = {}
+        self._dtype = vectors.dtype
+
+    def add(self, part: SignalsChunk, cotangents: Tensor) -> None:
+        """Add J^T U of a part's examples, U (n, C, k)."""
+        self._dtype = cotangents.dtype
+        for name, image in part.signals.pulled_whole(cotangents, self._focus).items():
+            self._sums[name] = self._sums[name] + image if name in self._sums else image.double()
+
+    def images(self, within: Tensor) -> Tensor:
+        """All in all, (D, k), with what the sums are `within` the subspace, (size, k)."""
+        rows = self._reduction.lift(within.T.to(self._dtype)).double()  # no more precise than what was added
+        for name, image in self._sums.items():
+            left, right = (None if basis is None else basis.double() for basis in self._reduction.bases[name])
+            assert right is not None
+            beyond = image - image @ right @ right.T
+            signals = self._focus[name] if left is None else left @ self._focus[name].double()
+            rows[:, self._reduction.groups[name]] += (signals.to(beyond) @ beyond).flatten(1)
+        return rows.T
