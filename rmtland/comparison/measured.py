@@ -31,8 +31,8 @@ from rmtland.spectra.operators import SymmetricOperator
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-SHORTEST = 1e-70
-"""Root mean square length of logit gradients below which the traces of squares of their products leave float64."""
+SHORTEST = 1e-38
+"""Root mean square length of logit gradients below which cubes of eigenvalues leave float64."""
 
 GRAM_ROWS = 4096
 """Up to so many logit gradients N C their inner products are formed, 128 MiB; beyond, no law that needs them."""

@@ -512,7 +512,7 @@ def test_more_draws_than_memory():
         rl.compare(rl.LandscapeModel.fort_ganguli(20, 3, 30).sample(0), num_draws=10**9)
 
 
-@pytest.mark.parametrize("scale", [1e-10, 1e-20, 1e-60, 1e10, 1e35])
+@pytest.mark.parametrize("scale", [1e-10, 1e-20, 1e-35, 1e10, 1e35])
 def test_a_rung_does_not_depend_on_the_unit_of_the_parameters(scale):
     rng = np.random.default_rng(0)
     logits, labels, gradients = rng.normal(size=(20, 3)), np.arange(20) % 3, rng.normal(size=(20, 3, 7))
@@ -528,9 +528,9 @@ def test_a_rung_does_not_depend_on_the_unit_of_the_parameters(scale):
             )
 
 
-@pytest.mark.parametrize("scale", [1e-75, 1e40, 1e150])
+@pytest.mark.parametrize("scale", [1e-40, 1e40, 1e150])
 def test_lengths_whose_powers_are_no_numbers_are_named(scale):
     rng = np.random.default_rng(0)
     source = rl.DenseLogitGradients(rng.normal(size=(8, 3)), np.arange(8) % 3, scale * rng.normal(size=(8, 3, 7)))
-    with pytest.raises(ValueError, match="the logit gradients of `source` must be 1e-70 to 1e\\+38 long, .* got "):
+    with pytest.raises(ValueError, match="the logit gradients of `source` must be 1e-38 to 1e\\+38 long, .* got "):
         rl.compare(source, num_draws=2)

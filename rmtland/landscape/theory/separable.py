@@ -167,8 +167,11 @@ class Separable:
 
     def mean_weight(self, state: State) -> complex:
         """W of means of unit length."""
+        return complex(self._mean_weight(state.a, state.z))
+
+    def _mean_weight(self, a: Any, z: Any) -> Any:
         s, w = self.spectrum
-        return complex(np.sum(w / (state.a * s - state.z)) / self.num_parameters)
+        return np.sum(w / (a * s - z)) / self.num_parameters
 
     def at(self, z: complex, m: complex, a: complex) -> tuple[tuple[complex, complex], State]:
         """The gradient of Phi in (m, a), which a solution makes 0, and all derivatives there."""
@@ -289,7 +292,7 @@ class Separable:
         """Rough places of at most so many eigenvalues that the means take out of the bulk, largest first."""
 
         def strengths(m: float, z: float, a: float) -> Floats:
-            of_unit = float(self.sums(a, z)[0, 0].real) / self.num_parameters
+            of_unit = float(self._mean_weight(a, z))
             found: Floats = -of_unit * np.linalg.eigvalsh(self.kernel(m)[0])[::-1]
             return found
 
