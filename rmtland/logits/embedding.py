@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +53,7 @@ def class_embedding(hierarchy: Hierarchy, *, perplexity: float | None = None, rn
     Raises
     ------
     ValueError
-        For fewer than three means, or a perplexity out of range.
+        For fewer than three means, means that all coincide, or a perplexity out of range.
     MemoryError
         Where the cross-class means were not kept.
 
@@ -88,6 +89,11 @@ def class_embedding(hierarchy: Hierarchy, *, perplexity: float | None = None, rn
         raise ValueError(f"`hierarchy` must have at least 3 means to embed; got {len(rows)}")
     values, vectors = np.linalg.eigh(rows @ gram.matrix @ rows.T)
     points = vectors * np.sqrt(np.maximum(values, 0))
+    extent = float(np.abs(points - points.mean(axis=0)).max())
+    if not extent > 0:  # scikit-learn would end the process
+        raise ValueError("`hierarchy` must have means that differ; all coincide")
+    # t-SNE does not depend on the unit, its single precision does; powers of two change no digit.
+    points = np.ldexp(points, -math.frexp(extent)[1])
     if perplexity is None:
         perplexity = min(num_classes, (len(rows) - 1) / 3)
     perplexity = real("perplexity", perplexity, above=0, below=len(rows))

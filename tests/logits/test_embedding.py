@@ -38,6 +38,22 @@ def test_what_is_absent_has_no_point():
     assert np.isfinite(embedding.pairs[0, 1]).all()
 
 
+@pytest.mark.parametrize("exponent", [-100, -3, 40])
+def test_the_unit_of_the_parameters_moves_no_point(exponent):
+    logits, labels, gradients = clusters()
+    one, other = (
+        rl.class_embedding(rl.hierarchy(rl.DenseLogitGradients(logits, labels, g)))
+        for g in (gradients, np.ldexp(gradients, exponent))
+    )
+    np.testing.assert_array_equal(other.classes, one.classes)
+
+
+def test_means_that_coincide_are_named():
+    logits, labels, gradients = clusters()
+    with pytest.raises(ValueError, match="`hierarchy` must have means that differ; all coincide"):
+        rl.class_embedding(rl.hierarchy(rl.DenseLogitGradients(logits, labels, 0 * gradients)))
+
+
 def test_seeds():
     hierarchy = rl.hierarchy(rl.DenseLogitGradients(*CASES["unbalanced"]))
     first, same, other = (rl.class_embedding(hierarchy, rng=seed).classes for seed in (0, 0, 1))
