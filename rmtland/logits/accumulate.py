@@ -19,7 +19,8 @@ from rmtland.logits.gradients import (
     dense_blocks,
     targets_of,
 )
-from rmtland.logits.losses import LossAt, one_hot
+from rmtland.logits.loss_at import LossAt
+from rmtland.logits.losses import one_hot
 from rmtland.logits.ranks import gathered, in_step
 from rmtland.logits.rows import DenseRows, Rows, RowsChunk, require_finite, rows_of
 

@@ -10,7 +10,8 @@ import numpy as np
 from rmtland._arrays import Array, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.gradients import LogitGradients
-from rmtland.logits.losses import CrossEntropy, Loss, LossAt
+from rmtland.logits.loss_at import LossAt
+from rmtland.logits.losses import CrossEntropy, Loss
 
 
 @dataclass(frozen=True)

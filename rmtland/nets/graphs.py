@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmtland.logits.losses import LossAt
+from rmtland.logits.loss_at import LossAt
 from rmtland.nets.batches import Batch
 from rmtland.nets.budget import GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan, Slope

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import rmtland as rl
-from rmtland.logits import losses
-from rmtland.logits.losses import LossAt
+from rmtland.logits import loss_at
+from rmtland.logits.loss_at import LossAt
 
 N, C = 7, 5
 
@@ -33,7 +33,7 @@ def test_parts_give_what_all_at_once_does(kind: str, monkeypatch: pytest.MonkeyP
         return [np.asarray(a) for a in (at.value(), at.gradient(), at.hessian_product(tangents), at.hessian_factor())]
 
     whole = everything()
-    monkeypatch.setattr(losses, "AT_ONCE", 2 * C)  # two examples, or one of two columns
+    monkeypatch.setattr(loss_at, "AT_ONCE", 2 * C)  # two examples, or one of two columns
     assert [some.stop for some, _ in at.parts()] == [2, 4, 6, 8]
     for ours, theirs in zip(everything(), whole, strict=True):
         assert ours.dtype == theirs.dtype
@@ -55,6 +55,6 @@ def test_statistics_and_second_derivatives_by_parts(monkeypatch: pytest.MonkeyPa
         return [own, *((make(source) @ block).numpy() for make in (rl.nets.hessian, rl.gauss_newton))]
 
     whole = everything()
-    monkeypatch.setattr(losses, "AT_ONCE", 2 * C)
+    monkeypatch.setattr(loss_at, "AT_ONCE", 2 * C)
     for ours, theirs in zip(everything(), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
