@@ -7,11 +7,12 @@ import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-# Workers of pytest-xdist share the cores: one thread each, and for the processes that their tests start. Libraries read
-# this when they are loaded, which none is yet.
+# Workers of pytest-xdist share the cores: one thread each, and for the processes that their tests start. Most libraries
+# read this when they are loaded; NumPy is, by a plug-in.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
+    threadpool_limits(1)
 
 # No test depends on timing, a first call compiles a kernel; fixed examples, as all seeds are fixed.
 settings.register_profile("house", deadline=None, derandomize=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.theory.continuation import Continuation
+from rmtland.landscape.theory.continuation import Continuation, NoWay
 from rmtland.landscape.theory.separable import Separable
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
@@ -124,6 +124,20 @@ def test_density_and_counts_belong_together():
     assert 0.7 < share < 1.0
     assert theory.pdf(2 * top) == 0.0
     assert theory.quantiles([theory.count_above(0.5 * edge)])[0] == pytest.approx(0.5 * edge, rel=1e-4)
+
+
+def test_eigenvalues_are_found_where_no_way_leads_down_to_them(monkeypatch):
+    expected = model_of(LAWS["anisotropic"]).theory()
+
+    def blocked(*_):
+        raise NoWay("blocked")
+
+    monkeypatch.setattr(Continuation, "_down", blocked)
+    theory = model_of(LAWS["anisotropic"]).theory()
+    np.testing.assert_allclose(theory.outliers(), expected.outliers(), rtol=1e-6)
+    counts = [4.5, 10.0, 20.0]
+    np.testing.assert_allclose(theory.quantiles(counts), expected.quantiles(counts), rtol=1e-4)
+    assert theory.gradient_power(C - 1) == pytest.approx(expected.gradient_power(C - 1), abs=1e-4)
 
 
 def test_a_solution_solves_the_matrix_equations():

@@ -6,7 +6,7 @@ from itertools import pairwise
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
@@ -718,6 +718,7 @@ def test_bad_calls():
     st.lists(st.floats(-60, 0), min_size=4, max_size=4),
     st.floats(-60, 60),
 )
+@example([0.0625, 0.25], [-3.0, -2.5, 0.0, 0.0], 46.0)  # a band narrower than rounding, whose edges were in wrong order
 def test_any_ratio_and_weights(population, weights, ratio):
     # Bands may be narrower than rounding of where they are: points then, of the right place and mass.
     t, w = 10.0 ** np.array(population), 10.0 ** np.array(weights[: len(population)])

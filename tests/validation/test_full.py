@@ -249,7 +249,8 @@ QUICK = ("fort_ganguli.figure_3a", "papyan.hierarchy_sum", "sagun.figures_4_6")
     "claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED if c != COLLAPSES]
 )
 def test_full_paths_run(claim, short, elsewhere):
-    outcome = short(claim).run("full", np.random.default_rng(0))
+    shortened = short(claim)
+    outcome = shortened.judge(shortened.draw("full", np.random.default_rng(0)), shortened.theory)
     assert outcome.checks
     assert outcome.conclusions.strip()
     assert outcome.plot().axes

@@ -36,11 +36,11 @@ def test_what_fails_must_be_known_to(estimate, refuted, expected, tmp_path, monk
     assert ("Does not hold: it is two" in capsys.readouterr().out) == bool(refuted)
 
 
-@pytest.mark.parametrize(("folder", "expected"), [("x", 1), ("", 0)])
+@pytest.mark.parametrize(("named", "expected"), [(True, 1), (False, 0)])
 def test_what_is_known_to_fail_must_not_pass_on_the_data_that_it_is_said_of(
-    folder, expected, tmp_path, monkeypatch, capsys
+    named, expected, tmp_path, tmp_path_factory, monkeypatch, capsys
 ):
-    monkeypatch.setenv("RMTLAND_DATA", folder)
+    monkeypatch.setenv("RMTLAND_DATA", str(tmp_path_factory.mktemp("data")) if named else "")
     assert code(claim(1, "it is two"), tmp_path, monkeypatch) == expected
     assert ("known not to hold, but does: it is two" in capsys.readouterr().out) == bool(expected)
 

@@ -151,8 +151,13 @@ def test_report_refuses_other_files(tmp_path):
 def made(judge, plot=True):
     """A claim of one line."""
 
+    def draw():
+        figure, (ax,) = panels(1, "figure")
+        ax.set(xlabel="x", ylabel="y")
+        return figure
+
     def outcome(data, theory):
-        return Outcome([judge()], "x &lt; y", (lambda: panels(1, "figure")[0]) if plot else None)
+        return Outcome([judge()], "x &lt; y", draw if plot else None)
 
     return Claim("A <b>bold</b> claim", "Nobody (2026)", "e", "r", "b", lambda scale, rng: None, outcome, None, {})
 

@@ -26,6 +26,10 @@ WAYPOINTS = 400
 """Solutions that are kept to start from."""
 
 
+class NoWay(RuntimeError):
+    """No steps lead on from a solution to the next place."""
+
+
 @dataclass(frozen=True, eq=False)
 class Continuation:
     """Solutions of one equation.
@@ -99,7 +103,7 @@ class Continuation:
 
         Raises
         ------
-        RuntimeError
+        NoWay
             Where steps become too small, as at an edge of the spectrum.
         """
         share, step = 0.0, 1.0
@@ -119,7 +123,7 @@ class Continuation:
             else:
                 step *= 0.4
                 if step < 1e-9:
-                    raise RuntimeError(f"no way found to {z:g}")
+                    raise NoWay(f"no way found to {z:g}")
         return state
 
     def onward(self, states: Sequence[State], z: complex) -> State:
@@ -168,7 +172,10 @@ class Continuation:
         while height >= 1e-4 * guess:
             state = self.above(guess, height)
             if abs(self.equation.count_above(state) - above) < 0.4:
-                return self._down(state, above)
+                try:
+                    return self._down(state, above)
+                except NoWay:
+                    break
             height *= 0.3
         return self._bracketed(above, guess)
 

@@ -132,7 +132,9 @@ class PlainAtoms:
     def _edges(self) -> tuple[Floats, Floats]:
         u = self._crossings.ravel()
         value, curvature = edge_kernels.edges(u, self.t, self.b, self.a, self.deficit)
-        return np.maximum(value, self._least).reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
+        # A band may be narrower than rounding.
+        ascending = np.maximum.accumulate(np.maximum(value, self._least))
+        return ascending.reshape(-1, 2), (curvature * u**4).reshape(-1, 2)
 
     @property
     def edges(self) -> Floats:
