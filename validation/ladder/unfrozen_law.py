@@ -23,6 +23,7 @@ LAWS = ("unfrozen", "own", "even", "margin", "spread")
 """Unfrozen logits and uneven gradients; the same gradients with the network's own probabilities; unfrozen logits and
 gradients of one length in all directions; the measured margin, and the measured spread, of the logits with the scales
 of every logit's own class."""
+TITLES = ("unfrozen logits", "its gradients, own probabilities", "gradients of one length", "margin", "spread")
 FACTOR = 1.5
 
 
@@ -89,7 +90,7 @@ def judge(data, theory):
     ]  # fmt: skip
 
     def plot():
-        figure, axes = figures.panels(len(LAWS), *LAWS)
+        figure, axes = figures.panels(len(LAWS), *TITLES)
         for law, ax in zip(LAWS, axes, strict=True):
             ax.axhspan(1 / FACTOR, FACTOR, color="0.88", lw=0)
             for i, (name, colour) in enumerate(zip(names, figures.COLOURS, strict=False)):
@@ -98,6 +99,7 @@ def judge(data, theory):
                 places = np.arange(3) + 0.12 * (i - (len(names) - 1) / 2)
                 figures.points(ax, places, np.exp(mean), np.exp(mean) * error, colour, name)
             ax.set_yscale("log")
+            ax.set_ylim(0.1, 10)
             ax.set_xticks(range(3), ["initial", "mid", "end"])
             ax.set(xlabel="stage", ylabel="largest eigenvalue, model over network")
         figures.legend(axes[0])
