@@ -244,7 +244,7 @@ def _model_rung(
                 predicted = {key: rung.mean(key) for key in QUANTITIES}
             predicted = {key: predicted[key] for key in QUANTITIES if not math.isnan(predicted.get(key, math.nan))}
         except (ValueError, ArithmeticError):
-            # Degenerate laws have no theory. Who did not ask for one still has the draws.
+            # Degenerate laws have no theory, and of others it may not be found. Who did not ask still has the draws.
             if report.with_theory:
                 raise
     return dataclasses.replace(rung, num_numbers=numbers_of(model), theory=predicted)

@@ -12,6 +12,7 @@ from rmtland.comparison import ladder, reporting
 from rmtland.comparison.ladder import mean_gradient_outliers
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
+from rmtland.landscape.theory.continuation import Continuation, NoWay
 from rmtland.plots.comparison import plot_stage_spectra
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
@@ -526,6 +527,21 @@ def test_a_rung_does_not_depend_on_the_unit_of_the_parameters(scale):
             np.testing.assert_allclose(
                 other[name].values[quantity], rung.values[quantity] * scale**power, rtol=1e-5, err_msg=name
             )
+
+
+def test_draws_stay_where_their_theory_is_not_found(monkeypatch):
+    def nowhere(*_):
+        raise NoWay("no way found to 1")
+
+    rng = np.random.default_rng(0)
+    source = rl.DenseLogitGradients(rng.normal(size=(20, 3)), np.arange(20) % 3, rng.normal(size=(20, 3, 7)))
+    monkeypatch.setattr(Continuation, "start", nowhere)
+    compared = rl.compare(source, num_draws=2, rungs=["measured_means"])
+    rung = next(iter(compared.stages.values())).rungs["measured_means"]
+    assert rung.theory == {}
+    assert rung.mean("trace") > 0
+    with pytest.raises(ArithmeticError, match="no way found to 1"):
+        rl.compare(source, num_draws=2, rungs=["measured_means"], theory=True)
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e40, 1e150])

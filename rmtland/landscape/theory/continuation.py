@@ -26,8 +26,8 @@ WAYPOINTS = 400
 """Solutions that are kept to start from."""
 
 
-class NoWay(RuntimeError):
-    """No steps lead on from a solution to the next place."""
+class NoWay(ArithmeticError):
+    """No solution is found: no steps lead on to where it is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Continuation:
             if state is not None:
                 return state
             height *= 2
-        raise RuntimeError(f"no solution found far above {x:g}")
+        raise NoWay(f"no solution found far above {x:g}")
 
     def at(self, z: complex) -> State:
         """The solution at z, Im z > 0."""
