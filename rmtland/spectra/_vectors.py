@@ -142,8 +142,9 @@ def fresh_row(rows: Array, count: int, rng: np.random.Generator) -> None:
             out /= left
 
 
-SUBNORMAL = 1e-290
-"""Products below it, as of a frozen network, have lost digits to underflow: no asymmetry is seen in them."""
+SUBNORMAL = 1e-30
+"""Products below it, as of a frozen network, may have lost digits to underflow: no asymmetry is seen in them. Operators
+may compute in float32 and say float64."""
 
 
 def not_symmetric(one_way: float, other_way: float) -> ValueError:

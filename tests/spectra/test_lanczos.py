@@ -303,6 +303,15 @@ def test_of_a_deflated_operator_rounding_is_that_of_what_was_taken_out(reorthogo
     assert np.all(pairs.residuals >= np.finfo(np.float32).eps)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_underflows_in_single_precision_shows_no_asymmetry(dtype):
+    """Of a network that has learnt nothing; the operator may say that it computes in double precision."""
+    matrix = (1e-43 * np.random.default_rng(0).normal(size=(60, 60))).astype(np.float32)
+    operator = rl.SymmetricOperator(lambda v: ((matrix + matrix.T) @ v.astype(np.float32)).astype(dtype), 60,
+                                    np.zeros(1, dtype))  # fmt: skip
+    rl.lanczos(operator, 10, rng=0)
+
+
 def test_a_deflated_operator_that_is_not_symmetric_is_still_named():
     lopsided = np.random.default_rng(0).normal(size=(200, 200)) / 200**0.5
     vector = np.eye(200)[:, :1]

@@ -220,7 +220,7 @@ def short(monkeypatch):
             monkeypatch.setitem(getattr(of(claim), setting), "full", value)
         data, kinds, _, rates, *_ = _networks.SCALES["full"]
         # All three data sets and networks are those of `papyan.deep_networks`. The ends of the rates, one size.
-        data = {"mnist": 1}
+        data = dict.fromkeys(_networks.DATA if claim == "papyan.deep_networks" else ("mnist",), 1)
         monkeypatch.setitem(_networks.SCALES, "full", (data, kinds[:1], [1], [rates[0], rates[-1]], None, 2, 1 / 16))
         for name, value in (("STEPS", 40), ("DENSE", 50)):
             monkeypatch.setattr(_networks, name, value)
