@@ -13,7 +13,7 @@ alike.
   equation; `rmtland.laws.fluctuations` from any.
 - `separable`: measured means and residuals of any covariance, two functions of z instead of one, and why that is no
   list of levels; `mean_kernel` what means are to it, `residual_part` without them, `continuation` its solutions,
-  `structured` what follows, `structured_fluctuations` its deviations.
+  `structured` what follows, `structured_fluctuations` its deviations from the covariance of `determinants`.
 - `given`, `population`, `band`: theories given logits, over the logit law, averaged over draws.
 
 A new level is a subclass of `Level`: `at` gives its jet and its part of the gradient's quadratic form, `count_above`
