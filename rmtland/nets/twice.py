@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmtland.nets.backward import Backward
 from rmtland.nets.chunks import NetworkChunk, Slope
 
 _ONCE = once_differentiable(lambda ctx: None).__code__  # type: ignore[no-untyped-call]
@@ -48,12 +47,10 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
                 return dict.fromkeys(("jvp", "second"), f"the backward of {function.__name__} is once_differentiable")
             if node.name() == "torch::autograd::Error":
                 return dict.fromkeys(("jvp", "second"), "one of its operations is differentiable once only")
-        derivative = Backward(slopes, leaves, 0)
-        generator = torch.Generator("cpu").manual_seed(0)
-        start = [torch.randn((1, *p.shape), generator=generator, device="cpu").to(p) for p in leaves]
+        start = [slope.detach() for slope in slopes]
         try:
-            product = derivative(start)
-            again = derivative(product)
+            product = _product(slopes, leaves, start)
+            again = _product(slopes, leaves, product)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # NotImplementedError is one
@@ -64,6 +61,15 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
     if abs(length - other) > 30 * torch.finfo(outputs.dtype).eps ** 0.5 * length:
         return {"second": "its second derivatives by torch are not symmetric"}
     return {}
+
+
+def _product(slopes: Sequence[Tensor], leaves: Sequence[Tensor], vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """H v, the slopes' derivative along v."""
+    varying = [i for i, slope in enumerate(slopes) if slope.requires_grad]
+    if not varying:
+        return tuple(torch.zeros_like(leaf, requires_grad=False) for leaf in leaves)
+    values, cotangents = [slopes[i] for i in varying], [vector[i] for i in varying]
+    return torch.autograd.grad(values, leaves, cotangents, retain_graph=True, materialize_grads=True)
 
 
 def _inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:

@@ -108,6 +108,23 @@ def test_a_record_outlives_sigkill(tmp_path):
     assert found.sizes["step"] == 26
 
 
+def test_two_processes_that_begin_one_record(tmp_path, monkeypatch):
+    """As the ranks of a training do that all keep a record: the first has it, and the others are told."""
+    path, made = tmp_path / "record", record_store._make
+
+    def late(group, name, *arguments):
+        if name == "step" and not path.exists():
+            monkeypatch.setattr(record_store, "_make", made)
+            TrainingRecord(path, mlp([16, C]), data(), statistics="outputs")
+        return made(group, name, *arguments)
+
+    monkeypatch.setattr(record_store, "_make", late)
+    with pytest.raises(ValueError, match="`path` must belong to one process alone; .*of several ranks one keeps the"):
+        TrainingRecord(path, mlp([16, C]), data(), statistics="outputs")
+    assert [p.name for p in tmp_path.iterdir()] == ["record"]
+    assert open_record(path).sizes["step"] == 1
+
+
 def test_nothing_else_is_touched(tmp_path):
     module = mlp([16, C])
     file, folder = tmp_path / "file", tmp_path / "folder"
