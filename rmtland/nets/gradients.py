@@ -12,7 +12,7 @@ from torch import Tensor
 from rmtland._arguments import choice, integer
 from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
-from rmtland.nets import determinism
+from rmtland.nets import determinism, pytrees
 from rmtland.nets.batches import (
     Arrays,
     Batch,
@@ -76,14 +76,15 @@ class NetworkLogitGradients:
     unpack : callable, optional
         Takes a loader's batch apart: returns (inputs, labels) or (inputs, labels, weights).
     nondeterminism : {"raise", "warn"}
-        What happens where an example's logits depend on the pass or on the rest of its batch, or where a loader that
-        is read anew in each pass does not repeat its examples.
+        What happens where an example's logits depend on the pass or on the rest of its batch, where the module writes
+        to its inputs, or where a loader that is read anew in each pass does not repeat its examples.
 
     Raises
     ------
     ValueError
         For NaN in inputs or logits, labels out of range or of another length, an empty loader, no trainable
-        parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch.
+        parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch, or do
+        not depend on the parameters; in products, for a network that torch cannot differentiate twice.
     TypeError
         For something that is no eager module, is neither arrays nor a loader, or a loss that is none.
 
@@ -175,7 +176,14 @@ class NetworkLogitGradients:
     def _learn(self, few: Batch) -> None:
         """Number of outputs, what a batch may hold, whether the network can be trusted."""
         few = few.copied()  # a forward pass may write to its inputs, which are the caller's
-        self.network.find_written_buffers(self.network.placed(few.copied().inputs))
+        inputs = self.network.placed(few.copied().inputs)
+        try:
+            self.network.find_written_buffers(inputs)
+        except Exception as error:
+            error.add_note(
+                f"raised by `module` on inputs {pytrees.described(inputs)} (integers are not cast; see `forward`)"
+            )
+            raise
         # Whether logits depend on their own input alone, the same in every pass.
         self.independent = determinism.check_network(self.network, few, self._nondeterminism)
         with torch.inference_mode(False), torch.no_grad():

@@ -51,6 +51,12 @@ def num_inputs(inputs: Inputs) -> int:
     return int(tree_leaves(inputs)[0].shape[0])
 
 
+def described(inputs: Inputs) -> str:
+    """Shapes, without the examples, and dtypes of all leaves."""
+    leaves = [f"(n{''.join(f', {size}' for size in leaf.shape[1:])}) {leaf.dtype}" for leaf in tree_leaves(inputs)]
+    return " and ".join(leaves)
+
+
 def cut(inputs: Inputs, part: slice) -> Inputs:
     """Some of the examples."""
     return tree_map(lambda leaf: leaf[part], inputs)

@@ -92,7 +92,9 @@ class TrainingRecord:
 
     Notes
     -----
-    Memory does not grow with the number of steps. Beside each number, as `..._error`, stands its error: over examples
+    Memory does not grow with the number of steps. Of several processes one keeps the record.
+
+    Beside each number, as `..._error`, stands its error: over examples
     for means and q-values, over logits for sigma_c, sigma_E and their SNR, 0 for matrices that are diagonalised. These
     are Hessians of at most 1,024 parameters and G with as many rows N (C - 1), of large networks 4,096; beyond that
     eigenvalues come from Lanczos iterations, with their residuals, trace, norm and ratio from random products. With all

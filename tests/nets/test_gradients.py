@@ -88,8 +88,9 @@ def test_the_module_is_left_as_found():
 
 def test_an_error_in_the_forward_pass_restores_the_mode():
     module, _ = build("conv")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError) as raised:
         NetworkLogitGradients(module, torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 2]))
+    assert raised.value.__notes__[0].startswith("raised by `module` on inputs (n, 5) torch.float64 (integers")
     assert all(m.training for m in module.modules())
 
 
