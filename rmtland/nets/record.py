@@ -55,7 +55,7 @@ class TrainingRecord:
         by default all of these. And "hierarchy": traces of A1, A2, B1 and B2, whole and by tensor, top eigenvalues, and
         to which of A1 and B1 the C - 1 outliers of G belong (`attribution_changes` tells when they pass from one to the
         other). Weight norm and gradient norm are always there.
-    num_eigenvalues : int, optional
+    k : int, optional
         How many of the largest eigenvalues; by default C.
     seed : int
         Of random probes and bootstraps; each step has its own numbers, which do not depend on what was measured before.
@@ -118,7 +118,7 @@ class TrainingRecord:
         every: int | None = None,
         start: int = 0,
         statistics: Iterable[str] = STATISTICS,
-        num_eigenvalues: int | None = None,
+        k: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -129,9 +129,9 @@ class TrainingRecord:
         self._due = _schedule(steps, every)
         self._seen = integer("start", start, at_least=0)
         self._seed = integer("seed", seed, at_least=0)
-        if num_eigenvalues is not None:
-            num_eigenvalues = integer("num_eigenvalues", num_eigenvalues, at_least=1)
-        self._moment = Moment(checked_statistics(statistics), num_eigenvalues, options)
+        if k is not None:
+            k = integer("k", k, at_least=1)
+        self._moment = Moment(checked_statistics(statistics), k, options)
         self._splits = {"train": _pair(inputs, labels)}
         if test is not None:
             self._splits["test"] = _pair(test, None)
@@ -144,7 +144,7 @@ class TrainingRecord:
             "num_parameters": sum(p.numel() for p in self._module.parameters() if p.requires_grad),
             "statistics": list(self._moment.statistics),
             "splits": list(self._splits),
-            "num_eigenvalues": self._moment.num_eigenvalues,
+            "k": self._moment.k,
             "seed": self._seed,
         }
 
@@ -248,7 +248,7 @@ def measure_checkpoints(
     path: str | os.PathLike[str] | None = None,
     steps: Iterable[int] | None = None,
     statistics: Iterable[str] = STATISTICS,
-    num_eigenvalues: int | None = None,
+    k: int | None = None,
     seed: int = 0,
     after_checkpoint: Callable[[int], None] | None = None,
     **options: Any,
@@ -270,7 +270,7 @@ def measure_checkpoints(
         Where to keep the record; checkpoints that it has already are not measured again. By default in memory.
     steps : iterable of int, optional
         Step of each checkpoint, rising; by default 0, 1, 2, ...
-    statistics, num_eigenvalues, seed, **options
+    statistics, k, seed, **options
         As in `TrainingRecord`.
     after_checkpoint : callable, optional
         Called with the number of checkpoints done.
@@ -304,7 +304,7 @@ def measure_checkpoints(
     """
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
-            given = {"test": test, "steps": steps, "statistics": statistics, "num_eigenvalues": num_eigenvalues}
+            given = {"test": test, "steps": steps, "statistics": statistics, "k": k}
             return measure_checkpoints(
                 checkpoints, build, data, path=Path(folder) / "record", seed=seed, after_checkpoint=after_checkpoint,
                 **given, **options,
@@ -325,7 +325,7 @@ def measure_checkpoints(
             # Every step is chosen, but none is measured before its weights are loaded.
             record = TrainingRecord(
                 path, module, inputs, labels, test=test, every=1, start=1, statistics=statistics,
-                num_eigenvalues=num_eigenvalues, seed=seed, **options,
+                k=k, seed=seed, **options,
             )  # fmt: skip
         if number not in record.steps:
             if record.steps and number < record.steps[-1]:

@@ -82,7 +82,7 @@ def test_training_with_a_record_is_bit_for_bit_training_without(tmp_path):
 def test_what_is_recorded_is_what_the_functions_say(tmp_path):
     module = network()
     train, test = data(), data(1, 10)
-    record = TrainingRecord(tmp_path / "record", module, *train, test=test, steps=[0, 3], num_eigenvalues=4, seed=7)
+    record = TrainingRecord(tmp_path / "record", module, *train, test=test, steps=[0, 3], k=4, seed=7)
     loop(module, record, steps=3)
     found = xr.open_zarr(tmp_path / "record", chunks=None).load()
     assert found.step.values.tolist() == [0, 3]
@@ -167,9 +167,9 @@ def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatc
 def test_all_but_one_eigenvalue_can_be_asked_for_by_products(tmp_path, monkeypatch):
     module = mlp([16, C], seed=2)
     size = sum(p.numel() for p in module.parameters())
-    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", k=size)
     monkeypatch.setattr(moment, "EXACT", 10)
-    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", k=size)
     values, right = (record.dataset().load().hessian_eigenvalues.to_numpy().ravel() for record in (found, exact))
     assert values.size == right.size == size
     assert np.isnan(values[0])  # one short of all, as solvers of this kind are
@@ -423,7 +423,7 @@ def test_a_record_of_other_settings_is_not_gone_on_with(tmp_path):
     for options, message in (
         ({"statistics": "lengths"}, r"the same `statistics` to go on with, \['lengths'\]; .* has \['outputs'\]"),
         ({"seed": 1}, "the same `seed` to go on with, 1; .* has 0"),
-        ({"num_eigenvalues": 2}, "the same `num_eigenvalues` to go on with, 2; .* has None"),
+        ({"k": 2}, "the same `k` to go on with, 2; .* has None"),
         ({"test": data()}, r"the same `splits` to go on with, \['train', 'test'\]; .* has \['train'\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -476,7 +476,7 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
         ({"every": 0}, "`every` must be >= 1; got 0"),
         ({"start": -1}, "`start` must be >= 0; got -1"),
         ({"seed": -1}, "`seed` must be >= 0; got -1"),
-        ({"num_eigenvalues": 0}, "`num_eigenvalues` must be >= 1; got 0"),
+        ({"k": 0}, "`k` must be >= 1; got 0"),
         ({"statistics": ["colour"]}, "`statistics` must be one of 'outputs', .*; got 'colour'"),
         ({"statistics": []}, "`statistics` must name at least one of outputs, .*; got none"),
     ],
