@@ -1,10 +1,11 @@
 """Change the code at random places, one at a time, and see whether the tests notice: ``python -m tools.mutants``.
 
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
-in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes, kept for
-the next seed); of each mutant only those run that come by its line, the quickest first, up to the first that fails, in
-a fork of a process that has the libraries loaded (`tools.forked`). Survivors are printed as lines to change back by
-hand; those that change nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
+in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes of a core,
+kept for the next seed and, folder by folder, until its tests or the code change); of each mutant only those run that
+come by its line, the quickest first, up to the first that fails, in a fork of a process that has the libraries loaded
+(`tools.forked`), several mutants side by side. Survivors are printed as lines to change back by hand; those that change
+nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.forked import failure, load
@@ -237,18 +239,20 @@ def folders(path: Path) -> list[list[str]]:
     return [own, *every.values(), *([commands] if own is not commands else [])]
 
 
-def digest() -> str:
-    """Of all code and tests: where these are the same, so are the lines that tests run."""
-    found = hashlib.sha256()
+def digest(arguments: tuple[str, ...]) -> str:
+    """Of the code, these tests and what all tests share: where they are the same, so are the lines that tests run."""
+    found = hashlib.sha256(str(ROOT).encode())
     for path in sorted([*(ROOT / "rmtland").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
-        found.update(path.read_bytes())
+        name = str(path.relative_to(ROOT))
+        if not path.name.startswith("test_") or name.startswith(arguments):
+            found.update(name.encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
 @functools.cache
 def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     """The lines that these fast tests run: measured once, then read."""
-    place = maps / arguments[0].replace("/", "_")
+    place = maps / f"{arguments[0].replace('/', '_')}-{digest(arguments)}"
     if not place.exists():
         command = [*PYTEST, "-p", "tools.line_map", *arguments]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"LINE_MAP": str(place)}, capture_output=True, check=False)
@@ -301,6 +305,25 @@ def touch_callers(tree: Path, path: Path) -> None:
         (tree / file).touch()
 
 
+def told(folder: Path, number: int, place: tuple[Path, ast.AST], given: argparse.Namespace) -> str:
+    """The fate of a mutant, printed: its place, and what was changed there where no test has noticed."""
+    path, node = place
+    row = node.lineno  # type: ignore[attr-defined]
+    tree = folder / f"tree{number}"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
+    source, before, after = mutated((ROOT / path).read_text(), node)
+    (tree / path).write_text(source)
+    if any(function.compiled and function.path == path for function in functions()):
+        touch_callers(tree, path)
+    same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
+    reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
+    found = "equivalent" if reason else fate(tree, path, row, given)
+    change = "" if found.startswith("killed") else f" {reason or ''}\n    - {before}\n    + {after}"
+    print(f"{number} {path}:{row} {found}{change}", flush=True)
+    shutil.rmtree(tree)
+    return found
+
+
 def main() -> None:
     """Print each mutant's fate and the share killed of those that are not equivalent."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -316,33 +339,18 @@ def main() -> None:
         "--own", action="store_true", help="the tests of the mutated module's wing alone: a lower bound"
     )
     parser.add_argument(
-        "--maps", type=Path, help="folder that keeps the lines of each test; one for each tree by default"
+        "--maps", type=Path, help="folder that keeps the lines of each test; by default one for all trees"
     )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time; a core each by default")
     given = parser.parse_args()
     load()
-    drawn = mutants(given.seed, given.count, given.only, given.lines)
-    fates = []
-    with tempfile.TemporaryDirectory() as folder:
-        given.maps = given.maps or Path(tempfile.gettempdir()) / f"rmtland-lines-{digest()}"
-        given.maps.mkdir(parents=True, exist_ok=True)
-        for number, (path, node) in enumerate(drawn[given.skip :], given.skip):
-            row = node.lineno  # type: ignore[attr-defined]
-            tree = Path(folder) / f"tree{number}"
-            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
-            source, before, after = mutated((ROOT / path).read_text(), node)
-            (tree / path).write_text(source)
-            if any(function.compiled and function.path == path for function in functions()):
-                touch_callers(tree, path)
-            same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
-            reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
-            fates.append("equivalent" if reason else fate(tree, path, row, given))
-            told = (
-                f"{fates[-1]} {reason or ''}"
-                if fates[-1].startswith("killed")
-                else f"{fates[-1]} {reason or ''}\n    - {before}\n    + {after}"
-            )
-            print(f"{number} {path}:{row} {told}", flush=True)
-            shutil.rmtree(tree)
+    drawn = list(enumerate(mutants(given.seed, given.count, given.only, given.lines)))[given.skip :]
+    given.maps = given.maps or Path(tempfile.gettempdir()) / "rmtland-lines"
+    given.maps.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        needed = {tuple(tests) for _, (path, _) in drawn for tests in folders(path)[: 1 if given.own else None]}
+        list(pool.map(functools.partial(line_map, maps=given.maps), sorted(needed)))
+        fates = list(pool.map(lambda mutant: told(Path(folder), *mutant, given), drawn))
     hung, count = fates.count("hung"), len(fates) - fates.count("equivalent")
     lost = sum(fate.startswith("killed") for fate in fates) + hung  # what never ends is noticed
     share = 100 * lost / max(count, 1)
