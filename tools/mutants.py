@@ -5,7 +5,7 @@ in a copy of the tree. The fast tests run once with their lines noted (`tools.li
 kept for the next seed and, folder by folder, until its tests or the code change); of each mutant only those run that
 come by its line, the quickest first, up to the first that fails, in a fork of a process that has the libraries loaded
 (`tools.forked`), several mutants side by side. Survivors are printed as lines to change back by hand; those that change
-nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
+nothing a test could see (equivalent mutants) are listed in `equivalent.toml`, with the reason.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,112 +39,9 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
 }  # fmt: skip
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
-EQUIVALENT: dict[tuple[str, str], str] = {
-    ("rmtland/ensembles/banded.py", "m = min(num_columns, m + m // 2 + (2))"): "how fast a guess grows",
-    (
-        "rmtland/landscape/theory/separable.py",
-        "else (block.loadings[:, :, None] * block.loadings[:, None, :]).reshape(len(block.loadings), -(2))",
-    ): "NumPy takes every negative length for the one to be found",
-    (
-        "rmtland/landscape/theory/separable.py",
-        "value += np.sum(_logs(eigenvalues, -1)) + self.num_means * complex(_logs(np.array([b]), (2))[0])",
-    ): "only the sign of the side is looked at",
-    ("rmtland/laws/solver.py", "fall = 0.5 * ((rise - 1 - h))"): "a step within brackets that the search keeps to",
-    ("rmtland/laws/solver.py", "return -(2.0)"): "only the sign is looked at",
-    (
-        "rmtland/plots/ensembles.py",
-        'edges, np.append(low, low[-(2)]), np.append(high, high[-1]), step="post", color=DRAWS, alpha=0.5, lw=0',
-    ): "the end of a band drawn in steps, of no width",
-    ("rmtland/spectra/_checkpoint.py", "allowed = max((101) * run.epsilon, 1e-10) * length"): "a tolerance, 1% wider",
-    (
-        "rmtland/spectra/_vectors.py",
-        "if (SAFE[0] < square < SAFE[1] and math.isnan(square)):",
-    ): "the slower branch gives the same norm",
-    (
-        "rmtland/spectra/probes.py",
-        "self.unit = 2.0 ** math.frexp(largest)[1] if (largest >= 0) else 1.0",
-    ): "2^frexp(0) is 1",
-    (
-        "rmtland/ensembles/tridiagonal.py",
-        "if m == num_rows or _cut(form, n, a, b, m, values[i, 0]) <= ((_TOLERANCE / scale)) ** 2:",
-    ): "a stricter test where the scale is above 1: longer models, the same numbers",
-    (
-        "rmtland/laws/atoms/plain.py",
-        "return complex(self.scale * value), complex(1 - np.sum(self.a / (u - self.t) ** (3)))",
-    ): "the first slope of a secant search",
-    (
-        "rmtland/laws/solver.py",
-        "if abs(step) <= (1.000001) * u.imag and abs(slopes.count - goal) < 1e-3:",
-    ): "a looser end of Newton steps after which the last is within 1e-9",
-    (
-        "rmtland/landscape/theory/structured_fluctuations.py",
-        "while (1 - shares[-1] >= smallest):",
-    ): "one panel more or less where lengths are equal",
-    (
-        "rmtland/laws/atoms/edges.py",
-        "if (abs(new - distance) < 2.0 * EPS * distance):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/laws/atoms/kernels.py",
-        "for i in range(max(k - 1, 0), min(k + (2), t.size)):",
-    ): "one more atom looked at for the bracket of a search",
-    (
-        "rmtland/nets/layer_rows.py",
-        "self.part_size = max((2), int(limit / (all_logits if self.keep else one_logit)))",
-    ): "rows of two logits at a time, where one would do: the same rows",
-    (
-        "rmtland/laws/solver.py",
-        "if abs(wrong) <= close or high - low <= (1.00000000000001) * abs(r) or abs(new - r) <= 1e-15 * abs(r):",
-    ): "a search that ends one rounding earlier",
-    (
-        "rmtland/spectra/probes.py",
-        "if (sizes[-1] < 100 * float(xp.finfo(images.dtype).eps) * sizes[0]):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/nets/datasets.py",
-        "unit = (2.0) if largest == 0 or 1e-100 < largest < 1e100 else largest",
-    ): "a power of two, by which nothing is rounded",
-    (
-        "rmtland/landscape/theory/spikes.py",
-        "if not isinstance(examples, GivenExamples) or (whole.cost / examples.num_classes) < CHEAP:",
-    ): "from when on the faster way is taken",
-    (
-        "rmtland/spectra/_restarted.py",
-        "return max(1, min(int((math.log(now[1]) * rate) / 2), now[0] // 5))",
-    ): "after how many steps the Ritz values are looked at again",
-    (
-        "rmtland/cli/compare.py",
-        "table = Table(box=SIMPLE_HEAD, padding=(0, (2), 0, 0), title=title)",
-    ): "the width of a margin",
-    (
-        "rmtland/spectra/quadrature.py",
-        "for row, child in zip(moments, spawn(rng, num_probes), strict=(False)):",
-    ): "of equal length anyway",
-    (
-        "rmtland/spectra/probes.py",
-        "rows = max(1, 2**22 // max((a.shape[1] - b.shape[1]), 1))",
-    ): "how many rows are multiplied at a time",
-    (
-        "rmtland/spectra/eigenpairs.py",
-        "if last != values.size and (abs(together[last] - candidates[index]) >= margin[index]):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/sweeps/sweep.py",
-        "goal = min(BATCH_SECONDS / seconds, share, (BATCH_BYTES * max(bytes_per_cell, 1)), 8 * self.size)",
-    ): "how many cells are handed out together",
-    (
-        "rmtland/plots/landscape.py",
-        "for ax, (name, panel) in zip(axes[1:], result.panels.items(), strict=(False)):",
-    ): "of equal length anyway",
-    (
-        "rmtland/laws/atoms/edges.py",
-        "if ((a[k] ** (1 / 3) + a[k + 1] ** (1 / 3)) ** 3 > width * width):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/spectra/quadrature.py",
-        "return cls(operator, np.empty(0), None, (1.0), 0)",
-    ): "looked at only where something was taken out",
-    ("rmtland/nets/budget.py", "self._graphs += num_bytes if graph else (1)"): "a byte",
+EQUIVALENT = {
+    (mutant["file"], mutant["line"]): mutant["why"]
+    for mutant in tomllib.loads((ROOT / "tools" / "equivalent.toml").read_text())["mutant"]
 }
 """File and changed line, and why no test can tell it from what was there."""
 
