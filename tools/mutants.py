@@ -47,7 +47,8 @@ EQUIVALENT = {
 
 
 def changed(node: ast.AST) -> ast.AST | None:
-    """The node with one thing changed, or None where there is nothing to change."""
+    """A copy of the node with one thing changed, or None where there is nothing to change."""
+    node = copy.copy(node)
     if isinstance(node, (ast.BinOp, ast.BoolOp)) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)):
         node.op = SWAPPED[type(node.op)]() if type(node.op) in SWAPPED else node.op  # type: ignore[assignment]
         return node
@@ -73,7 +74,7 @@ def places(tree: ast.Module) -> Iterator[ast.AST]:
             return
         if isinstance(node, ast.Call) and "require_memory" in ast.unparse(node.func):
             return
-        if isinstance(node, ast.expr) and changed(copy.deepcopy(node)) is not None:
+        if isinstance(node, ast.expr) and changed(node) is not None:
             yield node
         for name, value in ast.iter_fields(node):
             if name in ("decorator_list", "returns", "annotation"):
