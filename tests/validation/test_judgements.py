@@ -106,6 +106,31 @@ def deep_networks(good=True):
     return {("mnist", kind): found for kind in ("vgg11", "densenet40")}
 
 
+def knock_out_spectra(good=True):
+    """Nine outliers, bulks of 40 and 50 about 1e-2 and 1e-4, and zeros; without a part, what is due to it is zero."""
+    module = importlib.import_module("validation.papyan.knock_out_spectra")
+    bands = dict(
+        zip(
+            module.BANDS,
+            (np.geomspace(1, 5, 9), np.geomspace(5e-3, 3e-2, 40), np.geomspace(5e-5, 3e-4, 50)),
+            strict=True,
+        )
+    )
+    rows = []
+    for name in module.KNOCKED:
+        lost = [band for band in bands if (name, band) in module.DUE and good]
+        row = np.concatenate([0.0 * values if band in lost else values for band, values in bands.items()])
+        rows.append(np.append(row, np.zeros(20)))
+    nodes = np.tile(rows, (1, 1, 2, 1, 1))
+    numbers = {"edge": 0.2, "left": 1e-4, "right": 1e-2, "error": 0.0}
+    found = dataset(
+        ("data", "network", "trial"), nodes=(("matrix", "node"), nodes),
+        weights=(("matrix", "node"), np.ones_like(nodes)),
+        **{name: ((), np.full((1, 1, 2), value)) for name, value in numbers.items()},
+    )  # fmt: skip
+    return found.assign_coords(data=["digits"], network=["mlp"])
+
+
 LOOKS = (0, 3, 5, 10, 20, 60)
 
 
@@ -148,7 +173,8 @@ def test_the_knee_is_where_the_made_up_curve_bends():
 
 MADE = {
     "ladder.measured_law": measured_law, "ladder.side_by_side": side_by_side, "papyan.deep_networks": deep_networks,
-    "papyan.dynamics": dynamics, "sagun.figures_4_6": figures_4_6, "sagun.figures_7_8": figures_7_8,
+    "papyan.dynamics": dynamics, "papyan.knock_out_spectra": knock_out_spectra,
+    "sagun.figures_4_6": figures_4_6, "sagun.figures_7_8": figures_7_8,
 }  # fmt: skip
 
 

@@ -25,8 +25,8 @@ RATES = np.geomspace(0.25, 1e-4, 100)
 
 So no network is looked at that learnt nothing, such as one whose rate was too large, unless all are like that.
 """
-SAMPLE_SIZES = [int(n) for n in np.unique(np.geomspace(10, 5000, 20).round())]
-"""Training examples per class."""
+SAMPLE_SIZES = [int(n + 1e-6) for n in np.geomspace(10, 5000, 20)]
+"""Training examples per class; rounded down, as in the paper's captions."""
 DATA = {"mnist": 200, "fashion": 200, "cifar10": 350}
 """Epochs."""
 NETWORKS = ("vgg11", "resnet18", "densenet40")
