@@ -138,3 +138,19 @@ def test_log_spectra_too(monkeypatch):
     assert found["weights"][1].sum(axis=1) == pytest.approx(682, rel=1e-6)
     assert found["low_rank"][1].shape == (2, 90)
     assert found["within"][1].shape == (2, 10)
+
+
+def test_a_valley_is_told_from_none():
+    rng = np.random.default_rng(0)
+    low, high = (10 ** rng.normal(centre, 0.3, 4000) for centre in (-4, -2))
+    nodes, weights = np.concatenate([low, high, np.zeros(500)]), np.ones(8500)
+    depth = hierarchy_dynamics.valley(nodes, weights, 1e-4, 1e-2)
+    # Two normal densities in the middle between them, over the peak of one, smoothed.
+    width = 0.3**2 + hierarchy_dynamics.SMOOTHED**2
+    assert depth == pytest.approx(2 * np.exp(-0.5 / width), rel=0.5)
+    one = 10 ** rng.normal(-3, 0.3, 4000)
+    assert hierarchy_dynamics.valley(one, np.ones(4000), 1e-4, 1e-2) > 1
+    # Weights count: of a lower bulk of a tenth the peak is a tenth, and the lowest point sqrt(0.1) of what it was.
+    weights[:4000] = 0.1
+    assert hierarchy_dynamics.valley(nodes, weights, 1e-4, 1e-2) == pytest.approx(10**0.5 * depth, rel=0.3)
+    assert np.isnan(hierarchy_dynamics.valley(nodes, weights, 1e-3, 1.5e-3))

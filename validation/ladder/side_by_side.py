@@ -117,12 +117,12 @@ def judge(data, theory):
     def plot():
         titles = *TITLES, *(f"{title.partition(':')[0]}: in errors" for title in TITLES)
         figure, axes = figures.panels(3, *titles, rows=2)
-        figure.set_size_inches(15.5, 2.4 + 0.5 * len(labels))
+        figure.set_size_inches(17, 2.4 + 0.5 * len(labels))
         for k, ax in enumerate(axes):
             score, scored = k % 3, k < 3
             values = (mean if scored else off)[..., score]
             limit = 2 * HOLDS[SCORES[score]] if scored else 4.0
-            image = ax.imshow(values, aspect="auto", cmap="RdYlGn_r", vmin=0, vmax=limit)
+            image = ax.imshow(values, aspect="auto", cmap="Oranges", vmin=0, vmax=limit)
             for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
                     told = digits(value, error[row, column, score]) if scored else f"{value:.1f}"
