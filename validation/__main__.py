@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from joblib import Parallel, delayed
 
 from validation import devices, examples
-from validation.checks import PASS
+from validation.checks import FAIL, INCONCLUSIVE, PASS
 from validation.claims import SCALES, discover, select
 from validation.results import EXPECTED, HOLDS, ending, read, run_claim
 
@@ -100,8 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
     for result in Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(tasks):
         results.append(result)
         tell(result)
-    counts = Counter(map(ending, results))
-    print(f"{len(results)} claims: {', '.join(f'{n} {ends}' for ends, n in counts.most_common())}; {arguments.out}")
+    counts = Counter(result["verdict"] for result in results)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (PASS, FAIL, INCONCLUSIVE))
+    print(f"{len(results)} claims: {told}; {arguments.out}")
+    for ends, count in Counter(map(ending, results)).items():
+        if ends != HOLDS:
+            print(f"{ends}: {count}")
     return 0 if all(map(as_expected, results)) else 1
 
 

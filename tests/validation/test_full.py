@@ -73,6 +73,10 @@ def test_papyans_settings_are_the_papers():
         assert recipe.batch == 128 or size <= 51
     module = importlib.import_module("validation.papyan.deep_networks")
     assert dict.fromkeys(kinds, 1.0) == {kind: size[0] for kind, size in module.SIZES["full"][1].items()}
+    assert module.SIZES["full"][5] is None  # the best rate
+    # Networks of these sizes are looked for anyway.
+    assert {module.SIZES["full"][2], of("papyan.mean_embedding").SIZES["full"][0]} <= set(sizes)
+    assert {*of("papyan.components").SIZES["full"][0], *of("papyan.curvature_tails").SIZES["full"][0]} <= set(sizes)
     assert _networks.STEPS == 128
     assert of("papyan.hierarchy_dynamics").LOG_STEPS == 2048
     assert of("papyan.knock_out_spectra").SIZES["full"][:3] == (("cifar10",), ("vgg11",), 136)
@@ -180,7 +184,7 @@ FEW = {
     "papyan.mean_embedding": {"SIZES": (4, [0, 12], 2)},
     "papyan.knock_out_spectra": {"SIZES": (("mnist",), ("vgg11",), 4, 2)},
     "papyan.deep_networks": {
-        "SIZES": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1 / 16, 0)), 2, 1, 6, 0.01, 2),
+        "SIZES": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1 / 16, 0)), 2, 1, 6, None, 2),
     },
     "papyan.knock_outs": {"STEPS": (0, 1, 2, 3)},
     "papyan.hierarchy_sum": {"STEPS": (0, 1, 2, 3)},
