@@ -61,7 +61,7 @@ class Moment:
     ----------
     statistics : tuple of str
         Of `ALL_STATISTICS`.
-    num_eigenvalues : int or None
+    k : int or None
         How many of the largest eigenvalues; C if None.
     options : dict
         Of `NetworkLogitGradients`: loss, memory_budget and so on.
@@ -70,7 +70,7 @@ class Moment:
     """
 
     statistics: tuple[str, ...]
-    num_eigenvalues: int | None
+    k: int | None
     options: Mapping[str, Any]
     accumulators: Mapping[str, Accumulator[Any]]
 
@@ -100,7 +100,7 @@ class Moment:
         for name in wanted:
             if name in READERS:
                 values |= {key: (dims, np.asarray(v)) for key, (dims, v) in READERS[name](measured[name]).items()}
-        count = self.num_eigenvalues or source.num_classes
+        count = self.k or source.num_classes
         of_gauss_newton, of_hessian, of_hierarchy = rng.spawn(3)
         if "gauss_newton" in self.statistics:
             curvature = _gauss_newton(source, slope, count, measured.get("trace"), of_gauss_newton)

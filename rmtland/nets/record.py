@@ -69,7 +69,7 @@ class TrainingRecord:
     accumulators : mapping of str to Accumulator, optional
         Statistics of your own, as `measure` takes them, in the same pass: numbers, arrays, or the fields of a mapping
         or dataclass that are such, stored as `name` or `name_field`.
-    num_eigenvalues : int, optional
+    k : int, optional
         How many of the largest eigenvalues; by default C.
     seed : int
         Of random probes and bootstraps; each step has its own numbers, which do not depend on what was measured before.
@@ -135,7 +135,7 @@ class TrainingRecord:
         start: int = 0,
         statistics: Iterable[str] | None = None,
         accumulators: Mapping[str, Accumulator[Any]] | None = None,
-        num_eigenvalues: int | None = None,
+        k: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -146,10 +146,10 @@ class TrainingRecord:
         self._due = _schedule(steps, every)
         self._seen = integer("start", start, at_least=0)
         self._seed = integer("seed", seed, at_least=0)
-        if num_eigenvalues is not None:
-            num_eigenvalues = integer("num_eigenvalues", num_eigenvalues, at_least=1)
+        if k is not None:
+            k = integer("k", k, at_least=1)
         own = checked_accumulators(accumulators)
-        self._moment = Moment(checked_statistics(statistics, options.get("loss")), num_eigenvalues, options, own)
+        self._moment = Moment(checked_statistics(statistics, options.get("loss")), k, options, own)
         self._splits = {"train": pair(inputs, labels)}
         if test is not None:
             self._splits["test"] = pair(test, None)
@@ -163,7 +163,7 @@ class TrainingRecord:
             "statistics": list(self._moment.statistics),
             "accumulators": list(self._moment.accumulators),
             "splits": list(self._splits),
-            "num_eigenvalues": self._moment.num_eigenvalues,
+            "k": self._moment.k,
             "seed": self._seed,
         }
 
@@ -262,7 +262,7 @@ def measure_checkpoints(
     steps: Iterable[int] | None = None,
     statistics: Iterable[str] | None = None,
     accumulators: Mapping[str, Accumulator[Any]] | None = None,
-    num_eigenvalues: int | None = None,
+    k: int | None = None,
     seed: int = 0,
     after_checkpoint: Callable[[int], None] | None = None,
     **options: Any,
@@ -284,7 +284,7 @@ def measure_checkpoints(
         Where to keep the record; checkpoints that it has already are not measured again. By default in memory.
     steps : iterable of int, optional
         Step of each checkpoint, rising; by default 0, 1, 2, ...
-    statistics, accumulators, num_eigenvalues, seed, **options
+    statistics, accumulators, k, seed, **options
         As in `TrainingRecord`.
     after_checkpoint : callable, optional
         Called with the number of checkpoints done.
@@ -318,7 +318,7 @@ def measure_checkpoints(
     """
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
-            given = {"test": test, "steps": steps, "statistics": statistics, "num_eigenvalues": num_eigenvalues}
+            given = {"test": test, "steps": steps, "statistics": statistics, "k": k}
             given["accumulators"] = accumulators
             return measure_checkpoints(
                 checkpoints, build, data, path=Path(folder) / "record", seed=seed, after_checkpoint=after_checkpoint,
@@ -340,7 +340,7 @@ def measure_checkpoints(
             # Every step is chosen, but none is measured before its weights are loaded.
             record = TrainingRecord(
                 path, module, inputs, labels, test=test, every=1, start=1, statistics=statistics,
-                accumulators=accumulators, num_eigenvalues=num_eigenvalues, seed=seed, **options,
+                accumulators=accumulators, k=k, seed=seed, **options,
             )  # fmt: skip
         if number not in record.steps:
             if record.steps and number < record.steps[-1]:

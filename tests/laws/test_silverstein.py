@@ -325,12 +325,17 @@ def test_the_mass_test_sees_a_lost_band():
 
 @pytest.mark.parametrize("weight", [1e-3, 1e-9, 1e-15])
 def test_weak_bands(weight):
-    law = rl.GeneralizedMarchenkoPastur([1.0, 2.0, 3.0], 100, [20, weight, 20])
-    if len(law.support) == 3:
-        low, high = law.support[1]
-        assert law.count_below(high) - law.count_below(low) == pytest.approx(weight, rel=1e-9, abs=1e-14)
-    assert mass(law) == pytest.approx(1, abs=1e-9)
-    assert law.cdf(1e9) == 1
+    laws = [rl.GeneralizedMarchenkoPastur([1.0, 2.0, 3.0], d, [20, weight, 20]) for d in (100, 1000)]
+    assert [len(law.support) for law in laws] == [1, 3]
+    low, high = laws[1].support[1]
+    # x(u) = u (D + sum w t / (u - t)) has two extrema beside u = 2, x0 -+ 2 sqrt(w 2^2 x0') with x0 without that atom.
+    half = 4 * (weight * (1000 - 20 * 1**2 / (2 - 1) ** 2 - 20 * 3**2 / (2 - 3) ** 2)) ** 0.5
+    expected = 2 * (1000 + 20 * 1 / (2 - 1) + 20 * 3 / (2 - 3)) + half * np.array([-1, 1])
+    np.testing.assert_allclose([low, high], expected, rtol=1e-15, atol=1e-3 * half)
+    assert 1000 * (laws[1].sf(low) - laws[1].sf(high)) == pytest.approx(weight, rel=1e-9, abs=1e-14)
+    for law in laws:
+        assert mass(law) == pytest.approx(1, abs=1e-9)
+        assert law.cdf(1e9) == 1
 
 
 def test_bands_that_nearly_touch():

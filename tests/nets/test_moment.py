@@ -45,9 +45,9 @@ def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatc
 def test_all_but_one_eigenvalue_can_be_asked_for_by_products(tmp_path, monkeypatch):
     module = mlp([16, C], seed=2)
     size = sum(p.numel() for p in module.parameters())
-    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", k=size)
     monkeypatch.setattr(moment, "EXACT", 10)
-    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", num_eigenvalues=size)
+    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", k=size)
     values, right = (record.dataset().load().hessian_eigenvalues.to_numpy().ravel() for record in (found, exact))
     assert values.size == right.size == size
     assert np.isnan(values[0])  # one short of all, as solvers of this kind are

@@ -38,7 +38,7 @@ def test_training_with_a_record_is_bit_for_bit_training_without(tmp_path):
 def test_what_is_recorded_is_what_the_functions_say(tmp_path):
     module = network()
     train, test = data(), data(1, 10)
-    record = TrainingRecord(tmp_path / "record", module, *train, test=test, steps=[0, 3], num_eigenvalues=4, seed=7)
+    record = TrainingRecord(tmp_path / "record", module, *train, test=test, steps=[0, 3], k=4, seed=7)
     loop(module, record, steps=3)
     found = xr.open_zarr(tmp_path / "record", chunks=None).load()
     assert found.step.values.tolist() == [0, 3]
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_are_a_row_of_nan(tmp_path):
         ({"every": 0}, "`every` must be >= 1; got 0"),
         ({"start": -1}, "`start` must be >= 0; got -1"),
         ({"seed": -1}, "`seed` must be >= 0; got -1"),
-        ({"num_eigenvalues": 0}, "`num_eigenvalues` must be >= 1; got 0"),
+        ({"k": 0}, "`k` must be >= 1; got 0"),
         ({"statistics": ["colour"]}, "`statistics` must be one of 'outputs', .*; got 'colour'"),
         ({"statistics": []}, "`statistics` must name at least one of outputs, .*; got none"),
     ],

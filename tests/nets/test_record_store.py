@@ -151,7 +151,7 @@ def test_a_record_of_other_settings_is_not_gone_on_with(tmp_path):
     for options, message in (
         ({"statistics": "lengths"}, r"the same `statistics` to go on with, \['lengths'\]; .* has \['outputs'\]"),
         ({"seed": 1}, "the same `seed` to go on with, 1; .* has 0"),
-        ({"num_eigenvalues": 2}, "the same `num_eigenvalues` to go on with, 2; .* has None"),
+        ({"k": 2}, "the same `k` to go on with, 2; .* has None"),
         ({"test": data()}, r"the same `splits` to go on with, \['train', 'test'\]; .* has \['train'\]"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -176,8 +176,8 @@ def test_positions_are_summed_and_parts_of_any_size_agree(network):
 
 @pytest.mark.parametrize("again", [True, False])
 def test_a_closer_look_sees_the_inputs_in_full(again, monkeypatch):
-    module, inputs, labels = wide(num_examples=200)
-    source = rl.nets.NetworkLogitGradients(module, inputs, labels, batch_size=70)
+    module, inputs, labels = wide(num_examples=80)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels, batch_size=30)
     reducer = source.reducer(0.05)
     if not again:
         reducer._first = None
@@ -190,7 +190,7 @@ def test_a_closer_look_sees_the_inputs_in_full(again, monkeypatch):
         for _, part in reducer.parts(chunk):
             p = part.logits.softmax(dim=1)
             pushed = part.jvp(vectors)
-            curved = p[:, :, None] * (pushed - (p[:, :, None] * pushed).sum(dim=1, keepdim=True)) / 200
+            curved = p[:, :, None] * (pushed - (p[:, :, None] * pushed).sum(dim=1, keepdim=True)) / 80
             within += part.vjp(curved)
             closer.add(part, curved)
     gradients, outputs = (array.numpy() for array in jacobian(module, inputs))
