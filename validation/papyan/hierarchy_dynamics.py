@@ -155,11 +155,13 @@ def judge(data, theory):
             )
 
     def plot():
-        found = next(iter(data.values()))
+        name, found = next(iter(data.items()))
         looks, sizes = found.attrs["looks"], found.per_class.to_numpy()
         rows = np.unique(np.linspace(0, len(looks) - 1, 5).round().astype(int))
         columns = np.unique(np.linspace(0, sizes.size - 1, 3).round().astype(int))
-        figure, axes = _networks.grid_of_panels(len(rows), len(columns), width=3.6, height=1.6)
+        figure, axes = _networks.grid_of_panels(
+            f"{name}, {found.network.to_numpy()[0]}", len(rows), len(columns), width=3.6, height=1.6
+        )
         bins = np.geomspace(0.5 * EPSILON, 50, 80)
         for i, look in enumerate(rows):
             for j, place in enumerate(columns):

@@ -121,7 +121,13 @@ def judge(data, theory):
 
     def plot():
         found = data.isel(data=0, network=0, trial=0)
-        figure, axes = _networks.grid_of_panels(len(names), 1, width=6.5, height=1.25)
+        figure, axes = _networks.grid_of_panels(
+            f"{found.data.item()}, {found.network.item()}: G and what is left of it",
+            len(names),
+            1,
+            width=6.5,
+            height=1.25,
+        )
         top = 2 * float(found.nodes.max())
         bins = np.geomspace(0.5 * EPSILON, top, 90)
         ends = float(found.edge), np.sqrt(float(found.left) * float(found.right))
