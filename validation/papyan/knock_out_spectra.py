@@ -113,8 +113,8 @@ def judge(data, theory):
         )
         whole = ", ".join(f"{n:.0f} in the {b}" for n, b in zip(counts[:, 0].mean(axis=0), BANDS, strict=True))
         text.append(
-            f"""{kind}, training error {found.error.mean().item():.3f}. Eigenvalues of G: {whole}. Missing of these, where
-            negative shares are more than G has: {table}."""
+            f"""{kind}, training error {found.error.mean().item():.3f}. Eigenvalues of G: {whole}. Missing of these, a
+            negative share being more than G has: {table}."""
         )
 
     def plot():
@@ -161,7 +161,7 @@ CLAIM = Claim(
         "outliers due to B1": DUE - {("G - A1", "outliers"), ("G - A1 - A2", "outliers")} | {("G - B1", "outliers")},
         "the right bulk due to B1": DUE - {("G - B2", "right bulk")} | {("G - B1", "right bulk")},
     },
-    refuted="""A2 alone changes nothing, and without B2 seven tenths of the right bulk are gone. The rest does not hold in
-    a small perceptron: without A1, and without A2 as well, seven of nine outliers stay, which B1 has too; the left bulk
-    is B2's, nine tenths of it, and none of it goes with B1, whose 80 eigenvalues lie in both bulks.""",
+    refuted="""A2 alone changes nothing, and without B2 seven tenths of the right bulk are gone. The rest does not hold
+    in a small perceptron: without A1, and without A2 as well, seven of nine outliers stay, which B1 has too; the left
+    bulk is B2's, nine tenths of it, and none of it goes with B1, whose 80 eigenvalues lie in both bulks.""",
 )
