@@ -119,6 +119,7 @@ def judge(data, theory):
                 ):  # fmt: skip
                     ax.plot(rank, values[start : start + TAIL], "o-", ms=3, lw=0.8, color=colour, label=label)
                 ax.set_title(f"{split}, epoch {looks[look]}", fontsize=9)
+                ax.set_xticks(rank[::3])
                 ax.set_xlabel("rank", fontsize=7)
                 ax.set_ylabel("eigenvalue", fontsize=7)
             ax = axes[i, 2]
