@@ -235,6 +235,14 @@ def test_two_passes_are_better_than_one_whatever_the_memory_and_the_chunks(netwo
             assert np.abs(one.eigenvalues / exact - 1).mean() < before
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_is_left_out_is_not_told_of_fewer_than_two_examples(count):
+    module, inputs, labels = wide(num_examples=count)
+    reducer = rl.nets.NetworkLogitGradients(module, inputs, labels).reducer(0.01)
+    vectors = torch.randn(reducer.reduction.size, 3).double()
+    torch.testing.assert_close(reducer.left_out(vectors), torch.zeros(3).double(), rtol=0, atol=0)
+
+
 class Times(nn.Module):
     def __init__(self, factor):
         super().__init__()
