@@ -53,7 +53,7 @@ def along_sigma(num_pairs, rng):
         z = rng.standard_normal((300, 10))
         for sign in (1, -1):
             models = [paper_model(sign * sigma * z) for sigma in DRAWN]
-            ratios = [m.spectrum(0, False, num_top=1, rows=shared).goldilocks_ratio() for m in models]
+            ratios = [m.spectrum(0, False, k=1, rows=shared).goldilocks_ratio() for m in models]
             rows.append(list(zip(models, ratios, strict=True)))
     return rows
 
