@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
+from rmtland.nets import second_derivatives
 from tests.nets.networks import LABELS, NAMES, build, flat, full_hessian
 
 
@@ -120,6 +121,21 @@ def test_blocks_some_columns_at_a_time(monkeypatch):
         assert next(narrow.chunks()).num_columns == width
         torch.testing.assert_close(rl.nets.hessian(narrow) @ block, whole[0])
         torch.testing.assert_close(rl.gauss_newton(narrow) @ block, whole[1])
+
+
+def test_parameters_of_linear_layers_are_not_multiplied_column_by_column(monkeypatch):
+    module = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(9, 5, dtype=torch.float64), LABELS[:9])
+    plain, multiplied = second_derivatives.dense_second_derivative, []
+
+    def counted(source, slope, columns, decay):
+        return plain(source, slope, lambda block: multiplied.append(block.shape[1]) or columns(block), decay)
+
+    monkeypatch.setattr(second_derivatives, "dense_second_derivative", counted)
+    for decay in (0.0, 0.3):
+        operator = rl.nets.hessian(source, weight_decay=decay)
+        np.testing.assert_allclose(operator.to_dense(), operator.to_dense(block_size=7), atol=1e-13)
+    assert multiplied == [8, 8]  # the norm's
 
 
 def test_weight_decay_adds_the_derivatives_of_an_l2_term():

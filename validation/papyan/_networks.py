@@ -209,11 +209,12 @@ def stairs(ax, spectrum, bins, colour, label=None):
     ax.set(yscale="log", ylim=(0.3, None))
 
 
-def grid_of_panels(rows, columns, width=3.0, height=1.9):
-    """A figure of rows and columns, and its axes as an array."""
+def grid_of_panels(title, rows, columns, width=3.0, height=1.9):
+    """A figure of rows and columns, and its axes as an array; the title says of which network."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns + 0.5, height * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.5, height * rows + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
         ax.spines[["top", "right"]].set_visible(False)

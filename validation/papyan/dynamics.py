@@ -73,13 +73,20 @@ def judge(data, theory):
                 {", ".join(f"{m:.1f}" for m in beside[:, :, -1].mean(axis=1))} in the last epoch."""
             )
             if not shown:
-                shown = {"found": found, "network": network, "peaks": peaks, "looks": looks, "curves": curves}
+                shown = {
+                    "kind": kind,
+                    "found": found,
+                    "network": network,
+                    "peaks": peaks,
+                    "looks": looks,
+                    "curves": curves,
+                }
 
     def plot():
         found, looks = shown["found"], shown["looks"]
         rows = np.unique(np.linspace(0, looks.size - 1, min(5, looks.size)).round().astype(int))
         columns = np.unique(np.linspace(0, found.sizes["per_class"] - 1, 3).round().astype(int))
-        figure, axes = _networks.grid_of_panels(len(rows), len(columns) + 1, height=1.6)
+        figure, axes = _networks.grid_of_panels(shown["kind"], len(rows), len(columns) + 1, height=1.6)
         for i, look in enumerate(rows):
             for j, place in enumerate(columns):
                 where = {"network": shown["network"], "per_class": int(place), "trial": 0, "look": int(look)}
@@ -92,7 +99,7 @@ def judge(data, theory):
                     scaled = spectrum[0] / edge, spectrum[1]
                     _networks.stairs(axes[i, j], scaled, np.linspace(-1.2, 1.02 * ends, 100), colour, label)
                 axes[i, j].set_xlabel("eigenvalue over the edge of H", fontsize=7)
-                axes[i, j].set_ylabel(f"epoch {looks[look]}", fontsize=7)
+                axes[i, j].set_ylabel(f"epoch {looks[look]}: eigenvalues", fontsize=7)
                 if i == 0:
                     axes[i, j].set_title(f"{found.per_class.to_numpy()[place]} per class", fontsize=9)
             if i:
@@ -101,7 +108,9 @@ def judge(data, theory):
         right = axes[0, -1]
         for n, colour in zip(columns, figures.COLOURS, strict=False):
             curve = shown["curves"][n].mean(axis=0)
-            right.plot(np.arange(1, curve.size), curve[1:], color=colour, label=f"{found.per_class.to_numpy()[n]}")
+            right.plot(
+                np.arange(1, curve.size), curve[1:], color=colour, label=f"{found.per_class.to_numpy()[n]} per class"
+            )
             peak = max(int(np.median(shown["peaks"][n])), 1)
             right.plot(peak, curve[peak], "o", color=colour, ms=7)
         right.set(xscale="log", title="training error; circle: peak of G")

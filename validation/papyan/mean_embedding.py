@@ -136,9 +136,9 @@ def judge(data, theory):
                 ax.plot(*pairs[c].T, "o", ms=3, color=colours[c])
                 ax.plot(*classes[c], "o", ms=11, color=colours[c], mec="black", mew=0.6)
                 ax.annotate(str(c), classes[c], ha="center", va="center", fontsize=7, color="white")
-                for k in range(0, C, 3):
-                    if k != c:
-                        ax.annotate(f"{c},{k}", pairs[c, k], fontsize=5, xytext=(2, 2), textcoords="offset points")
+                # A label for each class and each target, not for each point: those of one target may lie together.
+                k = (c + 3) % C
+                ax.annotate(f"{c},{k}", pairs[c, k], fontsize=6, xytext=(2, 2), textcoords="offset points")
             ax.set(xlabel="first axis of t-SNE", ylabel="second axis")
         return figure
 

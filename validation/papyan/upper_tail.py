@@ -87,7 +87,7 @@ def judge(data, theory):
                         exact(f"{kind}, {split}: share of the tail that does not interlace with G, last epoch, mean",
                               missed.mean(), 0.0, tolerance=INTERLACED)
                     )  # fmt: skip
-                shown = shown or (found, network)
+                shown = shown or (kind, found, network)
                 text.append(
                     f"{kind}, {split}: log of the tail's distance from G over that from H, by examples per class: "
                     + "; ".join(
@@ -101,10 +101,12 @@ def judge(data, theory):
                 )
 
     def plot():
-        found, network = shown
+        kind, found, network = shown
         looks = found.attrs["looks"]
         columns = [0, len(looks) - 1]
-        figure, axes = _networks.grid_of_panels(2, 3, height=2.4)
+        figure, axes = _networks.grid_of_panels(
+            f"{kind}; ranks of the left: {found.per_class.to_numpy()[-1]} per class", 2, 3, height=2.4
+        )
         rank = np.arange(C + 1, C + TAIL + 1)
         for i, split in enumerate(SPLITS):
             for j, look in enumerate(columns):
@@ -117,6 +119,7 @@ def judge(data, theory):
                 ):  # fmt: skip
                     ax.plot(rank, values[start : start + TAIL], "o-", ms=3, lw=0.8, color=colour, label=label)
                 ax.set_title(f"{split}, epoch {looks[look]}", fontsize=9)
+                ax.set_xticks(rank[::3])
                 ax.set_xlabel("rank", fontsize=7)
                 ax.set_ylabel("eigenvalue", fontsize=7)
             ax = axes[i, 2]
