@@ -94,7 +94,8 @@ class Moment:
             del wanted["outputs"]
         if "gauss_newton" in self.statistics and not _is_exact(source):
             wanted["trace"] = "gauss_newton_trace"
-        measured = measure(source, **wanted, **{f"own {name}": a for name, a in self.accumulators.items()})
+        wanted |= {f"own {name}": accumulator for name, accumulator in self.accumulators.items()}
+        measured = measure(source, **wanted)
         slope = to_numpy(double(measured.gradient))
         values: Values = {"gradient_norm": ((), np.asarray(np.linalg.norm(slope)))}
         for name in wanted:

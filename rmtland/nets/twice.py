@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from rmtland.nets.chunks import NetworkChunk, Slope
 
-_ONCE = once_differentiable(lambda ctx: None).__code__  # type: ignore[no-untyped-call]
+_ONCE = once_differentiable(lambda ctx: None).__code__
 """What `backward` of an autograd.Function has for code where it is marked once_differentiable."""
 
 
@@ -42,8 +42,8 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
             said = str(error).split(". ")[0]
             raise ValueError(f"`module` must be differentiable in its parameters; torch says: {said}") from error
         for node in _nodes([outputs, *slopes]):
-            function = getattr(node, "_forward_cls", None)
-            if getattr(getattr(function, "backward", None), "__code__", None) is _ONCE:
+            function: Any = getattr(node, "_forward_cls", None)  # of an operation written in Python
+            if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
                 return dict.fromkeys(("jvp", "second"), f"the backward of {function.__name__} is once_differentiable")
             if node.name() == "torch::autograd::Error":
                 return dict.fromkeys(("jvp", "second"), "one of its operations is differentiable once only")

@@ -41,6 +41,17 @@ def block(count, dtype=torch.float64):
     return torch.randn(count, 2, generator=torch.Generator().manual_seed(3), dtype=dtype)
 
 
+class Margins(rl.SumAccumulator):
+    """Mean distance of the own logit above the mean of all, over all examples and by class."""
+
+    def terms(self, chunk):
+        margins = (chunk.own * chunk.logits).sum(1) - chunk.logits.mean(1)
+        return margins.sum(), chunk.own.T @ margins, chunk.own.sum(0)
+
+    def conclude(self, sums, source):
+        return {"mean": sums[0] / source.num_examples, "by_class": sums[1] / sums[2]}
+
+
 def everything(source):
     """Every statistic of any source."""
     logits, labels = gather_logits(source)
@@ -60,6 +71,7 @@ def everything(source):
         "cross-class means": numbers(rl.cross_class_means(source)),
         "hierarchy": hierarchies(source, vectors),
         "streamed": streamed(source, start=vectors, tolerance=0),
+        "own": numbers(rl.measure(source, own=Margins()).own),
         "logits": logits,
         "labels": labels,
         "by group": {f"{g} {name}": numbers(r) for g, m in by_group.items() for name, r in m.items()},

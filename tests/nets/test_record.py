@@ -12,6 +12,7 @@ import rmtland as rl
 from rmtland.nets import TrainingRecord, mlp, open_record
 from tests.nets.networks import full_hessian
 from tests.nets.records import C, data, loop, network, seeded
+from tests.nets.shares import Margins
 
 
 def test_training_with_a_record_is_bit_for_bit_training_without(tmp_path):
@@ -140,17 +141,6 @@ def test_losses_other_than_cross_entropy(tmp_path):
     assert found.gauss_newton_trace.item() == pytest.approx(float(rl.gauss_newton_trace(source)), rel=1e-9)
     with pytest.raises(ValueError, match="`source` must have softmax outputs|must be"):
         TrainingRecord(tmp_path / "other", module, x, targets, loss=loss, statistics="hierarchy")
-
-
-class Margins(rl.SumAccumulator):
-    """Mean distance of the own logit above the mean of all, over all examples and by class."""
-
-    def terms(self, chunk):
-        margins = (chunk.own * chunk.logits).sum(dim=1) - chunk.logits.mean(dim=1)
-        return margins.sum(), chunk.own.T @ margins, chunk.own.sum(dim=0)
-
-    def conclude(self, sums, source):
-        return {"mean": sums[0] / source.num_examples, "by_class": sums[1] / sums[2]}
 
 
 @pytest.mark.parametrize("loader", [False, True])
