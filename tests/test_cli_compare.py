@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -208,8 +209,9 @@ def test_a_deep_network_is_compared_on_fewer_examples(monkeypatch, tmp_path):
     assert fewer_for_deep(fewer, "resnet20", 0) == (fewer, None)
     # What was taken is written, as whoever repeats it needs to know.
     monkeypatch.setattr("rmtland.cli.networks.DEEP_PER_CLASS", 5)
-    monkeypatch.setattr("rmtland.cli.compare.DEEP_EXAMPLES", 14)
-    monkeypatch.setattr("rmtland.cli.compare.DEEP_PRODUCTS", 41)
+    module = sys.modules["rmtland.cli.compare"]  # `rmtland.cli` has a function of this name
+    monkeypatch.setattr(module, "DEEP_EXAMPLES", 14)
+    monkeypatch.setattr(module, "DEEP_PRODUCTS", 41)
     options = ["--network", "resnet20", "--width", "0.25", "--epochs", "2", "--draws", "2", "--rungs", "b"]
     invoke("compare", *options, "--stages", "end", "--out", tmp_path)
     settings = json.loads((tmp_path / "comparison.json").read_text())["settings"]
