@@ -174,6 +174,7 @@ class NetworkChunk:
 
         J^T u is linear in u, so J v is the derivative of (J^T u) . v in u.
         """
+        self.network.require_derivatives("jvp")
 
         def make(outputs: Tensor) -> Backward:
             dummy = torch.zeros_like(outputs, requires_grad=True)
@@ -201,6 +202,7 @@ class NetworkChunk:
 
     def second_derivative(self, name: str, slope: Slope) -> Backward:
         """Tangents of each parameter to those of J^T slope(outputs)."""
+        self.network.require_derivatives("second")
 
         def make(outputs: Tensor) -> Backward:
             leaves = tuple(self.network.leaves.values())

@@ -26,7 +26,7 @@ def test_large_matrices_go_through_their_products(monkeypatch):
         assert not exact[name].errors
         for quantity in QUANTITIES:
             if quantity not in estimated:
-                assert rung.mean(quantity) == pytest.approx(exact[name].mean(quantity), rel=1e-6), quantity
+                assert rung.mean(quantity) == pytest.approx(exact[name].mean(quantity), rel=1e-6, nan_ok=True), quantity
         for quantity in estimated:
             error = rung.errors[quantity]
             assert 0 <= error < 0.3 * exact[name].mean(quantity)

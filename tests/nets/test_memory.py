@@ -30,7 +30,7 @@ def measured(script, *numbers):
 
 
 @needs_proc
-@pytest.mark.parametrize("budget", [32, 128])
+@pytest.mark.parametrize("budget", [32, pytest.param(128, marks=pytest.mark.slow)])
 def test_peaks_stay_within_the_budget_and_one_batch(budget):
     found = measured("peak_memory", budget)
     assert found["taken"] <= budget
