@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 
 import rmtland as rl
 from rmtland.cli.compare import STAGES, parse_rungs, parse_stages, print_comparison
-from rmtland.cli.networks import epochs_or_default
+from rmtland.cli.networks import DEEP_PER_CLASS, epochs_or_default, fewer_for_deep
 from rmtland.comparison import reporting
 from rmtland.comparison.result import RUNGS
 from tests.test_cli_train import invoke
@@ -196,6 +197,25 @@ def test_epochs_by_default():
     assert epochs_or_default(None, "cnn", 10**7, 32) == 2
     assert epochs_or_default(None, "resnet20", 10_000, 32) == 5
     assert epochs_or_default(7, "resnet20", 10**9, 1) == 7
+
+
+def test_a_deep_network_is_compared_on_fewer_examples(monkeypatch, tmp_path):
+    count = 3 * (DEEP_PER_CLASS + 1)
+    many = rl.nets.Dataset("x", np.zeros((count, 1, 1)), np.arange(count) % 3, np.zeros((0, 1, 1)), np.zeros(0, int))
+    fewer, told = fewer_for_deep(many, "resnet20", 0)
+    assert told == DEEP_PER_CLASS
+    assert np.bincount(fewer.y_train).tolist() == 3 * [DEEP_PER_CLASS]
+    assert fewer_for_deep(many, "cnn", 0) == (many, None)
+    assert fewer_for_deep(fewer, "resnet20", 0) == (fewer, None)
+    # What was taken is written, as whoever repeats it needs to know.
+    monkeypatch.setattr("rmtland.cli.networks.DEEP_PER_CLASS", 5)
+    module = sys.modules["rmtland.cli.compare"]  # `rmtland.cli` has a function of this name
+    monkeypatch.setattr(module, "DEEP_EXAMPLES", 14)
+    monkeypatch.setattr(module, "DEEP_PRODUCTS", 41)
+    options = ["--network", "resnet20", "--width", "0.25", "--epochs", "2", "--draws", "2", "--rungs", "b"]
+    invoke("compare", *options, "--stages", "end", "--out", tmp_path)
+    settings = json.loads((tmp_path / "comparison.json").read_text())["settings"]
+    assert [settings[name] for name in ("per_class", "examples", "num_products")] == [5, 14, 41]
 
 
 def test_layers_without_a_measured_matrix():

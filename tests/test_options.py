@@ -74,7 +74,7 @@ COMMANDS = {
         {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli_compare.py", "--hidden": "5",
           "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
           "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",
-         "--products": "tests/comparison/test_compare.py", "--hierarchy": "",
+         "--products": "tests/comparison/test_products.py", "--hierarchy": "",
          "--by": "parameter_groups", "--outliers": "gap",
          "--seed": "1",
          **DATA},

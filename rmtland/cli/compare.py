@@ -28,7 +28,6 @@ from rmtland.cli.networks import (
     Hidden,
     LearningRate,
     Network,
-    PerClass,
     Width,
     check_training,
     epochs_or_default,
@@ -58,7 +57,10 @@ UNBROKEN = "\N{NO-BREAK SPACE}"
 def compare(
     data: Data = "digits",
     data_folder: DataFolder = None,
-    per_class: PerClass = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="Keep so many training examples of every class; by default all, 1,000 for a deep network."),
+    ] = None,
     download: Download = False,
     clusters: Clusters = None,
     covariance: Covariance = None,

@@ -1,0 +1,137 @@
+"""Matrices too large to diagonalise: their top, density and traces by products, with errors."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import rmtland as rl
+from rmtland.comparison import ladder, reporting
+from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
+from rmtland.plots.comparison import plot_stage_spectra
+
+
+def test_large_matrices_go_through_their_products(monkeypatch):
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(60, 5, dtype=torch.float64), torch.arange(60) % 3)
+    measured, estimated = ("hessian", "gauss_newton"), ("trace", "frobenius_norm", "goldilocks_ratio")
+    exact = rl.compare(source, rungs=measured).stages["network"].rungs
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    monkeypatch.setattr(ladder, "EXACT_ROWS", 10)
+    comparison = rl.compare(source, rungs=measured, rng=3)
+    for name, rung in comparison.stages["network"].rungs.items():
+        assert rung.eigenvalues.shape == (1, 10)
+        assert not exact[name].errors
+        for quantity in QUANTITIES:
+            if quantity not in estimated:
+                assert rung.mean(quantity) == pytest.approx(exact[name].mean(quantity), rel=1e-6, nan_ok=True), quantity
+        for quantity in estimated:
+            error = rung.errors[quantity]
+            assert 0 <= error < 0.3 * exact[name].mean(quantity)
+            assert abs(rung.mean(quantity) - exact[name].mean(quantity)) <= 4 * error + 1e-9
+        assert rung.errors["eigenvalue_1"] == rung.errors["top_eigenvalue"] < 1e-3 * rung.mean("eigenvalue_1")
+        cell = comparison.table().loc["goldilocks_ratio", ("network", RUNGS[name])]
+        assert cell == with_deviation(rung.mean("goldilocks_ratio"), error)
+        stored = comparison.to_dict()["stages"]["network"]["rungs"][name]["quantities"]["goldilocks_ratio"]
+        assert stored["error"] == error
+    other = rl.compare(source, rungs=measured, rng=4).stages["network"].rungs["hessian"]
+    assert other.mean("goldilocks_ratio") != comparison.stages["network"].rungs["hessian"].mean("goldilocks_ratio")
+
+
+def test_the_errors_of_estimated_ratios_cover_them(monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    matrix = np.diag(np.random.default_rng(0).exponential(size=200))
+    exact = np.trace(matrix) / np.linalg.norm(matrix)
+    report = reporting.Reporter(3, "ratio")
+    scores = []
+    for seed in range(60):
+        rung = report.operator(rl.SymmetricOperator.from_matrix(matrix), np.ones(200), np.random.default_rng(seed))
+        scores.append((rung.mean("goldilocks_ratio") - exact) / rung.errors["goldilocks_ratio"])
+    assert 0.6 < np.std(scores) < 1.5
+    assert abs(np.mean(scores)) < 0.6
+
+
+def test_a_hessian_whose_gradient_misses_the_top_eigenvector(monkeypatch):
+    # A Krylov space of the gradient never leaves the block that the gradient lies in.
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    matrix = np.diag(np.r_[np.linspace(0.1, 1.0, 400), 10.0])
+    slope = np.r_[np.ones(400), 0.0]
+    rung = reporting.Reporter(2, "ratio").operator(
+        rl.SymmetricOperator.from_matrix(matrix), slope, np.random.default_rng(0)
+    )
+    assert rung.mean("top_eigenvalue") == pytest.approx(10.0)
+    assert rung.powers[0, -1] < 1e-12
+
+
+def test_the_density_of_a_large_matrix_is_kept_and_drawn(monkeypatch):
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(60, 5, dtype=torch.float64), torch.arange(60) % 3)
+    exact = np.linalg.eigvalsh(rl.nets.hessian(source).to_dense())
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    comparison = rl.compare(source, rungs=["hessian"])
+    stage = comparison.stages["network"]
+    density = stage.rungs["hessian"].density
+    np.testing.assert_allclose(density.outliers, exact[-10:], rtol=1e-6)
+    stored = comparison.to_dict()["stages"]["network"]["rungs"]["hessian"]["density"]
+    np.testing.assert_array_equal(stored["grid"], density.grid)
+    (stairs,) = plot_stage_spectra(stage, comparison.rung_labels).patches
+    values, edges, _ = stairs.get_data()
+    # The known ones are counted exactly, the others to the noise of two probes: that of the share of 137 directions.
+    assert values[edges[:-1] > 0.9 * exact[-10]].sum() == pytest.approx(10, abs=0.5)
+    middle = (edges[:-1] > 1e-3) & (edges[:-1] < 0.5 * exact[-10])
+    inside = np.count_nonzero((exact > edges[:-1][middle][0]) & (exact < edges[1:][middle][-1]))
+    share = inside / 137
+    noise = 137 * np.sqrt(share * (1 - share) / 137)  # of the mean of two Rademacher or Gaussian probes
+    assert inside > 20
+    assert values[middle].sum() == pytest.approx(inside, abs=4 * noise)
+
+
+def test_products_on_the_way_are_told(network, monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    steps = []
+    rl.compare(network[0], network[1:], rungs=["hessian"], progress=lambda *step: steps.append(step))
+    start, begun, *on_the_way, last = steps
+    assert (start[0], begun[0]) == ("network: clustering and scales", "network: (a) Hessian")
+    assert last == ("network: (a) Hessian", 1, 1)
+    products = [int(what.removeprefix("network: (a) Hessian, ").removesuffix(" products")) for what, *_ in on_the_way]
+    assert products == sorted(products)
+    assert products[-1] > 50
+    assert {(done, total) for _, done, total in on_the_way} == {(0, 1)}
+
+
+def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(60, 5, dtype=torch.float64), torch.arange(60) % 3)
+    exact = np.linalg.eigvalsh(rl.nets.hessian(source).to_dense())
+    found = {}
+    for most in (40, 300):
+        told = []
+        comparison = rl.compare(
+            source, rungs=["hessian"], num_products=most, progress=lambda *step, told=told: told.append(step[0])
+        )
+        spent = [int(what.split(", ")[1].split()[0]) for what in told if what.endswith(" products")]
+        assert 0.6 * most < spent[-1] <= most + 5  # and what tries the symmetry
+        assert comparison.settings["num_products"] == most
+        found[most] = comparison.stages["network"].rungs["hessian"]
+    few, many = found[40], found[300]
+    assert few.errors["eigenvalue_9"] > 10 * many.errors["eigenvalue_9"]
+    for rung in (few, many):
+        for i in range(1, 11):
+            off = abs(exact - rung.mean(f"eigenvalue_{i}")).min()
+            assert off <= rung.errors[f"eigenvalue_{i}"] + 1e-12
+    assert many.errors["trace"] < few.errors["trace"]
+    # Eigenvalues that did not converge are in the density, and drawn once.
+    assert few.density.outliers.size < many.density.outliers.size == 10
+    for rung in (few, many):
+        (stairs,) = plot_stage_spectra(
+            dataclasses.replace(comparison.stages["network"], rungs={"hessian": rung}), RUNGS
+        ).patches
+        values, edges, _ = stairs.get_data()
+        above = edges[:-1] > 0.2 * exact[-1]
+        # Two probes count ten eigenvalues with a standard deviation of 3; ten counted twice are too many.
+        assert values[above].sum() == pytest.approx(np.count_nonzero(exact > edges[:-1][above][0]), abs=7)
