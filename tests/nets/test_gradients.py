@@ -330,6 +330,6 @@ def test_images_lie_in_memory_as_their_shape_says(images):
     source = rl.nets.NetworkLogitGradients(module, x, labels, chunk_size=2)
     vector = rng.standard_normal(source.num_parameters)
     product = rl.nets.hessian(source) @ torch.as_tensor(vector)
-    assert SEEN == {x.contiguous().flatten().view(x.shape).stride()[1:]}
+    assert {x.contiguous().flatten().view(x.shape).stride()[1:]} == SEEN
     plain = rl.nets.hessian(module, np.ascontiguousarray(x.numpy()).reshape(6, -1).reshape(x.shape), labels)
     np.testing.assert_allclose(product, plain @ torch.as_tensor(vector), rtol=1e-12)
