@@ -91,6 +91,7 @@ def row_major(inputs: Inputs) -> Inputs:
     `images[:, None][order]` in NumPy. On a CPU its second derivatives of convolutions in channels-last format write
     beyond their memory (2.13, oneDNN): a ResNet's Hessian product ended the process.
     """
+
     def plain(leaf: Tensor) -> Tensor:
         return leaf.contiguous().flatten().view(leaf.shape) if leaf.device.type == "cpu" else leaf
 
