@@ -47,6 +47,7 @@ def _translated(loss: nn.Module) -> tuple[Loss, Tensor | None, int | None]:
         if loss.weight is not None or loss.pos_weight is not None:
             raise ValueError("`loss` must have neither weight nor pos_weight; got them in BCEWithLogitsLoss")
         return Logistic(mean=True), None, None
+    assert isinstance(loss, nn.CrossEntropyLoss)
     smoothing = float(loss.label_smoothing)
     weight: Tensor | None = loss.weight
     if weight is not None and smoothing > 0:

@@ -54,7 +54,7 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # NotImplementedError is one
-            return dict.fromkeys(("jvp", "second"), f"torch says: {str(error).split('. ')[0]}")
+            return dict.fromkeys(("jvp", "second"), f"torch says: {str(error).split('. ')[0].rstrip('.')}")
     if outputs.element_size() < 4:  # too coarse to tell
         return {}
     length, other = _inner(product, product), _inner(start, again)
