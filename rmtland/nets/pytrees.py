@@ -84,6 +84,20 @@ def on(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
         return tree_map(move, inputs)
 
 
+def row_major(inputs: Inputs) -> Inputs:
+    """The same on a CPU with the strides that their shapes have by themselves.
+
+    Others are another memory format to torch, even where only an axis of length 1 has another stride, as after
+    `images[:, None][order]` in NumPy. On a CPU its second derivatives of convolutions in channels-last format write
+    beyond their memory (2.13, oneDNN): a ResNet's Hessian product ended the process.
+    """
+
+    def plain(leaf: Tensor) -> Tensor:
+        return leaf.contiguous().flatten().view(leaf.shape) if leaf.device.type == "cpu" else leaf
+
+    return tree_map(plain, inputs)
+
+
 def check_inputs(inputs: Inputs) -> int:
     """n; ValueError for no examples, leaves of different lengths, NaN."""
     leaves = tree_leaves(inputs)

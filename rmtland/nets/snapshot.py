@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from rmtland.nets.pytrees import Inputs, num_inputs, on
+from rmtland.nets.pytrees import Inputs, num_inputs, on, row_major
 
 Forward = Callable[[torch.nn.Module, Any], Any]
 """How a module is called on a batch of inputs, where `module(inputs)` will not do."""
@@ -206,7 +206,7 @@ class Snapshot:
 
     def placed(self, inputs: Inputs) -> Inputs:
         """Inputs on the network's device; real numbers and uint8 in its dtype, other integers as given."""
-        return on(inputs, self.vector.device, self.working_dtype)
+        return row_major(on(inputs, self.vector.device, self.working_dtype))
 
     def find_written_buffers(self, inputs: Inputs) -> None:
         """Run once and note which buffers the forward pass writes to; they are put back."""

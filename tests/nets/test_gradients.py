@@ -299,3 +299,37 @@ def test_a_loader_that_changes_its_size_is_told():
         pytest.raises(RuntimeError, match="num_examples = 11 but its chunks hold 5"),
     ):
         rl.gradient(source)
+
+
+SEEN = set()
+
+
+class Strides(torch.nn.Module):
+    """A network that notes how its images lie in memory."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layer = torch.nn.Linear(channels * 9, 3)
+
+    def forward(self, x):
+        SEEN.add(x.stride()[1:])
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("images", ["channels last", "an axis of one channel put in and chosen from"])
+def test_images_lie_in_memory_as_their_shape_says(images):
+    """In another format torch's second derivatives of convolutions on a CPU write where they may not, which kills."""
+    rng = np.random.default_rng(0)
+    if images == "channels last":
+        x = torch.as_tensor(rng.standard_normal((6, 2, 3, 3))).to(memory_format=torch.channels_last)
+    else:
+        x = torch.as_tensor(rng.standard_normal((6, 3, 3))[:, None][rng.permutation(6)])
+        assert x.stride()[1] == 1
+    SEEN.clear()
+    module, labels = Strides(x.shape[1]).double(), np.arange(6) % 3
+    source = rl.nets.NetworkLogitGradients(module, x, labels, chunk_size=2)
+    vector = rng.standard_normal(source.num_parameters)
+    product = rl.nets.hessian(source) @ torch.as_tensor(vector)
+    assert {x.contiguous().flatten().view(x.shape).stride()[1:]} == SEEN
+    plain = rl.nets.hessian(module, np.ascontiguousarray(x.numpy()).reshape(6, -1).reshape(x.shape), labels)
+    np.testing.assert_allclose(product, plain @ torch.as_tensor(vector), rtol=1e-12)
