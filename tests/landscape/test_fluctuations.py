@@ -111,7 +111,7 @@ def test_against_draws_at_the_size_of_the_paper(sigma, snr, near):
 
 
 def test_the_last_of_few_eigenvalues_is_the_trace_less_the_others():
-    """Without residuals: two far apart, the smaller known from the trace's variance and what that has with the larger."""
+    """Without residuals: two far apart, the smaller by the trace's variance and what that has with the larger."""
     theory, t, a = pair(30, 3, 400, 0.5, rl.ClusteredGradients(1.0, 0.0, 0.0, (1.0, 3.0, 0.3)))
     samples, expected = dense_draws(t, a, 400, 2, 4000)[:, :2], theory.outliers_std()
     assert expected[0] < 0.1 * expected[1]
