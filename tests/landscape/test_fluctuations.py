@@ -105,7 +105,7 @@ def test_against_draws_at_the_size_of_the_paper(sigma, snr, near):
     logits, labels = rl.GaussianLogits(sigma).draw_logits(300, 10, np.random.default_rng(1))
     law = rl.ClusteredGradients(1.0, 1 / math.sqrt(snr))
     model = rl.LandscapeModel(300, 10, 1000, logits=rl.GivenLogits(logits, labels), gradients=law)
-    spectra = [model.spectrum(seed, num_top=9) for seed in range(500)]
+    spectra = [model.spectrum(seed, k=9) for seed in range(500)]
     samples = [[*s.outliers(), s.gradient_power(9), s.goldilocks_ratio()] for s in spectra]
     check(model.theory(), np.array(samples), 9, bias=0.04, detect=0.5, near=near)
 

@@ -199,7 +199,7 @@ def test_the_exact_spectrum_is_that_of_dense_draws_in_law():
 
 def test_top_eigenvalues_alone_are_those_of_the_same_draw():
     model = rl.LandscapeModel.fort_ganguli(20, 3, 80, 2.0, sigma_H=0.1)
-    whole, top = model.spectrum(rng=0), model.spectrum(rng=0, num_top=3)
+    whole, top = model.spectrum(rng=0), model.spectrum(rng=0, k=3)
     np.testing.assert_allclose(top.eigenvalues, whole.eigenvalues[-3:], rtol=1e-10)
     np.testing.assert_allclose(top.powers, whole.powers[-3:], rtol=1e-8)
     np.testing.assert_allclose([top.trace, top.frobenius], [whole.trace, whole.frobenius], rtol=1e-10)

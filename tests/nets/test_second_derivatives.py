@@ -159,3 +159,21 @@ def test_weight_decay_adds_the_derivatives_of_an_l2_term():
     ):
         rl.gradient(arrays, weight_decay=0.1)
     np.testing.assert_allclose(rl.gauss_newton(arrays, weight_decay=0.1) @ np.ones(3), np.full(3, 0.1))
+
+
+@pytest.mark.parametrize("function", [rl.nets.hessian, rl.nets.logit_curvature])
+def test_diagonal_blocks_of_groups(function):
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    whole = function(source).to_dense()
+    for group, place in source.parameter_groups.items():
+        block = function(rl.restrict(source, group))
+        np.testing.assert_allclose(block.to_dense(), whole[place, place], atol=1e-13)
+        assert block.dtype == torch.float64
+    if function is rl.nets.hessian:
+        decayed = rl.nets.hessian(rl.restrict(source, group), weight_decay=0.5).to_dense()
+        np.testing.assert_allclose(decayed, whole[place, place] + 0.5 * np.eye(len(decayed)), atol=1e-13)
+    with pytest.raises(TypeError, match="`inputs`, `labels` and `loss` come with the source"):
+        function(rl.restrict(source, group), inputs, LABELS)
+    with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got DenseLogitGradients"):
+        function(rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3))))

@@ -77,6 +77,29 @@ def test_parts_are_joined_in_the_order_of_the_grid(tmp_path):
         assert np.unique(one.drawn).size == 24, "draws of parts are independent"
 
 
+def drawn(a, b, scale, log, rng):
+    with open(log, "a") as file:
+        file.write(f"{a} {b}\n")
+    return {"x": scale * rng.random()}
+
+
+def test_parts_in_common_are_the_same_whatever_else_the_grid_has(tmp_path):
+    log = tmp_path / "log"
+
+    def grid(a, scale=1.0, seed=1):
+        rng = np.random.default_rng(seed)
+        return swept("a.b", drawn, {"a": a, "b": [5, 6]}, 2, rng, common=True, scale=scale, log=str(log)).x.to_numpy()
+
+    with kept_in(tmp_path / "stores"):
+        first, second = grid([1, 2]), grid([3, 2, 1])
+        np.testing.assert_array_equal(second[[2, 1]], first)
+        assert log.read_text().split("\n")[8:-1] == ["3 5", "3 5", "3 6", "3 6"]
+        assert np.unique(second).size == 12, "draws of parts are independent"
+        assert not np.isin(grid([1], seed=2), first).any()
+        assert not np.isin(grid([1], scale=2.0) / 2, first).any()
+    np.testing.assert_array_equal(grid([2]), first[1:])  # in memory too
+
+
 def claim(out, log, last=0):
     """Three networks at three stages each, and a line in the log for each training and measurement, before the last."""
     recipe = networks.Recipe(data="digits", classes=3, examples=60, hidden=(4,), stages=(0, 2, 4))
