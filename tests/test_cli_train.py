@@ -171,3 +171,9 @@ def test_compare_takes_data_and_network(tmp_path):
         p.numel() for p in rl.nets.cnn(channels=1, image_size=8, width=0.1).parameters()
     )
     assert clusters["num_parameters"] == 404 + 15
+
+
+def test_measure_takes_two_examples_and_not_one(run):
+    measure = "measure", "none.pt", "--network", "mlp", "--examples"
+    assert "`examples` must be >= 2; got 1" in run(*measure, "1").stderr
+    assert "`checkpoints` must be files; found none at none.pt" in run(*measure, "2").stderr

@@ -110,6 +110,16 @@ def test_against_draws_at_the_size_of_the_paper(sigma, snr, near):
     check(model.theory(), np.array(samples), 9, bias=0.04, detect=0.5, near=near)
 
 
+def test_the_last_of_few_eigenvalues_is_the_trace_less_the_others():
+    """Without residuals: two far apart, the smaller by the trace's variance and what that has with the larger."""
+    theory, t, a = pair(30, 3, 400, 0.5, rl.ClusteredGradients(1.0, 0.0, 0.0, (1.0, 3.0, 0.3)))
+    samples, expected = dense_draws(t, a, 400, 2, 4000)[:, :2], theory.outliers_std()
+    assert expected[0] < 0.1 * expected[1]
+    assert_deviations(samples, expected, bias=0.02, detect=0.2)
+    with pytest.raises(AssertionError, match="against"):
+        assert_deviations(samples, 1.2 * expected, bias=0.02, detect=math.inf)
+
+
 def test_two_classes_and_ranks():
     # Beyond the rank there is nothing; at it, the rest of the trace.
     tiny = rl.LandscapeModel.fort_ganguli(20, 6, 2).theory(0)

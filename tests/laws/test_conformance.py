@@ -246,6 +246,16 @@ def test_scaling(case, law):
         assert other.stieltjes(c * (1 + 1j)) * c == pytest.approx(law.stieltjes(1 + 1j), rel=1e-13)
 
 
+@pytest.mark.parametrize("exponent", [-40, 40])
+def test_the_unit_moves_no_digit(case, law, exponent):
+    if case.scaled is None:
+        pytest.skip("has no scale")
+    q, unit = [1e-6, 0.1, 0.5, 0.9, 1 - 1e-6], 2.0**exponent
+    other = case.scaled(unit)
+    np.testing.assert_allclose(other.ppf(q), unit * law.ppf(q), rtol=1e-13)
+    np.testing.assert_allclose(other.isf(q), unit * law.isf(q), rtol=1e-13)
+
+
 def test_monotone(law):
     x = np.sort(np.concatenate([interior(law, 2001), np.linspace(*intervals(law)[[0, -1], [0, 1]], 3000)]))
     assert np.all(np.diff(law.cdf(x)) >= -1e-15)

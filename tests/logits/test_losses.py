@@ -34,6 +34,7 @@ def test_value_gradient_and_hessian_are_those_of_autograd(case):
     loss, outputs, labels = LOSSES[case]
     assert isinstance(loss, Loss)
     loss.check(outputs, labels)
+    loss.check(outputs[:, :1], outputs[:, 0])
     values, slopes, factors = loss.value(outputs, labels), loss.gradient(outputs, labels), loss.hessian_factor(outputs)
     tangents = np.random.default_rng(0).normal(size=(*outputs.shape, 3))
     products = loss.hessian_product(outputs, tangents)
@@ -275,6 +276,7 @@ def test_labels_of_a_regression_with_several_outputs_are_classes(num_outputs):
     loss = rl.SquaredError()
     np.testing.assert_allclose(loss.value(outputs, labels), np.sum((outputs - wanted) ** 2, axis=1) / 2, rtol=1e-12)
     loss.check(outputs, labels)
+    loss.check(outputs[:, :1], outputs[:, 0])
     with pytest.raises(ValueError, match="labels"):
         loss.check(outputs, labels + num_outputs - 1)
     targets = np.array([0.5, -2.0, 3.5, 1.0])

@@ -178,3 +178,20 @@ def test_errors_of_moments_of_means_are_those_of_a_jackknife(draws, monkeypatch)
     alignments = [v[1] / v[0] / (v[3] / v[2]) for v in found]
     assert moments.alignment == pytest.approx(alignments[0], rel=1e-12)
     assert moments.alignment_error == pytest.approx(jackknife(alignments[1:]), rel=1e-10)
+
+
+def test_pairings_are_averaged_and_what_they_differ_by_is_taken_off(monkeypatch):
+    """The covariance of one pairing, less (1 - 1/R) of that between R; as it is where that is not smaller."""
+    rng = np.random.default_rng(0)
+    told = rng.normal([10.0, 50.0], 1.0, size=(5, 2))
+    for spread, kept in ((3.0, True), (0.01, False)):
+        influences = spread * rng.normal(size=(5, 30, 2))
+        answers = iter(zip(told, influences, strict=True))
+        monkeypatch.setattr(module, "cycle_moments", lambda products, order, answers=answers: next(answers))
+        draw = rl.LandscapeModel.fort_ganguli(60, 3, 20).sample(rng=0)
+        found = rl.residual_moments(draw, max_order=2, num_pairings=5)
+        n = found.num_pairs
+        one = sum((n - 1) / n * x.T @ x for x in influences) / 5
+        between = 0.8 * (told - told.mean(axis=0)).T @ (told - told.mean(axis=0)) / 4
+        np.testing.assert_allclose(found.values, told.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.covariance, one - between if kept else one, rtol=1e-10)

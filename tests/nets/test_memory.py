@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import rmtland as rl
+from rmtland.nets import graphs
 from tests.nets import peak_memory
 
 CLEAR = pathlib.Path("/proc/self/clear_refs")
@@ -60,3 +63,28 @@ def test_three_of_50_000_words_stay_within_the_budget(sequences, tokens):
     assert found["D"] > 6e6
     one_sequence = 4 * tokens * 50_000 / 2**20  # its logits: no pass is smaller
     assert found["peak"] <= 512 + one_sequence, found
+
+
+def test_what_recorded_passes_hold_is_what_autograd_saves():
+    """Storages beside inputs and parameters: of the outputs, and of their gradients, which are differentiated again."""
+    module = torch.nn.Sequential(torch.nn.Linear(6, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    inputs, held = torch.randn(8, 6, dtype=torch.float64), {}
+    parameters = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
+    given = {t.untyped_storage().data_ptr() for t in (inputs, *parameters.values())}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = torch.func.functional_call(module, parameters, inputs)
+        forward = sum(held.values())
+        cotangents = torch.zeros_like(outputs, requires_grad=True)
+        torch.autograd.grad(outputs, tuple(parameters.values()), cotangents, create_graph=True)
+    chunk = next(iter(rl.nets.NetworkLogitGradients(module, inputs, torch.arange(8) % 3).chunks()))
+    found = graphs._graph_bytes(chunk.plan, chunk._batch)
+    assert found["forward"] == forward + 8 * 3 * 8  # the outputs themselves
+    assert found["forward"] + found["jvp"] == sum(held.values())
+    assert found["second"] >= found["jvp"]

@@ -253,10 +253,10 @@ class Times(nn.Module):
 
 
 def test_the_unit_of_the_parameters_does_not_matter():
-    """Neither to the outliers nor to whether they are looked at again; a power of two changes no digit."""
+    """Neither to the outliers nor to whether they are looked at again; powers of two change no digit."""
     module, inputs, labels = wide(num_examples=200)
-    unit, found = 2.0**-10, []
-    for factor in (1.0, unit):
+    found = []
+    for factor in (2.0**10, 2.0**-10):  # the outliers are 0.05 to 0.6
         layers = []
         for layer in copy.deepcopy(module):
             layers += [layer, Times(factor)] if isinstance(layer, nn.Linear) else [layer]
@@ -265,8 +265,8 @@ def test_the_unit_of_the_parameters_does_not_matter():
             for p in scaled.parameters():
                 p /= factor
         source = rl.nets.NetworkLogitGradients(scaled, inputs, labels)
-        found.append(rl.streamed_outliers(source, passes=1, k=8).eigenvalues)
-    np.testing.assert_allclose(found[1], unit**2 * found[0], rtol=1e-9)
+        found.append(rl.streamed_outliers(source, passes=1, k=8).eigenvalues / factor**2)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
 
 
 def test_what_is_not_held_is_found_anew(monkeypatch):

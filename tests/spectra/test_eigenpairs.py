@@ -362,3 +362,13 @@ def test_no_product_is_spent_after_convergence_where_looking_is_cheap():
         assert pairs.num_products == pairs.converged_after.max()
         with pytest.warns(RuntimeWarning, match="did not converge"):
             rl.top_eigenpairs(operator, 3, rng=seed, check_products=0, max_products=pairs.num_products - 1)
+
+
+@pytest.mark.filterwarnings("ignore:.* eigenpairs did not converge:RuntimeWarning")
+def test_no_more_products_than_were_allowed():
+    """Wherever the budget ends: before, within or after the look for copies that were missed."""
+    matrix = of_spectrum([5.0, 5.0, 5.0, 4.0, *np.linspace(-1, 1, 96)])
+    for limit in range(4, 70):
+        operator = rl.SymmetricOperator.from_matrix(matrix).counted()
+        pairs = rl.top_eigenpairs(operator, 3, rng=0, method="lanczos", max_products=limit)
+        assert operator.num_products == pairs.num_products <= limit

@@ -259,6 +259,15 @@ def test_few_distinct_eigenvalues_are_summed_exactly_once_their_range_is_found(e
     assert found.standard_error < 1e-8
 
 
+def test_the_error_of_the_ratio_is_that_of_leaving_one_sample_out():
+    """Where the norm is known as badly as the trace, and they vary together."""
+    trace, square = np.random.default_rng(0).multivariate_normal([3.0, 30.0], [[0.5, 2.0], [2.0, 40.0]], 400).T
+    found = probes.Samples(exact_trace=2.0, exact_square=5.0, traces=trace, squared=square, unit=1.0).ratio()
+    without = [(2 + np.delete(trace, i).mean()) / (5 + np.delete(square, i).mean()) ** 0.5 for i in range(400)]
+    assert found[0] == pytest.approx((2 + trace.mean()) / (5 + square.mean()) ** 0.5, rel=1e-12)
+    assert found[1] == pytest.approx(np.std(without) * 399**0.5, rel=0.01)
+
+
 def test_diagonal_entries_with_their_errors():
     exact = np.diag(MATRIX)
     deviation = np.sqrt(np.sum(MATRIX**2, axis=1) - exact**2)
