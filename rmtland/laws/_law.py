@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,22 @@ Complexes = npt.NDArray[np.complex128]
 
 _EPS = float(np.finfo(np.float64).eps)
 _SQRT_EPS = _EPS**0.5
+
+EXACT_ORDER, EXACT_LOG = 100, 300.0
+"""Of moments by products: up to this order, and where no factor has a logarithm beyond; else by logarithms, which lose
+a digit or three."""
+
+
+def moment_of_log(k: int, log_moment: float) -> float:
+    """E x^k, given its logarithm."""
+    if log_moment > math.log(np.finfo(np.float64).max):
+        raise too_large(k)
+    return math.exp(log_moment)
+
+
+def too_large(k: int) -> OverflowError:
+    """The error for a moment beyond float64."""
+    return OverflowError(f"`k` must leave E x^k within the range of float64; got {k}")
 
 
 def points(name: str, value: Any) -> Floats:

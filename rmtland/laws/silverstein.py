@@ -296,13 +296,13 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
         Parameters
         ----------
         k : int
-            Order, >= 0.
+            Order, 0 to 300: the time grows like k^4.
 
         Returns
         -------
         float
         """
-        k = integer("k", k, at_least=0)
+        k = integer("k", k, at_least=0, at_most=300)
         if k == 0:
             return 1.0
         cumulants = [float(np.sum(self._atoms.b * self._atoms.t**j)) for j in range(k)]
