@@ -84,7 +84,7 @@ class NetworkLogitGradients:
         For NaN in inputs or logits, labels out of range or of another length, an empty loader, no trainable
         parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch.
     TypeError
-        For something that is no eager module, is neither arrays nor a loader, or a loss that is none.
+        For something that is no eager module, is neither arrays nor a loader, or a `loss` that is not one.
 
     Notes
     -----

@@ -116,3 +116,10 @@ def test_numbers_given_and_bad_input():
         rl.UnevenGradients(-1.0)
     with pytest.raises(TypeError, match="`residual_length`"):
         rl.UnevenGradients(residual_length="1")
+
+
+def test_what_is_kept_for_the_next_call_cannot_be_written_to():
+    law = rl.UnevenGradients(1.0, 0.7, 40.0, length_spread=1.0, logit_spread=0.5).at(12, 3)
+    for kept in (law.residual_scales, law.logit_covariance):
+        with pytest.raises(ValueError, match="read-only"):
+            kept[0] = 9.0
