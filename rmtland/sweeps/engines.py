@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -83,6 +85,7 @@ class LocalEngine:
 
         self.payload = pickle_task(task)
         self.workers = workers
+        _end_undisturbed()
         pool: Any = get_reusable_executor  # no annotations there
         self.pool: Any = lambda: pool(
             max_workers=workers,
@@ -177,6 +180,14 @@ class LocalEngine:
         if broken:
             with undisturbed():
                 self.executor.shutdown(wait=True, kill_workers=True)
+
+
+@functools.cache
+def _end_undisturbed() -> None:
+    """Ctrl-C is left aside once the interpreter ends, and waits for idle workers: it would print where that was."""
+    # As `concurrent.futures` and loky do; what `atexit` calls comes after their wait.
+    register: Any = getattr(threading, "_register_atexit", atexit.register)
+    register(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 
 
 @contextlib.contextmanager
