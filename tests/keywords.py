@@ -538,11 +538,17 @@ STAGES = {
     "batch_size": 8,
     "seed": 1,
 }
-RECORD = dict.fromkeys(
-    ["test", "steps", "every", "start", "statistics", "k", "seed"],
-    At("tests/nets/test_record.py"),
-)
-RANKS = dict.fromkeys(["process_group", "num_examples", "timeout", "labels"], At("tests/nets/test_distributed.py"))
+RECORD = {
+    **dict.fromkeys(
+        ["test", "steps", "every", "start", "statistics", "accumulators", "k"],
+        At("tests/nets/test_record.py"),
+    ),
+    "seed": At("tests/nets/test_moment.py"),
+}
+RANKS = {
+    **dict.fromkeys(["process_group", "labels"], At("tests/nets/test_distributed.py")),
+    **dict.fromkeys(["num_examples", "timeout"], At("tests/nets/test_ranks_that_disagree.py")),
+}
 WEIGHTED = {"loss": rl.SquaredError(), "weight_decay": 0.1, "batch_size": At("tests/nets/test_layers.py"),
             "memory_budget": At("tests/nets/test_gradients.py"),
               "inputs": At("tests/nets/test_second_derivatives.py"),
@@ -605,7 +611,7 @@ def networks():
         "TrainingRecord": (None, {}, RECORD | {"labels": At("tests/test_hostile.py")}),
         "measure_checkpoints": (
             None, {}, {k: v for k, v in RECORD.items() if k not in ("every", "start")}
-            | dict.fromkeys(["path", "after_checkpoint"], At("tests/nets/test_record.py")),
+            | dict.fromkeys(["path", "after_checkpoint"], At("tests/nets/test_checkpoints.py")),
         ),
         "OutlierMonitor": (
             None, {}, dict.fromkeys(["labels", "share", "every", "k", "sharpness"], At("tests/nets/test_monitor.py")),

@@ -14,7 +14,7 @@ from rmtland._arguments import integer, real
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.streamed import most_outliers, streamed_outliers
 from rmtland.nets.gradients import NetworkLogitGradients
-from rmtland.nets.moment import undisturbed, weight_norm
+from rmtland.nets.moment import pair, undisturbed, weight_norm
 from rmtland.nets.second_derivatives import hessian
 from rmtland.spectra.lanczos import lanczos
 
@@ -103,9 +103,7 @@ class OutlierMonitor:
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
-        if labels is None and isinstance(inputs, tuple) and len(inputs) == 2:
-            inputs, labels = inputs
-        self._module, self._data, self._options = module, (inputs, labels), options
+        self._module, self._data, self._options = module, pair(inputs, labels), options
         self._share = real("share", share, above=0, below=1)
         self._every = None if every is None else integer("every", every, at_least=1)
         self._k = None if k is None else integer("k", k, at_least=1)
@@ -183,7 +181,7 @@ class OutlierMonitor:
         run = lanczos(hessian(source), min(SHARPNESS_STEPS, source.num_parameters), start=start)
         coefficients = np.linalg.eigh(np.diag(run.alpha) + np.diag(run.beta[:-1], 1) + np.diag(run.beta[:-1], -1))[1]
         assert run.basis is not None
-        self._top = run.basis.T @ torch.as_tensor(coefficients[:, -1]).to(run.basis)
+        self._top = run.basis.T @ torch.as_tensor(coefficients[:, -1], device="cpu").to(run.basis)
         return {
             "sharpness": np.asarray(run.ritz_values[-1]),
             "sharpness_residual": np.asarray(run.ritz_residuals[-1]),

@@ -66,12 +66,12 @@ def detectable(draws):
 
 
 CASES = [
-    (1.0, True, {}),
+    pytest.param(1.0, True, {}, marks=pytest.mark.slow),
     (15.0, True, {}),
-    (40.0, True, {}),
+    pytest.param(40.0, True, {}, marks=pytest.mark.slow),
     (15.0, False, {}),
     (1.0, False, {"class_length": 0.8}),
-    (3.0, True, {"class_length": 0.8}),
+    pytest.param(3.0, True, {"class_length": 0.8}, marks=pytest.mark.slow),
     (3.0, True, {"relative_lengths": (0.0, 0.5, 1.0, 2.0)}),
 ]
 
@@ -327,8 +327,8 @@ def test_one_generator_gives_draw_after_draw(sigma_H):
     logits, labels = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) % 3
     model = rl.LandscapeModel(6, 3, 12, logits=rl.GivenLogits(logits, labels), sigma_H=sigma_H)
     rng = np.random.default_rng(1)
-    traces = np.array([model.spectrum(rng).trace for _ in range(2000)])
-    assert np.unique(traces).size == 2000
+    traces = np.array([model.spectrum(rng).trace for _ in range(1200)])
+    assert np.unique(traces).size == 1200
     deviations = traces - traces.mean()
     assert_mean(deviations[1:] * deviations[:-1], 0.0, detect=0.3 * traces.var())
     rows = rl.SharedRows(rng)
