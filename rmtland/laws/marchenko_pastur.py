@@ -116,10 +116,10 @@ class MarchenkoPastur(Law):
                 total += term
             return float(total * self.sigma ** (2 * k))
         require_memory(f"{k} terms", 64.0 * k, "take a smaller `k`")
-        j = np.arange(k)
-        # binom(k, j) binom(k, j + 1) / k
-        logs = 2 * gammaln(k + 1) - gammaln(j + 1) - gammaln(k - j + 1) - gammaln(j + 2) - gammaln(k - j) - math.log(k)
-        return moment_of_log(k, float(logsumexp(logs + j * log_ratio)) + log_scale)
+        i = np.arange(k)
+        # binom(k, i) binom(k, i + 1) / k
+        logs = 2 * gammaln(k + 1) - gammaln(i + 1) - gammaln(k - i + 1) - gammaln(i + 2) - gammaln(k - i) - math.log(k)
+        return moment_of_log(k, float(logsumexp(logs + i * log_ratio)) + log_scale)
 
     def stieltjes(self, z: npt.ArrayLike) -> Any:
         """Stieltjes transform E[1 / (x - z)], atom included.
