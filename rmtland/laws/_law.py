@@ -35,9 +35,17 @@ def too_large(k: int) -> OverflowError:
     return OverflowError(f"`k` must leave E x^k within the range of float64; got {k}")
 
 
+def as_array(name: str, value: Any) -> npt.NDArray[Any]:
+    """`value` as an array of whatever kind."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise TypeError(f"`{name}` must be an array of numbers; got a ragged {type(value).__name__}") from None
+
+
 def points(name: str, value: Any) -> Floats:
     """`value` as a float64 array of its own shape; NaN and infinities stay, as these are where one evaluates."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"`{name}` must be real numbers; got {array.dtype} from {type(value).__name__}")
     return array.astype(np.float64, copy=False)

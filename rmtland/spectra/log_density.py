@@ -109,7 +109,7 @@ def log_spectral_density(
     points = grid_size(num_points)
     real("kappa", kappa, above=1)
     if epsilon is not None:
-        real("epsilon", epsilon, above=0)
+        epsilon = real("epsilon", epsilon, above=0)
     found = quadratures(matrix, probes, steps, deflate, reorthogonalize, rng, progress)
     everything = np.concatenate([found.nodes[found.weights > 0], found.outliers])
     largest = float(np.abs(everything).max())

@@ -85,7 +85,6 @@ class LocalEngine:
 
         self.payload = pickle_task(task)
         self.workers = workers
-        _end_undisturbed()
         pool: Any = get_reusable_executor  # no annotations there
         self.pool: Any = lambda: pool(
             max_workers=workers,
@@ -112,6 +111,7 @@ class LocalEngine:
         """Send a batch to the processes."""
         self.waiting.append((schema, cells, 1))
         self._send()
+        _end_undisturbed()
 
     def _send(self) -> None:
         """What waits goes to the processes; a batch in its last attempt goes alone, so that it is known who kills."""
@@ -185,7 +185,7 @@ class LocalEngine:
 @functools.cache
 def _end_undisturbed() -> None:
     """Ctrl-C is left aside once the interpreter ends, and waits for idle workers: it would print where that was."""
-    # As `concurrent.futures` and loky do; what `atexit` calls comes after their wait.
+    # Once loky has registered its wait, with its first batch, as it is called before; `atexit` comes after that wait.
     register: Any = getattr(threading, "_register_atexit", atexit.register)
     register(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 

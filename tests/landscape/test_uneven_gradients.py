@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.uneven_gradients import _across_logits, _lengths
 from tests.statistical import assert_mean
 
 N, C, D = 40, 3, 120
@@ -119,7 +120,6 @@ def test_numbers_given_and_bad_input():
 
 
 def test_what_is_kept_for_the_next_call_cannot_be_written_to():
-    law = rl.UnevenGradients(1.0, 0.7, 40.0, length_spread=1.0, logit_spread=0.5).at(12, 3)
-    for kept in (law.residual_scales, law.logit_covariance):
+    for kept in (_lengths(12, 1.0), _across_logits(3, 0.5)):
         with pytest.raises(ValueError, match="read-only"):
             kept[0] = 9.0

@@ -96,3 +96,9 @@ def test_moments_whose_factors_leave_float64(k, sigma):
 def test_moments_beyond_float64_are_refused():
     with pytest.raises(OverflowError, match="`k` must leave E x\\^k within the range of float64; got 2000"):
         rl.Semicircle().moment(2000)
+
+
+def test_ragged_points_are_named():
+    for law in (rl.Semicircle(), rl.GeneralizedMarchenkoPastur([1.0, 2.0], 30)):
+        with pytest.raises(TypeError, match="`z` must be an array of numbers; got a ragged list"):
+            law.stieltjes([[1], [1, 2]])
