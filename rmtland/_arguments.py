@@ -266,12 +266,13 @@ def seed_sequence(rng: Seed) -> Any:
     return made.bit_generator.seed_seq
 
 
-def spawn(rng: Seed, count: int) -> list[np.random.Generator]:
+def spawn(rng: Seed, count: int, name: str = "num_draws") -> list[np.random.Generator]:
     """One child Generator per replicate: child i depends on the seed and i alone, not on `count`.
 
-    Children are those of `seed_sequence(rng)`, however `rng` is given; see there for what has a state.
+    Children are those of `seed_sequence(rng)`, however `rng` is given; see there for what has a state. `name` is that
+    of the argument that asked for so many.
     """
-    require_memory(f"{count} random streams", 1500.0 * count, "take fewer draws")
+    require_memory(f"{count} random streams", 1500.0 * count, f"take fewer `{name}`")
     return [np.random.default_rng(child) for child in seed_sequence(rng).spawn(count)]
 
 

@@ -110,7 +110,7 @@ def told(result: Any) -> str:
         value = getattr(result, field.name)
         default = value is field.default or (isinstance(value, float) and value == field.default)
         if field.repr and not default:
-            parts.append(f"{field.name}={_short(value)}")
+            parts.append(f"{field.name}={short(value)}")
     return shortened(f"{type(result).__name__}({', '.join(parts)})")
 
 
@@ -119,7 +119,8 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 4]}...)"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value within a repr: an array by shape and dtype, unless it is small."""
     if isinstance(value, np.ndarray) or is_torch(value):
         size = math.prod(value.shape)
         if size > SHOWN_ENTRIES or value.ndim > 1:
@@ -127,6 +128,8 @@ def _short(value: Any) -> str:
         return np.array2string(to_numpy(value), precision=5, separator=", ", max_line_width=LONGEST_REPR)
     if isinstance(value, float):
         return f"{value:.6g}"
+    if type(value) is tuple:
+        return f"({', '.join(map(short, value))})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_short(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {short(one)}" for key, one in value.items()) + "}"
     return repr(value)

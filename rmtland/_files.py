@@ -20,6 +20,11 @@ def unused_name(path: Path) -> Path:
 def replace_file(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], Any]) -> None:
     """Have `fill` write a file; until it is whole, and where it fails, what was at `path` stays."""
     path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        kind, what = (
+            (IsADirectoryError, "a folder") if path.is_dir() else (FileNotFoundError, "in no folder that exists")
+        )
+        raise kind(f"a file is to be written to {path}, which is {what}")
     temporary = unused_name(path)
     # Not tempfile.mkstemp, whose files only their owner may read.
     with open(temporary, "xb") as file:

@@ -210,7 +210,9 @@ STAT = f"anon 5\ninactive_file {GIB}\nactive_file 7\n"
 
 
 def test_more_streams_than_memory():
-    with pytest.raises(MemoryError, match=r"1000000000000 random streams needs .* GiB are free; take fewer draws"):
+    with pytest.raises(
+        MemoryError, match=r"1000000000000 random streams needs .* GiB are free; take fewer `num_draws`"
+    ):
         arguments.spawn(0, 10**12)
 
 

@@ -16,8 +16,12 @@ def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match="a file is to be written to .*/folder, which is a folder"):
         replace_text(tmp_path / "folder", "x")
+    with pytest.raises(
+        FileNotFoundError, match="a file is to be written to .*/none/x, which is in no folder that exis"
+    ):
+        replace_text(tmp_path / "none" / "x", "x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 

@@ -67,6 +67,42 @@ THINGS = {
     "SampleCovariance(population=<39 float64>, num_samples=50": lambda: rl.SampleCovariance(np.arange(1.0, 40), 50),
     "PopulationSpectrum(eigenvalues=<": lambda: rl.recover_spectrum(rl.residual_moments(draw())),
     "Attribution(eigenvalues=[": lambda: rl.attribution(rl.hierarchy(draw()), rng=0),
+    "SymmetricOperator(40 x 40, float64)": lambda: rl.as_operator(matrix()),
+    "CountingOperator(40 x 40, float64)": lambda: rl.as_operator(matrix()).counted(),
+    "SecondDerivative(43 x 43, float64)": lambda: rl.nets.hessian(network()),
+    "MeanFieldNetwork(widths=(4, 50, 3), activation=Activation('relu')": lambda: rl.MeanFieldNetwork([4, 50, 3]),
+    "MeanFieldKernels(covariance=<4 x 4 float64>, layers=": lambda: rl.MeanFieldNetwork([4, 50, 3]).kernels(np.eye(4)),
+    "GaussianProcessLogits(covariance=<12 x 12 float64>": lambda: rl.GaussianProcessLogits(np.eye(12)),
+    "LogitGradientGram(matrix=<": lambda: rl.logit_gradient_gram(draw()),
+    "Dataset(name='clusters', x_train=<": lambda: rl.nets.gaussian_clusters(3, num_examples=30, dimension=4),
+    "Hierarchy(source=LandscapeDraw(60 examples": lambda: rl.hierarchy(draw()),
+    "Factors(A1, A2, B1, A1 + A2 + B1; of 4 classes)": lambda: rl.hierarchy(draw()).factors,
+    "KernelGradients(terms=((<60 x 60 float64>, <4 x 4": lambda: rl.KernelGradients(((np.eye(60), np.eye(4)),)),
+    "AnisotropicGradients(mean_gram=<": lambda: rl.measured_gradients(draw()),
+    "ResidualCovariance(eigenvalues=<200 float64>": lambda: rl.ResidualCovariance.power_law(0.9, cut=200),
+    "LandscapeModel(num_examples=60, num_classes=4": lambda: rl.LandscapeModel(
+        60, 4, 200, rl.GivenLogits(draw().logits, draw().labels), rl.measured_gradients(draw())
+    ),
+    "GaussNewtonSpectrum(eigenvalues=<": lambda: rl.gauss_newton_spectrum(draw()),
+    "LandscapeSpectrum(eigenvalues=<": lambda: model().spectrum(0),
+    "SpikedCovariance(num_features=50, num_samples=90, spikes=<27": lambda: rl.SpikedCovariance(
+        50, 90, np.arange(3.0, 30)
+    ),
+    "SpikedCovarianceLaw(ratio=0.5, spikes=<37": lambda: rl.SpikedCovarianceLaw(0.5, np.arange(3.0, 40), 100),
+    "spikes=<58 float64>": lambda: rl.SpikedWignerLaw(1.0, np.arange(2.0, 60)),
+    "SpikedWigner(n=80, spikes=<58": lambda: rl.SpikedWigner(80, np.arange(2.0, 60)),
+    "DiagonalEstimate(estimate=<40": lambda: rl.diagonal_estimate(matrix(), rng=0),
+    "ClusteredGradients(relative_lengths=(1, 2, 3": lambda: rl.ClusteredGradients(relative_lengths=np.arange(1.0, 50)),
+    "Measurement(gradient=<200 float64>, output_statistics=": lambda: rl.measure(
+        draw(), "gradient", "output_statistics"
+    ),
+    "Training(step 0 of 2, 4 examples)": lambda: rl.nets.Training(
+        rl.nets.mlp([4, 5, 3]), np.eye(4), np.arange(4) % 3, epochs=2
+    ),
+    "SharedRows(0 x 0 drawn)": lambda: rl.SharedRows(0),
+    "Stage(outputs=OutputStatistics(": lambda: rl.compare(draw(), num_draws=2, rungs=["gauss_newton"]).stages[
+        "network"
+    ],
 }
 
 
@@ -76,3 +112,11 @@ def test_two_lines_say_what_a_thing_is(told):
     assert told in found
     assert len(found) <= 240
     assert "\n" not in found
+
+
+@pytest.mark.parametrize("told", THINGS)
+def test_things_that_hold_arrays_compare_to_true_or_false(told):
+    """Fields compared one by one would ask an array whether it is true."""
+    thing, other = THINGS[told](), THINGS[told]()
+    assert thing == thing
+    assert (thing == other) in (True, False)

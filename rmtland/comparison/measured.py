@@ -115,10 +115,13 @@ class Measured:
     def _from(cls, found: Any, source: LogitGradients, logits: Floats, labels: Labels, *late: Any) -> Measured:
         scales = found["scales"]
         length = math.sqrt(source.num_parameters) * math.hypot(scales.sigma_c, scales.sigma_E)
-        if length != 0 and not SHORTEST <= length <= LONGEST:
+        slope: Floats = to_numpy(double(found["gradient"]))
+        # Of numbers that float64 cannot square all lengths are 0, and no gradient is.
+        told = length or float(np.abs(slope).max())
+        if told != 0 and not SHORTEST <= length <= LONGEST:
             raise ValueError(
                 f"the logit gradients of `source` must be {SHORTEST:g} to {LONGEST:g} long, or their fourth powers are "
-                f"no numbers; got {length:g}"
+                f"no numbers; got {told:g}"
             )
         return cls(
             source,
@@ -129,7 +132,7 @@ class Measured:
             found["curvature_scales"],
             logits,
             labels,
-            to_numpy(double(found["gradient"])),
+            slope,
             *late,
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import path as named_path
-from rmtland._arrays import shortened
+from rmtland._arrays import shortened, told
 from rmtland._files import replace_text
 from rmtland._version import versions
 from rmtland.comparison.scores import SCORES, RungScores, scores_of
@@ -127,6 +127,8 @@ class Rung:
     num_numbers: int | None = None
     theory: dict[str, float] = field(default_factory=dict)
 
+    __repr__ = told
+
     @property
     def num_draws(self) -> int:
         """1 for what was measured, the number of draws for the model."""
@@ -155,6 +157,8 @@ class Stage:
     clustering: Clustering
     rungs: dict[str, Rung] = field(repr=False)
     sizes: tuple[int, int, int]
+
+    __repr__ = told
 
     def scores(self) -> dict[str, RungScores]:
         """Each rung beside G, in the order of the ladder; empty without rung (b)."""

@@ -228,6 +228,8 @@ def goodness_of_fit(
     alpha = real("alpha", alpha, above=0, below=1)
     factor_tried = None if alternative is None else real("alternative", alternative, above=0)
     count = len(sets)
+    needed = 16.0 * num_moments * (sets.shape[1] + count)
+    require_memory(f"{num_moments} polynomials", needed, "take fewer `num_moments`")
     default = max(199, 2 * count)
     size = default if num_calibration is None else integer("num_calibration", num_calibration, at_least=count + 8)
     seeds = seed_sequence(rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
@@ -53,12 +53,7 @@ class Streams:
     @property
     def words(self) -> Words:
         """The parent's entropy and spawn key as the kernels want them."""
-        entropy: Any = self.seed.entropy
-        words = [
-            word
-            for part in (entropy if isinstance(entropy, (list, tuple, np.ndarray)) else [entropy])
-            for word in _words(int(part))
-        ]
+        words = [word for part in _parts(self.seed.entropy) for word in _words(int(part))]
         words += [0] * (4 - len(words))
         words += [word for part in self.seed.spawn_key for word in _words(int(part))]
         return np.array(words, dtype=np.uint64)
@@ -68,6 +63,16 @@ class Streams:
         entropy: Any = self.seed.entropy
         key = (*self.seed.spawn_key, self.first + index)
         return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+
+
+def _parts(entropy: Any) -> Iterator[Any]:
+    """The integers of an entropy, which NumPy takes in sequences of any depth, in their order."""
+    several = entropy.ndim > 0 if isinstance(entropy, np.ndarray) else isinstance(entropy, Sequence)
+    if several and not isinstance(entropy, str):
+        for part in entropy:
+            yield from _parts(part)
+    else:
+        yield entropy
 
 
 def _words(number: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence
+from rmtland._arguments import Seed, choice, finite_array, integer, real, require_memory, seed_sequence
 from rmtland._arguments import path as named_path
 from rmtland._arrays import told
 from rmtland._files import replace_text
@@ -190,6 +190,7 @@ def bbp_transition(
     if not num_features / ratio <= 2**53:
         raise ValueError(f"`ratio` must be >= num_features / 2^53 = {num_features / 2**53:.3g}; got {ratio:g}")
     num_samples = max(1, round(num_features / ratio))
+    require_memory(f"{num_draws} draws", 32.0 * num_draws * strengths.size, "take fewer `num_draws`")
     source = seed_sequence(rng)
     ratio = num_features / num_samples
     values, overlaps = [], []

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice
+from rmtland._arrays import told
 from rmtland.ensembles._checks import dimension, dyson, spike_array
 from rmtland.ensembles._ensemble import Ensemble, normal_matrix
 from rmtland.ensembles.kernels import Floats
@@ -147,6 +148,8 @@ class SpikedWigner(_Gaussian):
     n: int
     spikes: Floats = dataclasses.field(default_factory=lambda: np.array([2.0]))
     beta: float = 1
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         self._check()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice
+from rmtland._arrays import told
 from rmtland.ensembles._checks import dimension, dyson, spike_array
 from rmtland.ensembles._ensemble import Ensemble, normal_matrix
 from rmtland.ensembles.kernels import Floats
@@ -163,6 +164,8 @@ class SpikedCovariance(_Covariance):
     num_samples: int
     spikes: Floats = dataclasses.field(default_factory=lambda: np.array([4.0]))
     beta: float = 1
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         self._check()

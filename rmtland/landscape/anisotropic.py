@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, real, require_memory
+from rmtland._arrays import told
 from rmtland.landscape._matrices import by_logit, gram_matrix, mixing_matrices, symmetric
 from rmtland.landscape.covariance import ResidualCovariance
 from rmtland.landscape.gradient_laws import Gradients, QValues
@@ -100,14 +101,16 @@ class AnisotropicGradients(StructuredGradients):
     True
     """
 
-    mean_gram: npt.ArrayLike = field(repr=False)
+    mean_gram: npt.ArrayLike
     residual_length: float = 0.7
     covariance: ResidualCovariance = field(default_factory=ResidualCovariance)
-    residual_scales: npt.ArrayLike | None = field(default=None, repr=False)
-    logit_covariance: npt.ArrayLike | None = field(default=None, repr=False)
-    mean_scales: npt.ArrayLike | None = field(default=None, repr=False)
-    loadings: npt.ArrayLike | None = field(default=None, repr=False)
-    cancelling: npt.ArrayLike | None = field(default=None, repr=False)
+    residual_scales: npt.ArrayLike | None = None
+    logit_covariance: npt.ArrayLike | None = None
+    mean_scales: npt.ArrayLike | None = None
+    loadings: npt.ArrayLike | None = None
+    cancelling: npt.ArrayLike | None = None
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean_gram", gram_matrix("mean_gram", self.mean_gram))
@@ -310,8 +313,10 @@ class KernelGradients(StructuredGradients):
     (2,)
     """
 
-    terms: tuple[tuple[npt.ArrayLike, npt.ArrayLike], ...] = field(repr=False)
+    terms: tuple[tuple[npt.ArrayLike, npt.ArrayLike], ...]
     effective_dimension: float | None = None
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         if not self.terms:

@@ -38,6 +38,9 @@ class SharedRows:
         self._factor: Floats = np.empty((0, 0))
         self._num_columns = 0
 
+    def __repr__(self) -> str:
+        return f"SharedRows({' x '.join(map(str, self._factor.shape))} drawn)"
+
     def factor(self, num_rows: int, num_columns: int) -> Floats:
         """The Bartlett factor of num_rows x num_columns, not to be written to."""
         if self._num_columns not in (0, num_columns):

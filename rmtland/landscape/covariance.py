@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 
 from rmtland._arguments import finite_array, real
+from rmtland._arrays import told
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,6 +48,8 @@ class ResidualCovariance:
     eigenvalues: npt.ArrayLike | None = None
     multiplicities: npt.ArrayLike | None = None
     _shares: tuple[Floats, Floats] | None = field(init=False, repr=False, default=None)
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         if self.eigenvalues is None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, integer, real
+from rmtland._arrays import told
 
 Gradients = tuple[npt.NDArray[np.float64], ...]
 """Mean logit gradients (C, D), residuals (N, C, D) and, where a law has them, class gradients (C, C, D)."""
@@ -88,6 +89,8 @@ class ClusteredGradients:
     residual_length: float = 0.7
     class_length: float = 0.0
     relative_lengths: tuple[float, ...] | None = None
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         for name in ("mean_length", "residual_length", "class_length"):

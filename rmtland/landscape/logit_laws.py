@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.integrate import quad
 from scipy.special import ndtr
 
-from rmtland._arguments import finite_array, integer, real
+from rmtland._arguments import finite_array, integer, real, require_memory
 from rmtland._arrays import is_torch, to_numpy, told
 from rmtland.laws.random_energy import RandomEnergyModel
 from rmtland.logits.losses import CrossEntropy
@@ -25,6 +25,14 @@ class LogitLaw(Protocol):
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits and labels of one draw."""
+
+
+def normal_logits(num_examples: int, num_classes: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Standard normal logits (N, C); MemoryError where a few arrays of their size do not fit."""
+    require_memory(
+        f"logits of {num_examples} x {num_classes}", 32.0 * num_examples * num_classes, "take fewer examples"
+    )
+    return rng.standard_normal((num_examples, num_classes))
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class GaussianLogits:
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""
-        normal = rng.standard_normal((num_examples, num_classes))
+        normal = normal_logits(num_examples, num_classes, rng)
         # Predictions before the scale: they are its limit at sigma = 0, where all logits tie.
         return self.sigma * normal, assign_labels(normal, self.accuracy, rng)
 
@@ -204,7 +212,7 @@ class MarginLogits:
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""
-        logits = self.sigma * rng.standard_normal((num_examples, num_classes))
+        logits = self.sigma * normal_logits(num_examples, num_classes, rng)
         labels = rng.integers(num_classes, size=num_examples)
         shift = self.margin + self.margin_spread * rng.standard_normal(num_examples)
         logits[np.arange(num_examples), labels] += shift

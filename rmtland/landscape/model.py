@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmtland._arguments import Seed, choice, generator, instance, integer, real, require_memory, spawn
+from rmtland._arrays import told
 from rmtland.landscape.anisotropic import StructuredGradients, check_structured
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.draw import LandscapeDraw
@@ -67,6 +68,8 @@ class LandscapeModel:
     logits: LogitLaw = field(default_factory=lambda: GaussianLogits(sigma=15.0))
     gradients: GradientLaw = field(default_factory=ClusteredGradients)
     sigma_H: float = 0.0
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         for name, least in (("num_examples", 2), ("num_classes", 2), ("num_parameters", 1)):
@@ -363,9 +366,8 @@ class LandscapeModel:
 
         Notes
         -----
-        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3),
-        `k` of them the leading rows of a band matrix (`h_term`), trace and norm with a draw of what the others
-        add.
+        With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3), `k`
+        of them the leading rows of a band matrix (`h_term`), trace and norm with a draw of what the others add.
 
         Up to a rotation of the parameters, G and the gradient depend on the normal rows behind c and E through their
         inner products alone, whose Bartlett factor stands in for them: O((N (C - 1))^3) from D = N (C - 1) on, and less
@@ -385,10 +387,8 @@ class LandscapeModel:
         """
         law: object = self.gradients
         if not isinstance(law, ClusteredGradients | StructuredGradients):
-            raise TypeError(
-                f"`gradients` must be ClusteredGradients, or another law of this package, for a reduced draw, not "
-                f"{law!r}; use sample()"
-            )
+            needed = "ClusteredGradients, or another law of this package, for a reduced draw"
+            raise TypeError(f"`gradients` must be {needed}, not {law!r}; use sample()")
         rng = generator(rng)
         logits, labels = self.logits.draw_logits(self.num_examples, self.num_classes, rng)
         if isinstance(law, StructuredGradients):

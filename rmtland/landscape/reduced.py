@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
 from rmtland._arguments import flag, instance, integer, real, require_memory
+from rmtland._arrays import told
 from rmtland.landscape.bartlett import SharedRows
 from rmtland.landscape.gradient_laws import ClusteredGradients
 from rmtland.landscape.h_term import h_term_spectrum
@@ -46,6 +47,8 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
 
     num_classes: int
     sums: tuple[float, float] | None = None
+
+    __repr__ = told
 
     @property
     def trace(self) -> float:

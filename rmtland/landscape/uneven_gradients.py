@@ -182,6 +182,7 @@ def _lengths(count: int, spread: float) -> Floats:
     most = 50.0
     sigma = brentq(excess, 0.0, most) if excess(most) > 0 else most
     lengths: Floats = np.random.default_rng(0).permutation(np.sqrt(squares(sigma)))
+    lengths.flags.writeable = False  # kept for the next call
     return lengths
 
 
@@ -196,6 +197,7 @@ def _across_logits(num_classes: int, spread: float) -> Floats:
     basis = np.linalg.qr(normal)[0]
     values = np.append(1.0, np.square(_lengths(num_classes - 1, spread)))
     found: Floats = (basis * values) @ basis.T
+    found.flags.writeable = False  # kept for the next call
     return found
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 from scipy.special import ndtr, ndtri
 
 from rmtland._arguments import integer, real
-from rmtland.landscape.logit_laws import Draw, parted
+from rmtland.landscape.logit_laws import Draw, normal_logits, parted
 from rmtland.logits.losses import CrossEntropy
 
 Floats = npt.NDArray[np.float64]
@@ -155,7 +155,7 @@ class UnfrozenLogits:
 
     def draw_logits(self, num_examples: int, num_classes: int, rng: np.random.Generator) -> Draw:
         """Logits (N, C) and labels (N,)."""
-        normal = rng.standard_normal((num_examples, num_classes))
+        normal = normal_logits(num_examples, num_classes, rng)
         labels = rng.integers(num_classes, size=num_examples)
         own = np.arange(num_examples), labels
         margins = self.margin + self.margin_spread * normal[own]

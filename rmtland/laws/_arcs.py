@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.laws._law import Complexes, Floats, invert
+from rmtland.laws._law import Complexes, Floats, as_array, invert
 
 _SMALL = 0.3
 _CELLS = 256
@@ -147,7 +147,7 @@ def stieltjes_of_interval(
 
     The root is the square root of (z - low)(z - high) that grows like z and jumps on the interval only.
     """
-    given = np.asarray(z)
+    given = as_array("z", z)
     if given.dtype.kind not in "fiuc":
         raise TypeError(f"`z` must be real or complex numbers; got {given.dtype} from {type(z).__name__}")
     point = np.atleast_1d(given).astype(np.complex128)

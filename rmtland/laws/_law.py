@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,34 @@ Complexes = npt.NDArray[np.complex128]
 _EPS = float(np.finfo(np.float64).eps)
 _SQRT_EPS = _EPS**0.5
 
+EXACT_ORDER, EXACT_LOG = 100, 300.0
+"""Of moments by products: up to this order, and where no factor has a logarithm beyond; else by logarithms, which lose
+a digit or three."""
+
+
+def moment_of_log(k: int, log_moment: float) -> float:
+    """E x^k, given its logarithm."""
+    if log_moment > math.log(np.finfo(np.float64).max):
+        raise too_large(k)
+    return math.exp(log_moment)
+
+
+def too_large(k: int) -> OverflowError:
+    """The error for a moment beyond float64."""
+    return OverflowError(f"`k` must leave E x^k within the range of float64; got {k}")
+
+
+def as_array(name: str, value: Any) -> npt.NDArray[Any]:
+    """`value` as an array of whatever kind."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise TypeError(f"`{name}` must be an array of numbers; got a ragged {type(value).__name__}") from None
+
 
 def points(name: str, value: Any) -> Floats:
     """`value` as a float64 array of its own shape; NaN and infinities stay, as these are where one evaluates."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"`{name}` must be real numbers; got {array.dtype} from {type(value).__name__}")
     return array.astype(np.float64, copy=False)

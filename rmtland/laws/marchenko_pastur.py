@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln, logsumexp
 
-from rmtland._arguments import integer, real
+from rmtland._arguments import integer, real, require_memory
 from rmtland.laws._arcs import Arc, stieltjes_of_interval
-from rmtland.laws._law import Complexes, Floats, Law
+from rmtland.laws._law import EXACT_LOG, EXACT_ORDER, Complexes, Floats, Law, moment_of_log
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,30 @@ class MarchenkoPastur(Law):
         -------
         float
 
+        Raises
+        ------
+        OverflowError
+            Where that is beyond float64.
+        MemoryError
+            For so many terms that they do not fit.
+
         References
         ----------
         Bai and Silverstein (2010), lemma 3.1.
         """
         k = integer("k", k, at_least=0)
-        term = total = 1.0
-        for j in range(1, k):
-            term *= self.ratio * (k - j) * (k - j + 1) / (j * (j + 1))
-            total += term
-        return float(total * self.sigma ** (2 * k))
+        log_ratio, log_scale = math.log(self.ratio), 2 * k * math.log(self.sigma)
+        if k <= EXACT_ORDER and k * abs(log_ratio) < EXACT_LOG and abs(log_scale) < EXACT_LOG:
+            term = total = 1.0
+            for j in range(1, k):
+                term *= self.ratio * (k - j) * (k - j + 1) / (j * (j + 1))
+                total += term
+            return float(total * self.sigma ** (2 * k))
+        require_memory(f"{k} terms", 64.0 * k, "take a smaller `k`")
+        i = np.arange(k)
+        # binom(k, i) binom(k, i + 1) / k
+        logs = 2 * gammaln(k + 1) - gammaln(i + 1) - gammaln(k - i + 1) - gammaln(i + 2) - gammaln(k - i) - math.log(k)
+        return moment_of_log(k, float(logsumexp(logs + i * log_ratio)) + log_scale)
 
     def stieltjes(self, z: npt.ArrayLike) -> Any:
         """Stieltjes transform E[1 / (x - z)], atom included.

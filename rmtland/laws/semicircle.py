@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import integer, real
 from rmtland.laws._arcs import Arc, stieltjes_of_interval
-from rmtland.laws._law import Floats, Law
+from rmtland.laws._law import EXACT_LOG, EXACT_ORDER, Floats, Law, moment_of_log
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,20 @@ class Semicircle(Law):
         Returns
         -------
         float
+
+        Raises
+        ------
+        OverflowError
+            Where that is beyond float64.
         """
         k = integer("k", k, at_least=0)
         if k % 2:
             return 0.0
-        return float(math.comb(k, k // 2) // (k // 2 + 1)) * self.sigma**k
+        half = k // 2
+        log_moment = math.lgamma(k + 1) - 2 * math.lgamma(half + 1) - math.log(half + 1) + k * math.log(self.sigma)
+        if k <= EXACT_ORDER and abs(k * math.log(self.sigma)) < EXACT_LOG:
+            return float(math.comb(k, half) // (half + 1)) * self.sigma**k
+        return moment_of_log(k, log_moment)
 
     def stieltjes(self, z: npt.ArrayLike) -> Any:
         """Stieltjes transform E[1 / (x - z)], the solution of sigma^2 m^2 + z m + 1 = 0 that decays like -1/z.

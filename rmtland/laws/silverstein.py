@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import finite_array, flag, integer, real, require_memory
 from rmtland._arrays import told
-from rmtland.laws._law import Complexes, Floats, Law, points
+from rmtland.laws._law import Complexes, Floats, Law, as_array, points
 from rmtland.laws._spike_map import SpikeMap
 from rmtland.laws._values import Value
 from rmtland.laws.atoms.plain import PlainAtoms
@@ -296,13 +296,13 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
         Parameters
         ----------
         k : int
-            Order, >= 0.
+            Order, 0 to 300: the time grows like k^4.
 
         Returns
         -------
         float
         """
-        k = integer("k", k, at_least=0)
+        k = integer("k", k, at_least=0, at_most=300)
         if k == 0:
             return 1.0
         cumulants = [float(np.sum(self._atoms.b * self._atoms.t**j)) for j in range(k)]
@@ -341,7 +341,7 @@ class GeneralizedMarchenkoPastur(Value, SpikeMap, Law):
             Real if z is real and off the support, complex if any point of z is complex or on the cut. Infinite at z = 0
             where there is an atom or N = D.
         """
-        given = np.asarray(z)
+        given = as_array("z", z)
         if given.dtype.kind not in "fiuc":
             raise TypeError(f"`z` must be real or complex numbers; got {given.dtype} from {type(z).__name__}")
         flat = given.astype(np.complex128).reshape(-1)

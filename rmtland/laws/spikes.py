@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, finite_array, instance, real
+from rmtland._arrays import told
 from rmtland.laws._law import Floats
 from rmtland.laws._spikes import Bools, Spikes, edge_shift
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -72,6 +73,8 @@ class SpikedCovarianceLaw(Spikes):
     num_samples: float | None = None
     beta: int = 1
     general_bulk: GeneralizedMarchenkoPastur | None = None
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratio", real("ratio", self.ratio, above=0))
@@ -283,6 +286,8 @@ class SpikedWignerLaw(Spikes):
     spikes: Floats = dataclasses.field(default_factory=lambda: np.array([2.0]))
     n: float | None = None
     beta: int = 1
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", real("sigma", self.sigma, above=0))

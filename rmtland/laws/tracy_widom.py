@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, integer
-from rmtland.laws._law import Floats, Law, invert, points
+from rmtland.laws._law import Floats, Law, invert, points, too_large
 
 _FILE = Path(__file__).parent / "data" / "tracy_widom.npz"
 # Determinants know one variable s; beta = 4 has it in two scales.
@@ -107,7 +107,7 @@ class TracyWidom(Law):
         with np.errstate(over="ignore"):
             moment = float(weights[some] @ (grid[some] / self._scale) ** k)
         if not np.isfinite(moment):
-            raise OverflowError(f"`k` must leave E x^k within the range of float64; got {k}")
+            raise too_large(k)
         return moment
 
     def var(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,10 +42,10 @@ class CrossClassMeans:
     """
 
     num_examples: float
-    class_sizes: npt.NDArray[np.float64] = field(repr=False)
-    pair_weights: npt.NDArray[np.float64] = field(repr=False)
-    class_sums: Array = field(repr=False)
-    pair_factor: Array | None = field(repr=False, default=None)
+    class_sizes: npt.NDArray[np.float64]
+    pair_weights: npt.NDArray[np.float64]
+    class_sums: Array
+    pair_factor: Array | None = None
 
     __repr__ = told
 

@@ -72,7 +72,7 @@ class DenseLogitGradients:
         For shapes that do not fit, labels out of range, NaN or infinite entries, C = 1 under softmax, parameter groups
         that are no contiguous slices of 0..D.
     TypeError
-        For arrays of two libraries, integers where floating point is needed, a loss that is none.
+        For arrays of two libraries, integers where floating point is needed, a `loss` that is not one.
 
     Examples
     --------

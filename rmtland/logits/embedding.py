@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ class ClassEmbedding:
         Of g_{c,c'}, class first; NaN at c' = c and where the pair has no weight.
     """
 
-    classes: Floats = field(repr=False)
-    pairs: Floats = field(repr=False)
+    classes: Floats
+    pairs: Floats
 
     __repr__ = told
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import integer
-from rmtland._arrays import Array, is_torch, namespace, to_numpy
+from rmtland._arrays import Array, is_torch, namespace, to_numpy, told
 from rmtland.logits.rows import require_finite
 from rmtland.spectra.measure import spectral_measure
 from rmtland.spectra.traces import goldilocks_ratio
@@ -34,11 +34,13 @@ class GaussNewtonSpectrum:
         Length of the gradient.
     """
 
-    eigenvalues: npt.NDArray[np.float64] = field(repr=False)
-    powers: npt.NDArray[np.float64] = field(repr=False)
+    eigenvalues: npt.NDArray[np.float64]
+    powers: npt.NDArray[np.float64]
     null_power: float
     num_parameters: int
     gradient_norm: float
+
+    __repr__ = told
 
     @property
     def trace(self) -> float:

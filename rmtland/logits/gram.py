@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array, require_memory
-from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, told, zeros
 from rmtland.logits.accumulate import prototype
 from rmtland.logits.blocks import parameter_blocks
 from rmtland.logits.gauss_newton import GramSource
@@ -40,10 +40,12 @@ class LogitGradientGram:
         For arrays that do not fit each other, NaN or infinite entries.
     """
 
-    matrix: Floats = field(repr=False)
-    logits: Floats = field(repr=False)
-    labels: npt.NDArray[Any] = field(repr=False)
+    matrix: Floats
+    logits: Floats
+    labels: npt.NDArray[Any]
     num_parameters: int
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "logits", finite_array("logits", self.logits, ndim=2))

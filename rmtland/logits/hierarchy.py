@@ -53,8 +53,13 @@ class Factors(Mapping[str, Array]):
 
     KEYS = (*LOW_RANK, "A1 + A2 + B1")
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a mapping's own would ask arrays whether they are true
+
     def __init__(self, means: CrossClassMeans) -> None:
         self._means = means
+
+    def __repr__(self) -> str:
+        return f"Factors({', '.join(self)}; of {self._means.num_classes} classes)"
 
     def __getitem__(self, part: str) -> Array:
         """A factor; MemoryError where the cross-class means that it takes were not kept, or it does not fit."""
@@ -102,7 +107,7 @@ class Hierarchy:
         g_c, g_{c,c'} and their weights.
     """
 
-    source: LogitGradients = field(repr=False)
+    source: LogitGradients
     means: CrossClassMeans = field(repr=False)
     _class_traces: Callable[[], Floats] | None = field(default=None, repr=False)
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rmtland._arguments import choice
+from rmtland._arrays import short, shortened
 from rmtland.logits.accumulate import Accumulator, accumulate, accumulate_by
 from rmtland.logits.clustering import ClusteringAccumulator
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
@@ -34,6 +35,8 @@ STATISTICS: Mapping[str, Callable[[], Accumulator[Any]]] = {
 class Measurement(Mapping[str, Any]):
     """Results by name: a mapping, with an attribute for each."""
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a mapping's own would ask arrays whether they are true
+
     def __init__(self, results: Mapping[str, Any]) -> None:
         self._results = dict(results)
 
@@ -57,7 +60,9 @@ class Measurement(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         """Names and results."""
-        return f"Measurement({', '.join(f'{name}={result!r}' for name, result in self._results.items())})"
+        return shortened(
+            f"Measurement({', '.join(f'{name}={short(result)}' for name, result in self._results.items())})"
+        )
 
 
 def measure(source: LogitGradients, *names: str, by: str | None = None, **statistics: Any) -> Any:

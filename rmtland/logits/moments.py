@@ -148,7 +148,7 @@ def residual_moments(
             f"`source` must hold more than {order} pairs of examples of one class for moments up to order {order}; got "
             f"{num_pairs}"
         )
-    children = spawn(rng, count)
+    children = spawn(rng, count, "num_pairings")
     values, covariances = np.zeros((count, order)), np.zeros((count, order, order))
     for i, child in enumerate(children):
         residuals = _pair_products(gram.matrix, classes, child)
@@ -279,7 +279,7 @@ def mean_moments(
     order = integer("max_order", max_order, at_least=1)
     count = integer("num_splits", num_splits, at_least=1)
     gram = gram_of(source)
-    children = spawn(rng, count + 1)
+    children = spawn(rng, count + 1, "num_splits")
     classes = [m for m in _classes(gram.labels) if m.size >= 4]
     splits = [[child.permutation(members) for members in classes] for child in children[1:]]
     # Groups by rank within a random order of each class, so that all classes lose alike.

@@ -129,7 +129,7 @@ def restrict(source: LogitGradients, group: str) -> RestrictedSource:
     Raises
     ------
     ValueError
-        For a name that is none of the groups.
+        For a name that no group has.
 
     Examples
     --------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import integer, path, real, real_dtype, require_memory
+from rmtland._arrays import told
 from rmtland.nets.dataset_files import ALIASES, Arrays, canonical_name, fetch_openml, read_collection, read_npz
 
 NAMES = ("digits", "clusters", *ALIASES)
@@ -37,10 +38,12 @@ class Dataset:
     """
 
     name: str
-    x_train: npt.NDArray[Any] = field(repr=False)
-    y_train: npt.NDArray[np.int64] = field(repr=False)
-    x_test: npt.NDArray[Any] = field(repr=False)
-    y_test: npt.NDArray[np.int64] = field(repr=False)
+    x_train: npt.NDArray[Any]
+    y_train: npt.NDArray[np.int64]
+    x_test: npt.NDArray[Any]
+    y_test: npt.NDArray[np.int64]
+
+    __repr__ = told
 
     @property
     def num_classes(self) -> int:
@@ -212,6 +215,9 @@ def gaussian_clusters(
     num_examples = integer("num_examples", num_examples, at_least=num_clusters)
     dimension = integer("dimension", dimension, at_least=1)
     spread = real("covariance", covariance, at_least=0) ** 0.5
+    # To train on and to test on, each with its centres while it is made.
+    needed = 40.0 * num_examples * dimension
+    require_memory(f"{num_examples} examples of {dimension} numbers", needed, "take fewer `num_examples`")
     rngs = np.random.default_rng(integer("seed", seed, at_least=0)).spawn(3)
     centres = rngs[0].normal(size=(num_clusters, dimension))
     labels = np.arange(num_examples) % num_clusters

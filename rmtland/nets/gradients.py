@@ -86,7 +86,7 @@ class NetworkLogitGradients:
         parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch, or do
         not depend on the parameters; in products, for a network that torch cannot differentiate twice.
     TypeError
-        For something that is no eager module, is neither arrays nor a loader, or a loss that is none.
+        For something that is no eager module, is neither arrays nor a loader, or a `loss` that is not one.
 
     Notes
     -----

@@ -162,7 +162,7 @@ READERS: Mapping[str, Callable[[Any], dict[str, tuple[tuple[str, ...], Any]]]] =
 """Name of a statistic to the function that reads numbers from its result."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curvature:
     """A curvature matrix of C classes seen from the top: eigenvalues ascending, the gradient's power in each, sums.
 

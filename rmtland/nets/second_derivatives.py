@@ -169,7 +169,7 @@ def _second_derivative(
     return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope, decay)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _SecondDerivative(SymmetricOperator):
     """An operator that knows its matrix by a shorter way than column by column."""
 

@@ -104,6 +104,9 @@ class Training:
         self.num_steps = epochs * self.steps_per_epoch
         self.step = 0
 
+    def __repr__(self) -> str:
+        return f"Training(step {self.step} of {self.num_steps}, {len(self.inputs)} examples)"
+
     def _batches(self, order: Tensor) -> list[Tensor]:
         batches = list(torch.split(order, self.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:

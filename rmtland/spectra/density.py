@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from rmtland._arguments import Seed, choice, finite_array, integer, real, seed_sequence, several, shown
+from rmtland._arguments import Seed, choice, finite_array, integer, real, require_memory, seed_sequence, several, shown
 from rmtland._arrays import told
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.quadrature import (
@@ -28,7 +28,7 @@ from rmtland.spectra.quadrature import quadratures as lanczos_quadratures
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """A spectral density, smoothed, and the quadratures that it was made from.
 
@@ -112,7 +112,7 @@ class SpectralDensity:
         ends = widened((float(inside.min()), float(inside.max())), MARGIN, float(np.abs(mapped[1]).max(initial=0.0)))
         scale = 0.5 * (ends[1] - ends[0]) / (0.5 * (self.bounds[1] - self.bounds[0]))
         moved = Quadratures(mapped[0], given.weights, np.sort(mapped[1]), ends, given.num_steps, self.dimension, 0)
-        return _smoothed(moved, ends, self.width * scale, integer("num_points", num_points, at_least=2), None, self)
+        return _smoothed(moved, ends, self.width * scale, grid_size(num_points), None, self)
 
     def _quadratures(self) -> Quadratures:
         return Quadratures(
@@ -198,7 +198,7 @@ def spectral_density(
     choice("method", method, ("lanczos", "kpm"))
     matrix = as_operator(operator)
     probes, steps = integer("num_probes", num_probes, at_least=1), integer("num_steps", num_steps, at_least=2)
-    points = integer("num_points", num_points, at_least=2)
+    points = grid_size(num_points)
     real("kappa", kappa, above=1)
     real("margin", margin, at_least=0)
     if bounds is not None:
@@ -233,6 +233,13 @@ def _containing(bounds: tuple[float, float] | None, found: Quadratures, margin: 
             f"{low:.6g} to {high:.6g}"
         )
     return bounds
+
+
+def grid_size(num_points: int) -> int:
+    """The points of a grid that fits in memory with what is evaluated on it."""
+    count = integer("num_points", num_points, at_least=2)
+    require_memory(f"a grid of {count} points", 80.0 * count, "take fewer `num_points`")
+    return count
 
 
 def _smoothed(

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from rmtland._arguments import Seed, integer, real
 from rmtland._arrays import told
-from rmtland.spectra.density import gaussians, relative_width
+from rmtland.spectra.density import gaussians, grid_size, relative_width
 from rmtland.spectra.operators import as_operator
 from rmtland.spectra.quadrature import MARGIN, mean_and_error, quadratures, widened
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogSpectralDensity:
     """Density of log(|x| + epsilon) over the eigenvalues x, and its parts.
 
@@ -106,10 +106,10 @@ def log_spectral_density(
     """
     matrix = as_operator(operator)
     probes, steps = integer("num_probes", num_probes, at_least=1), integer("num_steps", num_steps, at_least=2)
-    points = integer("num_points", num_points, at_least=2)
+    points = grid_size(num_points)
     real("kappa", kappa, above=1)
     if epsilon is not None:
-        real("epsilon", epsilon, above=0)
+        epsilon = real("epsilon", epsilon, above=0)
     found = quadratures(matrix, probes, steps, deflate, reorthogonalize, rng, progress)
     everything = np.concatenate([found.nodes[found.weights > 0], found.outliers])
     largest = float(np.abs(everything).max())

@@ -78,6 +78,10 @@ class SymmetricOperator:
         """
         return _from_array(matrix, "matrix")
 
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__.removeprefix('_')}({self.dimension} x {self.dimension}, {dtype})"
+
     @property
     def shape(self) -> tuple[int, int]:
         """(D, D)."""
@@ -271,7 +275,7 @@ class SymmetricOperator:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CountingOperator(SymmetricOperator):
     """An operator that counts the vectors it has multiplied, made by `SymmetricOperator.counted`.
 

@@ -29,7 +29,7 @@ NORMALIZATION_STEPS, MARGIN = 32, 0.05
 """M0 and tau of Papyan's algorithm 4."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quadratures:
     """Nodes and weights of each probe, and the eigenvalues that were taken out before.
 
@@ -73,7 +73,7 @@ def mean_and_error(samples: Floats) -> tuple[Floats, Floats]:
     return samples.mean(axis=0), (samples / unit).std(axis=0, ddof=1) * (unit / math.sqrt(count))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Complement:
     """An operator on the space that is left when some eigenvectors are taken out."""
 
@@ -134,7 +134,7 @@ def quadratures(
     progress: bool = False,
 ) -> Quadratures:
     """Lanczos from `num_probes` random vectors; probe i depends on the seed and i alone."""
-    of_complement, *probes = spawn(rng, 1 + num_probes)
+    of_complement, *probes = spawn(rng, 1 + num_probes, "num_probes")
     complement = Complement.of(operator, deflated, of_complement)
     steps = min(num_steps, operator.dimension - complement.eigenvalues.size)
     if reorthogonalize is None:
@@ -194,7 +194,7 @@ def chebyshev(
         return complement.projected((_vectors.product(complement.operator, vector) - centre * vector) / half)
 
     moments = np.zeros((num_probes, 2 * num_steps))
-    for row, child in zip(moments, spawn(rng, num_probes), strict=True):
+    for row, child in zip(moments, spawn(rng, num_probes, "num_probes"), strict=True):
         vector = complement.start(child)
         vector = vector / _vectors.norm(vector)
         before, now = vector, scaled(vector)

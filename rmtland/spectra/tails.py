@@ -200,7 +200,8 @@ def fit_power_law(
     scaled, given = values / unit, None if start is None else start / unit
     place, exponent, distance = _search(scaled, given)
     first = scaled[place] if given is None else given
-    beyond = sum(_replicate(scaled, place, first, exponent, given, child) >= distance for child in spawn(rng, count))
+    children = spawn(rng, count, "num_bootstrap")
+    beyond = sum(_replicate(scaled, place, first, exponent, given, child) >= distance for child in children)
     share = beyond / count if count else math.nan
     tail = values[place:]
     fitted, rivals, remarks = _likelihoods(tail / unit, first, unit)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, choice, finite_array, generator, integer
-from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, widest, zeros
+from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, told, widest, zeros
 from rmtland.spectra._vectors import require_symmetric_products
 from rmtland.spectra.operators import SymmetricOperator, as_operator
 from rmtland.spectra.probes import NUM_PRODUCTS, Run, block_width, exchange, products, rademacher
@@ -64,7 +64,7 @@ class FrobeniusEstimate(Estimate):
     square_standard_error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DiagonalEstimate:
     """A diagonal estimated from random products.
 
@@ -78,6 +78,8 @@ class DiagonalEstimate:
     estimate: Array
     standard_error: Array
     num_products: int
+
+    __repr__ = told
 
 
 class GoldilocksRatio(float):

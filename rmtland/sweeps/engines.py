@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -109,6 +111,7 @@ class LocalEngine:
         """Send a batch to the processes."""
         self.waiting.append((schema, cells, 1))
         self._send()
+        _end_undisturbed()
 
     def _send(self) -> None:
         """What waits goes to the processes; a batch in its last attempt goes alone, so that it is known who kills."""
@@ -177,6 +180,14 @@ class LocalEngine:
         if broken:
             with undisturbed():
                 self.executor.shutdown(wait=True, kill_workers=True)
+
+
+@functools.cache
+def _end_undisturbed() -> None:
+    """Ctrl-C is left aside once the interpreter ends, and waits for idle workers: it would print where that was."""
+    # Once loky has registered its wait, with its first batch, as it is called before; `atexit` comes after that wait.
+    register: Any = getattr(threading, "_register_atexit", atexit.register)
+    register(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 
 
 @contextlib.contextmanager

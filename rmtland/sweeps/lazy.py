@@ -10,7 +10,8 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from rmtland.sweeps.arrays import ChunkedArray
-from rmtland.sweeps.store import DONE, SweepStore, read_coordinate, read_json
+from rmtland.sweeps.members import read_coordinate, read_json
+from rmtland.sweeps.store import DONE, SweepStore
 
 INTERNAL = ("variables", "units", "axes", "coords", "sweep_format")
 """Attributes that say how the store is built."""
@@ -60,7 +61,7 @@ class SweepBackend(BackendEntrypoint):
             array = StoredArray(chunked, status)
             return xr.Variable(dims, indexing.LazilyIndexedArray(array), dict(chunked.array.attrs))
 
-        names = [*store.grid.axes, *read_json(group, "coords", "[]")]
+        names = [*store.grid.axes, *read_json(group, "coords", list, "[]")]
         coords = {
             name: xr.Variable((name,), read_coordinate(group, name, path), dict(group[name].attrs)) for name in names
         }

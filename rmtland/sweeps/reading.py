@@ -14,7 +14,8 @@ import zarr
 from rmtland._arguments import Seed, generator, integer, real, real_path, require_memory
 from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.grids import Grid
-from rmtland.sweeps.store import FAILED, FORMAT, SweepStore, read_coordinate, read_json
+from rmtland.sweeps.members import read_coordinate, read_json, unreadable
+from rmtland.sweeps.store import FAILED, FORMAT, SweepStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,15 +53,17 @@ def open_group(path: Path) -> zarr.Group:
     lacking = [key for key in NEEDED if key not in group.attrs]
     if lacking:
         raise DamageError(f"the sweep at {path} is damaged: it lacks its attribute `{lacking[0]}`")
+    if not isinstance(group.attrs["trials"], int):
+        raise unreadable(group, "trials")
     return group
 
 
 def read_store(path: Path) -> SweepStore:
     """The store at `path`, for reading."""
     group = open_group(path)
-    axes = {name: read_coordinate(group, name, path) for name in read_json(group, "axes")}
+    axes = {name: read_coordinate(group, name, path) for name in read_json(group, "axes", list)}
     trials: Any = group.attrs["trials"]
-    return SweepStore(group, Grid(axes, trials, read_json(group, "fixed")), path)
+    return SweepStore(group, Grid(axes, trials, read_json(group, "fixed", dict)), path)
 
 
 def open_sweep(store: str | os.PathLike[str]) -> xr.Dataset:

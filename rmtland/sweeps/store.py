@@ -24,14 +24,21 @@ from rmtland._arguments import require_memory
 from rmtland._files import unused_name
 from rmtland.sweeps.arrays import CODECS, ChunkedArray, DamageError, chunk_shape
 from rmtland.sweeps.grids import Grid
-from rmtland.sweeps.work import ERROR_BYTES, Batch, Schema, Variable
+from rmtland.sweeps.members import (
+    REPAIR,
+    has_array,
+    read_json,
+    read_schema,
+    stored_array,
+    write_coordinate,
+)  # fmt: skip
+from rmtland.sweeps.work import ERROR_BYTES, Batch, Schema
 
 MISSING, DONE, FAILED = 0, 1, 2
 FORMAT = 2
 """1, of the first versions, had no checksums."""
 CHUNK_CELLS, CHUNK_BYTES = 4096, 2**20
 ZARR_PARTIAL = re.compile(r"[^.]+\.[0-9a-f]{32}\.partial")
-REPAIR = "sweep(..., repair=True) runs those cells again"
 DIRTY_BYTES = 2**26
 """Results that wait in memory for the next flush at most."""
 
@@ -63,7 +70,7 @@ class SweepStore:
         self.errors = self._chunked("_error")
         self.schema = read_schema(group)
         # A kill may have come before all that the first result called for were made.
-        self.variables = {name: self._chunked(name) for name in self.schema if name in group}
+        self.variables = {name: self._chunked(name) for name in self.schema if has_array(group, name)}
         self.flush_seconds = 0.0
 
     def _chunked(self, name: str) -> ChunkedArray:
@@ -110,7 +117,7 @@ class SweepStore:
             if repair:
                 _make_masks(group, grid)
             for name in ("status", "_error", *read_schema(group)):
-                if name in group:
+                if has_array(group, name):
                     array = stored_array(group, name, path)
                     if array.shape[: len(grid.shape)] != grid.shape:
                         array.resize((*grid.shape, *array.shape[len(grid.shape) :]))
@@ -141,12 +148,12 @@ class SweepStore:
 
     def make_variables(self) -> None:
         """Make the arrays of results that are not there."""
-        units = read_json(self.group, "units", "{}")
+        units = read_json(self.group, "units", dict, "{}")
         if self.path is None:
             each = sum(math.prod(v.shape) * v.dtype.itemsize for v in self.schema.values())
-            require_memory(
-                f"results of {self.grid.size} cells", float(each) * self.grid.size, "name a `store` for them"
-            )
+            # Kept here, and once more where they are used.
+            needed = (2.0 * each + 1) * self.grid.size
+            require_memory(f"results of {self.grid.size} cells", needed, "name a `store` for them")
         for name in self.schema:
             if name not in self.variables:
                 self._create(name, units)
@@ -158,6 +165,7 @@ class SweepStore:
         cells = min(CHUNK_CELLS, max(CHUNK_BYTES // max(each, 1), 1))
         self.group.create_array(
             name,
+            overwrite=True,  # chunks of one whose metadata were lost
             shape=self.grid.shape + variable.shape,
             chunks=chunk_shape(self.grid.shape, cells) + tuple(max(n, 1) for n in variable.shape),
             dtype=variable.dtype,
@@ -271,24 +279,6 @@ class SweepStore:
         return bytes(self.errors.read(number)[tuple(within)]).rstrip(b"\0").decode(errors="ignore")
 
 
-def read_json(group: zarr.Group, key: str, default: str | None = None) -> Any:
-    """What an attribute of the store says; DamageError where it says nothing."""
-    try:
-        return json.loads(str(group.attrs.get(key, default)))
-    except ValueError:
-        raise DamageError(f"the sweep at {_where(group)} is damaged: its attribute `{key}` cannot be read") from None
-
-
-def _where(group: zarr.Group) -> str:
-    return str(getattr(group.store, "root", "memory"))
-
-
-def read_schema(group: zarr.Group) -> Schema:
-    """The variables that the first result called for; none before there is one."""
-    told = read_json(group, "variables", "{}")
-    return {name: Variable(tuple(dims), tuple(shape), bool(c)) for name, (dims, shape, c) in told.items()}
-
-
 def _readable(array: ChunkedArray, number: int) -> bool:
     try:
         array.read(number)
@@ -314,33 +304,6 @@ def check_dims(schema: Schema, grid: Grid, coords: dict[str, npt.NDArray[Any]]) 
                 raise ValueError(f"axis `{dim}` must have one length; got {lengths[dim]} and, in `{name}`, {length}")
 
 
-def stored_array(group: zarr.Group, name: str, path: Path | None) -> zarr.Array[Any]:
-    """An array of the store; DamageError where it is lost."""
-    try:
-        array = group[name]
-    except KeyError:
-        raise DamageError(f"the sweep at {path} is damaged: `{name}` is lost; {REPAIR}") from None
-    if not isinstance(array, zarr.Array):
-        raise DamageError(f"the sweep at {path} is damaged: `{name}` is no array; name another store")
-    # A chunk that was stored is there, even if its results are all NaN. Errors are forgotten where cells run again.
-    return array if name == "_error" else array.with_config({"write_empty_chunks": True})
-
-
-def read_coordinate(group: zarr.Group, name: str, path: Path | None) -> npt.NDArray[Any]:
-    """Values of an axis; DamageError where they are lost or damaged."""
-    array = stored_array(group, name, path)
-    try:
-        values = np.asarray(array[:])
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise DamageError(
-            f"the sweep at {path} is damaged: axis `{name}` cannot be read back ({error}); "
-            "sweep(..., repair=True) writes it again"
-        ) from None
-    return np.array(values.tolist()) if values.dtype.kind in "OT" else values  # texts
-
-
 def _fill(group: zarr.Group, grid: Grid, attributes: dict[str, Any], units: dict[str, str]) -> None:
     for name, axis in grid.axes.items():
         write_coordinate(group, name, axis, units)
@@ -350,9 +313,10 @@ def _fill(group: zarr.Group, grid: Grid, attributes: dict[str, Any], units: dict
 
 def _make_masks(group: zarr.Group, grid: Grid) -> None:
     """Make the arrays that say what became of each cell, unless they are there."""
-    if "status" not in group:
+    if not has_array(group, "status"):
         group.create_array(
             "status",
+            overwrite=True,
             shape=grid.shape,
             chunks=chunk_shape(grid.shape, CHUNK_CELLS),
             dtype="uint8",
@@ -361,9 +325,10 @@ def _make_masks(group: zarr.Group, grid: Grid) -> None:
             dimension_names=grid.dims,
             attributes={"flag_values": [MISSING, DONE, FAILED], "flag_meanings": "missing done failed"},
         )
-    if "_error" not in group:
+    if not has_array(group, "_error"):
         group.create_array(
             "_error",
+            overwrite=True,
             shape=(*grid.shape, ERROR_BYTES),
             chunks=(*chunk_shape(grid.shape, 256), ERROR_BYTES),
             dtype="uint8",
@@ -371,19 +336,3 @@ def _make_masks(group: zarr.Group, grid: Grid) -> None:
             fill_value=0,
             dimension_names=(*grid.dims, "_byte"),
         )
-
-
-def write_coordinate(group: zarr.Group, name: str, values: npt.NDArray[Any], units: dict[str, str]) -> None:
-    """Write the values of an axis, in place of any that are there."""
-    array = group.create_array(
-        name,
-        overwrite=True,  # one that a kill left without its values
-        shape=values.shape,
-        chunks=(max(values.size, 1),),
-        dtype=str if values.dtype.kind == "U" else values.dtype,
-        compressors=CODECS,
-        dimension_names=(name,),
-        attributes={"units": units[name]} if name in units else {},
-        config={"write_empty_chunks": True},
-    )
-    array[:] = values

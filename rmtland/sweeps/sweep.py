@@ -17,18 +17,10 @@ from rmtland._lock import RunLock
 from rmtland.sweeps import provenance
 from rmtland.sweeps.arrays import DamageError
 from rmtland.sweeps.grids import Grid, check_coords, check_grid
+from rmtland.sweeps.members import read_coordinate, read_json, write_coordinate
 from rmtland.sweeps.reading import is_sweep, open_group, to_dataset
 from rmtland.sweeps.running import run
-from rmtland.sweeps.store import (
-    DONE,
-    FAILED,
-    MISSING,
-    SweepStore,
-    read_coordinate,
-    read_json,
-    write_coordinate,
-    writing,
-)  # fmt: skip
+from rmtland.sweeps.store import DONE, FAILED, MISSING, SweepStore, writing
 from rmtland.sweeps.work import Task
 
 if TYPE_CHECKING:
@@ -213,12 +205,12 @@ def check_settings(
     trials: Any = group.attrs["trials"]
     if trials > grid.trials:
         raise ValueError(f"{refused} `trials` {trials}, not {grid.trials}; name another store, or ask for no fewer")
-    names = read_json(group, "axes")
+    names = read_json(group, "axes", list)
     if names != list(grid.axes):
         raise ValueError(
             f"{refused} axes {', '.join(names) or 'none'}, not {', '.join(grid.axes) or 'none'}{elsewhere}"
         )
-    own = read_json(group, "coords", "[]")
+    own = read_json(group, "coords", list, "[]")
     for name in coords:
         if "variables" in group.attrs and name not in own:
             raise ValueError(f"{refused} no coordinates `{name}`{elsewhere}")
@@ -248,7 +240,7 @@ def _short(values: npt.NDArray[Any]) -> str:
 
 def _note_versions(store: SweepStore) -> None:
     """Versions that a later call goes on with, where they are others."""
-    known = [store.group.attrs["versions"], *read_json(store.group, "resumed_with", "[]")]
+    known = [store.group.attrs["versions"], *read_json(store.group, "resumed_with", list, "[]")]
     now = provenance.versions()
     if now not in known:
         store.group.attrs["resumed_with"] = json.dumps([*known[1:], now])

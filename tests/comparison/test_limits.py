@@ -115,7 +115,7 @@ def test_draws_stay_where_their_theory_is_not_found(monkeypatch):
         rl.compare(source, num_draws=2, rungs=["measured_means"], theory=True)
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e40, 1e150])
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e40, 1e150])
 def test_lengths_whose_powers_are_no_numbers_are_named(scale):
     rng = np.random.default_rng(0)
     source = rl.DenseLogitGradients(rng.normal(size=(8, 3)), np.arange(8) % 3, scale * rng.normal(size=(8, 3, 7)))

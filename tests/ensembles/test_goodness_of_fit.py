@@ -148,6 +148,7 @@ def test_bad_input(make, error, message):
     [
         (3, {"num_permutations": 10**12}, "1000000000000 permutations of .* take fewer `num_permutations` instead"),
         (3, {"num_calibration": 10**12}, "`eigenvalues` of 1000000000000 replicates needs"),
+        (3, {"num_moments": 10**10}, "10000000000 polynomials needs .* take fewer `num_moments` instead"),
     ],
 )
 def test_counts_that_fit_no_memory(sets, arguments, message):

@@ -126,3 +126,10 @@ def test_sterf_against_numpy():
         d, e = generator.standard_normal(m), generator.standard_normal(m - 1)
         expected = np.linalg.eigvalsh(np.diag(d) + np.diag(e, 1) + np.diag(e, -1))
         np.testing.assert_allclose(tridiagonal_eigenvalues(d, e), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", [[[1, 2], [3, 4]], np.array([[1, 2], [3, 4]]), [[1], [2, 3], 4], range(1, 5)])
+def test_seeds_in_sequences_of_any_depth_are_those_of_numpy(seed):
+    np.testing.assert_array_equal(np.random.default_rng(seed).random(3), np.random.default_rng([1, 2, 3, 4]).random(3))
+    wishart = Wishart(5, 9)
+    np.testing.assert_array_equal(wishart.largest(size=3, rng=seed), wishart.largest(size=3, rng=[1, 2, 3, 4]))

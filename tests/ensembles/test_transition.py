@@ -102,3 +102,5 @@ def test_bad_values(arguments, message):
         bbp_transition(*arguments)
     with pytest.raises(ValueError, match="`beta` must be one of 1, 2, 4; got 3"):
         bbp_transition(0.5, [2.0], 10, 5, beta=3)
+    with pytest.raises(MemoryError, match="1000000000000 draws needs .* take fewer `num_draws` instead"):
+        bbp_transition(0.5, [2.0], 10, 10**12)

@@ -277,6 +277,16 @@ def test_logit_gradients_that_do_not_fit():
         model.sample(0)
 
 
+@pytest.mark.parametrize(
+    "logits", [rl.GaussianLogits(1.0), rl.MarginLogits(1.0, 1.0), rl.UnfrozenLogits(3.0, 4.0, 3.0)]
+)
+def test_logits_that_do_not_fit(logits):
+    model = rl.LandscapeModel(10**11, 10, 100, logits)
+    for call in (model.spectrum, model.theory):
+        with pytest.raises(MemoryError, match="logits of 100000000000 x 10 needs .* take fewer examples instead"):
+            call(0)
+
+
 def test_a_hessian_that_does_not_fit(monkeypatch):
     draw = SMALL.sample(0)
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.uneven_gradients import _across_logits, _lengths
 from tests.statistical import assert_mean
 
 N, C, D = 40, 3, 120
@@ -116,3 +117,9 @@ def test_numbers_given_and_bad_input():
         rl.UnevenGradients(-1.0)
     with pytest.raises(TypeError, match="`residual_length`"):
         rl.UnevenGradients(residual_length="1")
+
+
+def test_what_is_kept_for_the_next_call_cannot_be_written_to():
+    for kept in (_lengths(12, 1.0), _across_logits(3, 0.5)):
+        with pytest.raises(ValueError, match="read-only"):
+            kept[0] = 9.0

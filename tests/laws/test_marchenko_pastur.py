@@ -1,6 +1,7 @@
 """Marchenko-Pastur against Narayana numbers, quadrature at 40 digits, and dense draws."""
 
 import math
+from fractions import Fraction
 
 import mpmath as mp
 import numpy as np
@@ -229,3 +230,19 @@ def test_density_at_any_scale(sigma):
     law, unit = rl.MarchenkoPastur(0.5, sigma), rl.MarchenkoPastur(0.5)
     x = np.array([0.05, 0.2, 1.0, 2.5, 4.0])
     np.testing.assert_allclose(law.pdf(x * sigma**2) * sigma**2, unit.pdf(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("k", "ratio", "sigma"), [(101, 0.5, 1.0), (700, 0.5, 0.5), (60, 1e10, 1e-5), (60, 1e-10, 2.0), (99, 4.0, 0.01)]
+)
+def test_moments_whose_factors_leave_float64(k, ratio, sigma):
+    r, s = Fraction(ratio), Fraction(sigma)
+    exact = sum(Fraction(math.comb(k, j) * math.comb(k, j + 1), k) * r**j for j in range(k)) * s ** (2 * k)
+    assert rl.MarchenkoPastur(ratio, sigma).moment(k) == pytest.approx(float(exact), rel=1e-11)
+
+
+def test_moments_beyond_float64_are_refused():
+    with pytest.raises(OverflowError, match="`k` must leave E x\\^k within the range of float64; got 1000"):
+        rl.MarchenkoPastur(0.5).moment(1000)
+    with pytest.raises(MemoryError, match="10000000000 terms needs .* take a smaller `k` instead"):
+        rl.MarchenkoPastur(0.5).moment(10**10)

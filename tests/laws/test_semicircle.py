@@ -1,5 +1,8 @@
 """The semicircle against Catalan numbers, quadrature and dense draws."""
 
+import math
+from fractions import Fraction
+
 import mpmath as mp
 import numpy as np
 import pytest
@@ -82,3 +85,20 @@ def test_bad_sigma(sigma):
 def test_sigma_that_is_no_number():
     with pytest.raises(TypeError, match="`sigma` must be a real number; got '1'"):
         rl.Semicircle("1")
+
+
+@pytest.mark.parametrize(("k", "sigma"), [(102, 0.5), (2000, 0.5), (1200, 0.4), (100, 1e-3)])
+def test_moments_whose_factors_leave_float64(k, sigma):
+    exact = Fraction(math.comb(k, k // 2) // (k // 2 + 1)) * Fraction(sigma) ** k
+    assert rl.Semicircle(sigma).moment(k) == pytest.approx(float(exact), rel=1e-11)
+
+
+def test_moments_beyond_float64_are_refused():
+    with pytest.raises(OverflowError, match="`k` must leave E x\\^k within the range of float64; got 2000"):
+        rl.Semicircle().moment(2000)
+
+
+def test_ragged_points_are_named():
+    for law in (rl.Semicircle(), rl.GeneralizedMarchenkoPastur([1.0, 2.0], 30)):
+        with pytest.raises(TypeError, match="`z` must be an array of numbers; got a ragged list"):
+            law.stieltjes([[1], [1, 2]])

@@ -43,7 +43,7 @@ def test_all_together_are_bit_for_bit_each_alone():
     for name in NAMES:
         same(np.asarray(together[name]) if name.endswith("trace") else together[name], getattr(rl, name)(dense))
         assert getattr(together, name) is together[name]
-    assert repr(together).startswith("Measurement(gradient=array(")
+    assert repr(together).startswith("Measurement(gradient=<12 float64>, clustering=Clustering(")
 
 
 def test_one_pass_for_all():
@@ -138,7 +138,7 @@ def test_by_parameter_groups(monkeypatch, few):
         expected = rl.measure(alone, *NAMES)
         np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-12)
         np.testing.assert_allclose(found.gauss_newton_trace, rl.gauss_newton_spectrum(alone).trace, rtol=1e-12)
-        for statistic in NAMES[1:-1]:
+        for statistic in set(NAMES) - {"gradient", "gauss_newton_trace"}:
             for x, y in zip(astuple(found[statistic]), astuple(expected[statistic]), strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-9)
 

@@ -137,7 +137,7 @@ def test_bad_input(draws):
         rl.residual_moments(draws[0], 1)
     with pytest.raises(ValueError, match="`num_pairings` must be >= 2"):
         rl.residual_moments(draws[0], num_pairings=1)
-    with pytest.raises(MemoryError, match="1000000000000 random streams needs"):
+    with pytest.raises(MemoryError, match="1000000000000 random streams needs .* take fewer `num_pairings`"):
         rl.residual_moments(draws[0], num_pairings=10**12)
     with pytest.raises(ValueError, match="`max_order` must be >= 1"):
         rl.mean_moments(draws[0], 0)

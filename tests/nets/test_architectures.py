@@ -184,6 +184,8 @@ def test_networks_that_cannot_be_built():
         rl.nets.build_network("lenet", (1, 8, 9), 4)
     with pytest.raises(ValueError, match=r"`sizes` must name inputs and outputs at least; got \[4\]"):
         rl.nets.mlp([4])
+    with pytest.raises(MemoryError, match="1000001000000 parameters needs .* take smaller `sizes` instead"):
+        rl.nets.mlp([10**6, 10**6])
     with pytest.raises(ValueError, match=r"`sizes` must be >= 1; got 0"):
         rl.nets.build_network("mlp", (4,), 2, hidden=(0,))
     with pytest.raises(MemoryError, match=r"training [0-9,]* parameters needs .* GiB .* narrower hidden layers"):

@@ -376,6 +376,8 @@ def test_cluster_options():
     ):
         with pytest.raises(ValueError, match=message):
             gaussian_clusters(**options)
+    with pytest.raises(MemoryError, match="examples of 100 numbers needs .* take fewer `num_examples`"):
+        gaussian_clusters(num_examples=10**12)
 
 
 @pytest.mark.skipif("RMTLAND_DATA" not in os.environ, reason="RMTLAND_DATA names no folder of data sets")

@@ -318,6 +318,11 @@ def test_a_large_operator():
         ({"num_probes": 0}, ValueError, "`num_probes` must be >= 1; got 0"),
         ({"num_steps": 1}, ValueError, "`num_steps` must be >= 2; got 1"),
         ({"num_points": 1}, ValueError, "`num_points` must be >= 2; got 1"),
+        (
+            {"num_points": 10**12},
+            MemoryError,
+            "a grid of 1000000000000 points needs .* take fewer `num_points`",
+        ),
         ({"kappa": 1.0}, ValueError, "`kappa` must be > 1; got 1.0"),
         ({"margin": -0.1}, ValueError, "`margin` must be >= 0; got -0.1"),
         ({"bounds": (1, 1)}, ValueError, r"`bounds\[1\]` must be > 1; got 1"),

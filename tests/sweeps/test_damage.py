@@ -101,6 +101,25 @@ def test_a_lost_array_is_named_and_repaired(store, lost):
     assert store_bytes(store) == store_bytes(store.with_name("whole"))
 
 
+@pytest.mark.parametrize("name", ["x", "status", "_error"])
+def test_metadata_that_make_no_sense_are_a_lost_array(store, name):
+    (store / name / "zarr.json").write_text("no JSON")
+    for call in (rl.open_sweep, rl.sweep_failures, run):
+        with pytest.raises(DamageError, match=rf"is damaged: `{name}` is lost; sweep\(.*\) runs those cells again$"):
+            call(store)
+    run(store, repair=True)
+    assert store_bytes(store) == store_bytes(store.with_name("whole"))
+
+
+def test_chunks_of_a_lost_array_are_not_taken_for_those_of_the_new_one(tmp_path):
+    """After more trials the new one's chunks are cut otherwise."""
+    grid = {"a": [1.0, 2.0]}
+    rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1)
+    whole = rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1).load()
+    (tmp_path / "s" / "x" / "zarr.json").unlink()
+    assert rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1, repair=True).x.equals(whole.x)
+
+
 @pytest.mark.parametrize("change", [flip, cut])
 @pytest.mark.parametrize("file", ["status/c/1/0/0", "a/c/0", "kind/c/0", "k/c/0"])
 def test_what_says_which_cells_are_done_is_repaired_too(store, change, file):
@@ -157,9 +176,12 @@ def test_a_lost_attribute_is_named(store, key):
             call(store)
 
 
-@pytest.mark.parametrize("key", ["axes", "coords", "variables"])
-def test_an_attribute_that_says_nothing_is_named(store, key):
-    edit(store, **{key: "{["})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("axes", "{["), ("axes", "3"), ("coords", "{["), ("variables", "{["), ("variables", '{"x": 3}'), ("trials", "4")],
+)
+def test_an_attribute_that_says_nothing_is_named(store, key, value):
+    edit(store, **{key: value})
     for call in (rl.open_sweep, run):
         with pytest.raises(OSError, match=f"is damaged: its attribute `{key}` cannot be read"):
             call(store)

@@ -253,6 +253,31 @@ def test_a_run_with_workers_that_is_killed_goes_on(tmp_path, running):
     wait_for_the_end_of(running.pid)
 
 
+ENDING = """
+import os, signal, threading
+import rmtland as rl
+
+def cell(a, rng):
+    return {"x": a}
+
+def interrupted_wait(thread, timeout=None):
+    print("waits", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    return join(thread, timeout)
+
+if __name__ == "__main__":
+    rl.sweep(cell, {"a": [1.0, 2.0]}, 2, workers=2)
+    join, threading.Thread.join = threading.Thread.join, interrupted_wait
+"""
+
+
+def test_ctrl_c_while_the_interpreter_ends_prints_nothing(tmp_path):
+    (tmp_path / "ending.py").write_text(ENDING)
+    done = subprocess.run([sys.executable, "ending.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) == {"waits"}
+
+
 def test_ctrl_c_keeps_what_was_done_and_ends_the_workers(tmp_path, running):
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)

@@ -56,6 +56,9 @@ class Activation:
     derivative: Function
     dual: Dual | None = None
 
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
     def averages(self, covariance: Floats) -> tuple[Floats, Floats]:
         """E[phi phi'] and E[phi' phi''] for all pairs of the normal variables of a covariance matrix (N, N)."""
         variances = np.diag(covariance)
@@ -147,7 +150,7 @@ ACTIVATIONS = {
 
 
 def activation_of(activation: Any) -> Activation:
-    """The activation of a name, or the one given; ValueError for a name that is none, TypeError for anything else."""
+    """The activation of a name, or the one given; ValueError for an unknown name, TypeError for anything else."""
     if isinstance(activation, Activation):
         return activation
     if not isinstance(activation, str):

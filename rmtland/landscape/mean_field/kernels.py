@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import Seed, generator, integer, spawn
+from rmtland._arrays import told
 from rmtland.landscape.anisotropic import KernelGradients
 from rmtland.landscape.gradient_laws import QValues
 from rmtland.landscape.logit_laws import GivenLogits
@@ -37,11 +38,13 @@ class MeanFieldKernels:
         D.
     """
 
-    covariance: Floats = field(repr=False)
-    layers: Floats = field(repr=False)
-    unit_weights: Floats = field(repr=False)
+    covariance: Floats
+    layers: Floats
+    unit_weights: Floats
     widths: tuple[int, ...]
     num_parameters: int
+
+    __repr__ = told
 
     @property
     def num_examples(self) -> int:

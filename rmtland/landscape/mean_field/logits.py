@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import finite_array
+from rmtland._arrays import told
 from rmtland.landscape.logit_laws import Draw, GivenLogits
 
 Floats = npt.NDArray[np.float64]
@@ -48,8 +49,10 @@ class GaussianProcessLogits:
     True
     """
 
-    covariance: npt.ArrayLike = field(repr=False)
-    labels: npt.ArrayLike | None = field(default=None, repr=False)
+    covariance: npt.ArrayLike
+    labels: npt.ArrayLike | None = None
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         matrix = finite_array("covariance", self.covariance, ndim=2)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import choice, finite_array, flag, integer, real
+from rmtland._arrays import told
 from rmtland.landscape.mean_field.activations import Activation, activation_of
 from rmtland.landscape.mean_field.kernels import MeanFieldKernels
 
@@ -82,6 +83,8 @@ class MeanFieldNetwork:
     weight_variances: str | float | Sequence[float] = "torch"
     bias_variances: str | float | Sequence[float] = "torch"
     biases: bool = True
+
+    __repr__ = told
 
     def __post_init__(self) -> None:
         widths = tuple(integer("widths", width, at_least=1) for width in self.widths)

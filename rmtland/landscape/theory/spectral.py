@@ -75,8 +75,7 @@ class Spectral(ABC):
         ValueError
             For x that are not finite; for a law whose eigenvalues are fixed.
         """
-        points = finite_array("x", x)
-        return self._densities(points.reshape(-1), False).reshape(points.shape)[()]
+        return self._density_at(x, of_gradient=False)
 
     def gradient_pdf(self, x: npt.ArrayLike) -> Any:
         """Density of the squared gradient over the eigenvalues: its share along eigenvectors with eigenvalues near x.
@@ -97,8 +96,11 @@ class Spectral(ABC):
         ValueError
             For x that are not finite; for a law whose eigenvalues are fixed.
         """
+        return self._density_at(x, of_gradient=True)
+
+    def _density_at(self, x: npt.ArrayLike, of_gradient: bool) -> Any:
         points = finite_array("x", x)
-        return self._densities(points.reshape(-1), True).reshape(points.shape)[()]
+        return self._densities(points.reshape(-1), of_gradient).reshape(points.shape)[()]
 
     def quantiles(self, above: npt.ArrayLike) -> Floats:
         """Where the counting function leaves the given numbers of eigenvalues above; 0 where there are not as many.

@@ -33,7 +33,7 @@ class WidthScale:
     """Multiplies channel numbers by one factor."""
 
     def __init__(self, width: float) -> None:
-        self.factor = real("width", width, above=0)
+        self.factor = real("width", width, above=0, at_most=1e4)
 
     def __call__(self, channels: int) -> int:
         """`channels` times the factor, rounded, at least 1."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from rmtland._arguments import function, integer, several
+from rmtland._arguments import function, integer, require_memory, several
 from rmtland.nets.architectures._shared import float_dtype, seeded
 
 
@@ -59,6 +59,8 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"`sizes` must name inputs and outputs at least; got {list(sizes)}")
     widths = [integer("sizes", size, at_least=1) for size in sizes]
+    count = sum((before + 1) * after for before, after in pairwise(widths))
+    require_memory(f"{count} parameters", float(count) * dtype.itemsize, "take smaller `sizes`")
     layers: list[nn.Module] = [nn.Flatten()]
     with seeded(seed):
         for before, after in pairwise(widths[:-1]):
