@@ -18,12 +18,13 @@ from rmtland._arguments import function, integer, iterable
 from rmtland._arguments import path as named_path
 from rmtland.nets.moment import STATISTICS, Moment, Values, checked_statistics, weight_norm
 from rmtland.nets.record_store import RecordStore, open_record
+from rmtland.nets.training_hook import TrainingHook, as_pair
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-class TrainingRecord:
+class TrainingRecord(TrainingHook):
     """Measures a network at chosen steps of any training loop, into an xarray Dataset on disk.
 
     Make it before the loop and call `step` after each step of the optimiser; the training is, bit for bit, the same
@@ -122,21 +123,18 @@ class TrainingRecord:
         seed: int = 0,
         **options: Any,
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
+        super().__init__(module, integer("start", start, at_least=0))
         self.path = named_path("path", path)
-        self._module = module
-        self._due = _schedule(steps, every)
-        self._seen = integer("start", start, at_least=0)
+        self._chosen = _schedule(steps, every)
         self._seed = integer("seed", seed, at_least=0)
         if num_eigenvalues is not None:
             num_eigenvalues = integer("num_eigenvalues", num_eigenvalues, at_least=1)
         self._moment = Moment(checked_statistics(statistics), num_eigenvalues, options)
-        self._splits = {"train": _pair(inputs, labels)}
+        self._splits = {"train": as_pair(inputs, labels)}
         if test is not None:
-            self._splits["test"] = _pair(test, None)
+            self._splits["test"] = as_pair(test, None)
         self._store = RecordStore(self.path, self._identity())
-        if self._seen == 0 and not self.steps and self._due(-1, 0):
+        if self._seen == 0 and self._due(-1, 0):
             self._record(0)
 
     def _identity(self) -> dict[str, Any]:
@@ -153,31 +151,8 @@ class TrainingRecord:
         """Steps that are stored."""
         return list(self._store.steps)
 
-    def step(self, number: int | None = None) -> bool:
-        """Say that a step of training is done; measure the network if this step is one of those chosen.
-
-        Parameters
-        ----------
-        number : int, optional
-            How many steps are done; by default one more than before.
-
-        Returns
-        -------
-        bool
-            Whether the network was measured now. Steps that the store has already are not measured again.
-
-        Raises
-        ------
-        ValueError
-            For a number that is not above the one before, or what the network's outputs or logit gradients are
-            refused for.
-        """
-        number = integer("number", self._seen + 1 if number is None else number, at_least=self._seen + 1)
-        before, self._seen = self._seen, number
-        if not self._due(before, number) or (self.steps and number <= self._store.steps[-1]):
-            return False
-        self._record(number)
-        return True
+    def _due(self, before: int, now: int) -> bool:
+        return self._chosen(before, now) and not (self.steps and now <= self._store.steps[-1])
 
     def dataset(self) -> xr.Dataset:
         """The record so far, as `open_record` reads it."""
@@ -231,12 +206,6 @@ def _schedule(steps: Iterable[int] | None, every: int | None) -> Callable[[int, 
             raise ValueError("`steps` must name at least one step; got none")
         return lambda before, now: bisect.bisect_right(chosen, now) > bisect.bisect_right(chosen, before)
     return lambda before, now: before < 0 or now.bit_length() > before.bit_length()
-
-
-def _pair(inputs: Any, labels: Any) -> tuple[Any, Any]:
-    if labels is None and isinstance(inputs, tuple) and len(inputs) == 2:
-        return inputs
-    return inputs, labels
 
 
 def measure_checkpoints(
@@ -311,7 +280,7 @@ def measure_checkpoints(
             ).load()  # fmt: skip
     function("after_checkpoint", after_checkpoint, optional=True)
     module = function("build", build)()
-    inputs, labels = _pair(data, None)
+    inputs, labels = as_pair(data, None)
     numbers = iter(iterable("steps", steps)) if steps is not None else None
     names: list[str] = []
     record: TrainingRecord | None = None
