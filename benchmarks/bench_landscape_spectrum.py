@@ -58,7 +58,7 @@ def reduced(seed: int, share: bool) -> list[tuple[float, float, float]]:
     """The three numbers of one draw at every sigma_z, with the same normal rows or new ones at each."""
     rows = rl.SharedRows(seed)
     spectra = (
-        rl.LandscapeModel.fort_ganguli(sigma_z=sigma_z).spectrum(seed, num_top=9, rows=rows if share else None)
+        rl.LandscapeModel.fort_ganguli(sigma_z=sigma_z).spectrum(seed, k=9, rows=rows if share else None)
         for sigma_z in SIGMAS
     )
     return [(s.eigenvalues[-1], s.gradient_power(9), s.goldilocks_ratio()) for s in spectra]
@@ -69,7 +69,7 @@ def check() -> None:
     model = rl.LandscapeModel.fort_ganguli(num_examples=60, num_parameters=200)
     for sigma_z in (1.0, 15.0):
         small = rl.LandscapeModel.fort_ganguli(60, 10, 200, sigma_z)
-        spectra = [small.spectrum(seed, num_top=9) for seed in range(24)]
+        spectra = [small.spectrum(seed, k=9) for seed in range(24)]
         ours = np.array([(s.eigenvalues[-1], s.gradient_power(9), s.goldilocks_ratio()) for s in spectra])
         theirs = np.array([plain_loop(model, sigma_z, seed) for seed in range(100, 124)])
         error = np.sqrt((ours.var(axis=0, ddof=1) + theirs.var(axis=0, ddof=1)) / 24)
@@ -118,14 +118,14 @@ def main() -> int:
     print("40 sigma_z from 1e-3 to 1e2 x 20 draws at N = 300, C = 10, D = 1000; scaled from a share of the draws")
     print("  processor time, one BLAS thread")
     print(f"    plain NumPy loop over eigh {one:8.1f} s")
-    print(f"    num_top=9, shared rows     {ours_one:8.1f} s, {one / ours_one:.2f} times faster")
+    print(f"    k=9, shared rows     {ours_one:8.1f} s, {one / ours_one:.2f} times faster")
     print(f"    theory curve               {curve:8.1f} s")
     rounds = [(plain(1.0, LOOP_DRAWS) / LOOP_DRAWS * 800, at_once(True) * 20, at_once(False) * 20) for _ in range(3)]
     loop, ours, alone = (min(times) for times in zip(*rounds, strict=True))
     frozen = plain(30.0, LOOP_DRAWS) / LOOP_DRAWS * 800
     print("  by the clock, all cores")
     print(f"    plain NumPy loop over eigh {loop:8.1f} s (at sigma_z = 30: {frozen:.1f} s)")
-    print(f"    model.spectrum(num_top=9)  {alone:8.1f} s")
+    print(f"    model.spectrum(k=9)  {alone:8.1f} s")
     print(f"    the same with shared rows  {ours:8.1f} s")
     met = [
         criterion("time at D = 1e9 / time at D = N (C - 1)", flat[10**9] / flat[2700], at_most=1.3),

@@ -310,7 +310,7 @@ def landscape():
         "LandscapeModel.sample": (then(lambda draw: draw.residuals, model().sample), SEEDED, {"rng": 1}),
         "LandscapeModel.spectrum": (
             model().spectrum, SEEDED,
-            {"rng": 1, "cross_terms": False, "tolerance": 0.5, "num_top": 1, "rows": rl.SharedRows(5)},
+            {"rng": 1, "cross_terms": False, "tolerance": 0.5, "k": 1, "rows": rl.SharedRows(5)},
         ),
         "LandscapeModel.theory": (
             then(lambda theory: (theory.outliers(), theory.trace), model().theory), SEEDED, {"rng": 1,
@@ -538,11 +538,17 @@ STAGES = {
     "batch_size": 8,
     "seed": 1,
 }
-RECORD = dict.fromkeys(
-    ["test", "steps", "every", "start", "statistics", "num_eigenvalues", "seed"],
-    At("tests/nets/test_record.py"),
-)
-RANKS = dict.fromkeys(["process_group", "num_examples", "timeout", "labels"], At("tests/nets/test_distributed.py"))
+RECORD = {
+    **dict.fromkeys(
+        ["test", "steps", "every", "start", "statistics", "accumulators", "k"],
+        At("tests/nets/test_record.py"),
+    ),
+    "seed": At("tests/nets/test_moment.py"),
+}
+RANKS = {
+    **dict.fromkeys(["process_group", "labels"], At("tests/nets/test_distributed.py")),
+    **dict.fromkeys(["num_examples", "timeout"], At("tests/nets/test_ranks_that_disagree.py")),
+}
 WEIGHTED = {"loss": rl.SquaredError(), "weight_decay": 0.1, "batch_size": At("tests/nets/test_layers.py"),
             "memory_budget": At("tests/nets/test_gradients.py"),
               "inputs": At("tests/nets/test_second_derivatives.py"),
@@ -586,8 +592,8 @@ def networks():
             STAGES | {"network": network(3)} | CALLED,
         ),
         "network_cell": (
-            landscape_cell(rl.nets.network_cell), {"width": 4, "classes": 3, "epochs": 1, "num_examples": 40},
-            {"width": 5, "classes": 4, "weight_scale": 2.0, "depth": 3, "epochs": 2, "num_examples": 44,
+            landscape_cell(rl.nets.network_cell), {"width": 4, "num_classes": 3, "epochs": 1, "num_examples": 40},
+            {"width": 5, "num_classes": 4, "weight_scale": 2.0, "depth": 3, "epochs": 2, "num_examples": 44,
              "data": At("tests/sweeps/test_ready_made.py")},
         ),
         "NetworkLogitGradients": (
@@ -605,7 +611,7 @@ def networks():
         "TrainingRecord": (None, {}, RECORD | {"labels": At("tests/test_hostile.py")}),
         "measure_checkpoints": (
             None, {}, {k: v for k, v in RECORD.items() if k not in ("every", "start")}
-            | dict.fromkeys(["path", "after_checkpoint"], At("tests/nets/test_record.py")),
+            | dict.fromkeys(["path", "after_checkpoint"], At("tests/nets/test_checkpoints.py")),
         ),
         "OutlierMonitor": (
             None, {}, dict.fromkeys(["labels", "share", "every", "k", "sharpness"], At("tests/nets/test_monitor.py")),
@@ -672,7 +678,7 @@ def plots():
             rl.plots.plot_ordered_eigenvalues, {"spectra": {"G": np.diag(MATRIX)}}, {"percent": True},
         ),
         "plot_scree": (
-            rl.plots.plot_scree, {"eigenvalues": np.diag(MATRIX)}, {"count": outliers, "num_shown": 9, "log": False},
+            rl.plots.plot_scree, {"eigenvalues": np.diag(MATRIX)}, {"count": outliers, "k": 9, "log": False},
         ),
         "plot_spectrum": (rl.plots.plot_spectrum, {"eigenvalues": SPECTRA}, {"law": MARCHENKO, "bins": 10}),
         "plot_sweep": (

@@ -159,7 +159,8 @@ def test_wrong_arguments_of_train(images, run, arguments, message):  # noqa: F81
 
 
 def test_compare_takes_data_and_network(tmp_path):
-    common = ["--epochs", "2", "--draws", "2", "--examples", "12", "--per-class", "4", "--stages", "initialisation"]
+    common = ["--epochs", "2", "--draws", "2", "--examples", "12", "--per-class", "4", "--stages", "initialisation",
+              "--rungs", "gauss_newton"]  # fmt: skip
     invoke("compare", *common, "--network", "cnn", "--width", "0.1", "--out", tmp_path / "cnn")
     invoke("compare", *common, "--data", "clusters", "--clusters", "3", "--hidden", "4", "--out", tmp_path / "clusters")
     cnn, clusters = (

@@ -46,8 +46,8 @@ RESULTS = {
 """Made by this package, not by users."""
 PROTOCOLS = {"Accumulator", "SumAccumulator", "LogitGradients", "LogitLaw", "GradientLaw", "Loss", "RankError"}
 ELSEWHERE = {
-    "DistributedSource": "tests/nets/test_distributed.py",
-    "shard": "tests/nets/test_distributed.py",
+    "DistributedSource": "tests/nets/test_ranks_that_disagree.py",
+    "shard": "tests/nets/test_ranks_that_disagree.py",
     "rank_range": "tests/nets/test_distributed.py",
     **dict.fromkeys(["Activation", "MeanFieldNetwork"], "tests/landscape/test_mean_field.py"),
     **dict.fromkeys(["AnisotropicGradients", "KernelGradients", "GaussianProcessLogits"],

@@ -65,8 +65,8 @@ COMMANDS = {
         {"--spike": "4", "--n": "24", "--beta": "2", **SWEEP},
     ),
     "sweep network": (
-        ["--width", "4", "--classes", "3", "--epochs", "1", "--num-examples", "40", *ONCE],
-        {"--width": "5", "--classes": "4", "--weight-scale": "2", "--depth": "3", "--epochs": "2",
+        ["--width", "4", "--num-classes", "3", "--epochs", "1", "--num-examples", "40", *ONCE],
+        {"--width": "5", "--num-classes": "4", "--weight-scale": "2", "--depth": "3", "--epochs": "2",
          "--num-examples": "44", **SWEEP, "--data": "tests/sweeps/test_ready_made.py"},
     ),
     "compare": (

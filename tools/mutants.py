@@ -1,10 +1,11 @@
 """Change the code at random places, one at a time, and see whether the tests notice: ``python -m tools.mutants``.
 
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
-in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes, kept for
-the next seed); of each mutant only those run that come by its line, the quickest first, up to the first that fails, in
-a fork of a process that has the libraries loaded (`tools.forked`). Survivors are printed as lines to change back by
-hand; those that change nothing a test could see (equivalent mutants) are listed in `EQUIVALENT`, with the reason.
+in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes of a core,
+kept for the next seed and, folder by folder, until its tests or the code change); of each mutant only those run that
+come by its line, the quickest first, up to the first that fails, in a fork of a process that has the libraries loaded
+(`tools.forked`), several mutants side by side. Survivors are printed as lines to change back by hand; those that change
+nothing a test could see (equivalent mutants) are listed in `equivalent.toml`, with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.forked import failure, load
@@ -36,118 +39,16 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
 }  # fmt: skip
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
-EQUIVALENT: dict[tuple[str, str], str] = {
-    ("rmtland/ensembles/banded.py", "m = min(num_columns, m + m // 2 + (2))"): "how fast a guess grows",
-    (
-        "rmtland/landscape/theory/separable.py",
-        "else (block.loadings[:, :, None] * block.loadings[:, None, :]).reshape(len(block.loadings), -(2))",
-    ): "NumPy takes every negative length for the one to be found",
-    (
-        "rmtland/landscape/theory/separable.py",
-        "value += np.sum(_logs(eigenvalues, -1)) + self.num_means * complex(_logs(np.array([b]), (2))[0])",
-    ): "only the sign of the side is looked at",
-    ("rmtland/laws/solver.py", "fall = 0.5 * ((rise - 1 - h))"): "a step within brackets that the search keeps to",
-    ("rmtland/laws/solver.py", "return -(2.0)"): "only the sign is looked at",
-    (
-        "rmtland/plots/ensembles.py",
-        'edges, np.append(low, low[-(2)]), np.append(high, high[-1]), step="post", color=DRAWS, alpha=0.5, lw=0',
-    ): "the end of a band drawn in steps, of no width",
-    ("rmtland/spectra/_checkpoint.py", "allowed = max((101) * run.epsilon, 1e-10) * length"): "a tolerance, 1% wider",
-    (
-        "rmtland/spectra/_vectors.py",
-        "if (SAFE[0] < square < SAFE[1] and math.isnan(square)):",
-    ): "the slower branch gives the same norm",
-    (
-        "rmtland/spectra/probes.py",
-        "self.unit = 2.0 ** math.frexp(largest)[1] if (largest >= 0) else 1.0",
-    ): "2^frexp(0) is 1",
-    (
-        "rmtland/ensembles/tridiagonal.py",
-        "if m == num_rows or _cut(form, n, a, b, m, values[i, 0]) <= ((_TOLERANCE / scale)) ** 2:",
-    ): "a stricter test where the scale is above 1: longer models, the same numbers",
-    (
-        "rmtland/laws/atoms/plain.py",
-        "return complex(self.scale * value), complex(1 - np.sum(self.a / (u - self.t) ** (3)))",
-    ): "the first slope of a secant search",
-    (
-        "rmtland/laws/solver.py",
-        "if abs(step) <= (1.000001) * u.imag and abs(slopes.count - goal) < 1e-3:",
-    ): "a looser end of Newton steps after which the last is within 1e-9",
-    (
-        "rmtland/landscape/theory/structured_fluctuations.py",
-        "while (1 - shares[-1] >= smallest):",
-    ): "one panel more or less where lengths are equal",
-    (
-        "rmtland/laws/atoms/edges.py",
-        "if (abs(new - distance) < 2.0 * EPS * distance):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/laws/atoms/kernels.py",
-        "for i in range(max(k - 1, 0), min(k + (2), t.size)):",
-    ): "one more atom looked at for the bracket of a search",
-    (
-        "rmtland/nets/layer_rows.py",
-        "self.part_size = max((2), int(limit / (all_logits if self.keep else one_logit)))",
-    ): "rows of two logits at a time, where one would do: the same rows",
-    (
-        "rmtland/laws/solver.py",
-        "if abs(wrong) <= close or high - low <= (1.00000000000001) * abs(r) or abs(new - r) <= 1e-15 * abs(r):",
-    ): "a search that ends one rounding earlier",
-    (
-        "rmtland/spectra/probes.py",
-        "if (sizes[-1] < 100 * float(xp.finfo(images.dtype).eps) * sizes[0]):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/nets/datasets.py",
-        "unit = (2.0) if largest == 0 or 1e-100 < largest < 1e100 else largest",
-    ): "a power of two, by which nothing is rounded",
-    (
-        "rmtland/landscape/theory/spikes.py",
-        "if not isinstance(examples, GivenExamples) or (whole.cost / examples.num_classes) < CHEAP:",
-    ): "from when on the faster way is taken",
-    (
-        "rmtland/spectra/_restarted.py",
-        "return max(1, min(int((math.log(now[1]) * rate) / 2), now[0] // 5))",
-    ): "after how many steps the Ritz values are looked at again",
-    (
-        "rmtland/cli/compare.py",
-        "table = Table(box=SIMPLE_HEAD, padding=(0, (2), 0, 0), title=title)",
-    ): "the width of a margin",
-    (
-        "rmtland/spectra/quadrature.py",
-        "for row, child in zip(moments, spawn(rng, num_probes), strict=(False)):",
-    ): "of equal length anyway",
-    (
-        "rmtland/spectra/probes.py",
-        "rows = max(1, 2**22 // max((a.shape[1] - b.shape[1]), 1))",
-    ): "how many rows are multiplied at a time",
-    (
-        "rmtland/spectra/eigenpairs.py",
-        "if last != values.size and (abs(together[last] - candidates[index]) >= margin[index]):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/sweeps/sweep.py",
-        "goal = min(BATCH_SECONDS / seconds, share, (BATCH_BYTES * max(bytes_per_cell, 1)), 8 * self.size)",
-    ): "how many cells are handed out together",
-    (
-        "rmtland/plots/landscape.py",
-        "for ax, (name, panel) in zip(axes[1:], result.panels.items(), strict=(False)):",
-    ): "of equal length anyway",
-    (
-        "rmtland/laws/atoms/edges.py",
-        "if ((a[k] ** (1 / 3) + a[k + 1] ** (1 / 3)) ** 3 > width * width):",
-    ): "two floats that would have to be equal",
-    (
-        "rmtland/spectra/quadrature.py",
-        "return cls(operator, np.empty(0), None, (1.0), 0)",
-    ): "looked at only where something was taken out",
-    ("rmtland/nets/budget.py", "self._graphs += num_bytes if graph else (1)"): "a byte",
+EQUIVALENT = {
+    (mutant["file"], mutant["line"]): mutant["why"]
+    for mutant in tomllib.loads((ROOT / "tools" / "equivalent.toml").read_text())["mutant"]
 }
 """File and changed line, and why no test can tell it from what was there."""
 
 
 def changed(node: ast.AST) -> ast.AST | None:
-    """The node with one thing changed, or None where there is nothing to change."""
+    """A copy of the node with one thing changed, or None where there is nothing to change."""
+    node = copy.copy(node)
     if isinstance(node, (ast.BinOp, ast.BoolOp)) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)):
         node.op = SWAPPED[type(node.op)]() if type(node.op) in SWAPPED else node.op  # type: ignore[assignment]
         return node
@@ -173,7 +74,7 @@ def places(tree: ast.Module) -> Iterator[ast.AST]:
             return
         if isinstance(node, ast.Call) and "require_memory" in ast.unparse(node.func):
             return
-        if isinstance(node, ast.expr) and changed(copy.deepcopy(node)) is not None:
+        if isinstance(node, ast.expr) and changed(node) is not None:
             yield node
         for name, value in ast.iter_fields(node):
             if name in ("decorator_list", "returns", "annotation"):
@@ -237,18 +138,20 @@ def folders(path: Path) -> list[list[str]]:
     return [own, *every.values(), *([commands] if own is not commands else [])]
 
 
-def digest() -> str:
-    """Of all code and tests: where these are the same, so are the lines that tests run."""
-    found = hashlib.sha256()
+def digest(arguments: tuple[str, ...]) -> str:
+    """Of the code, these tests and what all tests share: where they are the same, so are the lines that tests run."""
+    found = hashlib.sha256(str(ROOT).encode())
     for path in sorted([*(ROOT / "rmtland").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
-        found.update(path.read_bytes())
+        name = str(path.relative_to(ROOT))
+        if not path.name.startswith("test_") or name.startswith(arguments):
+            found.update(name.encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
 @functools.cache
 def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     """The lines that these fast tests run: measured once, then read."""
-    place = maps / arguments[0].replace("/", "_")
+    place = maps / f"{arguments[0].replace('/', '_')}-{digest(arguments)}"
     if not place.exists():
         command = [*PYTEST, "-p", "tools.line_map", *arguments]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"LINE_MAP": str(place)}, capture_output=True, check=False)
@@ -301,6 +204,25 @@ def touch_callers(tree: Path, path: Path) -> None:
         (tree / file).touch()
 
 
+def told(folder: Path, number: int, place: tuple[Path, ast.AST], given: argparse.Namespace) -> str:
+    """The fate of a mutant, printed: its place, and what was changed there where no test has noticed."""
+    path, node = place
+    row = node.lineno  # type: ignore[attr-defined]
+    tree = folder / f"tree{number}"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
+    source, before, after = mutated((ROOT / path).read_text(), node)
+    (tree / path).write_text(source)
+    if any(function.compiled and function.path == path for function in functions()):
+        touch_callers(tree, path)
+    same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
+    reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
+    found = "equivalent" if reason else fate(tree, path, row, given)
+    change = "" if found.startswith("killed") else f" {reason or ''}\n    - {before}\n    + {after}"
+    print(f"{number} {path}:{row} {found}{change}", flush=True)
+    shutil.rmtree(tree)
+    return found
+
+
 def main() -> None:
     """Print each mutant's fate and the share killed of those that are not equivalent."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -316,33 +238,18 @@ def main() -> None:
         "--own", action="store_true", help="the tests of the mutated module's wing alone: a lower bound"
     )
     parser.add_argument(
-        "--maps", type=Path, help="folder that keeps the lines of each test; one for each tree by default"
+        "--maps", type=Path, help="folder that keeps the lines of each test; by default one for all trees"
     )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time; a core each by default")
     given = parser.parse_args()
     load()
-    drawn = mutants(given.seed, given.count, given.only, given.lines)
-    fates = []
-    with tempfile.TemporaryDirectory() as folder:
-        given.maps = given.maps or Path(tempfile.gettempdir()) / f"rmtland-lines-{digest()}"
-        given.maps.mkdir(parents=True, exist_ok=True)
-        for number, (path, node) in enumerate(drawn[given.skip :], given.skip):
-            row = node.lineno  # type: ignore[attr-defined]
-            tree = Path(folder) / f"tree{number}"
-            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
-            source, before, after = mutated((ROOT / path).read_text(), node)
-            (tree / path).write_text(source)
-            if any(function.compiled and function.path == path for function in functions()):
-                touch_callers(tree, path)
-            same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
-            reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
-            fates.append("equivalent" if reason else fate(tree, path, row, given))
-            told = (
-                f"{fates[-1]} {reason or ''}"
-                if fates[-1].startswith("killed")
-                else f"{fates[-1]} {reason or ''}\n    - {before}\n    + {after}"
-            )
-            print(f"{number} {path}:{row} {told}", flush=True)
-            shutil.rmtree(tree)
+    drawn = list(enumerate(mutants(given.seed, given.count, given.only, given.lines)))[given.skip :]
+    given.maps = given.maps or Path(tempfile.gettempdir()) / "rmtland-lines"
+    given.maps.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        needed = {tuple(tests) for _, (path, _) in drawn for tests in folders(path)[: 1 if given.own else None]}
+        list(pool.map(functools.partial(line_map, maps=given.maps), sorted(needed)))
+        fates = list(pool.map(lambda mutant: told(Path(folder), *mutant, given), drawn))
     hung, count = fates.count("hung"), len(fates) - fates.count("equivalent")
     lost = sum(fate.startswith("killed") for fate in fates) + hung  # what never ends is noticed
     share = 100 * lost / max(count, 1)

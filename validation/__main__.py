@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,8 +15,7 @@ from joblib import Parallel, delayed
 from validation import devices, examples
 from validation.checks import FAIL, INCONCLUSIVE, PASS
 from validation.claims import SCALES, discover, select
-from validation.examples import folder_named
-from validation.results import read, run_claim
+from validation.results import EXPECTED, HOLDS, ending, read, run_claim
 
 DEFAULT_OUT = Path("results") / "validation"
 
@@ -61,8 +61,8 @@ def show(ids: list[str]) -> int:
         lines = [claim.statement, f"[{claim.source}]"]
         if ids:
             lines += [f"Estimated: {claim.estimates}", f"Reference: {claim.reference}", f"Bias: {claim.bias}"]
-            lines += [f"Disagreement: {claim.disagreement}"] if claim.disagreement else []
             lines += [f"Does not hold: {claim.refuted}"] if claim.refuted else []
+            lines += [f"Disagreement: {claim.disagreement}"] if claim.disagreement else []
             lines += [f"Mutant: {name}" for name in claim.mutants]
         for line in lines:
             print(textwrap.fill(" ".join(line.split()), 100, initial_indent="    ", subsequent_indent="    "))
@@ -100,40 +100,34 @@ def run(arguments: argparse.Namespace) -> int:
     for result in Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(tasks):
         results.append(result)
         tell(result)
-    counts = {verdict: sum(r["verdict"] == verdict for r in results) for verdict in (PASS, FAIL, INCONCLUSIVE)}
-    print(
-        f"{len(results)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f"; {arguments.out}"
-    )
-    known = sum(is_refuted(result) for result in results)
-    if known:
-        print(f"{known} of those that fail are known to: their text says what holds instead")
+    counts = Counter(result["verdict"] for result in results)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (PASS, FAIL, INCONCLUSIVE))
+    print(f"{len(results)} claims: {told}; {arguments.out}")
+    for ends, count in Counter(map(ending, results)).items():
+        if ends != HOLDS:
+            print(f"{ends}: {count}")
     return 0 if all(map(as_expected, results)) else 1
 
 
-def is_refuted(result: dict[str, Any]) -> bool:
-    """Whether a claim failed that is known not to hold; one that broke, or a mutant, is not."""
-    return bool(result["refuted"]) and result["verdict"] == FAIL and not result["error"] and result["mutant"] is None
-
-
 def as_expected(result: dict[str, Any]) -> bool:
-    """Whether a claim passes, or fails as it is known to, on draws that could have shown the opposite."""
-    # What does not hold for images may hold for the digits that stand for them.
-    passes = result["verdict"] == PASS and not (result["refuted"] and folder_named())
-    return (passes or is_refuted(result)) and not result["unnoticed"]
+    """Whether a claim ends as it should, on draws that could have shown the opposite."""
+    return ending(result) in EXPECTED and not result["unnoticed"]
 
 
 def tell(result: dict[str, Any]) -> None:
-    """One line for a claim, and one for each check that did not pass."""
-    print(f"{result['verdict']:12} {result['id']:36} {result['seconds']:6.1f} s", flush=True)
+    """One line for a claim, one for each check that did not pass, and what is known not to hold."""
+    ends = ending(result)
+    print(f"{result['verdict']:12} {result['id']:36} {result['seconds']:6.1f} s{'' if ends == HOLDS else f', {ends}'}")
     if result["error"]:
         print(f"    {result['error'].strip().splitlines()[-1]}")
     for check in result["checks"]:
         if check["verdict"] != PASS:
-            print(f"    {check['verdict']}: {check['name']}: {check['summary']}", flush=True)
+            print(f"    {check['verdict']}: {check['name']}: {check['summary']}")
     for name in result["unnoticed"]:
-        print(f"    not rejected: {name}", flush=True)
-    if result["verdict"] == PASS and result["refuted"] and folder_named():
-        print(f"    known not to hold, but does: {result['refuted']}", flush=True)
+        print(f"    not rejected: {name}")
+    if result["refuted"] and ends != "broke":
+        print(f"    known: {result['refuted']}")
+    sys.stdout.flush()
 
 
 def report(out: Path) -> int:

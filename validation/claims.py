@@ -83,10 +83,12 @@ class Claim:
     mutants : mapping of str to object
         Wrong formulas in the place of `theory`, by what is wrong with them; each must fail at smoke scale.
     disagreement : str
-        Where the source itself is contradicted; empty if nowhere.
+        What is wrong on paper, whatever is drawn: a misprint, numbers that do not fit, a formula beyond its range.
+        Empty if nothing is.
     refuted : str
         What the draws show instead, where the statement of the source does not hold: its verdict is then expected to
-        be fail, and stays so. Empty for a claim that holds.
+        be fail, and stays so. What networks contradict of a source is part of the statement, has a check, and is told
+        here. Empty for a claim that holds.
     """
 
     statement: str

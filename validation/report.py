@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from rmtland._files import replace_text
 from validation.checks import FAIL, INCONCLUSIVE, PASS
+from validation.results import HOLDS, ending
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -37,7 +38,8 @@ def write_report(results: list[dict[str, Any]], out: Path) -> Path:
         results=results,
         figures=figures,
         counts={verdict: sum(r["verdict"] == verdict for r in results) for verdict in (PASS, FAIL, INCONCLUSIVE)},
-        refuted=[r for r in results if r["refuted"]],
+        others=[r for r in results if ending(r) != HOLDS],
+        ending=ending,
         disagreements=[r for r in results if r["disagreement"]],
         seconds=sum(r["seconds"] for r in results),
         rows=_rows,

@@ -18,19 +18,23 @@ from threadpoolctl import threadpool_limits
 from rmtland import _version
 from rmtland._files import replace_file
 from validation import devices
-from validation.checks import FAIL
+from validation.checks import FAIL, INCONCLUSIVE
 from validation.claims import Claim, discover, seed_sequence
+from validation.examples import folder_named
 from validation.stores import kept_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 2
+SCHEMA = 3
 KEYS = (
     "schema", "id", "mutant", "statement", "source", "estimates", "reference", "bias", "disagreement", "refuted",
-    "verdict", "checks", "unnoticed", "conclusions", "error", "figure", "scale", "seed", "seconds", "finished",
-    "versions",
+    "verdict", "checks", "unnoticed", "conclusions", "error", "figure", "scale", "seed", "images", "seconds",
+    "finished", "versions",
 )  # fmt: skip
+HOLDS, KNOWN, STOOD_IN = "holds", "does not hold, as is known", "holds on the digits that stand for images"
+EXPECTED = (HOLDS, KNOWN, STOOD_IN)
+"""Endings that a run should have."""
 
 
 def run_claim(
@@ -56,7 +60,7 @@ def run_claim(
     -------
     dict
         What the JSON file holds, with the keys `KEYS`. A claim that raises has failed; `error` tells how. `unnoticed`
-        are the mutants that the same draws do not reject.
+        are the mutants that the same draws do not reject, `images` whether a folder of image collections was named.
     """
     return run(discover()[claim_id], claim_id, scale, seed, Path(out), mutant, device)
 
@@ -67,6 +71,7 @@ def run(
     """Run a claim that need not be a discovered one; see `run_claim`."""
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result |= {"schema": SCHEMA, "id": claim_id, "mutant": mutant, "scale": scale, "seed": seed}
+    result["images"] = folder_named()
     for name in ("statement", "source", "estimates", "reference", "bias", "disagreement", "refuted"):
         result[name] = " ".join(getattr(claim, name).split())
     result |= {"verdict": FAIL, "checks": [], "unnoticed": [], "conclusions": ""}
@@ -89,6 +94,21 @@ def run(
     result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write(result, figure, out)
     return result
+
+
+def ending(result: dict[str, Any]) -> str:
+    """How a claim ended in words, the same on the terminal and on the page."""
+    if result["error"]:
+        return "broke"
+    if result["verdict"] == INCONCLUSIVE:
+        return INCONCLUSIVE
+    refuted = result["refuted"] and result["mutant"] is None
+    if result["verdict"] == FAIL:
+        return KNOWN if refuted else "does not hold"
+    if refuted:
+        # What does not hold for images may hold for the digits that stand for them.
+        return "holds, though known not to" if result["images"] else STOOD_IN
+    return HOLDS
 
 
 def write(result: dict[str, Any], figure: Any, out: Path) -> None:

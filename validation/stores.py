@@ -52,6 +52,7 @@ def swept(
     rng: np.random.Generator,
     *,
     shared_axes: int = 1,
+    common: bool = False,
     **fixed: Any,
 ) -> xr.Dataset:
     """A sweep with a seed from `rng`, in parts that machines share, resumed where `kept_in` has some of it.
@@ -67,6 +68,9 @@ def swept(
         Each point of so many leading axes of the grid is a part with a store of its own. A run leaves out the parts
         that another run, here or on a machine that sees the same folder, is at work on, and waits for these in the
         end.
+    common : bool
+        Whether seed and store of a part follow from its own point and from `fixed` alone: sweeps of the same name over
+        other points have it in common.
     **fixed
         Parameters that are the same everywhere.
 
@@ -94,7 +98,11 @@ def swept(
         for part in waiting:
             own = {**grid, **{axis: [value] for axis, value in zip(leading, points[part], strict=True)}}
             stem, child = f"{name}-{sizes}-{seed}", seed
-            if len(points) > 1:
+            if common:
+                digest = hashlib.sha256(repr((own, fixed)).encode()).hexdigest()[:8]
+                stem = f"{name}-{digest}-{seed}"
+                child = int(np.random.default_rng([seed, int(digest, 16)]).integers(2**31))
+            elif len(points) > 1:
                 stem, child = f"{stem}-{part}", int(np.random.default_rng([seed, part]).integers(2**31))
             store = None if kept is None else kept / f"{stem}.zarr"
             try:

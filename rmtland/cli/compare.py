@@ -16,6 +16,8 @@ from rich.table import Table
 
 from rmtland._arguments import choice, integer
 from rmtland.cli.networks import (
+    DEEP_EXAMPLES,
+    DEEP_PRODUCTS,
     BatchSize,
     Clusters,
     Covariance,
@@ -30,6 +32,7 @@ from rmtland.cli.networks import (
     Width,
     check_training,
     epochs_or_default,
+    fewer_for_deep,
     load_data,
 )
 from rmtland.cli.output import OutputFolder
@@ -62,7 +65,9 @@ def compare(
     network: Network = "mlp",
     hidden: Hidden = None,
     width: Width = 1.0,
-    examples: Annotated[int, typer.Option(help="Training examples to measure on.")] = 300,
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples to measure on; 300 unless told, 100 of a deep network.")
+    ] = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = 0.05,
     batch_size: BatchSize = 32,
@@ -99,11 +104,11 @@ def compare(
         "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "rungs": list(chosen),
         "stages": list(measured), "by": by, "seed": seed,
     }  # fmt: skip
+    examples = settings["examples"] = _default(examples, network, 300, DEEP_EXAMPLES)
     integer("examples", examples, at_least=2)
     if epochs is not None:
         integer("epochs", epochs, at_least=2)
-    if products is None:
-        products = 100 if network in DEEP else 300
+    products = _default(products, network, 300, DEEP_PRODUCTS)
     integer("products", products, at_least=40)
     integer("draws", draws, at_least=2)
     choice("by", by, (None, "parameter_groups"))
@@ -118,6 +123,8 @@ def compare(
             console=console, transient=True, disable=not console.is_terminal,
         ) as progress:  # fmt: skip
             dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
+            if per_class is None:
+                dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
             count = len(dataset.x_train)
             epochs = settings["epochs"] = epochs_or_default(epochs, network, count, batch_size)
             training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
@@ -142,6 +149,10 @@ def compare(
     print_comparison(comparison, console)
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.suffix in {".json", ".png"}))
     console.print(f"\nWritten to {out}: {names}", highlight=False)
+
+
+def _default(given: int | None, network: str, usual: int, of_deep: int) -> int:
+    return given if given is not None else of_deep if network in DEEP else usual
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

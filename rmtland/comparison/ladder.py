@@ -213,7 +213,7 @@ def _model_rung(
 
     def one(child: np.random.Generator) -> Rung:
         if exact:
-            spectrum = model.spectrum(child, num_top=None if small else 3 * model.num_classes)
+            spectrum = model.spectrum(child, k=None if small else 3 * model.num_classes)
             sums = spectrum.trace, spectrum.frobenius
             rung = report.spectrum(spectrum.eigenvalues, spectrum.powers, q=q, sums=sums)
         else:
@@ -237,7 +237,10 @@ def _model_rung(
     if report.with_theory or (report.with_theory is None and _theory_is_cheap(model, rung)):
         try:
             if exact:
-                found = [report.predicted(model.theory(child)) for child in again]
+                theories = [model.theory(child) for child in again]
+                found = [report.predicted(theory) for theory in theories]
+                edges = np.array([[theory.bulk_edge] for theory in theories])
+                rung.values["num_above_edge"] = np.sum(rung.eigenvalues > edges, axis=1, dtype=np.float64)
                 predicted = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
                 predicted |= {key: rung.mean(key) for key in QUANTITIES if key.startswith("q_")}
             else:

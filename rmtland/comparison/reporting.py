@@ -107,7 +107,7 @@ class Reporter:
         """
         if sums is None:
             sums = float(eigenvalues.sum()), float(np.linalg.norm(eigenvalues))
-        return self._rung(eigenvalues, powers, sums, self._count(eigenvalues), q)
+        return self._rung(eigenvalues, powers, sums, q)
 
     def operator(
         self,
@@ -140,7 +140,7 @@ class Reporter:
         steps = (self.num_products - half - fifth) // 2
         density = spectral_density(operator, num_probes=2, num_steps=steps, deflate=_converged(pairs), rng=of_density)
         powers = _powers(to_numpy(pairs.eigenvectors).astype(np.float64, copy=False), slope, norm)
-        rung = self._rung(pairs.eigenvalues, powers, (found.trace, found.frobenius), self._count(pairs.eigenvalues), q)
+        rung = self._rung(pairs.eigenvalues, powers, (found.trace, found.frobenius), q)
         top = pairs.residuals[::-1]
         errors = {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
         errors |= {"top_eigenvalue": float(top[0]), "trace": found.trace_error}
@@ -149,14 +149,11 @@ class Reporter:
 
     def theory(self, theory: Predictions, q: Clustered | None = None) -> Rung:
         """Report what the theory expects: the C - 1 outliers, and the power up to each."""
-        outliers, most = theory.outliers(), theory.num_parameters
+        outliers, predicted = theory.outliers(), self.predicted(theory)
         # A layer may have fewer parameters than there are outliers.
-        cumulative = np.array([theory.gradient_power(min(k, most)) for k in range(1, outliers.size + 1)])
-        powers = np.diff(cumulative, prepend=0.0)[::-1]
-        count = float(np.count_nonzero(outliers > theory.bulk_edge))
-        rung = self._rung(outliers, powers, (theory.trace, theory.frobenius), count, q)
-        rung.values["gradient_power_C"] = np.array([theory.gradient_power(min(self.num_classes, most))])
-        return rung
+        cumulative = [theory.gradient_power(min(k, theory.num_parameters)) for k in range(1, outliers.size)]
+        powers = np.diff([*cumulative, predicted["gradient_power_C_minus_1"]], prepend=0.0)[::-1]
+        return _rung_of({**_q_values(q), **predicted}, outliers, powers)
 
     def predicted(self, theory: Predictions) -> dict[str, float]:
         """The same but for the power up to each outlier, which takes an integral for every one of them."""
@@ -164,39 +161,27 @@ class Reporter:
         found = {f"eigenvalue_{i + 1}": float(x) for i, x in enumerate(outliers[::-1][:NUM_TOP])}
         found |= {
             "top_eigenvalue": float(outliers[-1]),
-            "num_outliers": float(np.count_nonzero(outliers > theory.bulk_edge)),
+            "num_above_edge": float(np.count_nonzero(outliers > theory.bulk_edge)),
             "gradient_power_C_minus_1": theory.gradient_power(min(outliers.size, most)),
             "gradient_power_C": theory.gradient_power(min(self.num_classes, most)),
             "trace": theory.trace,
             "frobenius_norm": theory.frobenius,
-            "goldilocks_ratio": theory.trace / theory.frobenius,
+            "goldilocks_ratio": theory.trace / theory.frobenius if theory.frobenius > 0 else math.nan,
         }
         return found
 
-    def _rung(
-        self,
-        eigenvalues: Floats,
-        powers: Floats,
-        sums: tuple[float, float],
-        num_outliers: float,
-        q: Clustered | None,
-    ) -> Rung:
+    def _rung(self, eigenvalues: Floats, powers: Floats, sums: tuple[float, float], q: Clustered | None) -> Rung:
         trace, norm = sums
         top = eigenvalues[::-1]
-        values = dict.fromkeys(QUANTITIES, math.nan)
-        if q is not None:
-            values["q_same_logit_same_class"] = q.same_logit_same_class
-            values["q_same_logit"] = q.same_logit
-            values["q_different_logits"] = q.different_logits
+        values = _q_values(q)
         values |= {f"eigenvalue_{i + 1}": float(top[i]) for i in range(min(NUM_TOP, top.size))}
-        values["num_outliers"] = num_outliers
+        values["num_outliers"] = self._count(eigenvalues)
         values["gradient_power_C_minus_1"] = float(powers[::-1][: self.num_classes - 1].sum())
         values["gradient_power_C"] = float(powers[::-1][: self.num_classes].sum())
         values["trace"], values["frobenius_norm"] = trace, norm
         values["goldilocks_ratio"] = trace / norm if norm > 0 else math.nan
         values["top_eigenvalue"] = float(top[0]) if top.size else 0.0
-        arrays = {quantity: np.array([value]) for quantity, value in values.items()}
-        return Rung(arrays, eigenvalues[None, :], powers[None, :])
+        return _rung_of(values, eigenvalues, powers)
 
     def _count(self, eigenvalues: Floats) -> float:
         if np.count_nonzero(eigenvalues > 0) < 2:
@@ -204,6 +189,17 @@ class Reporter:
         if eigenvalues.size < self.num_classes:  # rung (h) has nothing but its outliers
             return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
         return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
+
+
+def _q_values(q: Clustered | None) -> dict[str, float]:
+    names = () if q is None else ("same_logit_same_class", "same_logit", "different_logits")
+    return {f"q_{name}": getattr(q, name) for name in names}
+
+
+def _rung_of(values: dict[str, float], eigenvalues: Floats, powers: Floats) -> Rung:
+    """One matrix or one theory, with NaN for what it does not have."""
+    arrays = {quantity: np.array([values.get(quantity, math.nan)]) for quantity in QUANTITIES}
+    return Rung(arrays, eigenvalues[None, :], powers[None, :])
 
 
 def _telling(operator: SymmetricOperator, told: Callable[[int | None], None]) -> SymmetricOperator:

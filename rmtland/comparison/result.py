@@ -72,6 +72,7 @@ QUANTITIES = {
     "q_different_logits": "q different logits",
     **{f"eigenvalue_{i}": f"eigenvalue {i}" for i in range(1, NUM_TOP + 1)},
     "num_outliers": "outliers",
+    "num_above_edge": "above bulk edge",
     "gradient_power_C_minus_1": "power in top C-1",
     "gradient_power_C": "power in top C",
     "trace": "trace",
@@ -79,7 +80,13 @@ QUANTITIES = {
     "goldilocks_ratio": "Trace/||.||_F",
     "top_eigenvalue": "top eigenvalue",
 }
-"""The rows of the table, to their labels on the terminal."""
+"""The rows of the table, to their labels on the terminal.
+
+`num_outliers` is what a rule of `count_outliers` finds by the gaps between eigenvalues, of every matrix and draw.
+`num_above_edge` counts beyond the bulk's edge, which only a theory knows: the C - 1 outliers that it expects there, and
+the eigenvalues of each draw beyond the edge that the theory has for its logits. That edge is asymptotic: in some draws
+the largest eigenvalue of the bulk lies beyond it too.
+"""
 
 HIERARCHY = {
     f"{part}_{what}": f"{part} {label}"

@@ -135,7 +135,7 @@ class HTermBand:
 
 def h_term_spectrum(
     gauss_newton: Floats, slope: Floats, num_parameters: int, sigma_H: float, rng: np.random.Generator,
-    num_top: int | None,
+    k: int | None,
 ) -> tuple[Floats, Floats, tuple[float, float] | None]:  # fmt: skip
     """Eigenvalues of G + W, the squared components of the gradient along them and, of the top alone, trace and norm.
 
@@ -149,7 +149,7 @@ def h_term_spectrum(
         D.
     sigma_H : float
     rng : numpy.random.Generator
-    num_top : int, optional
+    k : int, optional
         Only so many of the largest: O(m w) memory and time for the m leading rows that they need, a few w for outliers,
         of order w (D / w)^(1/3) for the edge of the bulk. All of them: O(D^3).
 
@@ -164,16 +164,16 @@ def h_term_spectrum(
     MemoryError
         Where the rows do not fit.
     """
-    if num_top is None or num_top >= num_parameters:
-        num_top = None
+    if k is None or k >= num_parameters:
+        k = None
         require_memory(
             f"the {num_parameters} x {num_parameters} H-term",
             24.0 * num_parameters**2,
-            f"ask for num_top, or {INSTEAD}",
+            f"ask for its k largest eigenvalues, or {INSTEAD}",
         )
     band = HTermBand(gauss_newton, num_parameters, sigma_H, rng)
     w = band.width
-    order = num_parameters if num_top is None else min(num_parameters, max(3 * w, 20 * num_top, 200))
+    order = num_parameters if k is None else min(num_parameters, max(3 * w, 20 * k, 200))
     begin: Floats | None = None
     while True:
         block = band.leading(order)
@@ -183,16 +183,16 @@ def h_term_spectrum(
         if whole and isinstance(block, np.ndarray):
             eigenvalues, squares = spectral_measure(block, start)
         else:
-            assert num_top is not None
-            eigenvalues, vectors = _top(block, num_top, begin)
+            assert k is not None
+            eigenvalues, vectors = _top(block, k, begin)
             squares = (vectors.T @ start) ** 2
             if not whole and band.residuals(vectors).max() > TOLERANCE * np.abs(eigenvalues).max():
                 order = min(num_parameters, 2 * order)
                 begin = vectors.sum(axis=1)
                 continue
-        if num_top is None:
+        if k is None:
             return eigenvalues, squares, None
-        return eigenvalues[-num_top:], squares[-num_top:], band.sums()
+        return eigenvalues[-k:], squares[-k:], band.sums()
 
 
 def _top(block: LinearOperator | Floats, count: int, begin: Floats | None) -> tuple[Floats, Floats]:

@@ -323,7 +323,7 @@ class LandscapeModel:
         cross_terms: bool = True,
         *,
         tolerance: float = 1e-10,
-        num_top: int | None = None,
+        k: int | None = None,
         rows: SharedRows | None = None,
     ) -> LandscapeSpectrum:
         """Eigenvalues of one draw's Hessian and the gradient's power in each, at a cost that D does not raise.
@@ -342,7 +342,7 @@ class LandscapeModel:
             times the largest leave the eigenproblem: examples with frozen probabilities. All eigenvalues are too small
             by at most that, times D (sigma_c^2 + sigma_E^2) and the number of examples. Their part of the gradient
             stays: it is counted in `null_power`. 0 keeps every row that has any weight.
-        num_top : int, optional
+        k : int, optional
             Only so many of the largest eigenvalues, of the same draw: about half the time at the paper's sizes. Trace,
             norm and their ratio are still those of the whole matrix; `null_power` is then all other power.
         rows : SharedRows, optional
@@ -359,12 +359,12 @@ class LandscapeModel:
         ValueError
             For a law with measured means, with an H-term, without cross terms or with `rows`.
         MemoryError
-            Where the Gram matrix of the kept rows, or with an H-term and without `num_top` D x D, does not fit.
+            Where the Gram matrix of the kept rows, or with an H-term and without `k` D x D, does not fit.
 
         Notes
         -----
         With an H-term the eigenvalues are those of the whole Hessian, negative ones too: all D of them cost O(D^3),
-        `num_top` of them the leading rows of a band matrix (`h_term`), trace and norm with a draw of what the others
+        `k` of them the leading rows of a band matrix (`h_term`), trace and norm with a draw of what the others
         add.
 
         Up to a rotation of the parameters, G and the gradient depend on the normal rows behind c and E through their
@@ -394,7 +394,7 @@ class LandscapeModel:
         if isinstance(law, StructuredGradients):
             check_structured(self.sigma_H, cross_terms, rows is not None)
             drawn = law.weighted_rows(logits, labels, tolerance).draw(self.num_parameters, rng)
-            return spectrum_of_rows(*drawn, self.num_parameters, self.num_classes, num_top)
+            return spectrum_of_rows(*drawn, self.num_parameters, self.num_classes, k)
         return reduced_spectrum(
-            logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, num_top, rows, self.sigma_H
+            logits, labels, law, self.num_parameters, rng, cross_terms, tolerance, k, rows, self.sigma_H
         )

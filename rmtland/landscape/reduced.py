@@ -63,7 +63,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         Raises
         ------
         ValueError
-            For more than `num_top` kept.
+            For more than `spectrum` kept (its `k`).
         """
         number = integer("k", self.num_classes - 1 if k is None else k, at_least=0)
         self._require_kept("k", number)
@@ -77,7 +77,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
         Raises
         ------
         ValueError
-            For more than `num_top` kept, or than D.
+            For more than `spectrum` kept (its `k`), or than D.
         """
         power = super().gradient_power(num_directions)
         self._require_kept("num_directions", num_directions)
@@ -85,7 +85,7 @@ class LandscapeSpectrum(GaussNewtonSpectrum):
 
     def _require_kept(self, name: str, number: int) -> None:
         if self.sums is not None and number > self.eigenvalues.size:
-            raise ValueError(f"`{name}` must be <= {self.eigenvalues.size}, what `num_top` kept; got {number}")
+            raise ValueError(f"`{name}` must be <= {self.eigenvalues.size}, as many as were asked for; got {number}")
 
     def goldilocks_ratio(self, dimension: int | None = None) -> float:
         """Trace over Frobenius norm, on the whole space or on a random hyperplane.
@@ -150,23 +150,23 @@ def reduced_spectrum(
     rng: np.random.Generator,
     cross_terms: bool = True,
     tolerance: float = 1e-10,
-    num_top: int | None = None,
+    k: int | None = None,
     shared: SharedRows | None = None,
     sigma_H: float = 0.0,
 ) -> LandscapeSpectrum:
     """One draw of spectrum and gradient given logits (N, C) and labels (N,); see `LandscapeModel.spectrum`."""
     tolerance = real("tolerance", tolerance, at_least=0, below=1)
-    if num_top is not None:
-        num_top = integer("num_top", num_top, at_least=1)
+    if k is not None:
+        k = integer("k", k, at_least=1)
     sources = _sources(logits, labels, gradients, num_parameters, cross_terms, tolerance)
     rows, slope = _rows(sources, num_parameters, SharedRows(rng) if shared is None else shared)
     if sigma_H > 0:
-        return _with_h_term(rows, slope, (num_parameters, sigma_H), rng, logits.shape[1], num_top)
-    return spectrum_of_rows(rows, slope, num_parameters, logits.shape[1], num_top)
+        return _with_h_term(rows, slope, (num_parameters, sigma_H), rng, logits.shape[1], k)
+    return spectrum_of_rows(rows, slope, num_parameters, logits.shape[1], k)
 
 
 def spectrum_of_rows(
-    rows: Floats, slope: Floats, num_parameters: int, num_classes: int, num_top: int | None = None
+    rows: Floats, slope: Floats, num_parameters: int, num_classes: int, k: int | None = None
 ) -> LandscapeSpectrum:
     """The spectrum of G = rows^T rows and of the gradient `slope` (w,) in it; rows (n, w), w <= D."""
     norm = float(np.linalg.norm(slope))
@@ -177,7 +177,7 @@ def spectrum_of_rows(
     by_examples = rows.shape[0] <= rows.shape[1]
     gram = rows @ rows.T if by_examples else rows.T @ rows
     start = rows @ slope if by_examples else slope
-    eigenvalues, squares, sums = _measure(gram, start, num_top)
+    eigenvalues, squares, sums = _measure(gram, start, k)
     positive = eigenvalues > float(eigenvalues[-1]) * gram.shape[0] * float(np.finfo(np.float64).eps)
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
         squares = squares / np.where(positive, eigenvalues, 1.0)
@@ -187,14 +187,14 @@ def spectrum_of_rows(
 
 def _with_h_term(
     rows: Floats, slope: Floats, law: tuple[int, float], rng: np.random.Generator, num_classes: int,
-    num_top: int | None,
+    k: int | None,
 ) -> LandscapeSpectrum:  # fmt: skip
     """The spectrum of rows^T rows + H-term of `law` = (D, sigma_H)."""
     num_parameters, sigma_H = law
     if slope.size == 0:  # a model without lengths
         rows, slope = np.zeros((0, 1)), np.zeros(1)
     norm = float(np.linalg.norm(slope))
-    eigenvalues, squares, sums = h_term_spectrum(rows.T @ rows, slope, num_parameters, sigma_H, rng, num_top)
+    eigenvalues, squares, sums = h_term_spectrum(rows.T @ rows, slope, num_parameters, sigma_H, rng, k)
     powers = squares / norm**2 if norm > 0 else np.full(eigenvalues.size, math.nan)
     return _spectrum(eigenvalues, powers, norm, num_parameters, num_classes, sums)
 
@@ -208,15 +208,15 @@ def _spectrum(
     return LandscapeSpectrum(eigenvalues, powers, null, num_parameters, norm, num_classes=num_classes, sums=sums)
 
 
-def _measure(matrix: Floats, vector: Floats, num_top: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:
+def _measure(matrix: Floats, vector: Floats, k: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:
     """`spectral_measure`, of the top alone if asked for; then also trace and norm of the whole matrix."""
-    if num_top is None or num_top >= matrix.shape[0]:
+    if k is None or k >= matrix.shape[0]:
         return *spectral_measure(matrix, vector), None
     sums = float(np.trace(matrix)), float(np.linalg.norm(matrix))
-    if 10 * num_top < matrix.shape[0] and sums != (0.0, 0.0):
-        return *_top_measure(matrix, vector, num_top), sums
+    if 10 * k < matrix.shape[0] and sums != (0.0, 0.0):
+        return *_top_measure(matrix, vector, k), sums
     eigenvalues, squares = spectral_measure(matrix, vector)
-    return eigenvalues[-num_top:], squares[-num_top:], sums
+    return eigenvalues[-k:], squares[-k:], sums
 
 
 def _top_measure(gram: Floats, vector: Floats, count: int) -> tuple[Floats, Floats]:

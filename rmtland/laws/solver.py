@@ -357,15 +357,20 @@ class Solver:
         """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
         if count == 0:
             return self.reach[0] + 3 * self.reach[1]
-        plain = self.plain
-        bands = plain.crossings
-        for low, high in zip(bands[:-1, 1].tolist(), bands[1:, 0].tolist(), strict=True):
-            if abs(plain.atoms_above(0.5 * (low + high)) - count) < 0.5:
-                for share in (0.5, 0.25, 0.75, 0.1, 0.9):
-                    u = float(low + share * (high - low))
-                    if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
-                        return u
+        low, high, above = self._plain_gaps
+        for j in np.flatnonzero(np.abs(above - count) < 0.5).tolist():
+            for share in (0.5, 0.25, 0.75, 0.1, 0.9):
+                u = float(low[j] + share * (high[j] - low[j]))
+                if self.equation.map(u)[1] > 0 and self.equation.atoms_above(u) == count:
+                    return u
         return None
+
+    @cached_property
+    def _plain_gaps(self) -> tuple[Floats, Floats, Floats]:
+        """Ends of the gaps of the known atoms' law, and how many of these are above."""
+        bands = self.plain.crossings
+        low, high = bands[:-1, 1], bands[1:, 0]
+        return low, high, np.array([self.plain.atoms_above(u) for u in (0.5 * (low + high)).tolist()])
 
     def boundary(self, count: int) -> complex:
         """The u in the gap with so many eigenvalues above, or the point of the curve where there is none."""

@@ -12,6 +12,7 @@ from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.curvature_scales import CurvatureScalesAccumulator
 from rmtland.logits.gauss_newton import GradientAccumulator
 from rmtland.logits.gradients import LogitGradients
+from rmtland.logits.lengths import LengthAccumulator
 from rmtland.logits.outputs import OutputAccumulator
 from rmtland.logits.restriction import RestrictedChunk, restricted_sources
 from rmtland.logits.scales import LogitScalesAccumulator
@@ -25,6 +26,7 @@ STATISTICS: Mapping[str, Callable[[], Accumulator[Any]]] = {
     "curvature_scales": CurvatureScalesAccumulator,
     "gauss_newton_trace": GaussNewtonTraceAccumulator,
     "cross_class_means": CrossClassMeansAccumulator,
+    "logit_gradient_lengths": LengthAccumulator,
 }
 """By the names of the functions that are the case of one."""
 
@@ -67,7 +69,7 @@ def measure(source: LogitGradients, *names: str, by: str | None = None, **statis
         A draw, a network, arrays.
     *names : str
         Statistics by the name of their function, with its default options: "gradient", "clustering", "logit_scales",
-        "output_statistics", "gauss_newton_trace", "cross_class_means".
+        "output_statistics", "curvature_scales", "gauss_newton_trace", "cross_class_means", "logit_gradient_lengths".
     by : {None, "parameter_groups"}
         With "parameter_groups" every statistic is measured for each group of parameters alone, a network's tensors
         for instance, in the same pass.
@@ -117,6 +119,11 @@ def measure(source: LogitGradients, *names: str, by: str | None = None, **statis
 def _accumulator(statistic: Any) -> Accumulator[Any]:
     if isinstance(statistic, str):
         return STATISTICS[choice("statistics", statistic, tuple(STATISTICS))]()
+    return checked_accumulator("statistics", statistic, "names or accumulators")
+
+
+def checked_accumulator(name: str, statistic: Any, what: str = "accumulators") -> Accumulator[Any]:
+    """An accumulator; TypeError for its class or anything else."""
     if isinstance(statistic, type) or not all(hasattr(statistic, name) for name in ("start", "add", "merge", "finish")):
-        raise TypeError(f"`statistics` must be names or accumulators; got {statistic!r}")
+        raise TypeError(f"`{name}` must be {what}; got {statistic!r}")
     return statistic  # type: ignore[no-any-return]

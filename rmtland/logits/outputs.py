@@ -76,6 +76,22 @@ class OutputAccumulator(SumAccumulator[OutputStatistics]):
         return OutputStatistics(*means.tolist(), *errors.tolist())
 
 
+class LossAccumulator(SumAccumulator[tuple[float, float]]):
+    """Mean loss and its standard error over examples, of any loss."""
+
+    def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
+        """Sums of the loss and of its square, (2,)."""
+        values = chunk.loss.value()
+        xp = namespace(values)
+        return (xp.stack([xp.sum(values), xp.sum(values**2)]),)
+
+    def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> tuple[float, float]:
+        """Mean over all examples, and its error."""
+        total, squares = to_numpy(sums[0])
+        mean, error = mean_and_error(total, squares, source.num_examples)
+        return float(mean), float(error)
+
+
 def _by_example(at: LossAt, loss: Loss, labels: Array) -> Array:
     """Loss, whether the prediction is right, entropy, top probability and participation of each example, (5, n)."""
     assert isinstance(loss, CrossEntropy)

@@ -11,6 +11,7 @@ from rmtland.logits.accumulate import SharedChunk, parts_of, prototype
 from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks, told_source
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
+from rmtland.spectra.operators import SymmetricOperator
 
 
 class RestrictedChunk(SharedChunk):
@@ -122,7 +123,8 @@ def restrict(source: LogitGradients, group: str) -> RestrictedSource:
     Returns
     -------
     RestrictedSource
-        Its Gauss-Newton matrix is the group's diagonal block, its gradient the group's part, and so on.
+        Its Gauss-Newton matrix is the group's diagonal block, its gradient the group's part, and so on; of a network
+        `nets.hessian` and `nets.logit_curvature` take it too.
 
     Raises
     ------
@@ -147,3 +149,14 @@ def restricted_sources(source: LogitGradients) -> dict[Any, RestrictedSource]:
     """All groups of parameters, by name."""
     check_source(source)
     return {name: restrict(source, name) for name in source.parameter_groups}
+
+
+def diagonal_block(operator: SymmetricOperator, group: slice) -> SymmetricOperator:
+    """The diagonal block of a group of parameters, each product one with the whole."""
+
+    def multiply(block: Array) -> Array:
+        full = zeros(block, (operator.dimension, block.shape[1]))
+        full[group, ...] = block
+        return operator.multiply(full)[group, ...]
+
+    return SymmetricOperator(multiply, group.stop - group.start, operator.prototype)

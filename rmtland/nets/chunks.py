@@ -15,7 +15,7 @@ from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
 from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
-from rmtland.nets.layers import Recording
+from rmtland.nets.layers import Head, Recording
 from rmtland.nets.pass_rows import PassRows
 from rmtland.nets.pytrees import Inputs
 from rmtland.nets.reduction import Reduction
@@ -174,6 +174,7 @@ class NetworkChunk:
 
         J^T u is linear in u, so J v is the derivative of (J^T u) . v in u.
         """
+        self.network.require_derivatives("jvp")
 
         def make(outputs: Tensor) -> Backward:
             dummy = torch.zeros_like(outputs, requires_grad=True)
@@ -181,8 +182,27 @@ class NetworkChunk:
 
         return self._map("jvp", make, "jvp")
 
+    def pushforward_below(self, head: Head) -> Backward:
+        """Tangents of each parameter to those of the head's inputs: nothing of the size of the outputs is kept."""
+
+        def make() -> Backward:
+            seen: list[Tensor] = []
+            handle = head.layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+            try:
+                with torch.inference_mode(False), torch.enable_grad():
+                    self.flat_outputs(self.network.leaves)
+                    inputs = seen[-1]
+                    dummy = torch.zeros_like(inputs, requires_grad=True)
+                    return Backward(self.slopes(inputs, dummy), [dummy], self._bytes("forward", "jvp"))
+            finally:
+                handle.remove()
+
+        made: Backward = self._kept("jvp below", make, lambda _: self._bytes("forward", "jvp"), graph=True)
+        return made
+
     def second_derivative(self, name: str, slope: Slope) -> Backward:
         """Tangents of each parameter to those of J^T slope(outputs)."""
+        self.network.require_derivatives("second")
 
         def make(outputs: Tensor) -> Backward:
             leaves = tuple(self.network.leaves.values())

@@ -56,6 +56,8 @@ def _run(chunk: NetworkChunk, names: list[str], parameters: dict[str, Tensor]) -
             if name in passed.inputs:
                 passed.repeated.add(name)
                 return outputs
+            if not arguments:  # called by keyword
+                return outputs
             passed.inputs[name] = arguments[0]
             passed.added[name] = torch.zeros_like(outputs, requires_grad=True)
             return outputs + passed.added[name]

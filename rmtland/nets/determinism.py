@@ -30,13 +30,15 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> bool:
 
     Returns whether all agree; where they do not, raises or warns.
     """
-    inputs = network.placed(batch.inputs)
+    inputs = network.placed(batch.copied().inputs)
     before = [leaf.clone() for leaf in tree_leaves(inputs)]
     with torch.inference_mode(False), torch.no_grad():
         together = network.outputs(network.parameters, inputs).clone()
         if not all(torch.equal(a, b) for a, b in zip(before, tree_leaves(inputs), strict=True)):
             message = "`module` must not write to its inputs: each pass would start from the last one's; it does"
-            raise ValueError(f"{message} (clone them in `forward`)")
+            complain(f"{message} (clone them in `forward`)", action)
+            network.writes_inputs = True
+            inputs = network.placed(batch.inputs)
         again = network.outputs(network.parameters, inputs)
         if not _same(together, again):
             complain(

@@ -12,7 +12,7 @@ from torch import Tensor
 from rmtland._arguments import choice, integer
 from rmtland.logits.gradients import CHUNK_BYTES, example_slices, told_source
 from rmtland.logits.losses import Loss
-from rmtland.nets import determinism
+from rmtland.nets import determinism, pytrees
 from rmtland.nets.batches import (
     Arrays,
     Batch,
@@ -25,11 +25,12 @@ from rmtland.nets.batches import (
 )
 from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
 from rmtland.nets.chunks import NetworkChunk, Plan
-from rmtland.nets.graphs import measure_graphs
+from rmtland.nets.graphs import loss_slope, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.reducer import Reducer
 from rmtland.nets.snapshot import Forward, Snapshot
 from rmtland.nets.torch_losses import translated
+from rmtland.nets.twice import flaws
 
 FEW = 8
 """Inputs that sizes and determinism are learnt from."""
@@ -75,14 +76,15 @@ class NetworkLogitGradients:
     unpack : callable, optional
         Takes a loader's batch apart: returns (inputs, labels) or (inputs, labels, weights).
     nondeterminism : {"raise", "warn"}
-        What happens where an example's logits depend on the pass or on the rest of its batch, or where a loader that
-        is read anew in each pass does not repeat its examples.
+        What happens where an example's logits depend on the pass or on the rest of its batch, where the module writes
+        to its inputs, or where a loader that is read anew in each pass does not repeat its examples.
 
     Raises
     ------
     ValueError
         For NaN in inputs or logits, labels out of range or of another length, an empty loader, no trainable
-        parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch.
+        parameter, outputs that are not (n, C) or (n, T, C), logits that change between passes or with the batch, or do
+        not depend on the parameters; in products, for a network that torch cannot differentiate twice.
     TypeError
         For something that is no eager module, is neither arrays nor a loader, or a loss that is none.
 
@@ -173,12 +175,19 @@ class NetworkLogitGradients:
 
     def _learn(self, few: Batch) -> None:
         """Number of outputs, what a batch may hold, whether the network can be trusted."""
-        inputs = self.network.placed(few.inputs)
-        self.network.find_written_buffers(inputs)
+        few = few.copied()  # a forward pass may write to its inputs, which are the caller's
+        inputs = self.network.placed(few.copied().inputs)
+        try:
+            self.network.find_written_buffers(inputs)
+        except Exception as error:
+            error.add_note(
+                f"raised by `module` on inputs {pytrees.described(inputs)} (integers are not cast; see `forward`)"
+            )
+            raise
         # Whether logits depend on their own input alone, the same in every pass.
         self.independent = determinism.check_network(self.network, few, self._nondeterminism)
         with torch.inference_mode(False), torch.no_grad():
-            outputs = self.network.outputs(self.network.parameters, inputs)
+            outputs = self.network.outputs(self.network.parameters, self.network.placed(few.inputs))
         self._reading = Reading(
             self.loss, self._reading.ignore_index, self._reading.class_weights, tokens=outputs.ndim == 3
         )
@@ -192,6 +201,8 @@ class NetworkLogitGradients:
         some = NetworkChunk(plan, few)
         if some.labels.shape[0]:
             self.loss.check(some.logits, some.targets)
+        one = NetworkChunk(plan, few.cut(slice(0, 2)).copied())
+        self.network.flaws = flaws(one, loss_slope(one, 1))
         sizes = measure_graphs(plan, few)
         share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:
@@ -324,10 +335,14 @@ class NetworkLogitGradients:
 
 
 def check_targets(batch: Batch, outputs: Tensor, reading: Reading) -> None:
-    """ValueError where labels do not fit outputs (n, C) or (n, T, C)."""
+    """ValueError where labels do not fit outputs (n, C) or (n, T, C), or class weights do not fit labels."""
     shape = tuple(batch.targets.shape)
     want = tuple(outputs.shape[:-1])
-    if shape in (want, tuple(outputs.shape)):
-        return
-    one = "one per token" if reading.tokens else "one per example"
-    raise ValueError(f"`labels` must have shape {want}, {one}; got {shape}")
+    if shape not in (want, tuple(outputs.shape)):
+        one = "one per token" if reading.tokens else "one per example"
+        whole, got = (", ".join(["N", *map(str, sizes[1:])]) + "," * (len(sizes) == 1) for sizes in (want, shape))
+        raise ValueError(f"`labels` must have shape ({whole}), {one}; got ({got})")
+    if reading.class_weights is not None and shape != want:
+        raise ValueError(
+            f"`class_weights` must be left out where labels are no classes; got labels of shape (N, {shape[-1]})"
+        )

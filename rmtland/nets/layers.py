@@ -41,6 +41,7 @@ class Head:
     """The linear layer whose output is the network's: the signals at it are the cotangents themselves."""
 
     use: Use
+    layer: nn.Linear
     weight: Tensor  # (C, a)
     own: dict[str, str]  # the names of its trainable tensors by their roles
     inputs: Tensor  # (..., a), in the graph
@@ -100,7 +101,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
         uses.append(Use(point, _pieces_of(layer, tensors[layer], inputs)))
         passed_on = point.clone()
         if isinstance(layer, nn.Linear):
-            last[:] = [(passed_on, Head(uses[-1], layer.weight.detach(), tensors[layer], arguments[0]))]
+            last[:] = [(passed_on, Head(uses[-1], layer, layer.weight.detach(), tensors[layer], arguments[0]))]
         return passed_on
 
     tensors: dict[nn.Module, dict[str, str]] = {}

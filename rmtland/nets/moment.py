@@ -6,21 +6,25 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from rmtland._arguments import choice, several
+from rmtland._arguments import choice, instance, several
 from rmtland._arrays import double, to_numpy
+from rmtland.logits.accumulate import Accumulator
 from rmtland.logits.gauss_newton import gauss_newton, gauss_newton_spectrum
 from rmtland.logits.lengths import LengthAccumulator
-from rmtland.logits.measure import measure
+from rmtland.logits.losses import CrossEntropy
+from rmtland.logits.measure import checked_accumulator, measure
+from rmtland.logits.outputs import LossAccumulator
 from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.nets.hierarchy_moment import hierarchy_values
 from rmtland.nets.second_derivatives import hessian
+from rmtland.nets.torch_losses import translated
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.partial import partial_spectrum
 from rmtland.spectra.traces import goldilocks_ratio
@@ -33,7 +37,13 @@ Values = dict[str, tuple[tuple[str, ...], Floats]]
 STATISTICS = ("outputs", "logit_scales", "lengths", "clustering", "gauss_newton", "hessian")
 """Measured by default."""
 
+OF_ANY_LOSS = ("outputs", "gauss_newton", "hessian")
+"""By default of a loss other than cross-entropy, whose outputs need be no classes: of outputs the loss alone."""
+
 ALL_STATISTICS = (*STATISTICS, "hierarchy")
+
+RESERVED = {"weight_norm", "step", "split", "rank", "group"}
+"""What a record has beside the values of a moment."""
 
 EXACT = 1024
 """Up to this size eigenvalues come from a dense matrix: exact, and cheaper than iterating."""
@@ -51,15 +61,18 @@ class Moment:
     ----------
     statistics : tuple of str
         Of `ALL_STATISTICS`.
-    num_eigenvalues : int or None
+    k : int or None
         How many of the largest eigenvalues; C if None.
     options : dict
         Of `NetworkLogitGradients`: loss, memory_budget and so on.
+    accumulators : dict
+        Statistics of the caller's, by name.
     """
 
     statistics: tuple[str, ...]
-    num_eigenvalues: int | None
+    k: int | None
     options: Mapping[str, Any]
+    accumulators: Mapping[str, Accumulator[Any]]
 
     def measure(self, module: torch.nn.Module, inputs: Any, labels: Any, rng: np.random.Generator) -> Values:
         """Measure a module on some examples; it, its gradients and all random states are left as found."""
@@ -76,25 +89,52 @@ class Moment:
         ):  # fmt: skip
             if name in self.statistics:
                 wanted[name] = statistic
+        if "outputs" in wanted and not isinstance(source.loss, CrossEntropy):
+            wanted["loss"] = LossAccumulator()
+            del wanted["outputs"]
         if "gauss_newton" in self.statistics and not _is_exact(source):
             wanted["trace"] = "gauss_newton_trace"
-        measured = measure(source, **wanted)
+        measured = measure(source, **wanted, **{f"own {name}": a for name, a in self.accumulators.items()})
         slope = to_numpy(double(measured.gradient))
         values: Values = {"gradient_norm": ((), np.asarray(np.linalg.norm(slope)))}
         for name in wanted:
             if name in READERS:
                 values |= {key: (dims, np.asarray(v)) for key, (dims, v) in READERS[name](measured[name]).items()}
-        count = self.num_eigenvalues or source.num_classes
+        count = self.k or source.num_classes
         of_gauss_newton, of_hessian, of_hierarchy = rng.spawn(3)
         if "gauss_newton" in self.statistics:
-            found = _gauss_newton(source, slope, count, measured.get("trace"), of_gauss_newton)
-            values |= found.values("gauss_newton", count)
+            curvature = _gauss_newton(source, slope, count, measured.get("trace"), of_gauss_newton)
+            values |= curvature.values("gauss_newton", count)
         if "hessian" in self.statistics:
-            found = _of_operator(hessian(source), slope, count, source.num_classes, of_hessian)
-            values |= found.values("hessian", count)
+            curvature = _of_operator(hessian(source), slope, count, source.num_classes, of_hessian)
+            values |= curvature.values("hessian", count)
         if "hierarchy" in self.statistics:
             values |= hierarchy_values(source, of_hierarchy)
+        for name in self.accumulators:
+            found = numbers_of(name, measured[f"own {name}"])
+            for taken in found.keys() & (values.keys() | RESERVED):
+                raise ValueError(f"`accumulators` must have names that the record does not have; got {taken!r}")
+            values |= found
         return values
+
+
+def numbers_of(name: str, result: Any) -> Values:
+    """A result as named arrays: itself, or its fields that are numbers; TypeError where there are none."""
+    parts = {name: result}
+    if is_dataclass(result) and not isinstance(result, type):
+        parts = {f"{name}_{field.name}": getattr(result, field.name) for field in fields(result)}
+    elif isinstance(result, Mapping):
+        parts = {f"{name}_{key}": value for key, value in result.items()}
+    found: Values = {}
+    for key, part in parts.items():
+        if isinstance(part, (int, float, np.number, np.ndarray, torch.Tensor)):
+            values = to_numpy(part) if isinstance(part, torch.Tensor) else np.asarray(part)
+            if values.dtype.kind in "biuf":
+                found[key] = tuple(f"{key}_{axis}" for axis in range(values.ndim)), values.astype(np.float64)
+    if not found:
+        kind = type(result).__name__
+        raise TypeError(f"`accumulators` must give numbers, arrays, or mappings or dataclasses of them; got {kind}")
+    return found
 
 
 def _with_errors(result: Any, names: tuple[str, ...], prefix: str = "") -> dict[str, tuple[tuple[str, ...], Any]]:
@@ -104,6 +144,7 @@ def _with_errors(result: Any, names: tuple[str, ...], prefix: str = "") -> dict[
 
 READERS: Mapping[str, Callable[[Any], dict[str, tuple[tuple[str, ...], Any]]]] = {
     "outputs": lambda s: _with_errors(s, ("loss", "accuracy", "entropy", "max_probability", "participation")),
+    "loss": lambda s: {"loss": ((), s[0]), "loss_error": ((), s[1])},
     "logit_scales": lambda s: {
         "logit_variance": ((), s.sigma_z**2),
         "logit_variance_error": ((), 2 * s.sigma_z * s.sigma_z_error),
@@ -252,8 +293,28 @@ def weight_norm(module: torch.nn.Module) -> float:
     return math.sqrt(sum(squares)) if all(map(math.isfinite, squares)) else math.nan
 
 
-def checked_statistics(statistics: Any) -> tuple[str, ...]:
-    """Names of statistics, in the order they are measured; ValueError for another name or none."""
+def pair(inputs: Any, labels: Any) -> tuple[Any, Any]:
+    """Inputs and labels; a pair of both may stand for the inputs."""
+    if labels is None and isinstance(inputs, tuple) and len(inputs) == 2:
+        return inputs
+    return inputs, labels
+
+
+def checked_accumulators(accumulators: Any) -> dict[str, Accumulator[Any]]:
+    """Accumulators by name; TypeError for anything else, ValueError for names that are no names of variables."""
+    if accumulators is None:
+        return {}
+    for name, accumulator in instance("accumulators", accumulators, Mapping, "a mapping of names").items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"`accumulators` must have names of letters, digits and _; got {name!r}")
+        checked_accumulator("accumulators", accumulator)
+    return dict(accumulators)
+
+
+def checked_statistics(statistics: Any, loss: Any = None) -> tuple[str, ...]:
+    """Names of statistics, in the order they are measured, by default what the loss allows; ValueError for others."""
+    if statistics is None:
+        return STATISTICS if isinstance(translated(loss)[0], CrossEntropy) else OF_ANY_LOSS
     names = (statistics,) if isinstance(statistics, str) else several("statistics", statistics)
     for name in names:
         choice("statistics", name, ALL_STATISTICS)

@@ -14,9 +14,9 @@ from rmtland._arguments import integer, real
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.streamed import most_outliers, streamed_outliers
 from rmtland.nets.gradients import NetworkLogitGradients
-from rmtland.nets.moment import undisturbed, weight_norm
+from rmtland.nets.moment import pair, undisturbed, weight_norm
 from rmtland.nets.second_derivatives import hessian
-from rmtland.nets.training_hook import TrainingHook, as_pair
+from rmtland.nets.training_hook import TrainingHook
 from rmtland.spectra.lanczos import lanczos
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class OutlierMonitor(TrainingHook):
         **options: Any,
     ) -> None:
         super().__init__(module)
-        self._data, self._options = as_pair(inputs, labels), options
+        self._data, self._options = pair(inputs, labels), options
         self._share = real("share", share, above=0, below=1)
         self._every = None if every is None else integer("every", every, at_least=1)
         self._k = None if k is None else integer("k", k, at_least=1)
@@ -159,7 +159,7 @@ class OutlierMonitor(TrainingHook):
         run = lanczos(hessian(source), min(SHARPNESS_STEPS, source.num_parameters), start=start)
         coefficients = np.linalg.eigh(np.diag(run.alpha) + np.diag(run.beta[:-1], 1) + np.diag(run.beta[:-1], -1))[1]
         assert run.basis is not None
-        self._top = run.basis.T @ torch.as_tensor(coefficients[:, -1]).to(run.basis)
+        self._top = run.basis.T @ torch.as_tensor(coefficients[:, -1], device="cpu").to(run.basis)
         return {
             "sharpness": np.asarray(run.ritz_values[-1]),
             "sharpness_residual": np.asarray(run.ritz_residuals[-1]),

@@ -90,13 +90,33 @@ class PassRows:
         """(n, j), float64."""
         vectors = torch.as_tensor(vectors, device=self.values.device)
         out = self.values.new_zeros((len(self.examples), len(vectors)), dtype=widest(self.values))
+        head = self.chunk.recording().head
         for column, vector in zip(out.T, vectors, strict=True):
             tangents = self.values.new_zeros((self.chunk.network.vector.shape[0], 1))
             tangents[self._range, 0] = vector.to(tangents.dtype)
-            pushed = self.chunk.jvp(tangents)[self.examples[:, None], self.words, 0]
+            if head is None:
+                pushed = self.chunk.jvp(tangents)[self.examples[:, None], self.words, 0]
+            else:
+                pushed = self._through_head(head, tangents)
             column[...] = (pushed.to(out.dtype) * self.values).sum(dim=1)
             give_back_freed_pages()
         return out
+
+    def _through_head(self, head: Head, tangents: Tensor) -> Tensor:
+        """J v at the words (n, J), by the product rule at the last layer."""
+        network = self.chunk.network
+        parts = dict(zip(network.groups, network.split(tangents), strict=True))
+        with torch.inference_mode(False):
+            (below,) = self.chunk.pushforward_below(head)(list(parts.values()))
+        places, width = self.chunk.places[self.examples], head.inputs.shape[-1]
+        pushed = single(below[0].reshape(-1, width)[places]) @ single(head.weight[self.words]).T
+        for role, name in head.own.items():
+            own = single(parts[name][0][self.words])
+            if role == "weight":
+                pushed = pushed + single(head.inputs.detach().reshape(-1, width)[places]) @ own.T
+            else:
+                pushed = pushed + own
+        return pushed
 
     def formed(self) -> Tensor:
         """(n, d)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,18 @@ Inputs = Any
 def tensor(name: str, value: Any) -> Tensor:
     """An array or tensor as a tensor where it lies, whatever torch's default device is."""
     if isinstance(value, Tensor):
-        return value
+        if value.is_meta or value.layout != torch.strided or value.is_nested:
+            kind = "on the meta device" if value.is_meta else "nested" if value.is_nested else "sparse"
+            raise TypeError(f"`{name}` must be dense tensors with values; got one that is {kind}")
+        return value.detach()
     try:
         array = unmasked(name, value)
         if array.dtype == object:
             raise TypeError("an array of objects")
-        return torch.as_tensor(array, device="cpu")
+        with warnings.catch_warnings():
+            # Nothing here writes to what it is given; a memory-mapped or a pandas array need not be copied.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.as_tensor(array, device="cpu")
     except MaskedError as error:
         raise ValueError(str(error)) from None
     except (TypeError, ValueError, RuntimeError):
@@ -42,6 +49,12 @@ def tensors(name: str, values: Any) -> Inputs:
 def num_inputs(inputs: Inputs) -> int:
     """n, of the first leaf."""
     return int(tree_leaves(inputs)[0].shape[0])
+
+
+def described(inputs: Inputs) -> str:
+    """Shapes, without the examples, and dtypes of all leaves."""
+    leaves = [f"(n{''.join(f', {size}' for size in leaf.shape[1:])}) {leaf.dtype}" for leaf in tree_leaves(inputs)]
+    return " and ".join(leaves)
 
 
 def cut(inputs: Inputs, part: slice) -> Inputs:

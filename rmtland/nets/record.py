@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,12 +17,21 @@ import torch
 
 from rmtland._arguments import function, integer, iterable
 from rmtland._arguments import path as named_path
-from rmtland.nets.moment import STATISTICS, Moment, Values, checked_statistics, weight_norm
+from rmtland.nets.moment import (
+    Moment,
+    Values,
+    checked_accumulators,
+    checked_statistics,
+    pair,
+    weight_norm,
+)
 from rmtland.nets.record_store import RecordStore, open_record
-from rmtland.nets.training_hook import TrainingHook, as_pair
+from rmtland.nets.training_hook import TrainingHook
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from rmtland.logits.accumulate import Accumulator
 
 
 class TrainingRecord(TrainingHook):
@@ -49,14 +59,18 @@ class TrainingRecord(TrainingHook):
         depend much on how long the training takes.
     start : int
         Steps already taken, where a training goes on from a checkpoint.
-    statistics : iterable of str
+    statistics : iterable of str, optional
         Any of "outputs" (loss, accuracy, entropy, max_probability, participation), "logit_scales" (logit_variance,
         sigma_c, sigma_E, snr), "lengths" (mean lengths of the logit gradients), "clustering" (q-values),
         "gauss_newton" and "hessian" (largest eigenvalues, gradient power in each and in the top C - 1, Trace/||.||_F);
-        by default all of these. And "hierarchy": traces of A1, A2, B1 and B2, whole and by tensor, top eigenvalues, and
-        to which of A1 and B1 the C - 1 outliers of G belong (`attribution_changes` tells when they pass from one to the
-        other). Weight norm and gradient norm are always there.
-    num_eigenvalues : int, optional
+        by default all of these, of another loss than cross-entropy "outputs" (the loss alone), "gauss_newton" and
+        "hessian". And "hierarchy": traces of A1, A2, B1 and B2, whole and by tensor, top eigenvalues, and to which of
+        A1 and B1 the C - 1 outliers of G belong (`attribution_changes` tells when they pass from one to the other).
+        Weight norm and gradient norm are always there.
+    accumulators : mapping of str to Accumulator, optional
+        Statistics of your own, as `measure` takes them, in the same pass: numbers, arrays, or the fields of a mapping
+        or dataclass that are such, stored as `name` or `name_field`.
+    k : int, optional
         How many of the largest eigenvalues; by default C.
     seed : int
         Of random probes and bootstraps; each step has its own numbers, which do not depend on what was measured before.
@@ -79,7 +93,9 @@ class TrainingRecord(TrainingHook):
 
     Notes
     -----
-    Memory does not grow with the number of steps. Beside each number, as `..._error`, stands its error: over examples
+    Memory does not grow with the number of steps. Of several processes one keeps the record.
+
+    Beside each number, as `..._error`, stands its error: over examples
     for means and q-values, over logits for sigma_c, sigma_E and their SNR, 0 for matrices that are diagonalised. These
     are Hessians of at most 1,024 parameters and G with as many rows N (C - 1), of large networks 4,096; beyond that
     eigenvalues come from Lanczos iterations, with their residuals, trace, norm and ratio from random products. With all
@@ -118,8 +134,9 @@ class TrainingRecord(TrainingHook):
         steps: Iterable[int] | None = None,
         every: int | None = None,
         start: int = 0,
-        statistics: Iterable[str] = STATISTICS,
-        num_eigenvalues: int | None = None,
+        statistics: Iterable[str] | None = None,
+        accumulators: Mapping[str, Accumulator[Any]] | None = None,
+        k: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -127,12 +144,13 @@ class TrainingRecord(TrainingHook):
         self.path = named_path("path", path)
         self._chosen = _schedule(steps, every)
         self._seed = integer("seed", seed, at_least=0)
-        if num_eigenvalues is not None:
-            num_eigenvalues = integer("num_eigenvalues", num_eigenvalues, at_least=1)
-        self._moment = Moment(checked_statistics(statistics), num_eigenvalues, options)
-        self._splits = {"train": as_pair(inputs, labels)}
+        if k is not None:
+            k = integer("k", k, at_least=1)
+        own = checked_accumulators(accumulators)
+        self._moment = Moment(checked_statistics(statistics, options.get("loss")), k, options, own)
+        self._splits = {"train": pair(inputs, labels)}
         if test is not None:
-            self._splits["test"] = as_pair(test, None)
+            self._splits["test"] = pair(test, None)
         self._store = RecordStore(self.path, self._identity())
         if self._seen == 0 and self._due(-1, 0):
             self._record(0)
@@ -141,8 +159,9 @@ class TrainingRecord(TrainingHook):
         return {
             "num_parameters": sum(p.numel() for p in self._module.parameters() if p.requires_grad),
             "statistics": list(self._moment.statistics),
+            "accumulators": list(self._moment.accumulators),
             "splits": list(self._splits),
-            "num_eigenvalues": self._moment.num_eigenvalues,
+            "k": self._moment.k,
             "seed": self._seed,
         }
 
@@ -216,8 +235,9 @@ def measure_checkpoints(
     test: Any = None,
     path: str | os.PathLike[str] | None = None,
     steps: Iterable[int] | None = None,
-    statistics: Iterable[str] = STATISTICS,
-    num_eigenvalues: int | None = None,
+    statistics: Iterable[str] | None = None,
+    accumulators: Mapping[str, Accumulator[Any]] | None = None,
+    k: int | None = None,
     seed: int = 0,
     after_checkpoint: Callable[[int], None] | None = None,
     **options: Any,
@@ -239,7 +259,7 @@ def measure_checkpoints(
         Where to keep the record; checkpoints that it has already are not measured again. By default in memory.
     steps : iterable of int, optional
         Step of each checkpoint, rising; by default 0, 1, 2, ...
-    statistics, num_eigenvalues, seed, **options
+    statistics, accumulators, k, seed, **options
         As in `TrainingRecord`.
     after_checkpoint : callable, optional
         Called with the number of checkpoints done.
@@ -273,14 +293,15 @@ def measure_checkpoints(
     """
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
-            given = {"test": test, "steps": steps, "statistics": statistics, "num_eigenvalues": num_eigenvalues}
+            given = {"test": test, "steps": steps, "statistics": statistics, "k": k}
+            given["accumulators"] = accumulators
             return measure_checkpoints(
                 checkpoints, build, data, path=Path(folder) / "record", seed=seed, after_checkpoint=after_checkpoint,
                 **given, **options,
             ).load()  # fmt: skip
     function("after_checkpoint", after_checkpoint, optional=True)
     module = function("build", build)()
-    inputs, labels = as_pair(data, None)
+    inputs, labels = pair(data, None)
     numbers = iter(iterable("steps", steps)) if steps is not None else None
     names: list[str] = []
     record: TrainingRecord | None = None
@@ -294,7 +315,7 @@ def measure_checkpoints(
             # Every step is chosen, but none is measured before its weights are loaded.
             record = TrainingRecord(
                 path, module, inputs, labels, test=test, every=1, start=1, statistics=statistics,
-                num_eigenvalues=num_eigenvalues, seed=seed, **options,
+                accumulators=accumulators, k=k, seed=seed, **options,
             )  # fmt: skip
         if number not in record.steps:
             if record.steps and number < record.steps[-1]:
@@ -329,7 +350,8 @@ def load_weights(module: torch.nn.Module, checkpoint: str | os.PathLike[str] | M
         try:
             held = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            found = re.search(r"GLOBAL (\S+) was not", str(error))
+            reason = f"it holds {found[1]}, which would be run: save the state_dict alone" if found else "it is none"
             raise ValueError(f"`checkpoint` must be a file of tensors by torch.save; {name}: {reason}") from None
     if not isinstance(held, Mapping):
         raise TypeError(f"`checkpoint` must be a path or a state_dict; got {type(held).__name__}")

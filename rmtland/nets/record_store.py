@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -98,9 +99,16 @@ class RecordStore:
             _make(group, name, ("step", *dims), (0, *values.shape), "float64")
         group.attrs.update({"record_format": FORMAT, "identity": json.dumps(self.identity)})
         _commit(partial)
-        if self.path.is_dir():
-            self.path.rmdir()  # an empty folder of the user's
-        os.rename(partial, self.path)
+        try:
+            if self.path.is_dir():
+                self.path.rmdir()  # an empty folder of the user's
+            os.rename(partial, self.path)
+        except OSError:
+            shutil.rmtree(partial)
+            raise ValueError(
+                f"`path` must belong to one process alone; another has begun a record in {self.path} meanwhile (of "
+                "several ranks one keeps the record)"
+            ) from None
 
 
 def _make(group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: Any) -> zarr.Array[Any]:

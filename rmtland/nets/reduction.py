@@ -117,7 +117,7 @@ def leading(vectors: Tensor, most: int, tolerance: float) -> Tensor | None:
     """
     a = vectors.shape[1]
     width = min(most, a)
-    start = torch.randn(a, width, generator=torch.Generator("cpu").manual_seed(0)).to(vectors)
+    start = torch.randn(a, width, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(vectors)
     found = torch.linalg.qr(vectors.T @ (vectors @ start))[0]
     images = vectors @ found
     values, turn = torch.linalg.eigh(images.T @ images)

@@ -17,16 +17,18 @@ from rmtland.logits.accumulate import checked_chunks, loss_at
 from rmtland.logits.gradients import column_slices
 from rmtland.logits.losses import Loss
 from rmtland.logits.ranks import in_step, ranked
+from rmtland.logits.restriction import RestrictedSource, diagonal_block
 from rmtland.nets.budget import MEMORY_BUDGET
 from rmtland.nets.chunks import NetworkChunk, Slope
 from rmtland.nets.dense_second_derivatives import dense_second_derivative
 from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.nets.graphs import loss_slope
+from rmtland.nets.snapshot import check_module
 from rmtland.spectra.operators import SymmetricOperator
 
 
 def hessian(
-    module: torch.nn.Module | NetworkLogitGradients,
+    module: torch.nn.Module | NetworkLogitGradients | RestrictedSource,
     inputs: Any = None,
     labels: Any = None,
     *,
@@ -40,7 +42,8 @@ def hessian(
     Parameters
     ----------
     module : torch.nn.Module or NetworkLogitGradients
-        The network; or a source made of it, in which case the other arguments are left out.
+        The network; or a source made of it, in which case the other arguments are left out. Of such a source
+        `restrict(source, group)` gives the diagonal block of a group of parameters, at the price of whole products.
     inputs, labels, loss, batch_size, memory_budget
         As for `NetworkLogitGradients`; (module, loader) too.
     weight_decay : float
@@ -69,13 +72,16 @@ def hessian(
     >>> rl.nets.hessian(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense().shape
     (6, 6)
     """
+    if isinstance(module, RestrictedSource):
+        _alone(inputs, labels, loss)
+        return diagonal_block(hessian(module.source, weight_decay=weight_decay), module.parameters)  # type: ignore[arg-type]
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
     decay = real("weight_decay", weight_decay, at_least=0)
     return _second_derivative("hessian", source, lambda chunk: loss_slope(chunk, source.num_examples), decay)
 
 
 def logit_curvature(
-    module: torch.nn.Module | NetworkLogitGradients,
+    module: torch.nn.Module | NetworkLogitGradients | RestrictedSource,
     inputs: Any = None,
     labels: Any = None,
     *,
@@ -109,6 +115,9 @@ def logit_curvature(
     >>> float(abs(rl.nets.logit_curvature(network, torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0])).to_dense()).max())
     0.0
     """
+    if isinstance(module, RestrictedSource):
+        _alone(inputs, labels, loss)
+        return diagonal_block(logit_curvature(module.source), module.parameters)  # type: ignore[arg-type]
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
     def fixed(chunk: NetworkChunk) -> Slope:
@@ -116,6 +125,11 @@ def logit_curvature(
         return lambda outputs: slopes.to(outputs.dtype)
 
     return _second_derivative("logit_curvature", source, fixed)
+
+
+def _alone(*arguments: Any) -> None:
+    if any(argument is not None for argument in arguments):
+        raise TypeError("`inputs`, `labels` and `loss` come with the source; give either it or the module and its data")
 
 
 def _source(
@@ -127,12 +141,10 @@ def _source(
     memory_budget: int,
 ) -> NetworkLogitGradients:
     if hasattr(module, "chunks") and hasattr(module, "network"):  # a network's source, or a rank's among several
-        if inputs is not None or labels is not None or loss is not None:
-            raise TypeError(
-                "`inputs`, `labels` and `loss` come with the source; give either it or the module and its data"
-            )
+        _alone(inputs, labels, loss)
         return module  # type: ignore[no-any-return]
     if inputs is None:
+        check_module(module)
         raise TypeError("`inputs` must be given with a module; got None")
     return NetworkLogitGradients(module, inputs, labels, loss, batch_size=batch_size, memory_budget=memory_budget)
 

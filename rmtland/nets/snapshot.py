@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from rmtland.nets.pytrees import Inputs, num_inputs, on
 
@@ -75,6 +78,7 @@ class Snapshot:
     """
 
     def __init__(self, module: torch.nn.Module, forward: Forward | None = None) -> None:
+        module = eager(module)
         check_module(module)
         self.forward = call if forward is None else forward
         named = dict(module.named_parameters())
@@ -87,11 +91,17 @@ class Snapshot:
             replica = _with_parameters(module, trainable, self.parameters)
             self.module, self._owned = (module, False) if replica is None else (replica.eval(), True)
             self.constants = self._constants(copied=self._owned)
+        for part in self.module.modules() if self._owned else ():
+            if isinstance(part, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+                part.sparse = False  # a way of writing gradients, which all else takes as dense
+        self._weight_norm = has_weight_norm(module)
         self._called = _Called(self.module, self.forward)
         floating = (p.dtype for p in named.values() if p.is_floating_point())
         self.working_dtype = next(floating, self.vector.dtype)
         # Buffers that a forward pass has written to: a copy for each pass.
         self._written: set[str] = set()
+        self.writes_inputs = False
+        self.flaws: Mapping[str, str] = {}  # why it cannot be differentiated twice, by the kind of product
         self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,6 +143,17 @@ class Snapshot:
         with torch.inference_mode(False):
             return {n: p.detach().requires_grad_() for n, p in self.parameters.items()}
 
+    def _plain(self) -> contextlib.ExitStack:
+        """Operations in a form that torch differentiates twice, and rightly."""
+        with contextlib.ExitStack() as stack:
+            # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if self._weight_norm:
+                stack.enter_context(PlainWeightNorm())
+            return stack.pop_all()
+
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (D,) as named tensors."""
         return {n: vector[group].view(self.shapes[n]) for n, group in self.groups.items()}
@@ -154,8 +175,9 @@ class Snapshot:
 
     def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
         """Forward pass in evaluation mode, (n, C) or (n, T, C); one output per example may come as (n,)."""
-        # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
-        with evaluating(self.module), sdpa_kernel(SDPBackend.MATH):
+        if self.writes_inputs:
+            inputs = tree_map(torch.clone, inputs)
+        with evaluating(self.module), self._plain():
             if self._owned and not self._written and parameters is self.leaves:
                 # Called as it is: gradient checkpointing calls parts again when the backward pass needs them.
                 outputs = self._called(inputs)
@@ -165,12 +187,22 @@ class Snapshot:
                 outputs = functional_call(self._called, values, (inputs,), strict=True)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"`module` must return a tensor of logits; got {type(outputs).__name__} (see `forward`)")
+        if not outputs.is_floating_point():
+            raise TypeError(f"`module` must return real logits; got {outputs.dtype}")
         if outputs.ndim == 1:
             outputs = outputs[:, None]
         count = num_inputs(inputs)
         if outputs.ndim not in (2, 3) or outputs.shape[0] != count:
             raise ValueError(f"`module` must return shape ({count}, C) or ({count}, T, C); got {tuple(outputs.shape)}")
         return outputs
+
+    def require_derivatives(self, kind: str) -> None:
+        """ValueError where products of a kind would be wrong, "jvp" or "second"."""
+        if kind in self.flaws:
+            raise ValueError(
+                f"`module` must be differentiable twice for this product; {self.flaws[kind]} (gradient, clustering, "
+                "scales and gauss_newton_spectrum do without)"
+            )
 
     def placed(self, inputs: Inputs) -> Inputs:
         """Inputs on the network's device; real numbers and uint8 in its dtype, other integers as given."""
@@ -198,6 +230,29 @@ def _with_parameters(
         return None
 
 
+class PlainWeightNorm(TorchFunctionMode):
+    """Weight normalisation by its formula: torch's own operation has wrong second derivatives (as of torch 2.13)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What `func` returns, or the formula in its place."""
+        if func is torch._weight_norm:
+            directions, lengths, *dim = args
+            dim = dim[0] if dim else (kwargs or {}).get("dim", 0)
+            return directions * (lengths / torch.norm_except_dim(directions, 2, dim))
+        return func(*args, **(kwargs or {}))
+
+
+def has_weight_norm(module: torch.nn.Module) -> bool:
+    """Whether some weight is normalised, by torch's parametrisation or by the hooks that it had before."""
+    hooks = (hook for part in module.modules() for hook in part._forward_pre_hooks.values())
+    return bool({type(part).__name__ for part in (*module.modules(), *hooks)} & {"_WeightNorm", "WeightNorm"})
+
+
+def eager(module: Any) -> Any:
+    """The module itself where torch.compile has wrapped it, which has no second derivatives."""
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else module
+
+
 def single(tensor: Tensor) -> Tensor:
     """The tensor, in float32 where it is in half precision."""
     return tensor.float() if tensor.element_size() < 4 else tensor
@@ -223,6 +278,8 @@ def check_module(module: Any) -> None:
         raise ValueError("`module` must have at least one parameter that requires grad; got none")
     if any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         raise ValueError("`module` must have values; got parameters on the meta device")
+    if any(p.is_complex() for p in trainable):
+        raise ValueError("`module` must have real parameters; got complex ones")
     kinds = {(p.dtype, p.device) for p in trainable}
     if len(kinds) > 1:
         raise ValueError(f"`module` must have parameters of one dtype on one device; got {sorted(map(str, kinds))}")

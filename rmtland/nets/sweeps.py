@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def network_cell(
     width: int = 16,
-    classes: int = 10,
+    num_classes: int = 10,
     weight_scale: float = 1.0,
     depth: int = 2,
     epochs: int = 10,
@@ -30,7 +30,7 @@ def network_cell(
     ----------
     width : int
         Of each hidden layer.
-    classes : int
+    num_classes : int
         The first so many classes of the data set.
     weight_scale : float
         Initial weights and biases times this.
@@ -69,7 +69,7 @@ def network_cell(
 
     integer("width", width, at_least=1)
     integer("depth", depth, at_least=0)
-    dataset = first_classes(load_dataset(data), classes)
+    dataset = first_classes(load_dataset(data), num_classes)
     integer("num_examples", num_examples, at_least=2, at_most=len(dataset.x_train))
     seed = int(rng.integers(2**31))
     threads = torch.get_num_threads()
@@ -98,12 +98,12 @@ def network_cell(
         torch.set_num_threads(threads)
 
 
-def first_classes(dataset: Dataset, classes: int) -> Dataset:
-    """The data set without the classes from number `classes` on."""
-    integer("classes", classes, at_least=2, at_most=dataset.num_classes)
-    if classes == dataset.num_classes:
+def first_classes(dataset: Dataset, num_classes: int) -> Dataset:
+    """The data set without the classes from number `num_classes` on."""
+    integer("num_classes", num_classes, at_least=2, at_most=dataset.num_classes)
+    if num_classes == dataset.num_classes:
         return dataset
-    training, test = dataset.y_train < classes, dataset.y_test < classes
+    training, test = dataset.y_train < num_classes, dataset.y_test < num_classes
     return dataclasses.replace(
         dataset,
         x_train=dataset.x_train[training],

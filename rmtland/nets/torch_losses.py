@@ -36,7 +36,8 @@ def translated(loss: Any) -> tuple[Loss, Tensor | None, int | None]:
 
 def _translated(loss: nn.Module) -> tuple[Loss, Tensor | None, int | None]:
     name = type(loss).__name__
-    if not isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss)):
+    # Their subclasses compute something else: a focal loss is not its parent.
+    if type(loss) not in (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss):
         raise TypeError(f"`loss` must be {KNOWN}; got {name}, whose Hessian in the outputs is not known here")
     if loss.reduction != "mean":
         raise ValueError(f'`loss` must have reduction="mean", the mean over examples; got {loss.reduction!r} in {name}')
@@ -46,6 +47,7 @@ def _translated(loss: nn.Module) -> tuple[Loss, Tensor | None, int | None]:
         if loss.weight is not None or loss.pos_weight is not None:
             raise ValueError("`loss` must have neither weight nor pos_weight; got them in BCEWithLogitsLoss")
         return Logistic(mean=True), None, None
+    assert isinstance(loss, nn.CrossEntropyLoss)
     smoothing = float(loss.label_smoothing)
     weight: Tensor | None = loss.weight
     if weight is not None and smoothing > 0:

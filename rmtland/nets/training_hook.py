@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 
@@ -51,8 +50,3 @@ class TrainingHook(ABC):
     @abstractmethod
     def _record(self, number: int) -> None:
         """Measure the network and keep what was found."""
-
-
-def as_pair(inputs: Any, labels: Any) -> tuple[Any, Any]:
-    """Inputs, or a loader, and labels, which may come as one pair."""
-    return inputs if labels is None and isinstance(inputs, tuple) and len(inputs) == 2 else (inputs, labels)

@@ -213,7 +213,7 @@ def plot_phase(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result : PhaseFigure
-    quantity : {"num_outliers", "gradient_power", "ratio"}
+    quantity : {"num_above_edge", "gradient_power", "ratio"}
     ax : Axes, optional
 
     Returns
@@ -222,7 +222,7 @@ def plot_phase(result: Any, quantity: str, *, ax: Axes | None = None) -> Axes:
     """
     ax = new_or(ax)
     labels = {
-        "num_outliers": "outliers",
+        "num_above_edge": "outliers",
         "gradient_power": r"gradient power in top $C-1$",
         "ratio": QUANTITIES["ratio"],
     }
@@ -343,7 +343,7 @@ def figure8(result: Any) -> Figure:
 def phase_diagram(result: Any) -> Figure:
     """Outliers, gradient power and Goldilocks ratio over (sigma_z, SNR)."""
     figure, axes = _row(3)
-    for ax, quantity in zip(axes, ("num_outliers", "gradient_power", "ratio"), strict=True):
+    for ax, quantity in zip(axes, ("num_above_edge", "gradient_power", "ratio"), strict=True):
         plot_phase(result, quantity, ax=ax)
     return figure
 

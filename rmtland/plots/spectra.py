@@ -79,9 +79,7 @@ def plot_density(result: Any, law: Any = None, *, count: Any = None, log: bool =
     return ax
 
 
-def plot_scree(
-    eigenvalues: Any, *, count: Any = None, num_shown: int = 50, log: bool = True, ax: Axes | None = None
-) -> Axes:
+def plot_scree(eigenvalues: Any, *, count: Any = None, k: int = 50, log: bool = True, ax: Axes | None = None) -> Axes:
     """The largest eigenvalues against their rank, downwards.
 
     Parameters
@@ -90,7 +88,7 @@ def plot_scree(
         In any order; bars for its `residuals` if it has them.
     count : OutlierCount, optional
         Whose threshold to draw.
-    num_shown : int
+    k : int
         How many at most.
     log : bool
         Whether the eigenvalue axis is logarithmic; eigenvalues below zero are left out there.
@@ -103,7 +101,7 @@ def plot_scree(
     """
     ax = new_or(ax, (6, 4))
     values = _values(eigenvalues)
-    order = np.argsort(values)[::-1][:num_shown]
+    order = np.argsort(values)[::-1][:k]
     ranks, shown = np.arange(1, order.size + 1), values[order]
     residuals = getattr(eigenvalues, "residuals", None)
     errors = np.zeros(order.size) if residuals is None else _values(residuals)[order]

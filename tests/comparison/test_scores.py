@@ -116,6 +116,36 @@ def test_the_theory_stands_beside_the_draws(comparison):
     assert rl.compare(DRAW, num_draws=2, rungs=["gauss_newton"]).theory().empty
 
 
+def test_draws_are_counted_beyond_the_edge_of_their_theory(comparison):
+    rungs = comparison.stages["one"].rungs
+    own = rl.LandscapeModel.from_source(DRAW)
+    own = dataclasses.replace(own, logits=rl.GivenLogits(DRAW.logits, DRAW.labels))
+    eigenvalues, edge = rungs["own_probabilities"].eigenvalues, own.theory().bulk_edge
+    expected = [np.count_nonzero(row > edge) for row in eigenvalues]
+    np.testing.assert_array_equal(rungs["own_probabilities"].values["num_above_edge"], expected)
+    assert rungs["own_probabilities"].theory["num_above_edge"] == np.count_nonzero(own.theory().outliers() > edge)
+    # A rule of gaps needs no theory, a matrix has no edge.
+    assert math.isnan(rungs["gauss_newton"].mean("num_above_edge"))
+    assert "num_outliers" not in rungs["full_model"].theory
+
+
+def test_each_draw_of_the_logits_has_an_edge_of_its_own(monkeypatch):
+    edges, theory = [], rl.LandscapeModel.theory
+
+    def overheard(model, rng):
+        found = theory(model, rng)
+        edges.append(found.bulk_edge)
+        return found
+
+    monkeypatch.setattr(rl.LandscapeModel, "theory", overheard)
+    draw = rl.LandscapeModel.fort_ganguli(60, 4, 150, sigma_z=3.0, snr=0.1).sample(rng=0)  # outliers near the edge
+    rung = rl.compare(draw, num_draws=6, rungs=["full_model"], theory=True).stages["network"].rungs["full_model"]
+    assert len(set(edges)) == 6
+    counts = [np.count_nonzero(row > edge) for row, edge in zip(rung.eigenvalues, edges, strict=True)]
+    assert len(set(counts)) > 1
+    np.testing.assert_array_equal(rung.values["num_above_edge"], counts)
+
+
 def test_scores_are_written(comparison, tmp_path):
     comparison.to_json(tmp_path / "comparison.json")
     stored = json.loads((tmp_path / "comparison.json").read_text())["stages"]["two"]

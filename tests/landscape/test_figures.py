@@ -92,9 +92,9 @@ def test_no_peak_where_the_schedule_is_too_steep():
 
 def test_phase_diagram():
     figure = phase_figure(80, 4, 300, sigma_z=[0.5, 5.0, 50.0], snr=[0.001, 0.1, 10.0])
-    assert figure.num_outliers.shape == (3, 3)
-    assert (figure.num_outliers[-1] == 3).all()
-    assert (figure.num_outliers[0] == 0).all()
+    assert figure.num_above_edge.shape == (3, 3)
+    assert (figure.num_above_edge[-1] == 3).all()
+    assert (figure.num_above_edge[0] == 0).all()
     assert (np.diff(figure.transition, axis=0) >= 0).all()
     assert (np.diff(figure.gradient_power, axis=0) > 0).all()
     assert (np.diff(figure.ratio[0]) < 0).all()
@@ -103,8 +103,8 @@ def test_phase_diagram():
 def test_the_h_term_swallows_the_outliers():
     model = rl.LandscapeModel.fort_ganguli(60, 4, 200, sigma_z=1.0, snr=4.0)
     figure = h_term_figure(model, num_draws=12, rng=1)
-    assert figure.num_outliers[0] == 3
-    assert figure.num_outliers[-1] == 0
+    assert figure.num_above_edge[0] == 3
+    assert figure.num_above_edge[-1] == 0
     # Draws are paired with the theory, outliers and what the bulk's edge has instead of them.
     np.testing.assert_allclose(figure.eigenvalues.mean(axis=0), figure.eigenvalues_theory, rtol=0.1)
     np.testing.assert_allclose(figure.power.mean(axis=0), figure.power_theory, atol=0.1)

@@ -80,7 +80,7 @@ def test_scales_that_swallow_the_outliers():
     weakest, strongest, _, first, last = numbers(figure.statements[0][1].replace("C - 1", "1"))
     assert [first, last] == pytest.approx(figure.power_theory[[0, -1]].tolist(), rel=DIGITS)
     # All stand out below the weakest one's scale, none beyond the strongest one's.
-    assert set(figure.num_outliers[figure.sigma_H < weakest * (1 - DIGITS)]) == {3}
-    assert set(figure.num_outliers[figure.sigma_H > strongest * (1 + DIGITS)]) == {0}
+    assert set(figure.num_above_edge[figure.sigma_H < weakest * (1 - DIGITS)]) == {3}
+    assert set(figure.num_above_edge[figure.sigma_H > strongest * (1 + DIGITS)]) == {0}
     between = (figure.sigma_H > weakest * (1 + DIGITS)) & (figure.sigma_H < strongest * (1 - DIGITS))
-    assert set(figure.num_outliers[between]) <= {1, 2}
+    assert set(figure.num_above_edge[between]) <= {1, 2}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.theory.continuation import Continuation, NoWay
+from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
@@ -126,18 +126,37 @@ def test_density_and_counts_belong_together():
     assert theory.quantiles([theory.count_above(0.5 * edge)])[0] == pytest.approx(0.5 * edge, rel=1e-4)
 
 
-def test_eigenvalues_are_found_where_no_way_leads_down_to_them(monkeypatch):
-    expected = model_of(LAWS["anisotropic"]).theory()
+@pytest.mark.parametrize("seed", [0, 1])
+def test_quantiles_have_as_many_eigenvalues_above(seed):
+    """Where most eigenvalues are 0, at every height above the axis more seem to be above a place than are."""
+    law = rl.UnevenGradients(1.0, 2.0, effective_dimension=10.0)
+    theory = rl.LandscapeModel(40, 5, 10**5, rl.GaussianLogits(1.0), law).theory(rng=seed)
+    counts = np.arange(12) + 0.5
+    places = theory.quantiles(counts[::-1])[::-1]
+    assert (np.diff(places) < 0).all()
+    for place, count in zip(places, counts, strict=True):
+        assert theory.count_above(float(place)) == pytest.approx(count, abs=1e-5)
 
-    def blocked(*_):
-        raise NoWay("blocked")
 
-    monkeypatch.setattr(Continuation, "_down", blocked)
-    theory = model_of(LAWS["anisotropic"]).theory()
-    np.testing.assert_allclose(theory.outliers(), expected.outliers(), rtol=1e-6)
-    counts = [4.5, 10.0, 20.0]
-    np.testing.assert_allclose(theory.quantiles(counts), expected.quantiles(counts), rtol=1e-4)
-    assert theory.gradient_power(C - 1) == pytest.approx(expected.gradient_power(C - 1), abs=1e-4)
+def test_no_more_eigenvalues_than_directions():
+    law = rl.AnisotropicGradients(np.zeros((C, C)), 1.0, rl.ResidualCovariance([3.0, 1.0], [1, 4]))
+    model = rl.LandscapeModel(N, C, D, GIVEN, law)
+    places = model.theory().quantiles([0.5, 4.5, 5.5])
+    assert (places > 0).tolist() == [True, True, False]
+    assert np.count_nonzero(model.spectrum(rng=0).eigenvalues > 1e-12) == 5
+
+
+@pytest.mark.parametrize("x", [0.002, 0.01, 0.03, 0.1, 0.3])
+def test_one_step_to_the_axis_is_the_long_way(x):
+    """From a height that the step is large from, and from an eigenvalue's band or gap to another's."""
+    solver = model_of(LAWS["everything"]).theory()._solver
+    expected = solver.follow(solver.above(x, 1e-9), complex(x, 1e-11))
+    for state in (solver.above(x, 0.1 * x), solver.solve(1.2 * x), solver.solve(0.9 * x)):
+        found = solver.beside(state, x)
+        if found is not None:
+            assert found.m == pytest.approx(expected.m, rel=1e-4)
+            assert found.a == pytest.approx(expected.a, rel=1e-4)
+    assert solver.solve(x).m == pytest.approx(expected.m, rel=1e-4)
 
 
 def test_a_solution_solves_the_matrix_equations():

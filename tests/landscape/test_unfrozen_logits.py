@@ -133,7 +133,7 @@ def test_bad_input():
 
 
 def mean_top(model, count=6):
-    return np.mean([model.spectrum(seed, num_top=1).eigenvalues[-1] for seed in range(count)])
+    return np.mean([model.spectrum(seed, k=1).eigenvalues[-1] for seed in range(count)])
 
 
 def test_frozen_examples_with_longer_gradients_do_not_raise_the_top():

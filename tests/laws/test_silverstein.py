@@ -1,5 +1,6 @@
 """Generalised Marchenko-Pastur against polynomial roots, quadrature, dense matrices and its one-atom case."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -325,12 +326,39 @@ def test_the_mass_test_sees_a_lost_band():
 
 @pytest.mark.parametrize("weight", [1e-3, 1e-9, 1e-15])
 def test_weak_bands(weight):
-    law = rl.GeneralizedMarchenkoPastur([1.0, 2.0, 3.0], 100, [20, weight, 20])
-    if len(law.support) == 3:
-        low, high = law.support[1]
-        assert law.count_below(high) - law.count_below(low) == pytest.approx(weight, rel=1e-9, abs=1e-14)
-    assert mass(law) == pytest.approx(1, abs=1e-9)
-    assert law.cdf(1e9) == 1
+    laws = [rl.GeneralizedMarchenkoPastur([1.0, 2.0, 3.0], d, [20, weight, 20]) for d in (100, 1000)]
+    assert [len(law.support) for law in laws] == [1, 3]
+    low, high = laws[1].support[1]
+    # x(u) = u (D + sum w t / (u - t)) has two extrema beside u = 2, x0 -+ 2 sqrt(w 2^2 x0') with x0 without that atom.
+    half = 4 * (weight * (1000 - 20 * 1**2 / (2 - 1) ** 2 - 20 * 3**2 / (2 - 3) ** 2)) ** 0.5
+    expected = 2 * (1000 + 20 * 1 / (2 - 1) + 20 * 3 / (2 - 3)) + half * np.array([-1, 1])
+    np.testing.assert_allclose([low, high], expected, rtol=1e-15, atol=1e-3 * half)
+    assert 1000 * (laws[1].sf(low) - laws[1].sf(high)) == pytest.approx(weight, rel=1e-9, abs=1e-14)
+    for law in laws:
+        assert mass(law) == pytest.approx(1, abs=1e-9)
+        assert law.cdf(1e9) == 1
+
+
+@pytest.mark.parametrize(
+    ("t", "a"),
+    [
+        ([0.0115, 0.0134, 0.0163, 2.88], [9e-10, 6.2e-10, 1.8e-5, 1.5e-5]),
+        ([0.0162, 0.076, 0.769], [0.52, 7.4e-9, 5.1e-9]),
+        ([0.0534, 0.577, 1.68, 2.975, 3.48], [3.8e-4, 5.94, 1.93e-5, 3.67e-6, 1.9e-7]),
+        ([0.0855, 0.323, 0.549, 1.21, 1.87], [3.8e-7, 7.5e-6, 0.188, 9.7e-3, 0.0192]),
+    ],
+)
+def test_all_edges_where_a_newton_step_leaves_its_gap(t, a):
+    """They are at the real roots of h = sum a / (u - t)^2 = 1, all of which a polynomial has."""
+    t, a, d = np.array(t), np.array(a), 1000.0
+    law = rl.GeneralizedMarchenkoPastur(t, d, a * d / t**2)
+    with mpmath.workdps(60):
+        squares, one = [np.poly1d([1, -mpmath.mpf(x)]) ** 2 for x in t], np.poly1d([1])
+        others = (a[i] * math.prod(squares[:i] + squares[i + 1 :], start=one) for i in range(t.size))
+        roots = mpmath.polyroots((math.prod(squares, start=one) - sum(others)).c.tolist(), 500, extraprec=300)
+    u = np.sort([float(r.real) for r in roots if abs(r.imag) < 1e-20])
+    edges = d * u * (1 + (a / t / (u[:, None] - t)).sum(axis=1))
+    np.testing.assert_allclose(law.support.ravel(), edges, rtol=1e-6)
 
 
 def test_bands_that_nearly_touch():

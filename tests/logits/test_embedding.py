@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
 import rmtland as rl
 from tests import oracles
@@ -28,6 +29,29 @@ def test_classes_lie_with_their_pairs():
                 right += near in np.argsort(shown)[:2]
                 total += 1
     assert right / total > 0.8
+
+
+def test_the_plane_is_found_from_all_distances(monkeypatch):
+    """In units that are a power of two, leading directions first, by which it starts."""
+
+    class Plane:
+        def __init__(self, **options):
+            assert options["init"] == "pca"
+
+        def fit_transform(self, points):
+            given.append(points)
+            return points[:, :2]
+
+    given = []
+    monkeypatch.setattr("sklearn.manifold.TSNE", Plane)
+    hierarchy = rl.hierarchy(rl.DenseLogitGradients(*clusters()))
+    embedding = rl.class_embedding(hierarchy)
+    others = ~np.eye(5, dtype=bool)
+    exact = np.concatenate([hierarchy.means.class_means, hierarchy.means.pair_means[others]])
+    shares = pdist(given[0]) / pdist(exact)
+    np.testing.assert_allclose(shares, 2.0 ** round(np.log2(shares[0])), rtol=1e-6)
+    assert (np.diff(np.linalg.norm(given[0], axis=0)) <= 0).all()
+    np.testing.assert_array_equal(np.concatenate([embedding.classes, embedding.pairs[others]]), given[0][:, :2])
 
 
 def test_what_is_absent_has_no_point():

@@ -11,7 +11,15 @@ from tests import oracles
 
 ARRAYS = oracles.examples(50, 3, 12)
 GROUPS = {"a": slice(0, 5), "b": slice(5, 12)}
-NAMES = ("gradient", "clustering", "logit_scales", "output_statistics", "gauss_newton_trace")
+NAMES = (
+    "gradient",
+    "clustering",
+    "logit_scales",
+    "output_statistics",
+    "gauss_newton_trace",
+    "curvature_scales",
+    "logit_gradient_lengths",
+)
 
 
 def source(**kwargs):
@@ -31,7 +39,7 @@ def test_all_together_are_bit_for_bit_each_alone():
     dense = rl.DenseLogitGradients(*ARRAYS, chunk_size=17)
     together = rl.measure(dense, *NAMES)
     assert list(together) == list(NAMES)
-    assert len(together) == 5
+    assert len(together) == len(NAMES)
     for name in NAMES:
         same(np.asarray(together[name]) if name.endswith("trace") else together[name], getattr(rl, name)(dense))
         assert getattr(together, name) is together[name]

@@ -32,11 +32,11 @@ def source_of(vocabulary, budget, shape=(8, 16)):
     return rl.nets.NetworkLogitGradients(Language(vocabulary), tokens, labels, memory_budget=budget * 2**20)
 
 
-def main(budget):
+def main(budget, *shape):
     torch.set_num_threads(1)
     rl.clustering(source_of(40, 1, (2, 3)), classes=WORDS)  # imports, thread buffers
     base = status("VmRSS")
-    source = source_of(50_000, budget)
+    source = source_of(50_000, budget, shape)
     rl.gradient(source)
     (PROC / "clear_refs").write_text("5")  # the high-water mark starts anew
     begun = time.process_time()
@@ -49,4 +49,4 @@ def main(budget):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

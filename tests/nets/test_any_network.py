@@ -55,16 +55,15 @@ def check(source, outputs, loss, parameters):
 class Language(nn.Module):
     def __init__(self, vocabulary=7):
         super().__init__()
-        self.embed = nn.Embedding(vocabulary, 6)
-        self.cell = nn.GRU(6, 5, batch_first=True)
-        self.head = nn.Linear(5, vocabulary)
+        self.embed = nn.Embedding(vocabulary, 3)
+        self.cell = nn.GRU(3, 3, batch_first=True)
+        self.head = nn.Linear(3, vocabulary)
 
     def forward(self, x):
         return self.head(self.cell(self.embed(x))[0])
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, 12, 100])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("chunk_size", "weighted"), [(1, False), (3, True), (12, False), (100, True)])
 def test_tokens_are_examples_and_padding_is_none(chunk_size, weighted):
     torch.manual_seed(0)
     module = Language().double()
@@ -271,8 +270,8 @@ def test_a_frozen_backbone_in_half_precision_under_a_head_in_single():
 
 def test_bfloat16_throughout():
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, C)).bfloat16()
-    x, y = torch.randn(40, 20), torch.arange(40) % C
+    module = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, C)).bfloat16()
+    x, y = torch.randn(40, 10), torch.arange(40) % C
     half = NetworkLogitGradients(module, x, y, batch_size=7)
     single = NetworkLogitGradients(module.float(), x.bfloat16(), y)
     from scipy.sparse.linalg import eigsh

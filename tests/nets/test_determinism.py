@@ -61,11 +61,23 @@ def test_networks_whose_logits_are_no_function_of_the_example(between, message):
         torch.testing.assert_close(torch.from_numpy(hessian.to_dense()) @ ones, hessian @ ones)
 
 
-def test_a_forward_pass_that_writes_to_its_inputs():
-    module = nn.Sequential(Over(), nn.Linear(6, 3)).double()
-    x = X.clone()
+@pytest.mark.parametrize("first", [Over(), nn.ReLU(inplace=True)])
+def test_a_forward_pass_that_writes_to_its_inputs(first):
+    torch.manual_seed(0)
+    rest = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    module, x = nn.Sequential(first, *rest), X.clone()
     with pytest.raises(ValueError, match="`module` must not write to its inputs"):
         NetworkLogitGradients(module, x, Y)
+    with pytest.warns(RuntimeWarning, match="`module` must not write to its inputs"):
+        source = NetworkLogitGradients(module, x, Y, nondeterminism="warn", batch_size=20)
+    # Each pass has a copy.
+    expected = NetworkLogitGradients(rest, first(X.clone()), Y)
+    v = torch.ones(source.num_parameters, 2, dtype=torch.float64)
+    for statistic in (rl.gradient, lambda s: rl.nets.hessian(s) @ v, lambda s: rl.gauss_newton(s) @ v):
+        for _ in range(2):
+            torch.testing.assert_close(statistic(source), statistic(expected))
+    assert rl.clustering(source).same_logit == pytest.approx(rl.clustering(expected).same_logit, rel=1e-12)
+    assert torch.equal(x, X)
 
 
 def test_dropout_that_evaluation_mode_turns_off_is_no_matter():

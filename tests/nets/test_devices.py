@@ -1,5 +1,8 @@
 """Nothing lands on torch's default device, and nothing asks for a float64 that a device does not have."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from rmtland.nets import NetworkLogitGradients
 
 torch.manual_seed(0)
 X, Y, V = torch.randn(12, 1, 6, 6), torch.arange(12) % 3, np.random.default_rng(0).normal(size=(120, 2))
+MORE, CLASSES = torch.randn(48, 1, 6, 6), torch.arange(48) % 3
 BATCHES = [(X[:7], Y[:7]), (X[7:], Y[7:])]
 DEVICES = ["cpu"]
 DEVICES += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
@@ -100,7 +104,7 @@ def wider_calls(module, folder):
         "goldilocks": rl.goldilocks_ratio(rl.gauss_newton(source)),
     }
     results["compared"] = rl.compare(source, num_draws=2, rng=0).to_xarray().to_array().values
-    record = rl.nets.TrainingRecord(folder, module, X, Y, every=1, seed=0)
+    record = rl.nets.TrainingRecord(folder / "record", module, X, Y, every=1, seed=0)
     rl.nets.train(module, X, Y, epochs=1, batch_size=6, after_step=record.step)
     data = record.dataset().load()
     results |= {f"record {name}": data[name].values for name in data.data_vars if "error" not in name}
@@ -109,17 +113,60 @@ def wider_calls(module, folder):
 
 @pytest.mark.filterwarnings("ignore:sigma_")
 @pytest.mark.parametrize("device", DEVICES)
-def test_records_spectra_and_comparisons_while_the_default_device_holds_no_data(device, tmp_path):
-    expected, module = wider_calls(network(), tmp_path / "first"), network(device)
+@pytest.mark.parametrize("calls", ["wider_calls", "calls_with_pairs"])
+def test_all_other_calls_while_the_default_device_holds_no_data(calls, device, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    expected, module = globals()[calls](network(), tmp_path / "first"), network(device)
     torch.set_default_device("meta")
     try:
-        results = wider_calls(module, tmp_path / "second")
+        results = globals()[calls](module, tmp_path / "second")
     finally:
         torch.set_default_device(None)
-    assert len([name for name in expected if name.startswith("record")]) > 5
+    if calls == "wider_calls":
+        assert len([name for name in expected if name.startswith("record")]) > 5
     tolerance = 1e-6 if device == "cpu" else 1e-2
     for key, value in results.items():
         np.testing.assert_allclose(value, expected[key], atol=tolerance, rtol=tolerance, err_msg=key)
+
+
+def calls_with_pairs(module, folder):
+    """What class means, inner products of all logit gradients, and what is made of both are for."""
+    source = NetworkLogitGradients(module, MORE, CLASSES, batch_size=5)
+    parts, gram, hessian = rl.hierarchy(source), rl.logit_gradient_gram(source), rl.nets.hessian(source)
+    ones = source.prototype.new_ones((source.num_parameters, 2))
+    moments, monitor = rl.residual_moments(gram), rl.nets.OutlierMonitor(module, MORE, CLASSES, every=1)
+    monitor.step()
+    followed = monitor.dataset()
+    torch.save(module.state_dict(), folder / "weights.pt")
+    checked = rl.nets.measure_checkpoints(
+        [folder / "weights.pt"], lambda: module, (MORE, CLASSES), statistics="hierarchy"
+    )
+    results = {
+        "traces": list(parts.traces.values()),
+        "streamed A1": rl.hierarchy(source, keep_pairs=False).A1 @ ones,
+        "attribution": rl.attribution(parts, rng=0).eigenvalues,
+        "one pass": rl.streamed_outliers(source).eigenvalues,
+        "two passes": rl.streamed_outliers(source, 2).eigenvalues,
+        "from a start": rl.streamed_outliers(source, start=ones).eigenvalues,
+        "moments": moments.values,
+        "recovered": vars(rl.recover_spectrum(moments, num_draws=2))["eigenvalues"],
+        "mean moments": rl.mean_moments(gram).values,
+        "kronecker": rl.kronecker_fit(gram).shares,
+        "uneven": rl.UnevenGradients.from_source(gram).mean_length,
+        "measured law": repr(rl.measured_gradients(gram)) != "",
+        "curvature moments": rl.curvature_moments(gram).residual_length,
+        "curvature scales": rl.curvature_scales(source).mean_length,
+        "restricted": rl.nets.hessian(rl.restrict(source, "0.weight")).to_dense(),
+        "monitor": [followed.eigenvalues.values[-1, -1], followed.sharpness.values[-1]],
+        "deflated": rl.deflate(hessian, rl.top_eigenpairs(hessian, 2, rng=0)) @ ones,
+        "subspace": rl.subspace_iteration(hessian, 1, tolerance=0.1, rng=0).eigenvalues,
+        "log density": rl.log_spectral_density(hessian, num_steps=10, rng=0).density,
+        "diagonal": rl.diagonal_estimate(hessian, num_products=20, rng=0).estimate,
+        "model": rl.LandscapeModel.from_source(source).sigma_c,
+        "checkpoints": checked.to_array().values[np.isfinite(checked.to_array().values)],
+    }
+    return {name: _arrays.to_numpy(value) for name, value in results.items()}
 
 
 class NoDouble(TorchDispatchMode):
@@ -173,6 +220,23 @@ def test_spectra_are_finished_in_double_precision(num_examples, monkeypatch):
     np.testing.assert_allclose(spectrum().eigenvalues, expected.eigenvalues, atol=1e-5 * expected.eigenvalues[-1])
     monkeypatch.setattr(_arrays, "WITHOUT_DOUBLE", frozenset({"meta"}))
     assert _arrays.where_double_is(X) is X
+
+
+MAKERS = {"zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor", "as_tensor", "scalar_tensor"}
+MAKERS |= {"rand", "randn", "randint", "randperm", "normal"}
+PACKAGE = Path(rl.__file__).parent
+# Networks are made where torch makes them.
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if "architectures" not in p.parts]
+
+
+def test_no_tensor_is_made_without_a_device():
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            makes = isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in MAKERS}
+            if makes and "device" not in {keyword.arg for keyword in node.keywords}:
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
 
 
 def test_double_stays_double_elsewhere():

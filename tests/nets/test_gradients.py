@@ -88,8 +88,9 @@ def test_the_module_is_left_as_found():
 
 def test_an_error_in_the_forward_pass_restores_the_mode():
     module, _ = build("conv")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError) as raised:
         NetworkLogitGradients(module, torch.randn(3, 5, dtype=torch.float64), torch.tensor([0, 1, 2]))
+    assert raised.value.__notes__[0].startswith("raised by `module` on inputs (n, 5) torch.float64 (integers")
     assert all(m.training for m in module.modules())
 
 
@@ -202,12 +203,24 @@ X, Y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
         ((iter([(X, Y)]),), TypeError, "`inputs` must be arrays, or a loader that can be iterated over repeatedly"),
         ((3,), TypeError, "`inputs` must be arrays, or a loader that can be iterated over repeatedly; got int"),
         ((torch.tensor(1.0), Y), ValueError, r"`inputs` must have shape \(N, ...\) with N >= 1; got \(\)"),
+        ((X, Y[:, None]), ValueError, r"`labels` must have shape \(N,\), one per example; got \(N, 1\)"),
+        ((X.to("meta"), Y), TypeError, "`inputs` must be dense .* got one that is on the meta device"),
+        ((X, Y.to("meta")), TypeError, "`labels` must be dense .* got one that is on the meta device"),
+        ((X.to_sparse(), Y), TypeError, "`inputs` must be dense tensors with values; got one that is sparse"),
     ],
 )  # fmt: skip
 def test_bad_data(arguments, error, message):
     module, _ = build("mlp")
     with pytest.raises(error, match=message):
         NetworkLogitGradients(module, *arguments)
+
+
+def test_what_may_not_be_written_to_or_has_a_graph_is_read():
+    module, _ = build("mlp")
+    array, labels = X.numpy().copy(), torch.softmax(X[:, :3], dim=1).requires_grad_()
+    array.flags.writeable = False  # of memory-mapped files, and of pandas
+    found = rl.gradient(NetworkLogitGradients(module, array, labels))
+    torch.testing.assert_close(found, rl.gradient(NetworkLogitGradients(module, X, labels.detach())))
 
 
 def test_bad_modules():
@@ -220,7 +233,7 @@ def test_bad_modules():
         ValueError, match="`module` must have parameters of one dtype on one device; got .*float32.*float64"
     ):
         NetworkLogitGradients(mixed, X, Y)
-    with pytest.raises(ValueError, match=r"`labels` must have shape \(4, 2\), one per token; got \(4,\)"):
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(N, 2\), one per token; got \(N,\)"):
         NetworkLogitGradients(nn.Linear(3, 3).double(), X.reshape(4, 2, 3), Y)
     with pytest.raises(ValueError, match=r"`module` must return shape \(4, C\) or \(4, T, C\); got \(4, 1, 2, 3\)"):
         NetworkLogitGradients(nn.Linear(3, 3).double(), X.reshape(4, 1, 2, 3), Y)
@@ -233,6 +246,23 @@ def test_bad_modules():
 
     with pytest.raises(TypeError, match="`module` must return a tensor of logits; got dict"):
         NetworkLogitGradients(Odd(6, 3).double(), X, Y)
+
+    with pytest.raises(ValueError, match="`module` must have real parameters; got complex ones"):
+        NetworkLogitGradients(nn.Linear(6, 3, dtype=torch.complex64), X, Y)
+
+    class Choosing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).argsort(dim=1)
+
+    with pytest.raises(TypeError, match="`module` must return real logits; got torch.int64"):
+        NetworkLogitGradients(Choosing(6, 3).double(), X, Y)
+
+    class Detached(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(ValueError, match="`module` must return logits that depend on its parameters; got ones that"):
+        NetworkLogitGradients(Detached(6, 3).double(), X, Y)
 
     class Diverging(nn.Linear):
         def forward(self, x):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
+from rmtland.nets import second_derivatives
 from tests.nets.networks import LABELS, NAMES, build, flat, full_hessian
 
 
@@ -122,6 +123,21 @@ def test_blocks_some_columns_at_a_time(monkeypatch):
         torch.testing.assert_close(rl.gauss_newton(narrow) @ block, whole[1])
 
 
+def test_parameters_of_linear_layers_are_not_multiplied_column_by_column(monkeypatch):
+    module = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(9, 5, dtype=torch.float64), LABELS[:9])
+    plain, multiplied = second_derivatives.dense_second_derivative, []
+
+    def counted(source, slope, columns, decay):
+        return plain(source, slope, lambda block: multiplied.append(block.shape[1]) or columns(block), decay)
+
+    monkeypatch.setattr(second_derivatives, "dense_second_derivative", counted)
+    for decay in (0.0, 0.3):
+        operator = rl.nets.hessian(source, weight_decay=decay)
+        np.testing.assert_allclose(operator.to_dense(), operator.to_dense(block_size=7), atol=1e-13)
+    assert multiplied == [8, 8]  # the norm's
+
+
 def test_weight_decay_adds_the_derivatives_of_an_l2_term():
     module = Branches().double()
     inputs = torch.randn(9, 5, dtype=torch.float64)
@@ -143,3 +159,21 @@ def test_weight_decay_adds_the_derivatives_of_an_l2_term():
     ):
         rl.gradient(arrays, weight_decay=0.1)
     np.testing.assert_allclose(rl.gauss_newton(arrays, weight_decay=0.1) @ np.ones(3), np.full(3, 0.1))
+
+
+@pytest.mark.parametrize("function", [rl.nets.hessian, rl.nets.logit_curvature])
+def test_diagonal_blocks_of_groups(function):
+    module, inputs = build("mlp")
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
+    whole = function(source).to_dense()
+    for group, place in source.parameter_groups.items():
+        block = function(rl.restrict(source, group))
+        np.testing.assert_allclose(block.to_dense(), whole[place, place], atol=1e-13)
+        assert block.dtype == torch.float64
+    if function is rl.nets.hessian:
+        decayed = rl.nets.hessian(rl.restrict(source, group), weight_decay=0.5).to_dense()
+        np.testing.assert_allclose(decayed, whole[place, place] + 0.5 * np.eye(len(decayed)), atol=1e-13)
+    with pytest.raises(TypeError, match="`inputs`, `labels` and `loss` come with the source"):
+        function(rl.restrict(source, group), inputs, LABELS)
+    with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got DenseLogitGradients"):
+        function(rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3))))

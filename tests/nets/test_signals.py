@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -185,10 +187,10 @@ def beyond(reduction, image, name, shape):
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("held", [True, False])
 def test_a_closer_look_sees_inputs_and_signals_in_full(again, held, monkeypatch):
-    module, inputs, labels = wide(num_examples=200)
+    module, inputs, labels = wide(num_examples=80)
     monkeypatch.setattr("rmtland.nets.reducer.HELD", 1.0 if held else 1e9)
     monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (9, 20))
-    source = rl.nets.NetworkLogitGradients(module, inputs, labels, batch_size=70)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels, batch_size=30)
     reducer = source.reducer(0.05)
     assert reducer.held is held
     if not again:
@@ -202,7 +204,7 @@ def test_a_closer_look_sees_inputs_and_signals_in_full(again, held, monkeypatch)
         for _, part in reducer.parts(chunk):
             p = part.logits.softmax(dim=1)
             pushed = part.jvp(vectors)
-            curved = p[:, :, None] * (pushed - (p[:, :, None] * pushed).sum(dim=1, keepdim=True)) / 200
+            curved = p[:, :, None] * (pushed - (p[:, :, None] * pushed).sum(dim=1, keepdim=True)) / 80
             within += part.vjp(curved)
             closer.add(part, curved)
     gradients, outputs = (array.numpy() for array in jacobian(module, inputs))
@@ -280,6 +282,40 @@ def test_two_passes_are_better_than_one_whatever_the_memory_and_the_chunks(netwo
         if passes == 2:
             before = np.abs(found[size, budget, 1].eigenvalues / exact - 1).mean()
             assert np.abs(one.eigenvalues / exact - 1).mean() < before * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_is_left_out_is_not_told_of_fewer_than_two_examples(count):
+    module, inputs, labels = wide(num_examples=count)
+    reducer = rl.nets.NetworkLogitGradients(module, inputs, labels).reducer(0.01)
+    vectors = torch.randn(reducer.reduction.size, 3).double()
+    torch.testing.assert_close(reducer.left_out(vectors), torch.zeros(3).double(), rtol=0, atol=0)
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_the_unit_of_the_parameters_does_not_matter():
+    """Neither to the outliers nor to whether they are looked at again; a power of two changes no digit."""
+    module, inputs, labels = wide(num_examples=200)
+    unit, found = 2.0**-10, []
+    for factor in (1.0, unit):
+        layers = []
+        for layer in copy.deepcopy(module):
+            layers += [layer, Times(factor)] if isinstance(layer, nn.Linear) else [layer]
+        scaled = nn.Sequential(*layers)
+        with torch.no_grad():
+            for p in scaled.parameters():
+                p /= factor
+        source = rl.nets.NetworkLogitGradients(scaled, inputs, labels)
+        found.append(rl.streamed_outliers(source, passes=1, k=8).eigenvalues)
+    np.testing.assert_allclose(found[1], unit**2 * found[0], rtol=1e-9)
 
 
 def test_what_is_not_held_is_found_anew(monkeypatch):

@@ -66,6 +66,14 @@ def test_losses_of_torch_and_their_options(name):
     assert spectrum.gradient_norm == pytest.approx(float(slope.norm()), rel=1e-9)
 
 
+class Focal(nn.CrossEntropyLoss):
+    """Its parent's options, but another function."""
+
+    def forward(self, outputs, labels):
+        own = torch.softmax(outputs, dim=1).gather(1, labels[:, None])
+        return -((1 - own) ** 2 * own.log()).mean()
+
+
 @pytest.mark.parametrize(
     ("loss", "error", "message"),
     [
@@ -74,6 +82,7 @@ def test_losses_of_torch_and_their_options(name):
         (lambda z, y: 0, TypeError, "`loss` must be CrossEntropy.*; got <lambda>"),
         (F.cross_entropy, TypeError, "got cross_entropy"),
         ("mse", TypeError, "got 'mse'"),
+        (Focal(), TypeError, "got Focal, whose Hessian in the outputs is not known here"),
         (nn.NLLLoss(), TypeError, "got NLLLoss, whose Hessian in the outputs is not known here"),
         (nn.CrossEntropyLoss(reduction="sum"), ValueError, "reduction=\"mean\".*got 'sum' in CrossEntropyLoss"),
         (nn.BCEWithLogitsLoss(pos_weight=torch.ones(C)), ValueError, "neither weight nor pos_weight"),
@@ -83,6 +92,14 @@ def test_losses_of_torch_and_their_options(name):
 def test_losses_that_are_refused(loss, error, message):
     with pytest.raises(error, match=message):
         NetworkLogitGradients(nn.Linear(5, C).double(), X, CLASSES, loss)
+
+
+def test_class_weights_of_targets_that_are_no_classes_are_refused():
+    """Torch weighs each class of a soft target, and divides by N, which no weight of the example does."""
+    module, message = nn.Linear(5, C).double(), "`class_weights` must be left out where labels are no classes; .*N, 4"
+    for labels, loss in ((SOFT, nn.CrossEntropyLoss(PER_CLASS)), (SEVERAL, nn.BCEWithLogitsLoss())):
+        with pytest.raises(ValueError, match=message):
+            NetworkLogitGradients(module, X, labels, loss, class_weights=PER_CLASS)
 
 
 @pytest.mark.parametrize(

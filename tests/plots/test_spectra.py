@@ -45,7 +45,7 @@ def test_density_shows_band_law_outliers_and_threshold():
 
 def test_scree_shows_the_largest_downwards():
     count = rl.count_outliers(EIGENVALUES)
-    ax = plot_scree(EIGENVALUES, count=count, num_shown=20)
+    ax = plot_scree(EIGENVALUES, count=count, k=20)
     bulk, outliers = (container.lines[0] for container in ax.containers)
     np.testing.assert_array_equal(outliers.get_xdata(), [1, 2])
     np.testing.assert_array_equal(outliers.get_ydata(), [7, 6])

@@ -79,7 +79,7 @@ def test_parameters_out_of_range(cell, parameters, message):
     [
         ({"width": 0}, "`width` must be >= 1; got 0"),
         ({"depth": -1}, "`depth` must be >= 0; got -1"),
-        ({"classes": 11}, "`classes` must be >= 2 and <= 10; got 11"),
+        ({"num_classes": 11}, "`num_classes` must be >= 2 and <= 10; got 11"),
         ({"num_examples": 10**6}, "`num_examples` must be >= 2 and <= 1797"),
         ({"weight_scale": 0.0}, "`weight_scale` must be > 0; got 0.0"),
     ],
@@ -93,7 +93,7 @@ def test_networks_out_of_range(parameters, message):
 @pytest.mark.slow
 def test_networks_over_width_classes_and_scale():
     network_cell = pytest.importorskip("rmtland.nets.sweeps").network_cell
-    grid = {"width": [4, 8], "classes": [2, 3], "weight_scale": [0.5, 2.0]}
+    grid = {"width": [4, 8], "num_classes": [2, 3], "weight_scale": [0.5, 2.0]}
     fixed = {"epochs": 1, "num_examples": 30}
     result = rl.sweep(network_cell, grid, 2, fixed=fixed, workers=1)
     assert (result.status == 1).all()

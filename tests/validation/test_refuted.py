@@ -31,7 +31,13 @@ def code(made, tmp_path, monkeypatch):
 )
 def test_what_fails_must_be_known_to(estimate, refuted, expected, tmp_path, monkeypatch, capsys):
     assert code(claim(estimate, refuted), tmp_path, monkeypatch) == expected
-    assert ("known to" in capsys.readouterr().out) == (estimate == 2 and expected == 0)
+    told = capsys.readouterr().out
+    assert (
+        ("does not hold, as is known: 1\n" in told)
+        == ("    known: it is two" in told)
+        == (estimate == 2 and not expected)
+    )
+    assert ("broke: 1\n" in told) == (estimate == 0)
     assert command.main(["list", "a.b"]) == 0
     assert ("Does not hold: it is two" in capsys.readouterr().out) == bool(refuted)
 
@@ -42,7 +48,13 @@ def test_what_is_known_to_fail_must_not_pass_on_the_data_that_it_is_said_of(
 ):
     monkeypatch.setenv("RMTLAND_DATA", str(tmp_path_factory.mktemp("data")) if named else "")
     assert code(claim(1, "it is two"), tmp_path, monkeypatch) == expected
-    assert ("known not to hold, but does: it is two" in capsys.readouterr().out) == bool(expected)
+    ends = "holds, though known not to" if named else "holds on the digits that stand for images"
+    told = capsys.readouterr().out
+    assert f"{ends}: 1\n" in told
+    assert "known: it is two" in told
+    page = write_report(read(tmp_path), tmp_path).read_text()
+    assert f"</a> {ends}: it is two" in page
+    assert "does not hold" not in page
 
 
 def test_what_could_not_have_failed_does_not_pass(tmp_path, monkeypatch, capsys):
@@ -81,6 +93,11 @@ def test_a_figure_says_what_its_axes_are(tmp_path):
 
 def test_the_page_says_what_does_not_hold(tmp_path):
     run(claim(2, "it is <two>"), "a.b", "smoke", 0, tmp_path)
+    run(claim(1), "a.c", "smoke", 0, tmp_path)
+    run(claim(3), "a.d", "smoke", 0, tmp_path)
     page = write_report(read(tmp_path), tmp_path).read_text()
-    assert "What does not hold" in page
-    assert "it is &lt;two&gt;" in page
+    listed = page.partition("What does not simply hold")[2].partition("</ul>")[0]
+    assert "a.b</a> does not hold, as is known: it is &lt;two&gt;" in listed
+    assert "a.d</a> does not hold</li>" in listed
+    assert "a.c" not in listed
+    assert "Known not to hold: it is &lt;two&gt;" in page

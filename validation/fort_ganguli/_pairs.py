@@ -45,7 +45,7 @@ def draw_pair(model: rl.LandscapeModel, sigma_z: float, draws: int, rng: np.rand
     c = model.num_classes
     top, power, trace, ratio = np.zeros((draws, c)), np.empty(draws), np.empty(draws), np.empty(draws)
     for i, child in enumerate(rng.spawn(draws)):
-        spectrum = model.spectrum(child, num_top=c)
+        spectrum = model.spectrum(child, k=c)
         found = spectrum.eigenvalues[-c:]
         top[i, c - found.size :] = found
         power[i] = spectrum.gradient_power(c - 1)

@@ -67,14 +67,18 @@ def judge(data, theory):
                     0.27,
                     yerr=2 * error,
                     color=colour,
-                    label=NAMES[name],
+                    label=rf"${NAMES[name].replace('_', '_{')}}}$",
                     error_kw={"lw": 0.8},
                 )
-            ax.axhline(PRINTED, color="0.5", ls=":", lw=1)
+            ax.axhline(PRINTED, color="0.5", ls=":", lw=1, label=r"$q_{SL}$, paper's model")
             ax.axhline(0, color="0.3", lw=0.6)
             ax.set_xticks(place, [", ".join(case) for case in cases], rotation=90, fontsize=6)
-            ax.set(xlabel="data, network, activation", ylabel="mean cosine (dotted: 0.67)", ylim=(-0.15, 1))
-        figures.legend(axes[0], ncols=3)
+            ax.set(
+                xlabel="data, network, activation",
+                ylabel="mean cosine",
+                ylim=(-0.15, 1.15),
+            )
+        figures.legend(axes[0], ncols=2)
         return figure
 
     def told(network, stage):

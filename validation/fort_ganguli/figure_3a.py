@@ -76,6 +76,7 @@ def judge(data, theory):
             ax.set(xlabel=f"entropy {bits[0, stage]:.2f} bits", ylabel="simplex of three classes", aspect="equal")
             ax.set_xticks([])
             ax.set_yticks([])
+            ax.spines[:].set_visible(False)
         figures.legend(axes[0])
         return figure
 

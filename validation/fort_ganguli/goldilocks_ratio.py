@@ -53,7 +53,7 @@ def along_sigma(num_pairs, rng):
         z = rng.standard_normal((300, 10))
         for sign in (1, -1):
             models = [paper_model(sign * sigma * z) for sigma in DRAWN]
-            ratios = [m.spectrum(0, False, num_top=1, rows=shared).goldilocks_ratio() for m in models]
+            ratios = [m.spectrum(0, False, k=1, rows=shared).goldilocks_ratio() for m in models]
             rows.append(list(zip(models, ratios, strict=True)))
     return rows
 
@@ -147,8 +147,11 @@ def judge(data, theory):
         spread = ratios.std(axis=0, ddof=1) / len(ratios) ** 0.5
         figures.points(left, DRAWN, ratios.mean(axis=0), spread, figures.COLOURS[0], "draws")
         left.plot(GRID, level, color=figures.COLOURS[0], lw=1.2, label="exact means given the logits")
-        left.axvspan(1e-3, 1e2, color="#e4e4e4", zorder=0, label="range of the paper's sweep")
-        left.set(xlabel=r"logit standard deviation $\sigma_z$", ylabel=r"Trace/$\Vert\cdot\Vert_F$", xscale="log")
+        left.set(
+            xlabel=r"logit standard deviation $\sigma_z$ (the paper: 0.001 to 100)",
+            ylabel=r"Trace/$\Vert\cdot\Vert_F$",
+            xscale="log",
+        )
         left.set_xlim(5e-3, 150)
         figures.legend(left)
         for colour, (s, (off, wobble)) in zip(figures.COLOURS, found.items(), strict=False):

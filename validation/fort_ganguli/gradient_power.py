@@ -37,9 +37,9 @@ def share(model):
 def draw(scale, rng):
     pairs, more, classes, sizes = SIZES[scale]
     paper = [pinned_logits(rl.LandscapeModel.fort_ganguli(), child) for child in rng.spawn(pairs + more)]
-    paired = [(m, m.spectrum(rng.spawn(1)[0], False, num_top=TOP).gradient_power(TOP)) for m in paper[:pairs]]
+    paired = [(m, m.spectrum(rng.spawn(1)[0], False, k=TOP).gradient_power(TOP)) for m in paper[:pairs]]
     spread = {
-        c: np.array([by_classes(c).spectrum(child, False, num_top=c).gradient_power(c - 1) for child in rng.spawn(r)])
+        c: np.array([by_classes(c).spectrum(child, False, k=c).gradient_power(c - 1) for child in rng.spawn(r)])
         for c, r in classes.items()
     }
     # Of many logits those with a third of the power in the means' directions, where the formulas differ.

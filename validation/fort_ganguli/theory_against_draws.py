@@ -149,7 +149,8 @@ def judge(data, theory_of):
             figures.points(
                 ax, places, scale * (check.estimate - middle), scale * check.standard_error, figures.COLOURS[0]
             )
-            ax.plot(places, scale * (check.expected - middle), color=figures.COLOURS[1], lw=1.2, label="derived bias")
+            derived = scale * (check.expected - middle)
+            ax.plot(places, derived, "_", ms=9, mew=1.6, color=figures.COLOURS[1], label="derived bias")
             ax.set_xticks(places[:: max(1, len(places) // 10)])
             ax.set_xlabel("set, in the order of the table of results")
         axes[0].set_ylabel("draws less theory, %")

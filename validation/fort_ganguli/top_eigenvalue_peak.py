@@ -24,7 +24,7 @@ SIZES = {
 }
 
 
-def curves(num_examples, num_classes, num_parameters, grid, draws, rng, num_top=None):
+def curves(num_examples, num_classes, num_parameters, grid, draws, rng, k=None):
     """Mean outlier and top eigenvalue of eq. (10) at unit sigma_c along the grid, (draws, 2, n).
 
     As sigma_c / sigma_E is constant, any schedule of sigma_c multiplies them. Normal numbers in common along the grid.
@@ -34,7 +34,7 @@ def curves(num_examples, num_classes, num_parameters, grid, draws, rng, num_top=
         seed, rows = int(rng.integers(2**62)), SharedRows(rng.spawn(1)[0])
         for j, sigma in enumerate(grid):
             model = rl.LandscapeModel.fort_ganguli(num_examples, num_classes, num_parameters, sigma_z=sigma)
-            top = model.spectrum(seed, rows=rows, num_top=num_top).outliers()
+            top = model.spectrum(seed, rows=rows, k=k).outliers()
             out[i, :, j] = top.mean(), top[-1]
     return out
 

@@ -67,7 +67,7 @@ def judge(data, theory):
 
     def plot():
         figure, (left, right) = figures.panels(
-            2, "mean top probability", f"average over {EXAMPLES} examples, C = {CLASSES}, sigma_z = {SIGMA:g}"
+            2, "mean top probability", rf"average over {EXAMPLES} examples, C = {CLASSES}, $\sigma_z$ = {SIGMA:g}"
         )
         fine = np.geomspace(0.3, 80, 18)
         for colour, (c, sigmas) in zip(figures.COLOURS, CURVES.items(), strict=False):

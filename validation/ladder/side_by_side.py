@@ -28,30 +28,62 @@ MEASURED = {"tiny": 30, "smoke": 50, "full": 300}
 
 RUNGS = tuple(RUNGS_TOLD)
 SCORES = ("top_error", "ratio_difference", "power_difference")
+TITLES = ("2 C largest: median |log|", "Trace/||.||: relative", "power in the top C - 1")
 HOLDS = {"top_error": 0.25, "ratio_difference": 0.25, "power_difference": 0.15}
 """Up to which a rung holds: a quarter in the logarithm of the 2 C largest eigenvalues and in Trace/||.||, and 0.15 of
 the gradient's power."""
 NUM_DRAWS = 4
+SAMPLES = 4
+"""Further sets of as many training examples, between which the network's own numbers vary."""
 
 
 def cell(recipe, network, stage, count, examples):
-    recipe = Recipe.of(recipe)
-    source = networks.source_at(recipe, int(network), int(stage), int(count), int(examples))
+    recipe, examples = Recipe.of(recipe), int(examples)
+    module = networks.module_at(recipe, int(network), int(stage), int(count))
+    images, labels = networks.data(recipe)
+    places = [slice(i * examples, (i + 1) * examples) for i in range(SAMPLES + 1)]
+    source, *others = (networks.source(module, images[at], labels[at]) for at in places)
     with warnings.catch_warnings():
         # Where no mean logit gradient stands out, the model's sigma_c is 0: that is a result here.
         warnings.filterwarnings("ignore", "sigma_c", RuntimeWarning)
         found = rl.compare({"stage": source}, num_draws=NUM_DRAWS, theory=False, rng=int(network)).stages["stage"]
-    scores, residual = np.full((len(RUNGS), len(SCORES)), np.nan), np.full(len(RUNGS), np.nan)
-    top = recipe.classes - 1
-    reference = np.log(np.maximum(found.rungs["gauss_newton"].eigenvalues[0][-top:], 1e-300))
+    spectra = [of_spectrum(rl.gauss_newton_spectrum(other), recipe.classes) for other in others]
+    between = np.std(spectra, axis=0, ddof=1)
+    real = of_rung(found.rungs["gauss_newton"], recipe.classes)[0]
+    scores, residuals = np.full((2, len(RUNGS), len(SCORES)), np.nan)
     for name, score in found.scores().items():
         row = RUNGS.index(name)
         scores[row] = [getattr(score, key) for key in SCORES]
-        values = np.log(np.maximum(np.asarray(found.rungs[name].eigenvalues)[:, -top:], 1e-300))
-        if len(values) > 1:
-            spread = values.std(axis=0, ddof=1)
-            residual[row] = np.median(np.abs(values.mean(axis=0) - reference) / np.maximum(spread, 1e-12))
-    return {"scores": (("rung", "score"), scores), "residual": (("rung",), residual)}
+        residuals[row] = in_errors(of_rung(found.rungs[name], recipe.classes), real, between)
+    axes = ("rung", "score")
+    return {"scores": (axes, scores), "residuals": (axes, residuals)}
+
+
+def of_spectrum(spectrum, classes):
+    """Logarithms of the C - 1 largest eigenvalues, log Trace/||.||, and the gradient's power in their eigenvectors."""
+    logs = np.log(np.maximum(spectrum.eigenvalues[::-1][: classes - 1], 1e-300))
+    return np.array([*logs, np.log(spectrum.goldilocks_ratio()), spectrum.gradient_power(classes - 1)])
+
+
+def of_rung(rung, classes):
+    """The same of each draw, (draws, C + 1); NaN for what a rung does not have."""
+    top = np.full((rung.num_draws, classes - 1), np.nan)
+    known = np.asarray(rung.eigenvalues)[:, ::-1][:, : classes - 1]
+    top[:, : known.shape[1]] = known
+    unknown = np.full(rung.num_draws, np.nan)
+    ratio, power = (rung.values.get(name, unknown) for name in ("goldilocks_ratio", "gradient_power_C_minus_1"))
+    return np.column_stack([np.log(np.maximum(top, 1e-300)), np.log(np.maximum(ratio, 1e-300)), power])
+
+
+def in_errors(drawn, real, between):
+    """A rung's mean (draws, C + 1) less the network's numbers, in errors: median |.| of the top, ratio, power.
+
+    An error is that of two independent ones: how the rung varies between draws, and the network between sets of as many
+    other examples. A rung without draws is a function of the network's own numbers and has the second alone.
+    """
+    spread = drawn.std(axis=0, ddof=1) if len(drawn) > 1 else 0.0
+    off = (drawn.mean(axis=0) - real) / np.hypot(spread, between)
+    return np.median(np.abs(off[:-2])), off[-2], off[-1]
 
 
 def draw(scale, rng):
@@ -63,49 +95,77 @@ def draw(scale, rng):
 
 def judge(data, theory):
     measured, cases, stages = data
-    scores = np.abs(measured.scores.to_numpy())  # (cases, networks, stages, rungs, scores)
-    residual = measured.residual.to_numpy()
-    top = {name: scores[..., i, 0] for i, name in enumerate(RUNGS)}
+    scores, residuals = (np.abs(measured[name].to_numpy()) for name in ("scores", "residuals"))
+    top = {name: scores[..., i, 0] for i, name in enumerate(RUNGS)}  # (cases, networks, stages, rungs, scores) of all
     checks = [
         exact(f"2 C largest: share of networks and stages where {RUNGS_TOLD[near]} is nearer than {RUNGS_TOLD[far]}",
               (top[near] < top[far]).mean(), 1.0, tolerance=0.1)
         for near, far in theory
     ]  # fmt: skip
     labels = [f"{', '.join(case)}, {step:,}" for case in cases for step in stages]
+    beside = [i for i, name in enumerate(RUNGS) if name != "gauss_newton"]
+    letters = [RUNGS_TOLD[RUNGS[i]][:3] for i in beside]
+
+    def flat(values):
+        """Of (cases, networks, stages, rungs, scores), networks in front and a row for each case and stage."""
+        return values.swapaxes(0, 1).reshape(values.shape[1], len(labels), len(RUNGS), len(SCORES))[:, :, beside]
+
+    mean, off = flat(scores).mean(axis=0), flat(residuals).mean(axis=0)
+    count = scores.shape[1]
+    error = flat(scores).std(axis=0, ddof=1) / count**0.5 if count > 1 else np.full_like(mean, np.nan)
 
     def plot():
-        figure, axes = figures.panels(3, "2 C largest: median |log|", "Trace/||.||: relative", "power in the top C - 1")
-        for ax, i, name in zip(axes, range(3), SCORES, strict=True):
-            mean = scores[..., i].mean(axis=1).reshape(-1, len(RUNGS))
-            image = ax.imshow(mean, aspect="auto", cmap="RdYlGn_r", vmin=0, vmax=2 * HOLDS[name])
-            for (row, column), value in np.ndenumerate(mean):
+        titles = *TITLES, *(f"{title.partition(':')[0]}: in errors" for title in TITLES)
+        figure, axes = figures.panels(3, *titles, rows=2)
+        figure.set_size_inches(17, 2.4 + 0.5 * len(labels))
+        for k, ax in enumerate(axes):
+            score, scored = k % 3, k < 3
+            values = (mean if scored else off)[..., score]
+            limit = 2 * HOLDS[SCORES[score]] if scored else 4.0
+            image = ax.imshow(values, aspect="auto", cmap="Oranges", vmin=0, vmax=limit)
+            for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=5)
-            ax.set_xticks(range(len(RUNGS)), [RUNGS_TOLD[r][:3] for r in RUNGS], fontsize=7)
-            ax.set_yticks(range(len(labels)), labels if i == 0 else [""] * len(labels), fontsize=6)
-            ax.set(xlabel=f"rung; holds up to {HOLDS[name]:g}", ylabel="network, step")
-            figure.colorbar(image, ax=ax).ax.set(xlabel=" ", ylabel="score, mean over networks")
+                    told = digits(value, error[row, column, score]) if scored else f"{value:.1f}"
+                    held = mean[row, column, score] <= HOLDS[SCORES[score]]
+                    ax.text(
+                        column, row, told, ha="center", va="center", fontsize=6, weight="bold" if held else "normal"
+                    )
+            ax.set_xticks(range(len(letters)), letters, fontsize=7)
+            ax.set_yticks(range(len(labels)), labels if score == 0 else [""] * len(labels), fontsize=7)
+            ax.set(xlabel=f"rung; bold: holds, {HOLDS[SCORES[score]]:g} or less", ylabel="network, step")
+            bar = figure.colorbar(image, ax=ax)
+            bar.ax.set(xlabel=" ", ylabel="mean over networks (error)" if scored else "distance from G in errors")
         return figure
 
     lines = []
-    for i, name in enumerate(RUNGS):
-        if name == "gauss_newton":
-            continue
+    for place, i in enumerate(beside):
         part = scores[..., i, :]
         held = [f"{np.mean(part[..., j][np.isfinite(part[..., j])] <= HOLDS[key]):.0%}" for j, key in enumerate(SCORES)]
-        by_stage = ", ".join(
-            f"{np.nanmean(part[:, :, s, 0]):.2f} +- "
-            f"{np.nanstd(part[:, :, s, 0]) / np.isfinite(part[:, :, s, 0]).sum() ** 0.5:.2f}"
-            for s in range(len(stages))
+        units = ", ".join("-" if np.isnan(v).all() else f"{np.nanmedian(v):.1f}" for v in off[:, place].T)
+        lines.append(f"{RUNGS_TOLD[RUNGS[i]]}: holds in {', '.join(held)}; {units} errors off")
+    rows = [
+        f"{label}: "
+        + ", ".join(
+            f"{letter} {digits(mean[row, j, 0], error[row, j, 0])} [{off[row, j, 0]:.1f}]"
+            for j, letter in enumerate(letters)
+            if np.isfinite(mean[row, j, 0])
         )
-        off = residual[..., i]
-        units = f", {np.nanmedian(off):.1f} s.d. of its draws off" if np.isfinite(off).any() else ""
-        lines.append(f"{RUNGS_TOLD[name]}: {by_stage}{units}; holds in {', '.join(held)}")
-    text = f"""{networks.told(*(case[0] for case in cases))} Median |log| of the 2 C largest eigenvalues against G, at
-    steps {", ".join(f"{s:,}" for s in stages)}; the median over the C - 1 largest in standard deviations of a draw; and
-    in how many networks and stages a rung holds, by these eigenvalues, by Trace/||.|| and by the gradient's power:
-    {". ".join(lines)}."""
+        for row, label in enumerate(labels)
+    ]
+    text = f"""{networks.told(*(case[0] for case in cases))} In how many networks and stages a rung holds, by the 2 C
+    largest eigenvalues, by Trace/||.|| and by the gradient's power, and how many errors it is off by these (median): {
+        ". ".join(lines)
+    }.
+
+    An error is that of a draw of the rung and that of the network between sets of as many other training examples.
+    Median |log| of the 2 C largest eigenvalues against G, the error over networks of its last digit, and in brackets
+    the median over the C - 1 largest in errors. {". ".join(rows)}."""
     return Outcome(checks, text, plot)
+
+
+def digits(mean, error):
+    """0.32(4); without brackets where no error is known."""
+    return f"{mean:.2f}" if not np.isfinite(error) else f"{mean:.2f}({100 * error:.0f})"
 
 
 CLAIM = Claim(
@@ -114,7 +174,7 @@ CLAIM = Claim(
     nearer than Gaussian logits.""",
     source="Fort and Ganguli (2019), sections 3 to 5; the ladder of `rmtland.compare`",
     estimates="""scores of every rung against G over networks and stages: the 2 C largest eigenvalues, Trace/||.||, the
-    gradient's power in the top C - 1 eigenvectors; residuals in standard deviations of a draw""",
+    gradient's power in the top C - 1 eigenvectors; residuals in units of the errors of rung and network""",
     reference="the order of the rungs",
     bias="None: whether or not, in nine of ten networks and stages.",
     draw=draw,

@@ -62,7 +62,7 @@ def measured_and_drawn(network, examples, draws, *, rng):
             models = models_of(source)
         drawn.append(
             [
-                np.mean([reordered(m, child).spectrum(child, num_top=1).eigenvalues[-1] for child in rng.spawn(draws)])
+                np.mean([reordered(m, child).spectrum(child, k=1).eigenvalues[-1] for child in rng.spawn(draws)])
                 for m in models
             ]
         )

@@ -1,13 +1,14 @@
 """The spectra of Papyan's figures: of networks trained at several sample sizes, in several epochs, train and test.
 
-At smoke scale perceptrons on the digits, small enough to be diagonalised; at full scale the paper's own networks, data
-sets and hyperparameters, through Lanczos with rank-C deflation. ImageNet is left out: it is not among the data sets
-that the package reads.
+At smoke scale perceptrons on the digits, small enough to be diagonalised, and five of the paper's hundred learning
+rates; at full scale its own networks, data sets and hyperparameters, through Lanczos with rank-C deflation. ImageNet is
+left out: it is not among the data sets that the package reads.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 
@@ -20,21 +21,26 @@ C = 10
 MOMENTUM, WEIGHT_DECAY, BATCH = 0.9, 5e-4, 128
 """Papyan (2018), appendix C.1. The rate falls by ten at one and at two thirds of the epochs."""
 RATES = np.geomspace(0.25, 1e-4, 100)
-"""Initial learning rates that the paper tries: the one of least test error in the last epoch is taken."""
-SAMPLE_SIZES = [int(n) for n in np.unique(np.geomspace(10, 5000, 20).round())]
-"""Training examples per class."""
+"""Initial learning rates that the paper tries: the one of least test error in the last epoch is taken.
+
+So no network is looked at that learnt nothing, such as one whose rate was too large, unless all are like that.
+"""
+SAMPLE_SIZES = [int(n + 1e-6) for n in np.geomspace(10, 5000, 20)]
+"""Training examples per class; rounded down, as in the paper's captions."""
 DATA = {"mnist": 200, "fashion": 200, "cifar10": 350}
 """Epochs."""
 NETWORKS = ("vgg11", "resnet18", "densenet40")
 SCALES = {
     # Data sets with epochs, networks, examples per class, rates, where to look (parts of all epochs), seeds, width.
-    "smoke": ({"digits": 60}, ("mlp",), [10, 30, 100], [0.05], [0, 5, 60], 3, 1.0),
+    "smoke": ({"digits": 60}, ("mlp",), [10, 30, 100], list(RATES[::20]), [0, 5, 60], 3, 1.0),
     "full": (DATA, NETWORKS, SAMPLE_SIZES, list(RATES), None, 3, 1.0),
 }
 HIDDEN = (8, 8)
 DENSE = 4096
 STEPS = 128
 """Lanczos steps where a matrix is not diagonalised."""
+CONVERGED, PRODUCTS = 1e-3, 30
+"""Residual over eigenvalue up to which a Ritz value is taken for an eigenvalue, and products spent on each."""
 MATRICES = ("hess", "g", "h")
 SPLITS = ("train", "test")
 
@@ -83,17 +89,42 @@ def spectrum(operator, deflated, rng):
     return nodes[order], weights[order]
 
 
-def looked_at(data, network, per_class, scale, rates, at, splits, *, rng):
-    """Spectra of Hess, G and H on train or test, at epochs of one training; errors and losses in all."""
+def largest(operator, count, rng):
+    """The `count` largest eigenvalues and the smallest one, ascending, with residuals |A v - x v|.
+
+    NaN where Lanczos did not converge: what it has then is no eigenvalue, and comparing it would compare estimates.
+    """
+    import rmtland as rl
+
+    if operator.dimension <= DENSE:
+        values = np.linalg.eigvalsh(operator.to_dense())
+        return values[[0, *range(-count, 0)]], np.zeros(count + 1)
+    values, residuals = [], []
+    for k, end in ((1, "smallest"), (count, "largest")):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*converged", RuntimeWarning)
+            pairs = rl.top_eigenpairs(
+                operator, k, which=end, tolerance=CONVERGED, max_products=PRODUCTS * (k + 3), check_products=0, rng=rng
+            )
+        values.append(np.where(pairs.converged, pairs.eigenvalues, np.nan))
+        residuals.append(pairs.residuals)
+    return np.concatenate(values), np.concatenate(residuals)
+
+
+def looked_at(data, network, per_class, scale, rates, at, splits, top=0, *, rng):
+    """Spectra of Hess, G and H on train or test, at epochs of one training; errors and losses in all.
+
+    With `top` the so many largest eigenvalues in place of the spectra, as `largest` gives them.
+    """
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    made = recipe(data, network, per_class, scale, json.loads(rates)[f"{data} {network} {int(per_class)}"])
+    made = recipe(data, network, per_class, scale, chosen(rates, data, network, per_class))
     x, y, x_test, y_test = split(made, seed)
     module = build(made, seed, x)
     rows = {f"{s}_{m}": [] for s in SPLITS for m in ("error", "loss")}
-    at, splits = json.loads(at), splits.split()
-    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", "_weights")}
+    at, splits, second = json.loads(at), splits.split(), "residuals" if top else "weights"
+    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", f"_{second}")}
     for epoch in epochs(made, module, x, y, seed):
         for part, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
             of = source(module, *pair)
@@ -103,38 +134,47 @@ def looked_at(data, network, per_class, scale, rates, at, splits, *, rng):
             if epoch in at and part in splits:
                 operators = rl.nets.hessian(of), rl.gauss_newton(of), rl.nets.logit_curvature(of)
                 for name, operator, deflated in zip(MATRICES, operators, (C, C, 0), strict=True):
-                    nodes, weights = spectrum(operator, deflated, rng)
-                    rows[f"{part}_{name}"].append(nodes)
-                    rows[f"{part}_{name}_weights"].append(weights)
+                    found = largest(operator, int(top), rng) if top else spectrum(operator, deflated, rng)
+                    for kind, values in zip(("", f"_{second}"), found, strict=True):
+                        rows[f"{part}_{name}{kind}"].append(values)
     axes = {f"{part}_{name}": ("epoch",) for part in SPLITS for name in ("error", "loss")}
     return {
-        name: (axes.get(name, ("look", f"{name.removesuffix('_weights')}_node")), values)
+        name: (axes.get(name, ("look", f"{name.removesuffix(f'_{second}')}_node")), values)
         for name, values in rows.items()
     }
 
 
-def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS):
+def best_rates(scale, data, kinds, sizes):
+    """Of the scale's learning rates that of least test error in the last epoch, by "data network per_class"."""
+    rates = [float(rate) for rate in SCALES[scale][3]]
+    grid = {"data": list(data), "network": list(kinds), "per_class": [int(n) for n in sizes], "rate": rates}
+    # A seed of the run, and parts in common: claims that look at the same networks share the search.
+    rng = np.random.default_rng(run_seed())
+    found = swept(f"papyan-rates-{scale}", last_test_error, grid, 1, rng, shared_axes=3, common=True, scale=scale)
+    best = found.error.isel(trial=0).argmin("rate")
+    return {
+        f"{d} {k} {n}": rates[int(best.sel(data=d, network=k, per_class=n))]
+        for d in data for k in kinds for n in grid["per_class"]
+    }  # fmt: skip
+
+
+def chosen(rates, data, network, per_class):
+    """One of the rates that `best_rates` found, which are a parameter of a sweep: a string."""
+    return json.loads(rates)[f"{data} {network} {int(per_class)}"]
+
+
+def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS, top=0):
     """All of a scale's networks, by (data, network, per_class, trial); `looks` are the epochs looked at."""
-    data, kinds, every_size, rates, every_look, trials, _ = SCALES[scale]
+    data, kinds, every_size, _, every_look, trials, _ = SCALES[scale]
     sizes = every_size if sizes is None else sizes
-    best = {f"{d} {k} {n}": rates[0] for d in data for k in kinds for n in sizes}
-    if len(rates) > 1:
-        grid = {"data": list(data), "network": list(kinds), "per_class": sizes, "rate": [float(r) for r in rates]}
-        # Claims that look at the same networks share the search.
-        shared = np.random.default_rng(run_seed())
-        found = swept(f"papyan-rates-{scale}", last_test_error, grid, 1, shared, shared_axes=3, scale=scale)
-        for d in data:
-            for k in kinds:
-                for n in sizes:
-                    place = int(found.error.sel(data=d, network=k, per_class=n).to_numpy()[..., 0].argmin())
-                    best[f"{d} {k} {n}"] = float(rates[place])
+    best = best_rates(scale, data, kinds, sizes)
     results = {}
     for d, last in data.items():
         at = looks or every_look or sorted({0, *(int(e) for e in np.geomspace(1, last, 12).round())})
         grid = {"network": list(kinds), "per_class": sizes}
         results[d] = swept(
             f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, shared_axes=2, data=d, scale=scale,
-            rates=json.dumps(best), at=json.dumps(at), splits=" ".join(splits),
+            rates=json.dumps(best), at=json.dumps(at), splits=" ".join(splits), top=top,
         ).assign_attrs(looks=at)  # fmt: skip
     return results
 
@@ -169,11 +209,12 @@ def stairs(ax, spectrum, bins, colour, label=None):
     ax.set(yscale="log", ylim=(0.3, None))
 
 
-def grid_of_panels(rows, columns, width=3.0, height=1.9):
-    """A figure of rows and columns, and its axes as an array."""
+def grid_of_panels(title, rows, columns, width=3.0, height=1.9):
+    """A figure of rows and columns, and its axes as an array; the title says of which network."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns + 0.5, height * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.5, height * rows + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
         ax.spines[["top", "right"]].set_visible(False)

@@ -75,9 +75,10 @@ def judge(data, theory):
                 )
 
     def plot():
-        found = next(iter(data.values()))
-        figure, axes = _networks.grid_of_panels(3, 4)
+        name, found = next(iter(data.items()))
         where = {"network": 0, "per_class": 0, "trial": 0, "look": -1}
+        of = f"{name}, {found.network.to_numpy()[0]}, {found.per_class.to_numpy()[0]} per class"
+        figure, axes = _networks.grid_of_panels(f"{of}, epoch {found.attrs['looks'][-1]}", 3, 4)
         for column, split in enumerate(SPLITS):
             spectra = [one(found, split, name, **where) for name in MATRICES]
             low, high = min(s[0][0] for s in spectra), max(s[0][-1] for s in spectra)

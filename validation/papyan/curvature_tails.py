@@ -81,7 +81,7 @@ def judge(data, theory):
         for network in range(found.sizes["network"]):
             kind = f"{name}, {found.network.to_numpy()[network]}"
             for split in SPLITS:
-                uneven, steep, straight, beyond, likely = [], [], [], [], []
+                uneven, steep, straight, beyond, fits = [], [], [], [], []
                 for trial in range(found.sizes["trial"]):
                     nodes, weights = one(found, split, "h", network=network, per_class=0, trial=trial, look=-1)
                     nodes = theory(nodes)
@@ -89,7 +89,7 @@ def judge(data, theory):
                     parts = [tails(nodes, weights, sign) for sign in (1, -1) if (sign * nodes > 0).any()]
                     steep.append([line.exponent for line, *_ in parts])
                     straight.append(np.mean([line.r_squared for line, *_ in parts]))
-                    likely.append([fit.exponent for _, fit, *_ in parts if fit is not None])
+                    fits += [fit for _, fit, *_ in parts if fit is not None]
                     values, counts = parts[0][2:]
                     middle = np.interp(0.5, np.cumsum(counts) / counts.sum(), values)
                     beyond.append([(1 + np.sum(of >= values.max() / middle)) / (1 + DRAWS) for of in (wigner, wishart)])
@@ -107,13 +107,24 @@ def judge(data, theory):
                           1 - np.mean(straight), 0.0, tolerance=1 - STRAIGHT),
                 ]  # fmt: skip
                 spread = steep.std(axis=0, ddof=1) / len(steep) ** 0.5
-                by_likelihood = np.mean([np.mean(v) for v in likely if v] or [np.nan])
+                by_likelihood, rival = "", ""
+                if fits:  # of eigenvalues; a quadrature has none
+                    likely = np.array([fit.exponent for fit in fits])
+                    worse = sum(fit.rivals["lognormal"].log_ratio < 0 for fit in fits)
+                    told = sum(fit.rivals["lognormal"].p_value < 0.1 for fit in fits)
+                    by_likelihood = (
+                        f"; by likelihood {likely.mean():.2f} +- {likely.std(ddof=1) / likely.size**0.5:.2f}"
+                    )
+                    rival = f"""A lognormal is likelier than the power law in {worse} of {len(fits)} tails, and the two
+                    are told apart (p < 0.1) in {told}."""
                 text.append(
                     f"""{kind}, {split}: the spectrum of H differs from its mirror image by {np.mean(uneven):.3f} +-
                     {error:.3f} of its mean absolute eigenvalue. Lines have exponents {
                         ", ".join(f"{m:.2f} +- {s:.2f}" for m, s in zip(steep.mean(axis=0), spread, strict=True))
-                    } (positive, negative), R^2 {np.mean(straight):.2f}; by likelihood {by_likelihood:.2f}. The paper
-                    prints {PAPERS[0]} for the density and {PAPERS[1]} for the log spectrum of VGG11 on MNIST."""
+                    } (positive, negative), R^2 {np.mean(straight):.2f}{by_likelihood}. The paper
+                    prints {PAPERS[0]} for the density and {PAPERS[1]} for the log spectrum of VGG11 on MNIST. {
+                        rival
+                    }"""
                 )
 
     def plot():
@@ -136,8 +147,8 @@ def judge(data, theory):
     text.append(
         f"""With one hidden layer of ReLU units H couples the two layers alone and is symmetric exactly. No semicircle
         or Marchenko-Pastur law of any ratio has eigenvalues so far beyond their median: at most {wigner.max():.1f} and
-        {wishart.max():.1f} times in {DRAWS} draws. A power law is not shown by a straight line: a lognormal fits these
-        tails as well."""
+        {wishart.max():.1f} times in {DRAWS} draws. A straight line by itself does not show a power law: lognormals have
+        them too."""
     )
     return Outcome(checks, "\n\n".join(text), plot)
 
@@ -162,9 +173,7 @@ CLAIM = Claim(
     theory=lambda eigenvalues: eigenvalues,
     mutants={
         "shifted by the mean absolute eigenvalue": lambda x: x + np.abs(x).mean(),
-        "the semicircle of the same variance": lambda x: rl.Semicircle(np.std(x)).ppf(
-            (np.arange(x.size) + 0.5) / x.size
-        ),
-        "a sample covariance": lambda x: rl.MarchenkoPastur(0.5).ppf((np.arange(x.size) + 0.5) / x.size),
+        "the semicircle of the same variance": lambda x: rl.Semicircle(np.std(x)).ppf(levels(x.size)),
+        "a sample covariance": lambda x: rl.MarchenkoPastur(0.5).ppf(levels(x.size)),
     },
 )

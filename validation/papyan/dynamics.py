@@ -51,12 +51,16 @@ def judge(data, theory):
             rise = np.log(tops[:, :, 1].max(axis=-1) / tops[:, :, 1, 0]).mean(axis=1)
             fall = np.log(tops[:, :, 1].max(axis=-1) / tops[:, :, 1, -1]).mean(axis=1)
             beside = tops[:, :, 1] / tops[:, :, 2]
+            at_peak = np.take_along_axis(beside, tops[:, :, 1].argmax(axis=-1)[..., None], axis=-1)[..., 0]
+            fade = np.log(beside[:, :, -1] / at_peak).mean(axis=1)
             sizes = found.per_class.to_numpy().tolist()
             checks += [
                 exact(f"{kind}: sample sizes at which the largest eigenvalue of G rises from epoch {looks[0]} and "
                       "falls to the last", (rise > 0) & (fall > 0), 1.0, sizes=sizes),
                 exact(f"{kind}: log of the peak of G over the knee of the training error, mean over sizes and seeds",
                       apart.mean(), 0.0, tolerance=ALIGNED),
+                exact(f"{kind}: sample sizes at which G over H, largest eigenvalues, falls from the peak of G to the "
+                      "last epoch", fade < 0, 1.0, sizes=sizes),
             ]  # fmt: skip
             spread = apart.std(ddof=1) / apart.size**0.5
             text.append(
@@ -64,17 +68,25 @@ def judge(data, theory):
                 epoch {", ".join(f"{m:.0f}" for m in np.median(peaks, axis=1))} (median), the knee of the training error
                 is in epoch {", ".join(f"{m:.0f}" for m in np.median(knees, axis=1))}; the peak is
                 {np.exp(apart.mean()):.2f} times the knee (log +- {spread:.2f} over seeds and sizes). G over H, largest
-                eigenvalues, goes from {", ".join(f"{m:.1f}" for m in beside[:, :, 0].mean(axis=1))} before training to
+                eigenvalues, is {", ".join(f"{m:.1f}" for m in beside[:, :, 0].mean(axis=1))} before training,
+                {", ".join(f"{m:.1f}" for m in at_peak.mean(axis=1))} at the peak and
                 {", ".join(f"{m:.1f}" for m in beside[:, :, -1].mean(axis=1))} in the last epoch."""
             )
             if not shown:
-                shown = {"found": found, "network": network, "peaks": peaks, "looks": looks, "curves": curves}
+                shown = {
+                    "kind": kind,
+                    "found": found,
+                    "network": network,
+                    "peaks": peaks,
+                    "looks": looks,
+                    "curves": curves,
+                }
 
     def plot():
         found, looks = shown["found"], shown["looks"]
         rows = np.unique(np.linspace(0, looks.size - 1, min(5, looks.size)).round().astype(int))
         columns = np.unique(np.linspace(0, found.sizes["per_class"] - 1, 3).round().astype(int))
-        figure, axes = _networks.grid_of_panels(len(rows), len(columns) + 1, height=1.6)
+        figure, axes = _networks.grid_of_panels(shown["kind"], len(rows), len(columns) + 1, height=1.6)
         for i, look in enumerate(rows):
             for j, place in enumerate(columns):
                 where = {"network": shown["network"], "per_class": int(place), "trial": 0, "look": int(look)}
@@ -87,7 +99,7 @@ def judge(data, theory):
                     scaled = spectrum[0] / edge, spectrum[1]
                     _networks.stairs(axes[i, j], scaled, np.linspace(-1.2, 1.02 * ends, 100), colour, label)
                 axes[i, j].set_xlabel("eigenvalue over the edge of H", fontsize=7)
-                axes[i, j].set_ylabel(f"epoch {looks[look]}", fontsize=7)
+                axes[i, j].set_ylabel(f"epoch {looks[look]}: eigenvalues", fontsize=7)
                 if i == 0:
                     axes[i, j].set_title(f"{found.per_class.to_numpy()[place]} per class", fontsize=9)
             if i:
@@ -96,7 +108,9 @@ def judge(data, theory):
         right = axes[0, -1]
         for n, colour in zip(columns, figures.COLOURS, strict=False):
             curve = shown["curves"][n].mean(axis=0)
-            right.plot(np.arange(1, curve.size), curve[1:], color=colour, label=f"{found.per_class.to_numpy()[n]}")
+            right.plot(
+                np.arange(1, curve.size), curve[1:], color=colour, label=f"{found.per_class.to_numpy()[n]} per class"
+            )
             peak = max(int(np.median(shown["peaks"][n])), 1)
             right.plot(peak, curve[peak], "o", color=colour, ms=7)
         right.set(xscale="log", title="training error; circle: peak of G")
@@ -110,8 +124,9 @@ def judge(data, theory):
 
 
 CLAIM = Claim(
-    statement="""At every sample size the largest eigenvalue of G rises with training to a peak and falls again, and the
-    peak lies where the training error turns from falling fast to falling slowly.""",
+    statement="""At every sample size the largest eigenvalue of G rises with training to a peak and falls again, until
+    it is small beside that of H, and the peak lies where the training error turns from falling fast to falling
+    slowly.""",
     source="Papyan (2018), The full spectrum of deepnet Hessians at scale, figs. 6 and 10",
     estimates="""epoch of the largest top eigenvalue of G on training examples, over sample sizes and seeds; knee of the
     training error, the point furthest below the chord""",
@@ -125,6 +140,6 @@ CLAIM = Claim(
         "the peak in the first epoch": lambda errors: 1,
         "the peak where the rate falls": lambda errors: (errors.size - 1) // 3 * 2,
     },
-    disagreement="""The paper's G fades beside H towards the end. In a small perceptron both fade, H faster, and G over
-    H grows to the end: G is then of full rank and H is weighed by residuals p - y, which vanish first.""",
+    refuted="""The peak is there, and where the error turns. G does not fade beside H: in a small perceptron both fade,
+    H faster, and G over H grows to the end, as H is weighed by residuals p - y, which vanish first.""",
 )

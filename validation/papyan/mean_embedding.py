@@ -14,19 +14,19 @@ from validation.papyan import _networks
 from validation.stores import swept
 
 C = 10
-SIZES = {"smoke": (100, [0, 60], 3), "full": (1000, [0, 200], 3)}
+SIZES = {"smoke": (100, [0, 60], 3), "full": (1351, [0, 200], 3)}
 """Examples per class, epochs looked at, seeds."""
 OWN = 0.9
 """Share of the cross-class means whose nearest class mean on the plane is to be the one of their class, fixed before
 looking."""
 
 
-def looked_at(data, network, per_class, scale, rate, at, *, rng):
+def looked_at(data, network, per_class, scale, rates, at, *, rng):
     """Places on the plane; which class mean each cross-class mean is nearest to, there and in all dimensions."""
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
-    made = _networks.recipe(data, network, per_class, scale, rate)
+    made = _networks.recipe(data, network, per_class, scale, _networks.chosen(rates, data, network, per_class))
     x, y, *_ = split(made, seed)
     module = build(made, seed, x)
     rows = {"classes": [], "pairs": [], "by_class": [], "by_target": [], "in_full": []}
@@ -74,11 +74,12 @@ def own_share(apart):
 
 def draw(scale, rng):
     per_class, looks, seeds = SIZES[scale]
-    data, kinds, _, rates, *_ = _networks.SCALES[scale]
+    data, kinds, *_ = _networks.SCALES[scale]
     name = next(iter(data))
+    rates = json.dumps(_networks.best_rates(scale, [name], kinds, [per_class]))
     return swept(
         f"papyan.mean_embedding-{scale}", looked_at, {"network": list(kinds)}, seeds, rng, data=name, scale=scale,
-        per_class=per_class, rate=float(rates[len(rates) // 4]), at=json.dumps(looks),
+        per_class=per_class, rates=rates, at=json.dumps(looks),
     ).assign_attrs(looks=looks)  # fmt: skip
 
 
@@ -135,9 +136,9 @@ def judge(data, theory):
                 ax.plot(*pairs[c].T, "o", ms=3, color=colours[c])
                 ax.plot(*classes[c], "o", ms=11, color=colours[c], mec="black", mew=0.6)
                 ax.annotate(str(c), classes[c], ha="center", va="center", fontsize=7, color="white")
-                for k in range(0, C, 3):
-                    if k != c:
-                        ax.annotate(f"{c},{k}", pairs[c, k], fontsize=5, xytext=(2, 2), textcoords="offset points")
+                # A label for each class and each target, not for each point: those of one target may lie together.
+                k = (c + 3) % C
+                ax.annotate(f"{c},{k}", pairs[c, k], fontsize=6, xytext=(2, 2), textcoords="offset points")
             ax.set(xlabel="first axis of t-SNE", ylabel="second axis")
         return figure
 

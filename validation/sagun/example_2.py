@@ -160,7 +160,7 @@ CLAIM = Claim(
     statement="""With more than one class the Hessian of softmax regression is no Marchenko-Pastur matrix: at w = 0 it
     is k - 1 copies of one over k, each with an outlier where the features have a mean; trained on images, its large
     eigenvalues are those of Gaussian features with the same class means and covariances.""",
-    source="Sagun et al. (2017), appendix B, example 2 and fig. 9 (right)",
+    source="Sagun et al. (2017), appendix B, example 2 and fig. 9, right (10 in the other version of the preprint)",
     estimates="""largest eigenvalues over growing numbers of Gaussian features at w = 0; exact Hessians of softmax
     regression on images, beside those of features drawn with each class's mean and covariance at the same weights""",
     reference="Marchenko-Pastur edge and spiked location over k; the Gaussian draws",

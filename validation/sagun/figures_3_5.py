@@ -12,7 +12,7 @@ from validation.networks import Recipe, mean_and_error
 
 WIDTHS = {"smoke": (10, 30, 50), "full": (10, 30, 50, 70)}
 BASE = {
-    "smoke": Recipe(side=7, learning_rate=0.2, stages=(1500,)),
+    "smoke": Recipe(side=7, examples=1000, learning_rate=0.2, stages=(1500,)),
     "full": Recipe(side=14, examples=1000, learning_rate=0.2, stages=(10_000,)),
 }
 COUNT = {"smoke": 3, "full": 5}
@@ -93,7 +93,7 @@ CLAIM = Claim(
     of the Hessian's spectrum and the same percentage of negative eigenvalues, which are small.""",
     source="Sagun et al. (2017), figs. 3 and 5, sections 3.2 and 3.4",
     estimates="""exponents in the width of the ten largest eigenvalues and of the percentage of negative ones, exact
-    Hessians of one hidden layer of 10 to 70 units on 1,000 images of 14 x 14 pixels (at smoke scale 10 to 50 on 500 of
+    Hessians of one hidden layer of 10 to 70 units on 1,000 images of 14 x 14 pixels (at smoke scale 10 to 50, images of
     7 x 7 pixels)""",
     reference="exponents of zero",
     bias="None derived: the paper prints no number. An exponent of 0.25 is 1.6 over the widths.",

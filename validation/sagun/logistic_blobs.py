@@ -156,7 +156,8 @@ def judge(data, theory):
 CLAIM = Claim(
     statement="""The Hessian of logistic regression on a single Gaussian blob has a bulk and no outlier; on two blobs
     one eigenvalue leaves it, at M / N = 0.02, 1 and 2, at w = 0; on the way to a trained w it may go back.""",
-    source="Sagun et al. (2017), appendix B and fig. 9; bulk and outlier by Silverstein (1995)",
+    source="""Sagun et al. (2017), appendix B and fig. 9 (10 in the other version of the preprint); bulk and outlier by
+    Silverstein (1995)""",
     estimates="mean largest eigenvalue over growing M, at the three ratios, for one blob and two, at w = 0 and |w| = 1",
     reference="edge of the law with weights l''(<w, x>), or the z with z = E[t xi^2 / (1 - t m(z))]",
     bias="O(1/M) for an outlier, O(M^-2/3) for an edge: extrapolated with two powers.",

@@ -45,7 +45,7 @@ class HTermFigure:
     transition: Floats
 
     @property
-    def num_outliers(self) -> npt.NDArray[np.int64]:
+    def num_above_edge(self) -> npt.NDArray[np.int64]:
         """Outliers that the theory leaves apart from the bulk, (n,)."""
         apart: npt.NDArray[np.int64] = np.sum(self.transition[None, :] > self.sigma_H[:, None], axis=1)
         return apart
@@ -115,7 +115,7 @@ def h_term_figure(
         eigenvalues_theory[j], power_theory[j] = theory.outliers(), theory.gradient_power(count)
         edge[j] = theory.bulk_edge
         for i, seed in enumerate(seeds):
-            draw = here.spectrum(seed, num_top=count)
+            draw = here.spectrum(seed, k=count)
             eigenvalues[i, j], power[i, j] = draw.outliers(), draw.gradient_power(count)
             if progress is not None:
                 progress(j * num_draws + i + 1, grid.size * num_draws)

@@ -176,7 +176,7 @@ def sweep_figure(
         )
         for i, seed in enumerate(seeds):
             for equation, cross_terms in EQUATIONS.items():
-                draw = model.spectrum(seed, cross_terms, num_top=num_classes, rows=shared[i])
+                draw = model.spectrum(seed, cross_terms, k=num_classes, rows=shared[i])
                 theory = model.theory(seed, cross_terms)
                 for source, ending in ((draw, ""), (theory, "_theory")):
                     for name, value in _measured(source, dimension).items():
@@ -198,7 +198,7 @@ class PhaseFigure:
     ----------
     sigma_z : ndarray (n,)
     snr : ndarray (m,)
-    num_outliers, gradient_power, ratio : ndarray (m, n)
+    num_above_edge, gradient_power, ratio : ndarray (m, n)
         Eigenvalues apart from the bulk; gradient power in the top C - 1 eigenvectors; Trace/||.||_F.
     transition : ndarray (2, n)
         SNR from which the strongest and all C - 1 outliers stand apart.
@@ -207,7 +207,7 @@ class PhaseFigure:
 
     sigma_z: Floats
     snr: Floats
-    num_outliers: Floats
+    num_above_edge: Floats
     gradient_power: Floats
     ratio: Floats
     transition: Floats

@@ -18,6 +18,8 @@ from rmtland.laws.numerics import extrapolate
 ITERATIONS = 40
 PRECISION = 1e-6
 """Of the last step of Newton's method, whose error is its square."""
+ALONG = 1e-4
+"""The same for points of a path, whose sums need no more than eight digits."""
 FLOOR = 1e-9
 """Height above the axis, as a share of x, from where it is reached in one step wherever it is."""
 ORDER = 5
@@ -41,8 +43,11 @@ class Continuation:
 
     equation: Separable
     _known: list[State] = field(default_factory=list, repr=False)
+    _counts: list[tuple[float, float]] = field(default_factory=list, repr=False)
 
-    def refine(self, z: complex, m: complex, a: complex, iterations: int = ITERATIONS) -> State | None:
+    def refine(
+        self, z: complex, m: complex, a: complex, iterations: int = ITERATIONS, precision: float = PRECISION
+    ) -> State | None:
         """Newton's method at z from a guess; None where it finds no solution that is a resolvent's."""
         with np.errstate(all="ignore"):
             for _ in range(iterations):
@@ -51,7 +56,7 @@ class Continuation:
                 size = abs(step_m) / max(abs(m), 1e-300) + abs(step_a) / max(abs(a), 1e-300)
                 if not size < math.inf:
                     return None
-                if size <= PRECISION:
+                if size <= precision:
                     return self.proved(state.moved(step_m, step_a))
                 shrink = min(1.0, 0.5 / size)
                 m, a = m + shrink * step_m, a + shrink * step_a
@@ -131,7 +136,7 @@ class Continuation:
         points = states[-ORDER:]
         guess_m, guess_a = (extrapolate([(s.z, getattr(s, name)) for s in points], z) for name in ("m", "a"))
         slope = states[-1].slopes[0]
-        found = self.refine(z, guess_m, guess_a, 4) if len(points) > 1 else None
+        found = self.refine(z, guess_m, guess_a, 4, ALONG) if len(points) > 1 else None
         if found is None or abs(found.m - guess_m) > 0.1 * abs(slope * (z - states[-1].z)):
             return self.follow(states[-1], z)
         return found
@@ -150,72 +155,54 @@ class Continuation:
             height = max(0.1 * height, 0.99 * floor)
 
     def beside(self, state: State, x: float) -> State | None:
-        """The solution at x + i0 in the bulk, by one step from one nearby; None where another way has to be gone."""
-        if state.m.imag < 1e-3 * abs(state.m):
-            return None
+        """The solution at x + i0 by one step from one nearby; None where another way has to be gone.
+
+        One in the half planes of a resolvent's traces there is only once, and off the support one real one with their
+        slopes: none of others is taken for it.
+        """
         move = x - state.z
         slope_m, slope_a = state.slopes
-        if not abs(slope_m * move) < 0.3 * state.m.imag:
+        if not abs(slope_m * move) < abs(state.m):
             return None
-        guess = state.m + slope_m * move, state.a + slope_a * move
-        found = self.refine(complex(x, 0.0), *guess, 8)
-        if found is None or abs(found.m - guess[0]) > 0.2 * abs(guess[0].imag):
+        found = self.refine(complex(x, 0.0), state.m + slope_m * move, state.a + slope_a * move, 8)
+        if found is None:
             return None
-        return found
+        if abs(found.m.imag) < FLOOR * abs(found.m):
+            found = found.real
+            slope_m, slope_a = found.slopes
+            return found if slope_m.real > 0 >= slope_a.real else None
+        return found if found.m.imag > 1e-7 * abs(found.m) and found.trace.imag > 0 else None
 
     def quantile(self, above: float, guess: float) -> State:
-        """The point of the axis with so many eigenvalues above it: down the curve of that count.
+        """The point of the axis with so many eigenvalues above it: by Newton's method, between brackets.
 
-        In a gap with just that many above, where the resolvent's trace is 0. `guess` may be off by the width of a band.
+        In a gap with just that many above, where the resolvent's trace is 0. What was found for others brackets it.
         """
-        height = 0.05 * guess
-        while height >= 1e-4 * guess:
-            state = self.above(guess, height)
-            if abs(self.equation.count_above(state) - above) < 0.4:
-                try:
-                    return self._down(state, above)
-                except NoWay:
-                    break
-            height *= 0.3
-        return self._bracketed(above, guess)
-
-    def _down(self, state: State, above: float) -> State:
-        floor = 1e-7 * state.z.real
+        least, most = 1e-12 * self.equation.reach, 1.2 * self.equation.reach
+        low = max((x for x, count in self._counts if count > above), default=least)
+        high = min((x for x, count in self._counts if count < above), default=most)
+        x = guess if low < guess < high else _middle(low, high)
+        grow = 0.01
+        state: State | None = None
         for _ in range(200):
-            excess = math.pi * (above - self.equation.count_above(state))
-            height = state.z.imag
-            if height <= floor and abs(excess) < 1e-6:
+            near = None if state is None else self.beside(state, x)
+            state = self.solve(x) if near is None else near
+            count = self.equation.count_above(state)
+            self._counts.append((x, count))
+            low, high = (x, high) if count > above else (low, x)
+            if abs(count - above) < 1e-6 or high - low < 1e-9 * high:
                 break
-            settled = abs(excess) < 0.3
-            if abs(excess) < 1.0:
-                found = self._touched(state, excess, above)  # whose count proves it
-                if found is not None:
-                    return found
-            # d Im Phi = -Im(trace dz) along dz = (dx, dy).
-            down = -0.6 * height if settled and height > floor else 0.0
-            dx = -(excess + state.trace.real * down) / state.trace.imag
-            if settled and height <= floor and abs(dx) > 10 * height:  # a gap: any place of it will do
-                break
-            dx = min(max(dx, -0.8 * height), 0.8 * height)
-            state = self.follow(state, complex(state.z.real + dx, height + down))
-        return self.landed(state)
-
-    def _touched(self, state: State, excess: float, above: float) -> State | None:
-        """Newton's method for z on the axis from a point of the curve above; None outside a band."""
-        for _ in range(8):
-            dx = -(excess - state.trace.real * state.z.imag) / state.trace.imag
-            if not abs(dx) < 0.3 * state.z.real:
-                return None
-            move = complex(dx, -state.z.imag)
-            slope_m, slope_a = state.slopes
-            guess = state.m + slope_m * move, state.a + slope_a * move
-            found = self.refine(complex(state.z.real + dx, 0.0), *guess, 8) if guess[0].imag > 0 else None
-            if found is None or found.m.imag < 1e-7 * abs(found.m) or found.trace.imag <= 0:
-                return None
-            state, excess = found, math.pi * (above - self.equation.count_above(found))
-            if abs(excess) < 1e-6:
-                return state
-        return None
+            rate = state.trace.imag / math.pi
+            step = (count - above) / rate if rate > 1e-3 / x else math.inf
+            if low < x + step < high and abs(step) < 0.5 * x:
+                x += step
+            elif (low == least) != (high == most):  # not yet on both sides of it
+                x = min(x * (1 + grow), 0.5 * (x + high)) if high == most else max(x / (1 + grow), 0.5 * (x + low))
+                grow *= 3
+            else:
+                x = _middle(low, high)
+        assert state is not None
+        return state
 
     def landed(self, state: State) -> State:
         """On the axis below, real where that is rounding; where Newton's method goes elsewhere, where it is."""
@@ -224,23 +211,6 @@ class Continuation:
             return state
         return found.real if abs(found.m.imag) < FLOOR * abs(found.m) else found
 
-    def _bracketed(self, above: float, guess: float) -> State:
-        """By brackets on the axis, with Newton's steps in the bulk."""
-        low, high = 1e-12 * self.equation.reach, 1.2 * self.equation.reach
-        x = min(max(guess, 2 * low), 0.9 * high)
-        state: State | None = None
-        for _ in range(200):
-            near = None if state is None else self.beside(state, x)
-            state = self.solve(x) if near is None else near
-            count = self.equation.count_above(state)
-            low, high = (x, high) if count > above else (low, x)
-            if abs(count - above) < 1e-6 or high - low < 1e-9 * high:
-                break
-            rate = state.trace.imag / math.pi
-            step = (count - above) / rate if rate > 1e-3 / x else math.inf
-            if low < x + step < high and abs(step) < 0.5 * x:
-                x += step
-            else:
-                x = math.sqrt(low * high) if low < 0.5 * high else 0.5 * (low + high)
-        assert state is not None
-        return state
+
+def _middle(low: float, high: float) -> float:
+    return math.sqrt(low * high) if low < 0.5 * high else 0.5 * (low + high)

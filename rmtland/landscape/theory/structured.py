@@ -158,8 +158,9 @@ class StructuredTheory(Spectral):
     @property
     def _rank(self) -> float:
         """At most so many eigenvalues are not 0."""
-        rows = self.equation.rows
-        return float(min(rows.scales.size, self.num_parameters))
+        shares, counts = self.equation.spectrum
+        directions = float(counts[shares > 0].sum()) + self.equation.num_means
+        return float(min(self.equation.rows.scales.size, self.num_parameters, directions))
 
     def _at_count(self, goal: float) -> State:
         key = round(goal, 9)
@@ -210,9 +211,25 @@ class StructuredTheory(Spectral):
     def _power(self, count: int) -> float:
         if self._points is not None:
             return float(self._points[1][:count].sum())
-        path = fluctuations.path_between(self._solver, self._boundary(count))
+        if count not in self._powers:
+            self._powers[count] = self._find_power(count)
+        return self._powers[count]
+
+    @cached_property
+    def _powers(self) -> dict[int, float]:
+        return {}
+
+    def _find_power(self, count: int) -> float:
+        """From the nearest gap above of which it is known, if it is from a gap itself; else of all there is above."""
+        boundary = self._boundary(count)
+        above, high = 0.0, None
+        known = [k for k in self._powers if k < count and self._boundary(k).distance > 0]
+        if known and boundary.distance > 0:
+            top = self._boundary(max(known))
+            above, high = self._powers[max(known)], (top.x, top.distance)
+        path = fluctuations.path_between(self._solver, boundary, high)
         powers = np.array([self.equation.power(state) for state in path.states])
-        return path.integral(powers) / self.equation.vector_square
+        return above + path.integral(powers) / self.equation.vector_square
 
     def _power_std(self, count: int) -> float:
         return 0.0 if self._points is not None else fluctuations.power_deviation(self._solver, self._boundary(count))

@@ -27,8 +27,9 @@ ENOUGH, ENOUGH_FOR_STD = 8.0, 5.0
 """Points times the distance of the spectrum from the circle, in radii: exp(-2 ENOUGH) is the error."""
 AROUND = 12
 """Points on half a circle around everything."""
-ORDER = 6
-"""Of the Gauss-Legendre rule on panels that halve towards a boundary in the bulk."""
+ORDER, ORDER_IN_GAPS = 6, 5
+"""Of the Gauss-Legendre rule on panels that halve towards a boundary: (3 + 8^(1/2))^(-2 ORDER) is the error between
+gaps; less on the axis, where bands are near, and of double integrals, logarithmic where two paths meet."""
 CLOSEST = 1e-3
 """The last panel, as a share of a quarter of the circle."""
 STEP = 0.03
@@ -79,7 +80,7 @@ def path_between(
     solver: Continuation,
     low: Boundary,
     high: tuple[float, float] | None = None,
-    enough: float = ENOUGH,
+    for_std: bool = False,
     second: bool = False,
 ) -> Path:
     """A path around the eigenvalues above a boundary, up to another place (x, distance).
@@ -92,17 +93,19 @@ def path_between(
     x, distance = (far, far - reach) if high is None else high
     centre, radius = 0.5 * (low.x + x), 0.5 * (x - low.x)
     nearness = low.distance / radius, distance / radius
+    enough = ENOUGH_FOR_STD if for_std else ENOUGH
+    order = ORDER if for_std or min(nearness) == 0 else ORDER_IN_GAPS
     number = POINTS
     while 0 < number * min(nearness) < enough and number <= MOST_POINTS:
         number *= 2
     if min(nearness) > 0 and number <= MOST_POINTS:
         return _circle(solver, centre, radius, *_evenly(number, 0.0 if second else 0.5))
-    return _circle(solver, centre, radius, *_panels(*nearness), height=1.4 if second else 1.0)
+    return _circle(solver, centre, radius, *_panels(*nearness, order), height=1.4 if second else 1.0)
 
 
 def paths_between(solver: Continuation, low: Boundary, high: tuple[float, float] | None = None) -> tuple[Path, Path]:
     """Both paths, as closely spaced as standard deviations need them."""
-    one, two = (path_between(solver, low, high, ENOUGH_FOR_STD, second) for second in (False, True))
+    one, two = (path_between(solver, low, high, True, second) for second in (False, True))
     return one, two
 
 
@@ -113,9 +116,9 @@ def _evenly(number: int, start: float) -> tuple[Floats, Floats]:
     return steps * (math.pi / number), weights
 
 
-def _panels(low: float, high: float) -> tuple[Floats, Floats]:
+def _panels(low: float, high: float, order: int) -> tuple[Floats, Floats]:
     """Angles from the far end, 0, to the near one, pi, and weights: panels that halve to either as it is near."""
-    nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(ORDER))
+    nodes, weights = (np.asarray(part, dtype=np.float64) for part in np.polynomial.legendre.leggauss(order))
     sides = []
     for nearness in (high, low):
         shares = [0.0]

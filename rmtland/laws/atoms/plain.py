@@ -226,7 +226,14 @@ class PlainAtoms:
 
     def atoms_above(self, u: float) -> float:
         """Number of atoms above u; of eigenvalues above map(u) if u is outside the support, not 0."""
-        return self.rank if u < 0 else float(self.weights[self.t > self._scaled(u)].sum())
+        if u < 0:
+            return self.rank
+        return float(self._weights_above[np.searchsorted(self.t, self._scaled(u), side="right")])
+
+    @cached_property
+    def _weights_above(self) -> Floats:
+        """Of all atoms from the j-th on, and 0."""
+        return np.append(np.cumsum(self.weights[::-1])[::-1], 0.0)
 
     def companion(self, u: Complexes) -> Complexes:
         """Sum of w_i / (u - t_i) / (1 + sum of b_i / (u - t_i)) at each u."""

@@ -1,0 +1,122 @@
+"""What a record measures at one moment: exact where that is cheap, else from products, with errors."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import rmtland as rl
+from rmtland.nets import TrainingRecord, mlp, moment
+from rmtland.spectra import partial
+from tests.nets.networks import full_hessian
+from tests.nets.records import C, N, data
+
+
+def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatch):
+    module = mlp([16, 12, C], seed=2)
+    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0]).dataset().load()
+    monkeypatch.setattr(moment, "EXACT", 10)
+    estimated = TrainingRecord(tmp_path / "estimated", module, data(), steps=[0]).dataset().load()
+    assert set(estimated) == set(exact)
+    for name in ("hessian", "gauss_newton"):
+        # An eigenvalue is off by the square of its residual over a gap, far less than the residual that is its error.
+        np.testing.assert_allclose(estimated[f"{name}_eigenvalues"], exact[f"{name}_eigenvalues"], rtol=1e-6)
+        np.testing.assert_allclose(estimated[f"{name}_powers"], exact[f"{name}_powers"], rtol=1e-3, atol=1e-8)
+        errors = estimated[f"{name}_eigenvalues_error"]
+        assert bool((errors > 0).all())
+        assert bool((errors < 1e-4 * estimated[f"{name}_eigenvalues"]).all())
+        assert bool((exact[f"{name}_eigenvalues_error"] == 0).all())
+        for quantity in ("trace", "frobenius_norm", "goldilocks_ratio", "gradient_power"):
+            value, error = (estimated[f"{name}_{quantity}{end}"].item() for end in ("", "_error"))
+            right = exact[f"{name}_{quantity}"].item()
+            assert exact[f"{name}_{quantity}_error"].item() == 0
+            if (name, quantity) == ("gauss_newton", "trace"):  # from the lengths of logit gradients, in the one pass
+                assert error == 0
+                assert value == pytest.approx(right, rel=1e-12)
+            else:
+                assert 0 < error < 0.3 * right, (name, quantity)
+                assert abs(value - right) < 5 * error, (name, quantity)
+    # Probes have their own numbers at every step and seed.
+    other = TrainingRecord(tmp_path / "other", module, data(), steps=[0], seed=1).dataset().load()
+    again = TrainingRecord(tmp_path / "again", module, data(), steps=[0]).dataset().load()
+    xr.testing.assert_identical(again.drop_attrs(), estimated.drop_attrs())
+    assert not other.hessian_goldilocks_ratio.equals(estimated.hessian_goldilocks_ratio)
+
+
+def test_all_but_one_eigenvalue_can_be_asked_for_by_products(tmp_path, monkeypatch):
+    module = mlp([16, C], seed=2)
+    size = sum(p.numel() for p in module.parameters())
+    exact = TrainingRecord(tmp_path / "exact", module, data(), steps=[0], statistics="hessian", k=size)
+    monkeypatch.setattr(moment, "EXACT", 10)
+    found = TrainingRecord(tmp_path / "all", module, data(), steps=[0], statistics="hessian", k=size)
+    values, right = (record.dataset().load().hessian_eigenvalues.to_numpy().ravel() for record in (found, exact))
+    assert values.size == right.size == size
+    assert np.isnan(values[0])  # one short of all, as solvers of this kind are
+    np.testing.assert_allclose(values[1:], right[1:], atol=1e-6 * right[-1])
+
+
+def test_the_gauss_newton_matrix_of_a_large_network_is_exact_while_its_rows_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(moment, "EXACT", 10)
+    errors = []
+    for large, rows in ((1, N * (C - 1)), (1, N * (C - 1) - 1), (10**5, N * (C - 1))):
+        monkeypatch.setattr(moment, "LARGE", large)
+        monkeypatch.setattr(moment, "EXACT_ROWS", rows)
+        path = tmp_path / f"{large} {rows}"
+        found = TrainingRecord(path, mlp([16, 12, C]), data(), steps=[0], statistics="gauss_newton").dataset().load()
+        errors.append(found.gauss_newton_frobenius_norm_error.item())
+    assert errors[0] == 0
+    assert min(errors[1:]) > 0
+
+
+def test_statistics_come_from_one_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(moment, "EXACT", 10)
+    passes = []
+    chunks = rl.nets.NetworkLogitGradients.chunks
+
+    def counted(source):
+        passes.append(source)
+        return chunks(source)
+
+    monkeypatch.setattr(rl.nets.NetworkLogitGradients, "chunks", counted)
+    names = ["outputs", "logit_scales", "lengths", "clustering"]
+    TrainingRecord(tmp_path / "record", mlp([16, 12, C]), data(), steps=[0], statistics=names)
+    few = len(passes)
+    passes.clear()
+    TrainingRecord(tmp_path / "one", mlp([16, 12, C]), data(), steps=[0], statistics=["outputs"])
+    assert few == len(passes)
+
+
+def test_an_eigenvalue_that_does_not_converge_says_so_by_its_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(moment, "EXACT", 10)
+    module = mlp([16, 12, C], seed=2)
+    whole = partial.top_eigenpairs
+    few = {"max_products": 5, "basis_size": 8}
+    monkeypatch.setattr(partial, "top_eigenpairs", lambda *a, **k: whole(*a, **k | few))
+    found = TrainingRecord(tmp_path / "record", module, data(), steps=[0], statistics="hessian").dataset().load()
+    values, errors = found.hessian_eigenvalues[0, 0].to_numpy(), found.hessian_eigenvalues_error[0, 0].to_numpy()
+    assert errors.max() > 0.01 * abs(values).max()
+    assert found.hessian_gradient_power_error.item() > 0.01
+    right = np.linalg.eigvalsh(full_hessian(module, *data()).numpy())
+    for value, error in zip(values, errors, strict=True):
+        assert abs(right - value).min() <= error  # what a residual promises
+
+
+def test_the_error_of_gradient_power_is_a_bound_and_no_idle_one():
+    rng, tightness = np.random.default_rng(0), []
+    spectrum = np.array([0.1, 0.2, 0.3, 0.5, 2.0, 3.0, 4.0])
+    for trial in range(300):
+        turn, _ = np.linalg.qr(rng.normal(size=(7, 7)))
+        matrix = turn * spectrum @ turn.T
+        vector = turn @ (rng.normal(size=7) * np.array([1, 1, 1, 1, 3, 3, 3]) ** (trial % 3))
+        vector /= np.linalg.norm(vector)
+        found, _ = np.linalg.qr(turn[:, 3:] + 10.0 ** rng.uniform(-6, -1.5) * rng.normal(size=(7, 4)))
+        values, inner = np.linalg.eigh(found.T @ matrix @ found)
+        found = found @ inner
+        residuals = np.linalg.norm(matrix @ found - found * values, axis=0)
+        powers = (found.T @ vector) ** 2
+        off = abs(powers[-3:].sum() - ((turn[:, -3:].T @ vector) ** 2).sum())
+        bound = moment.power_error(powers[-3:].sum(), residuals, values, 3)
+        assert off <= bound + 1e-15
+        tightness.append(off / bound)
+    assert max(tightness) > 0.3
+    assert moment.power_error(0.5, np.array([0.0, 3.0, 0.0]), np.array([1.0, 2.0, 3.0]), 2) == 1
+    assert np.isnan(moment.power_error(np.nan, residuals, values, 3))
