@@ -141,8 +141,9 @@ class Reducer(Protocol):
     def reduction(self) -> Reduction:
         """The subspace."""
 
-    def holds(self, num_examples: int) -> bool:
-        """Whether the parts of so many examples fit into memory."""
+    @property
+    def held(self) -> bool:
+        """Whether the parts of all examples fit into memory."""
 
     def parts(self, chunk: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
         """A chunk part by part, in all parameters and in the coordinates."""
@@ -150,11 +151,14 @@ class Reducer(Protocol):
     def closer(self, vectors: Array) -> Closer:
         """For products with vectors (size, k)."""
 
-    def left_out(self, vectors: Array, *, closer: bool = False) -> Array:
+    def left_out(self, vectors: Array, closer: Any = None) -> Array:
         """About |R u|^2, (k,), for u = vectors (size, k), R u being the part of G u outside of the subspace.
 
-        Or outside of what a `Closer` sees.
+        Or outside of what a `Closer`, made for vectors whose span u lies in, sees of u.
         """
+
+    def energies(self, vectors: Array) -> tuple[Array, Array]:
+        """About v^T G v, (k,), for vectors v (D, k), and its standard error."""
 
 
 @runtime_checkable

@@ -103,6 +103,11 @@ class Nystrom:
             return orthonormal(self.images @ like(self.images, chosen))
         return self.images @ like(self.images, chosen / np.sqrt(values))
 
+    def seen(self, vectors: Array) -> Floats:
+        """|N^T v|^2 for vectors (D, k)."""
+        squares: Floats = np.sum((self.root.T @ to_numpy(self.images.T @ vectors)) ** 2, axis=0)
+        return squares
+
     def inside(self, count: int) -> Floats:
         """The eigenvectors along V, (m, count)."""
         values = np.maximum(self.values[-count:], CLOSE * self.values[-1])
@@ -146,15 +151,28 @@ def orthonormal(block: Array) -> Array:
     return xp.flip(xp.linalg.qr(xp.flip(block, axis=1))[0], axis=1)
 
 
-def likely_errors(values: Floats, following: float, inside: Floats, noise: Floats) -> Floats:
+def apart(block: Array, before: Array) -> Array:
+    """An orthonormal basis (D, m) of what directions have that others (D, j), orthonormal, have not: m <= D - j."""
+    block = block[:, max(int(block.shape[1] + before.shape[1] - block.shape[0]), 0) :]
+    for _ in range(2):  # the second for rounding
+        block = orthonormal(block - before @ (before.T @ block))
+    return block
+
+
+def outside(inside: Floats) -> Floats:
+    """|u outside V|^2, (k,), for u that is `inside` along V, (m, k)."""
+    share: Floats = np.maximum(1.0 - np.sum(inside**2, axis=0), 0.0)
+    return share
+
+
+def likely_errors(values: Floats, following: float, unseen: Floats, noise: Floats) -> Floats:
     """What covers 95 of 100 errors: of what was sampled, and of what no product has seen.
 
     The rest of G, R = G - (F F^T + N N^T), is positive semidefinite and R V = 0, so that an eigenvalue errs by
-    u^T R u <= |u outside V|^2 |R| to first order; R is no larger than about the next eigenvalue, and one nearby turns
-    u. The two factors were set on networks of digits.
+    u^T R u <= |u outside V|^2 |R| to first order, `unseen` or more; R is no larger than about the next eigenvalue, and
+    one nearby turns u. The two factors were set on networks of digits.
     """
-    outside = np.maximum(1.0 - np.sum(inside**2, axis=0), 0.0)
     gap = np.maximum(values - following, 0.1 * values)
     turned = values / np.where(gap > 0, gap, 1.0)
-    errors: Floats = SAMPLING * noise + UNSEEN * outside * following * turned + 1e-6 * values[-1]
+    errors: Floats = SAMPLING * noise + UNSEEN * unseen * turned + 1e-6 * values[-1]
     return errors

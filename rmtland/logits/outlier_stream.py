@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import require_memory
-from rmtland._arrays import Array, double, like, to_numpy, zeros
+from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cells import Cells
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
@@ -24,7 +24,16 @@ from rmtland.logits.gradients import (
     ReducibleSource,
     SlicedChunk,
 )
-from rmtland.logits.outlier_estimate import UNSEEN, Estimate, Nystrom, inner_products, likely_errors, orthonormal
+from rmtland.logits.outlier_estimate import (
+    SAMPLING,
+    Estimate,
+    Nystrom,
+    apart,
+    inner_products,
+    likely_errors,
+    orthonormal,
+    outside,
+)
 from rmtland.logits.ranks import own_examples, ranked
 from rmtland.logits.rows import require_finite
 from rmtland.logits.scatter import Scatter
@@ -32,8 +41,8 @@ from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
-ENOUGH = 0.02
-"""Mean relative error, of what no product has seen, above which held examples are multiplied again."""
+FIRST, FIRST_HELD = 2, 3
+"""Directions of F that products are taken with, for each eigenvalue; more of what is held in a subspace."""
 MORE = 3
 """Eigenvectors that are multiplied again beside those asked for."""
 FEW = 16
@@ -48,10 +57,10 @@ class OutlierStream:
     """
 
     def __init__(
-        self, source: LogitGradients, statistic: CrossClassMeansAccumulator, width: int, tolerance: float,
-        *, as_told: bool = False,
+        self, source: LogitGradients, statistic: CrossClassMeansAccumulator, k: int, num_directions: int | None,
+        tolerance: float,
     ) -> None:  # fmt: skip
-        self.source, self.statistic, self.width, self.as_told = source, statistic, width, as_told
+        self.source, self.statistic, self.k = source, statistic, k
         self.keeps, self.kind = statistic.keeps(source), prototype(source)
         statistic.start(source)
         if self.keeps:
@@ -60,16 +69,19 @@ class OutlierStream:
         self.num_products, self.sampled = 0.0, 0.0
         self.scatter: Scatter | None = None
         self.images: Array = None  # of directions in all parameters
+        self.closer: Closer | None = None
         self.added: Array = None
-        self._last: tuple[Floats, Estimate | Nystrom, Floats] | None = None
+        self.spread: Array = None  # B V
         some = tolerance > 0 and self.keeps and isinstance(source, ReducibleSource)
         self.reducer: Reducer | None = source.reducer(tolerance) if some else None  # type: ignore[attr-defined]
-        if self.reducer is not None and self.reducer.reduction.size < 2 * width:
+        if self.reducer is not None and self.reducer.reduction.size < 2 * (num_directions or FIRST_HELD * k):
             self.reducer = None  # too small to be worth it
-        count = source.num_examples
-        self.held: list[Any] | None = None  # parts of all examples
-        if self.reducer is not None and self.reducer.holds(count):
-            self.held = []
+        held = self.reducer is not None and self.reducer.held
+        first = FIRST_HELD * k if held else FIRST * k
+        again = first if self.reducer is None else k + MORE
+        self.width, self.again = (min(num_directions or count, source.num_parameters) for count in (first, again))
+        # Parts of all examples.
+        self.held: list[Any] | None = [] if held else None
         # Of what is summed up: parameters, or coordinates in a subspace.
         self.size = source.num_parameters if self.reducer is None else self.reducer.reduction.size
 
@@ -86,7 +98,7 @@ class OutlierStream:
         """An orthonormal basis of given directions (D, m), or of their projections."""
         return orthonormal(start if self.reducer is None else self.reducer.reduction.project(start.T).T)
 
-    def pass_over(self, directions: Array | None, k: int) -> None:
+    def pass_over(self, directions: Array | None) -> None:
         """The means of all, and products of the examples that come after the directions are known."""
         boundary = 0 if directions is not None or self.held is not None else _opening(self.source)
         slope_of = GradientAccumulator()
@@ -115,15 +127,6 @@ class OutlierStream:
             return
         self._know(sums, pairs)
         self.exact(self._leading(sums, self.turn, self.width) if self.block is None else self.block)
-        values, found, inside = self._found(k)
-        unseen = likely_errors(values, found.following(k), inside, np.zeros(k))
-        if float(np.mean(unseen / np.where(values > 0, values, 1.0))) > ENOUGH:
-            width = self._few(k)
-            self.exact(Estimate.of(self, width).vectors(width))
-
-    def _few(self, k: int) -> int:
-        """Directions that all examples are multiplied with again."""
-        return self.width if self.as_told else min(k + MORE, self.width)
 
     def _know(self, sums: Array, pairs: Floats) -> None:
         """F by the sums of all examples."""
@@ -214,14 +217,22 @@ class OutlierStream:
         require_finite(self.spread, like(wide, self.own))
 
     def exact(self, block: Array) -> None:
-        """Products of all examples with other directions, (size, m), orthonormal."""
+        """Products of all examples with other directions, (size, m), orthonormal; of held ones in addition."""
+        before = double(self.block) if self.held is not None and self.spread is not None else None
+        if before is not None:
+            block = apart(block, before)
+            if block.shape[1] == 0:  # nothing in the subspace is left
+                return
         images = self._product(block)
         require_finite(images)
-        sums, self._last = self.sums, None
+        sums = self.sums
         seen = self.turn.T @ (self.turn @ to_numpy(sums @ like(sums, block)).astype(np.float64))
-        self.block, self.sampled = block, 0.0
-        self.spread = images - double(sums.T @ like(sums, seen))
+        spread = images - double(sums.T @ like(sums, seen))
         self.num_products += int(block.shape[1])
+        if before is not None:
+            xp = namespace(spread)
+            block, spread = xp.concat([before, block], axis=1), xp.concat([self.spread, spread], axis=1)
+        self.block, self.spread, self.sampled = block, spread, 0.0
 
     def _product(self, block: Array, closer: Closer | None = None) -> Array:
         """G V, in all parameters or in the subspace; `closer` is told of all."""
@@ -244,54 +255,64 @@ class OutlierStream:
                 for _, part in self.reducer.parts(chunk):
                     yield part
 
-    def again(self, k: int) -> None:
-        """Another pass: products of all examples with the leading eigenvectors found so far, beyond a subspace too."""
-        if self.reducer is None:
-            self.exact(Estimate.of(self, self.width).vectors(self.width))
-            return
-        width = self._few(k)
-        block = Estimate.of(self, width).vectors(width)
-        closer = self.reducer.closer(block)
-        within = self._product(block, closer)
-        self.block, self.sampled = block, 0.0
-        self._last = None
-        self.images = closer.images(within * self.source.num_examples) / self.source.num_examples
-        self.within = within
+    def refine(self, passes: int) -> None:
+        """Products with the leading eigenvectors found so far: once more of what is held and in a second pass."""
+        if self.held is not None:
+            for _ in range(passes):
+                self.exact(self._leading_found())
+        if self.reducer is None and passes == 2:
+            self.exact(self._leading_found())
+        if self.reducer is not None and (passes == 2 or self.held is not None):
+            self._look_closer(self.reducer, self._leading_found())
+
+    def _leading_found(self) -> Array:
+        """Eigenvectors to multiply again: those asked for and more, orthonormal."""
+        return Estimate.of(self, self.again).vectors(self.again)
+
+    def _look_closer(self, reducer: Reducer, block: Array) -> None:
+        """Products of all examples with directions of the subspace that see what lies outside of it."""
+        self.closer = reducer.closer(block)
+        self.within = self._product(block, self.closer)
+        self.images = self.closer.images(self.within * self.source.num_examples) / self.source.num_examples
         require_finite(self.images)
+        self.block, self.sampled = block, 0.0
         self.num_products += int(block.shape[1])
 
-    def _found(self, k: int) -> tuple[Floats, Estimate | Nystrom, Floats]:
-        """The k largest eigenvalues, what they come from, and their vectors along the directions V, (m, k)."""
-        if self._last is not None:
-            return self._last
+    def _found(self) -> tuple[Estimate | Nystrom, Floats]:
+        """What eigenvalues come from, and eigenvectors along the directions V, (m, k)."""
         if self.images is not None:
             closest = Nystrom.of(self.block, self.images, self.within, self.kind)
-            self._last = closest.values[-k:], closest, closest.inside(k)
-            return self._last
-        found = Estimate.of(self, k)
-        self._last = found.values[-k:], found, to_numpy(double(self.block).T @ found.vectors(k))
-        return self._last
+            return closest, closest.inside(self.k)
+        found = Estimate.of(self, self.k)
+        return found, to_numpy(double(self.block).T @ found.vectors(self.k))
 
-    def result(self, k: int) -> tuple[Floats, Floats, Array, Floats]:
+    def result(self) -> tuple[Floats, Floats, Array, Floats]:
         """Eigenvalues, errors, vectors (D, k) and their shares of the squared gradient, by what is known now."""
-        values, found, inside = self._found(k)
-        vectors = found.vectors(k)
+        k = self.k
+        found, inside = self._found()
+        values, vectors = found.values[-k:], found.vectors(k)
+        unseen = outside(inside) * found.following(k)
         lost = np.zeros(k)
         if self.reducer is not None:
-            closer = self.images is not None
-            few = like(double(self.block), inside) if closer else vectors
-            few = double(self.block) @ few if closer else few
-            lost = to_numpy(self.reducer.left_out(few, closer=closer)) / np.where(values > 0, values, 1.0) ** 2
+            few = vectors if self.closer is None else double(self.block) @ like(double(self.block), inside)
+            lost = to_numpy(self.reducer.left_out(few, self.closer)) / np.where(values > 0, values, 1.0) ** 2
             # From few examples: a small one among them may be so by chance, and their spread is that of the telling.
             lost = np.maximum(lost, max(float(lost.mean()), 0.0)) + lost.std()
-            vectors = vectors if closer else self.reducer.reduction.lift(vectors.T).T
+            lifted = self.reducer.reduction.lift(few.T).T
+            if isinstance(found, Nystrom):
+                # What the subspace leaves of u is most of what no product has seen, and far from the next eigenvector.
+                away = vectors - lifted
+                energies, error = map(to_numpy, self.reducer.energies(away))
+                unseen = np.minimum(unseen, np.maximum(energies - found.seen(away), 0.0) + 2 * error)
+            else:
+                vectors = lifted
         norm = float(np.linalg.norm(to_numpy(self.gradient)))
         seen = to_numpy(vectors.T @ self.gradient)
         powers = (seen / norm) ** 2 if norm > 0 else np.full(k, math.nan)
         noise = np.zeros(k)
         if self.scatter is not None and self.sampled > 0:
             noise = self.scatter.deviations(self.centres, inside, self.sampled)
-        errors = likely_errors(values, found.following(k), inside, noise) + UNSEEN * lost * values
+        errors = likely_errors(values, found.following(k), unseen, noise) + SAMPLING * lost * values
         return values, errors, vectors, powers
 
 

@@ -16,6 +16,7 @@ from rmtland.logits.streamed import most_outliers, streamed_outliers
 from rmtland.nets.gradients import NetworkLogitGradients
 from rmtland.nets.moment import pair, undisturbed, weight_norm
 from rmtland.nets.second_derivatives import hessian
+from rmtland.nets.training_hook import TrainingHook
 from rmtland.spectra.lanczos import lanczos
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SHARPNESS_STEPS = 6
 """Lanczos steps from the last top eigenvector of the Hessian."""
 
 
-class OutlierMonitor:
+class OutlierMonitor(TrainingHook):
     """Follows the outliers of a network's curvature in any training loop, in memory.
 
     Make it before the loop and call `step` after each step of the optimiser; the training is, bit for bit, the same as
@@ -101,9 +102,8 @@ class OutlierMonitor:
         sharpness: bool = True,
         **options: Any,
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
-        self._module, self._data, self._options = module, pair(inputs, labels), options
+        super().__init__(module)
+        self._data, self._options = pair(inputs, labels), options
         self._share = real("share", share, above=0, below=1)
         self._every = None if every is None else integer("every", every, at_least=1)
         self._k = None if k is None else integer("k", k, at_least=1)
@@ -111,45 +111,22 @@ class OutlierMonitor:
         self.steps: list[int] = []
         self.seconds = 0.0
         self._rows: list[dict[str, npt.NDArray[np.float64]]] = []
-        self._seen, self._begun, self._last = 0, time.monotonic(), 0.0
+        self._begun, self._last = time.monotonic(), 0.0
         self._directions: Any = None
         self._top: Any = None
-
-    def step(self, number: int | None = None) -> bool:
-        """Say that a step of training is done; measure the network if it is time.
-
-        Parameters
-        ----------
-        number : int, optional
-            How many steps are done; by default one more than before.
-
-        Returns
-        -------
-        bool
-            Whether the network was measured now.
-
-        Raises
-        ------
-        ValueError
-            For a number that is not above the one before, or what the network's outputs or logit gradients are
-            refused for.
-        """
-        number = integer("number", self._seen + 1 if number is None else number, at_least=self._seen + 1)
-        before, self._seen = self._seen, number
-        if not self._due(before, number):
-            return False
-        begun = time.monotonic()
-        self._rows.append(self._measure())
-        self.steps.append(number)
-        self._last = time.monotonic() - begun
-        self.seconds += self._last
-        return True
 
     def _due(self, before: int, now: int) -> bool:
         if self._every is not None:
             return now // self._every > before // self._every
         loop = time.monotonic() - self._begun - self.seconds
         return not self.steps or self.seconds + self._last <= self._share * loop
+
+    def _record(self, number: int) -> None:
+        begun = time.monotonic()
+        self._rows.append(self._measure())
+        self.steps.append(number)
+        self._last = time.monotonic() - begun
+        self.seconds += self._last
 
     def _measure(self) -> dict[str, npt.NDArray[np.float64]]:
         if not math.isfinite(weight_norm(self._module)):
@@ -163,7 +140,8 @@ class OutlierMonitor:
             # Twice as many are followed as told: which are the largest changes.
             most = max(k, min(2 * k, most_outliers(source, CrossClassMeansAccumulator())))
             # Without directions to start from the second pass is worth its price: once.
-            found = streamed_outliers(source, 2 if self._directions is None else 1, most, start=self._directions)
+            passes = 2 if self._directions is None else 1
+            found = streamed_outliers(source, passes, most, num_directions=most, start=self._directions)
             self._directions = found.eigenvectors
             row = {
                 "eigenvalues": found.eigenvalues[-k:],

@@ -26,6 +26,7 @@ from rmtland.nets.moment import (
     weight_norm,
 )
 from rmtland.nets.record_store import RecordStore, open_record
+from rmtland.nets.training_hook import TrainingHook
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rmtland.logits.accumulate import Accumulator
 
 
-class TrainingRecord:
+class TrainingRecord(TrainingHook):
     """Measures a network at chosen steps of any training loop, into an xarray Dataset on disk.
 
     Make it before the loop and call `step` after each step of the optimiser; the training is, bit for bit, the same
@@ -139,12 +140,9 @@ class TrainingRecord:
         seed: int = 0,
         **options: Any,
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
+        super().__init__(module, integer("start", start, at_least=0))
         self.path = named_path("path", path)
-        self._module = module
-        self._due = _schedule(steps, every)
-        self._seen = integer("start", start, at_least=0)
+        self._chosen = _schedule(steps, every)
         self._seed = integer("seed", seed, at_least=0)
         if k is not None:
             k = integer("k", k, at_least=1)
@@ -154,7 +152,7 @@ class TrainingRecord:
         if test is not None:
             self._splits["test"] = pair(test, None)
         self._store = RecordStore(self.path, self._identity())
-        if self._seen == 0 and not self.steps and self._due(-1, 0):
+        if self._seen == 0 and self._due(-1, 0):
             self._record(0)
 
     def _identity(self) -> dict[str, Any]:
@@ -172,31 +170,8 @@ class TrainingRecord:
         """Steps that are stored."""
         return list(self._store.steps)
 
-    def step(self, number: int | None = None) -> bool:
-        """Say that a step of training is done; measure the network if this step is one of those chosen.
-
-        Parameters
-        ----------
-        number : int, optional
-            How many steps are done; by default one more than before.
-
-        Returns
-        -------
-        bool
-            Whether the network was measured now. Steps that the store has already are not measured again.
-
-        Raises
-        ------
-        ValueError
-            For a number that is not above the one before, or what the network's outputs or logit gradients are
-            refused for.
-        """
-        number = integer("number", self._seen + 1 if number is None else number, at_least=self._seen + 1)
-        before, self._seen = self._seen, number
-        if not self._due(before, number) or (self.steps and number <= self._store.steps[-1]):
-            return False
-        self._record(number)
-        return True
+    def _due(self, before: int, now: int) -> bool:
+        return self._chosen(before, now) and not (self.steps and now <= self._store.steps[-1])
 
     def dataset(self) -> xr.Dataset:
         """The record so far, as `open_record` reads it."""

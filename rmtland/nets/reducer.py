@@ -11,20 +11,25 @@ from torch import Tensor
 from rmtland.logits.accumulate import loss_at
 from rmtland.nets.reduction import Reduction
 from rmtland.nets.signals import SignalsChunk
+from rmtland.nets.weight_signals import Beyond
 
 if TYPE_CHECKING:
     from rmtland.logits.gradients import LogitGradients
     from rmtland.nets.chunks import NetworkChunk
 
-SAMPLE, LARGE_SAMPLE = 256, 1024
+SAMPLE, LARGE_SAMPLE = 256, 512
 """Examples that directions are chosen by; the more where they take no more memory than a part."""
 PART_BYTES = 2**26
 """Signals of a part of a chunk: of smaller parts, what each adds to sums over examples costs more than it spares."""
 SMALLEST_PART = 64
 TOLD = 4
 """One example of so many of these does not choose directions but tells what they leave out."""
-FOCUS = 3e-3
-"""Share of eigenvectors whose signals are left out where products go beyond the inputs of a subspace."""
+FOCUS = 1e-2
+"""Share of eigenvectors that is left out where products go beyond a subspace."""
+HELD = 1.3
+"""Memory for what is held, over that for it as a whole."""
+MOST, MOST_HELD = (64, 96), (32, 48)
+"""Directions of a layer's signals and of its inputs, at most; of examples that are held as a whole beside these."""
 
 
 class WholeChunk:
@@ -58,6 +63,8 @@ class Reducer:
     Attributes
     ----------
     reduction : Reduction
+    held : bool
+        Whether all examples fit into memory, in the directions and as a whole.
     """
 
     def __init__(
@@ -67,7 +74,8 @@ class Reducer:
         each = max(sum(layers.stored_bytes(name, num_logits) for name in network.groups), 1)
         self._part_size = min(layers.part_size, max(SMALLEST_PART, PART_BYTES // each))
         size = min(int(first.labels.shape[0]), max(SAMPLE, min(LARGE_SAMPLE, PART_BYTES // each)))
-        self._first, self._sample, self._memory = first if again else None, first.cut(slice(0, size)), memory
+        self._first, self._sample = first if again else None, first.cut(slice(0, size))
+        self.held = HELD * each * source.num_examples <= memory
         view = self._sample.softmax_view(factored=True)
         assert view is not None
         self._logits = view.logits
@@ -76,7 +84,8 @@ class Reducer:
         chosen = size - size // TOLD
         told = slice(chosen, size)
         made = view.signals.chosen(slice(0, chosen))
-        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance)
+        most = MOST_HELD if self.held else MOST
+        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance, most, keep=self.held)
         self._small = view.signals.reduced(self.reduction)
         self._factor, self._whole = factor[told], view.signals.chosen(told)
 
@@ -86,10 +95,6 @@ class Reducer:
         if first.cut(slice(0, 1)).softmax_view() is None:
             return None
         return cls(first, source, tolerance, memory, again=again)
-
-    def holds(self, num_examples: int) -> bool:
-        """Whether the parts of so many examples fit into memory."""
-        return num_examples * self._small.bytes_each <= self._memory
 
     def parts(self, chunk: NetworkChunk) -> Iterator[tuple[WholeChunk, SignalsChunk]]:
         """The examples of a chunk, part by part, in all parameters and in the directions."""
@@ -108,11 +113,11 @@ class Reducer:
         """For products with vectors (size, k) beyond the inputs of the subspace."""
         return Closer(self.reduction, vectors)
 
-    def left_out(self, vectors: Tensor, *, closer: bool = False) -> Tensor:
+    def left_out(self, vectors: Tensor, closer: Closer | None = None) -> Tensor:
         """|R u|^2, (k,), for vectors u (size, k) in the subspace, R u being the part of G u that is not in it.
 
         The inner product of R u from two halves of some examples, in which the noise of either has mean zero: it may be
-        negative. Biases are left to their weights. `closer`: not counting what whole inputs would see.
+        negative. Biases are left to their weights. `closer`: not counting what it sees of u.
         """
         half = len(self._factor) // 2
         if half == 0:
@@ -121,15 +126,26 @@ class Reducer:
         pushed = small.jvp(vectors.to(self._factor))
         curved = self._factor @ (self._factor.mT @ pushed) / half
         first, second = slice(0, half), slice(half, 2 * half)
+        views = [(1, self._whole), (-1, small)]
+        if closer is not None:
+            views += zip((-1, 1, -1, 1), small.seen_beyond(closer.focus), strict=True)
         overlaps = [
-            signals.chosen(first).overlaps(curved[first], signals.chosen(second), curved[second])
-            for signals in (self._whole, small.with_whole_inputs() if closer else small)
+            sign * some.chosen(first).overlaps(curved[first], some.chosen(second), curved[second])
+            for sign, some in views
         ]
-        return overlaps[0] - overlaps[1]
+        return torch.stack(overlaps).sum(dim=0)
+
+    def energies(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """v^T G v, (k,), for vectors v (D, k) in all parameters, from the same examples, and its standard error."""
+        if len(self._factor) < 2:
+            return vectors.new_zeros(vectors.shape[1]), vectors.new_full((vectors.shape[1],), float("inf"))
+        pushed = self._factor.mT @ self._whole.jvp(vectors.to(self._factor))
+        each = pushed.double().square().sum(dim=1)
+        return each.mean(dim=0), each.std(dim=0) / len(each) ** 0.5
 
 
 class Closer:
-    """Products G u for vectors u of a subspace: beyond its inputs too, along the leading signals of the vectors.
+    """Products G u for vectors u of a subspace: beyond its inputs and signals too, along those that u is made of.
 
     Parameters
     ----------
@@ -138,23 +154,31 @@ class Closer:
     """
 
     def __init__(self, reduction: Reduction, vectors: Tensor) -> None:
-        self._reduction, self._focus = reduction, reduction.focus(vectors, FOCUS)
-        self._sums: dict[str, Tensor] = {}
+        self._reduction, self.focus = reduction, reduction.focus(vectors, FOCUS)
+        self._sums: dict[str, Beyond] = {}
         self._dtype = vectors.dtype
 
     def add(self, part: SignalsChunk, cotangents: Tensor) -> None:
         """Add J^T U of a part's examples, U (n, C, k)."""
         self._dtype = cotangents.dtype
-        for name, image in part.signals.pulled_whole(cotangents, self._focus).items():
-            self._sums[name] = self._sums[name] + image if name in self._sums else image.double()
+        for name, beyond in part.signals.pulled_beyond(cotangents, self.focus).items():
+            self._sums[name] = beyond.added_to(self._sums.get(name))
 
     def images(self, within: Tensor) -> Tensor:
         """All in all, (D, k), with what the sums are `within` the subspace, (size, k)."""
-        rows = self._reduction.lift(within.T.to(self._dtype)).double()  # no more precise than what was added
-        for name, image in self._sums.items():
-            left, right = (None if basis is None else basis.double() for basis in self._reduction.bases[name])
-            assert right is not None
-            beyond = image - image @ right @ right.T
-            signals = self._focus[name] if left is None else left @ self._focus[name].double()
-            rows[:, self._reduction.groups[name]] += (signals.to(beyond) @ beyond).flatten(1)
+        reduction = self._reduction
+        rows = reduction.lift(within.T.to(self._dtype)).double()  # no more precise than what was added
+        for name, beyond in self._sums.items():
+            left, right = (None if basis is None else basis.double() for basis in reduction.bases[name])
+            focus, place = self.focus[name], reduction.groups[name]
+            signals, inputs = (
+                few.double() if basis is None else basis @ few.double()
+                for few, basis in zip(focus, (left, right), strict=True)
+            )
+            if beyond.wide is not None and right is not None:
+                rows[:, place] += (signals @ (beyond.wide - beyond.wide @ right @ right.T)).flatten(1)
+            if beyond.tall is not None and left is not None:
+                rows[:, place] += ((beyond.tall - left @ (left.T @ beyond.tall)) @ inputs.T).flatten(1)
+            if beyond.bias is not None and left is not None and name in reduction.biases:
+                rows[:, reduction.groups[reduction.biases[name]]] += beyond.bias - beyond.bias @ left @ left.T
         return rows.T

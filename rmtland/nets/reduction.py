@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-INPUT_DIRECTIONS, SIGNAL_DIRECTIONS = 96, 64
-"""Directions of a layer's inputs, and of what is propagated back to it, that are kept at most."""
 WORTH = 0.7
 """All directions stay unless fewer than this share of them will do."""
+
+
+class Focus(NamedTuple):
+    """The few signals (q, j) and inputs (r, j) of a weight that vectors are made of, in a subspace's coordinates."""
+
+    signals: Tensor
+    inputs: Tensor
 
 
 class Reduction:
@@ -25,6 +32,10 @@ class Reduction:
         Of each tensor in the coordinates.
     size : int
         Number of coordinates.
+    biases : dict of str to str
+        Of weights the bias that their signals are the gradients of.
+    keep : bool
+        Whether signals in all directions are to be kept beside those in few.
     """
 
     def __init__(
@@ -32,7 +43,11 @@ class Reduction:
         groups: dict[str, slice],
         shapes: dict[str, torch.Size],
         bases: dict[str, tuple[Tensor | None, Tensor | None]],
+        biases: dict[str, str],
+        *,
+        keep: bool,
     ) -> None:
+        self.biases, self.keep = biases, keep
         self.groups, self.bases = groups, {n: pair for n, pair in bases.items() if any(b is not None for b in pair)}
         self.places: dict[str, slice] = {}
         self._whole = {n: (shapes[n][0], shapes[n][1:].numel()) for n in self.bases}
@@ -68,14 +83,14 @@ class Reduction:
             out[:, group] = part
         return out
 
-    def focus(self, vectors: Tensor, tolerance: float) -> dict[str, Tensor]:
-        """Of each weight with Q the few signals (q, j) that hold all but a share `tolerance` of vectors (size, m)."""
-        lost = tolerance * vectors.shape[1] / max(len(self._small), 1)
+    def focus(self, vectors: Tensor, tolerance: float) -> dict[str, Focus]:
+        """Of each weight what holds all but a share `tolerance` of vectors (size, m)."""
+        weights = [name for name in self._small if name not in self.biases.values()]
+        lost = tolerance * vectors.shape[1] / max(len(weights), 1)
         found = {}
-        for name, (b, a) in self._small.items():
-            if self.bases[name][1] is not None:
-                block = vectors[self.places[name]].T.reshape(-1, b, a)
-                found[name] = _principal(block.mT.flatten(0, 1), lost)
+        for name in weights:
+            block = vectors[self.places[name]].T.reshape(-1, *self._small[name])
+            found[name] = Focus(_principal(block.mT.flatten(0, 1), lost), _principal(block.flatten(0, 1), lost))
         return found
 
 
