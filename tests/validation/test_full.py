@@ -236,7 +236,7 @@ def short(monkeypatch):
         data = dict.fromkeys(_networks.DATA if claim == "papyan.deep_networks" else ("mnist",), epochs)
         some = [rates[0], rates[20], rates[-1]] if claim in ALIVE else [rates[0], rates[-1]]
         monkeypatch.setitem(_networks.SCALES, "full", (data, kinds[:1], [1], some, None, 2, 1 / 16))
-        for name, value in (("STEPS", 40), ("DENSE", 50), ("PRODUCTS", 3)):
+        for name, value in (("STEPS", 40), ("DENSE", 50), ("PRODUCTS", 1)):
             monkeypatch.setattr(_networks, name, value)
         for name in ("papyan.hierarchy_dynamics", "papyan.knock_out_spectra"):
             monkeypatch.setattr(of(name), "LOG_STEPS", 8)
