@@ -157,6 +157,10 @@ def compare(
 
             report = Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory)
             results[part] = climb(measured, chosen, num_draws, report, generator, step)
+        # Each stage of a network has a memory budget of its own.
+        forget = getattr(source, "forget_graphs", None)
+        if forget is not None and len(wanted) > 1:
+            forget()
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,

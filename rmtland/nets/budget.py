@@ -43,6 +43,11 @@ class Budget:
             self._graphs += num_bytes if graph else 0
             return True
 
+    def return_graphs(self) -> None:
+        """What was taken for graphs is left again: they are forgotten."""
+        with self._lock:
+            self.taken, self._graphs = self.taken - self._graphs, 0
+
     def __getstate__(self) -> dict[str, int]:
         return {"limit": self.limit, "taken": self.taken - self._graphs}
 

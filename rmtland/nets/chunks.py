@@ -80,6 +80,10 @@ class NetworkChunk:
         logits = {n: v for n, v in self._made.items() if n == "logits" and n in self._within_budget}
         return {**self.__dict__, "_made": logits, "_within_budget": set(logits)}
 
+    def forget_graphs(self) -> None:
+        """As if it had been pickled; the source gives their share of the budget back."""
+        self.__dict__.update(self.__getstate__())
+
     def _kept(self, name: str, make: Callable[[], Any], num_bytes: Callable[[Any], int], *, graph: bool) -> Any:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:

@@ -23,7 +23,14 @@ from rmtland.nets.batches import (
     checked_class_weights,
     checked_ignore_index,
 )
-from rmtland.nets.budget import BATCH_SHARE, MEMORY_BUDGET, SMALLEST_BATCH, Budget, GraphBytes
+from rmtland.nets.budget import (
+    BATCH_SHARE,
+    MEMORY_BUDGET,
+    SMALLEST_BATCH,
+    Budget,
+    GraphBytes,
+    give_back_freed_pages,
+)
 from rmtland.nets.chunks import NetworkChunk, Plan
 from rmtland.nets.graphs import loss_slope, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
@@ -311,6 +318,13 @@ class NetworkLogitGradients:
                 "loader that augments, drops or repeats some",
                 self._nondeterminism,
             )
+
+    def forget_graphs(self) -> None:
+        """Give back the memory of recorded graphs; what comes next records them anew."""
+        for chunk in self._chunks or []:
+            chunk.forget_graphs()
+        self._budget.return_graphs()
+        give_back_freed_pages()
 
     def matrices(
         self, columns: Columns, vector: Tensor, groups: Sequence[Sequence[str]], outer: Sequence[bool]

@@ -152,6 +152,16 @@ def test_stages_are_chosen_and_do_not_depend_on_each_other():
     assert told[-1][1:] == (6, 6)
 
 
+def test_a_stage_gives_back_the_memory_of_its_graphs(network):
+    one, other, alone = (rl.nets.NetworkLogitGradients(*network) for _ in range(3))
+    rl.compare({"one": one, "other": other}, rungs=["hessian"])
+    rl.compare(alone, rungs=["hessian"])
+    assert one._budget.taken == other._budget.taken < alone._budget.taken
+    v = np.random.default_rng(0).normal(size=one.num_parameters)
+    np.testing.assert_allclose(rl.nets.hessian(one) @ v, rl.nets.hessian(alone) @ v)
+    assert one._budget.taken <= alone._budget.taken
+
+
 def test_matched_participation_has_the_measured_accuracy():
     law = rl.GaussianLogits(sigma=2.0, accuracy=0.3)
     draw = dataclasses.replace(MODEL, num_examples=400, logits=law).sample(rng=2)

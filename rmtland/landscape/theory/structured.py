@@ -222,7 +222,8 @@ class StructuredTheory(Spectral):
     def _find_power(self, count: int) -> float:
         """From the nearest gap above of which it is known, if it is from a gap itself; else of all there is above."""
         boundary = self._boundary(count)
-        above, high = 0.0, None
+        above = 0.0
+        high: tuple[float, float] | None = None
         known = [k for k in self._powers if k < count and self._boundary(k).distance > 0]
         if known and boundary.distance > 0:
             top = self._boundary(max(known))
