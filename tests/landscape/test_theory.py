@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
@@ -32,9 +32,14 @@ def pair(n, c, d, sigma, law, seed=0, cross_terms=True):
     return model.theory(cross_terms=cross_terms), rl.GeneralizedMarchenkoPastur(t / d, d), t, a
 
 
+class Frozen(Exception):
+    """All examples are: the oracle's diag(p) - p p^T has no digits left."""
+
+
 def check(n, c, d, sigma, law, seed=0, cross_terms=True):
     theory, law_of_t, t, _ = pair(n, c, d, sigma, law, seed, cross_terms)
-    assume(t[-1] >= 1e-6)  # where all examples are frozen the oracle's diag(p) - p p^T has no digits left
+    if t[-1] < 1e-6:
+        raise Frozen
     top = law_of_t.support[-1, 1]
     x = np.concatenate([np.linspace(0.013, 1.07, 23) * top, np.geomspace(1e-3, 0.1, 5) * top, [-1.0, 0.0]])
     density = theory.pdf(x)
@@ -69,7 +74,10 @@ def test_against_the_general_law_of_the_dense_matrix(sigma, law, cross_terms):
     st.integers(0, 99),
 )
 def test_any_parameters(n, c, d, sigma, mean, residual, of_class, seed):
-    check(n, c, d, sigma, rl.ClusteredGradients(mean, residual, of_class), seed)
+    try:
+        check(n, c, d, sigma, rl.ClusteredGradients(mean, residual, of_class), seed)
+    except Frozen:
+        reject()
 
 
 @pytest.mark.parametrize("law", LAWS[:3])
