@@ -148,8 +148,8 @@ class Reducer(Protocol):
     def parts(self, chunk: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
         """A chunk part by part, in all parameters and in the coordinates."""
 
-    def closer(self, vectors: Array) -> Closer:
-        """For products with vectors (size, k)."""
+    def closer(self, vectors: Array, share: float) -> Closer:
+        """For products with vectors (size, k), of which a share may be left out beyond the subspace."""
 
     def left_out(self, vectors: Array, closer: Any = None) -> Array:
         """About |R u|^2, (k,), for u = vectors (size, k), R u being the part of G u outside of the subspace.

@@ -43,8 +43,10 @@ Floats = npt.NDArray[np.float64]
 
 FIRST, FIRST_HELD = 2, 3
 """Directions of F that products are taken with, for each eigenvalue; more of what is held in a subspace."""
-MORE = 3
-"""Eigenvectors that are multiplied again beside those asked for."""
+MORE = (1, 3)
+"""Eigenvectors that are multiplied again beside those asked for, in one pass and in two."""
+FOCUS = (5e-2, 1e-2)
+"""Share of these that is left out where the last product goes beyond a subspace, in one pass and in two."""
 FEW = 16
 """Examples of each class, on average, that directions are found from where an eighth of all would be fewer."""
 
@@ -78,8 +80,8 @@ class OutlierStream:
             self.reducer = None  # too small to be worth it
         held = self.reducer is not None and self.reducer.held
         first = FIRST_HELD * k if held else FIRST * k
-        again = first if self.reducer is None else k + MORE
-        self.width, self.again = (min(num_directions or count, source.num_parameters) for count in (first, again))
+        self.width = min(num_directions or first, source.num_parameters)
+        self.most = num_directions
         # Parts of all examples.
         self.held: list[Any] | None = [] if held else None
         # Of what is summed up: parameters, or coordinates in a subspace.
@@ -100,7 +102,8 @@ class OutlierStream:
 
     def pass_over(self, directions: Array | None) -> None:
         """The means of all, and products of the examples that come after the directions are known."""
-        boundary = 0 if directions is not None or self.held is not None else _opening(self.source)
+        self.given = directions is not None
+        boundary = 0 if self.given or self.held is not None else _opening(self.source)
         slope_of = GradientAccumulator()
         slope: Any = None
         self.block: Any = directions
@@ -256,22 +259,27 @@ class OutlierStream:
                     yield part
 
     def refine(self, passes: int) -> None:
-        """Products with the leading eigenvectors found so far: once more of what is held and in a second pass."""
-        if self.held is not None:
-            for _ in range(passes):
-                self.exact(self._leading_found())
-        if self.reducer is None and passes == 2:
-            self.exact(self._leading_found())
+        """Products with the leading eigenvectors found so far; the last of a subspace see what lies outside of it.
+
+        All directions of F are behind those found in one pass over what is held, unless others were given.
+        """
+        again = self.width if self.reducer is None else self.k + MORE[passes - 1]
+        again = min(self.most or again, self.source.num_parameters)
+
+        def found() -> Array:
+            return Estimate.of(self, again).vectors(again)
+
+        inside = passes - 1
+        if self.reducer is not None:
+            inside = 0 if self.held is None else passes - 1 + self.given
+        for _ in range(inside):
+            self.exact(found())
         if self.reducer is not None and (passes == 2 or self.held is not None):
-            self._look_closer(self.reducer, self._leading_found())
+            self._look_closer(self.reducer, found(), FOCUS[passes - 1])
 
-    def _leading_found(self) -> Array:
-        """Eigenvectors to multiply again: those asked for and more, orthonormal."""
-        return Estimate.of(self, self.again).vectors(self.again)
-
-    def _look_closer(self, reducer: Reducer, block: Array) -> None:
+    def _look_closer(self, reducer: Reducer, block: Array, share: float) -> None:
         """Products of all examples with directions of the subspace that see what lies outside of it."""
-        self.closer = reducer.closer(block)
+        self.closer = reducer.closer(block, share)
         self.within = self._product(block, self.closer)
         self.images = self.closer.images(self.within * self.source.num_examples) / self.source.num_examples
         require_finite(self.images)

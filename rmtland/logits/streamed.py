@@ -74,7 +74,7 @@ def streamed_outliers(
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
         Vectors that products are taken with, each time, k at least. More make errors smaller; in a subspace each costs
-        less than a hundredth of the pass. By default 2 k; of what is held 3 k, then k + 3 eigenvectors.
+        less than a hundredth of the pass. By default 2 k; of what is held 3 k, then k + 1 eigenvectors, or k + 3 in two passes.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
         examples in the same pass that finds the means.
@@ -112,11 +112,11 @@ def streamed_outliers(
     network whose layers account for all parameters C - 1 backward passes to the layers' outputs serve all of it, in
     coordinates of a subspace (`tolerance`) that up to 512 examples choose; what it leaves out is told from a quarter
     of these, which had no say, and is part of the errors. Where half of the memory budget holds all examples, as they
-    are and in these coordinates, there is no noise: V comes from all and B V from all, then products with the leading
-    eigenvectors so far, whose directions are added to V, are taken as often as there are passes, and last some that
-    leave the subspace: with inputs in full along the vectors' signals, and signals in full along their inputs. The
-    eigenvalues are then those of G V (V^T G V)^-1 V^T G, for V of these last. Where they cannot be held a second pass
-    takes such products with inputs in full. An eigenvector far from all means is missed, and the errors do not know.
+    are and in these coordinates, there is no noise: V comes from all and B V from all; two passes then take products
+    with the leading eigenvectors so far, whose directions are added to V, and so does one with a `start`. Last come
+    products that leave the subspace: with inputs in full along the vectors' signals, and signals in full along their
+    inputs, of fewer vectors and less closely in one pass. The eigenvalues are then those of G V (V^T G V)^-1 V^T G, for
+    V of these last. Where they cannot be held a second pass takes such products with inputs in full. An eigenvector far from all means is missed, and the errors do not know.
 
     Beside Lanczos iterations the gain grows with N D: one to two times at 10^8 (55,000 parameters, 1,500 examples),
     several times at 10^9.

@@ -24,8 +24,6 @@ PART_BYTES = 2**26
 SMALLEST_PART = 64
 TOLD = 4
 """One example of so many of these does not choose directions but tells what they leave out."""
-FOCUS = 1e-2
-"""Share of eigenvectors that is left out where products go beyond a subspace."""
 HELD = 1.3
 """Memory for what is held, over that for it as a whole."""
 MOST, MOST_HELD = (64, 96), (32, 48)
@@ -109,9 +107,9 @@ class Reducer:
             assert view is not None
             yield WholeChunk(part, view.logits), view
 
-    def closer(self, vectors: Tensor) -> Closer:
-        """For products with vectors (size, k) beyond the inputs of the subspace."""
-        return Closer(self.reduction, vectors)
+    def closer(self, vectors: Tensor, share: float) -> Closer:
+        """For products with vectors (size, k) beyond the subspace; `share` of them may be left out there."""
+        return Closer(self.reduction, vectors, share)
 
     def left_out(self, vectors: Tensor, closer: Closer | None = None) -> Tensor:
         """|R u|^2, (k,), for vectors u (size, k) in the subspace, R u being the part of G u that is not in it.
@@ -151,10 +149,12 @@ class Closer:
     ----------
     reduction : Reduction
     vectors : Tensor (size, k)
+    share : float
+        How much of them may be left out.
     """
 
-    def __init__(self, reduction: Reduction, vectors: Tensor) -> None:
-        self._reduction, self.focus = reduction, reduction.focus(vectors, FOCUS)
+    def __init__(self, reduction: Reduction, vectors: Tensor, share: float) -> None:
+        self._reduction, self.focus = reduction, reduction.focus(vectors, share)
         self._sums: dict[str, Beyond] = {}
         self._dtype = vectors.dtype
 
