@@ -74,7 +74,8 @@ def streamed_outliers(
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
         Vectors that products are taken with, each time, k at least. More make errors smaller; in a subspace each costs
-        less than a hundredth of the pass. By default 2 k; of what is held 3 k, then k + 1 eigenvectors, or k + 3 in two passes.
+        less than a hundredth of the pass. By default 2 k; of what is held 3 k, then k + 1 eigenvectors, or k + 3 in two
+        passes.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
         examples in the same pass that finds the means.
@@ -116,7 +117,8 @@ def streamed_outliers(
     with the leading eigenvectors so far, whose directions are added to V, and so does one with a `start`. Last come
     products that leave the subspace: with inputs in full along the vectors' signals, and signals in full along their
     inputs, of fewer vectors and less closely in one pass. The eigenvalues are then those of G V (V^T G V)^-1 V^T G, for
-    V of these last. Where they cannot be held a second pass takes such products with inputs in full. An eigenvector far from all means is missed, and the errors do not know.
+    V of these last. Where they cannot be held a second pass takes such products with inputs in full. An eigenvector far
+    from all means is missed, and the errors do not know.
 
     Beside Lanczos iterations the gain grows with N D: one to two times at 10^8 (55,000 parameters, 1,500 examples),
     several times at 10^9.
