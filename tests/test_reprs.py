@@ -120,3 +120,13 @@ def test_things_that_hold_arrays_compare_to_true_or_false(told):
     thing, other = THINGS[told](), THINGS[told]()
     assert thing == thing
     assert (thing == other) in (True, False)
+
+
+def test_what_follows_a_training_tells_how_far_it_is(tmp_path):
+    module, inputs, labels = rl.nets.mlp([4, 5, 3]), torch.randn(6, 4), torch.arange(6) % 3
+    record = rl.nets.TrainingRecord(tmp_path / "record", module, inputs, labels, every=2, statistics=["outputs"])
+    assert repr(record) == "TrainingRecord(Sequential, 1 measurements, the last at step 0)"
+    record.step(4)
+    assert repr(record) == "TrainingRecord(Sequential, 2 measurements, the last at step 4)"
+    monitor = rl.nets.OutlierMonitor(module, inputs, labels)
+    assert repr(monitor) == "OutlierMonitor(Sequential, 0 measurements)"

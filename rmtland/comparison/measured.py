@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arrays import Array, double, to_numpy, zeros
+from rmtland._arrays import double, to_numpy
 from rmtland.landscape.gradient_laws import LONGEST
 from rmtland.landscape.model import LandscapeModel
 from rmtland.logits.accumulate import gather_logits
@@ -24,7 +24,7 @@ from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, logit_gradient_gram
 from rmtland.logits.measure import measure
 from rmtland.logits.outputs import OutputStatistics
-from rmtland.logits.restriction import restricted_sources
+from rmtland.logits.restriction import diagonal_block, restricted_sources
 from rmtland.logits.scales import LogitScales, LogitScalesAccumulator
 from rmtland.spectra.operators import SymmetricOperator
 
@@ -96,7 +96,7 @@ class Measured:
 
         def block_of(group: slice) -> SymmetricOperator | None:
             whole = hessian()
-            return None if whole is None else _block(whole, group)
+            return None if whole is None else diagonal_block(whole, group)
 
         return {
             name: cls._from(
@@ -169,19 +169,8 @@ def _gram(source: LogitGradients) -> LogitGradientGram | None:
 
 
 def _network_hessian(source: LogitGradients) -> SymmetricOperator | None:
-    if not hasattr(source, "network"):  # spares everybody else the import of torch
+    if getattr(source, "network", None) is None:  # spares everybody else the import of torch
         return None
-    from rmtland.nets import NetworkLogitGradients, hessian
+    from rmtland.nets import hessian
 
-    return hessian(source) if isinstance(source, NetworkLogitGradients) else None
-
-
-def _block(operator: SymmetricOperator, group: slice) -> SymmetricOperator:
-    """The diagonal block of a group of parameters."""
-
-    def multiply(block: Array) -> Array:
-        full = zeros(block, (operator.dimension, block.shape[1]))
-        full[group] = block
-        return operator.multiply(full)[group]
-
-    return SymmetricOperator(multiply, group.stop - group.start, operator.prototype)
+    return hessian(source)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -16,6 +17,12 @@ class TrainingHook(ABC):
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
         self._module, self._seen = module, start
+
+    steps: Sequence[int]
+
+    def __repr__(self) -> str:
+        last = f", the last at step {self.steps[-1]}" if len(self.steps) else ""
+        return f"{type(self).__name__}({type(self._module).__name__}, {len(self.steps)} measurements{last})"
 
     def step(self, number: int | None = None) -> bool:
         """Say that a step of training is done; measure the network if it is time.
