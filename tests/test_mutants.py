@@ -100,6 +100,8 @@ def small(tmp_path, monkeypatch):
     for module in (mutants, line_map):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(mutants, "load", lambda: None)
+    for module in [module for module in sys.modules if module.split(".")[0] == "rmtland"]:
+        monkeypatch.delitem(sys.modules, module)  # forks find the small tree's
     cached = (mutants.line_map, mutants.fails_anyway, line_map.functions, line_map.callers_of, line_map.words)
     for function in cached:
         function.cache_clear()
@@ -117,9 +119,6 @@ def told(monkeypatch, capsys, folder, *options):
 
 @pytest.mark.slow
 def test_kills_and_survivors_are_told_apart(small, monkeypatch, capsys):
-    for module in list(sys.modules):
-        if module.split(".")[0] == "rmtland":
-            monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(
         mutants.EQUIVALENT, ("rmtland/laws/x.py", "if (x <= low):"), "as if no test could see a bound of its own"
     )

@@ -101,7 +101,7 @@ def test_saved_arrays_are_compared_as_their_network_is(network, of_network):
     source = rl.nets.NetworkLogitGradients(*network)
     (chunk,) = source.chunks()
     saved = rl.DenseLogitGradients(chunk.logits.numpy(), chunk.labels.numpy(), chunk.dense().numpy())
-    rungs = rl.compare(saved, num_draws=3, theory=False).stages["network"].rungs
+    rungs = rl.compare(saved, num_draws=3).stages["network"].rungs
     assert "hessian" not in rungs
     for name in ("gauss_newton", "mean_gradients", "own_probabilities", "full_model"):
         for quantity in QUANTITIES:

@@ -309,7 +309,7 @@ def test_points_that_are_not_numbers(law):
                 method(bad)
     with pytest.raises(TypeError, match="`k` must be an integer; got"):
         law.moment(1.5)
-    with pytest.raises(ValueError, match="`k` must be >= 0; got"):
+    with pytest.raises(ValueError, match="`k` must be >= 0.*; got"):
         law.moment(-1)
 
 

@@ -126,7 +126,7 @@ def test_every_network_takes_every_size_and_seed(name):
     assert count(build(width=0.5)) > 1.5 * count(build(width=0.25))
     with pytest.raises(ValueError, match=r"`image_size` must be >= 8; got 7"):
         build(image_size=7)
-    with pytest.raises(ValueError, match=r"`width` must be > 0; got 0"):
+    with pytest.raises(ValueError, match=r"`width` must be > 0 and <= 10000; got 0"):
         build(width=0)
     with pytest.raises(ValueError, match=r"`channels` must be >= 1; got 0"):
         build(channels=0)

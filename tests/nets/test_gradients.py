@@ -333,3 +333,6 @@ def test_images_lie_in_memory_as_their_shape_says(images):
     assert {x.contiguous().flatten().view(x.shape).stride()[1:]} == SEEN
     plain = rl.nets.hessian(module, np.ascontiguousarray(x.numpy()).reshape(6, -1).reshape(x.shape), labels)
     np.testing.assert_allclose(product, plain @ torch.as_tensor(vector), rtol=1e-12)
+    SEEN.clear()
+    rl.nets.train(module, x, labels, epochs=1, batch_size=2)
+    assert {x.contiguous().flatten().view(x.shape).stride()[1:]} == SEEN
