@@ -264,6 +264,7 @@ QUICK = ("fort_ganguli.figure_3a", "papyan.hierarchy_sum", "sagun.figures_4_6")
 @pytest.mark.parametrize(
     "claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED if c not in COLLAPSE]
 )
+@pytest.mark.timeout(900)  # 4,000 products with networks of up to forty layers
 def test_full_paths_run(claim, short, elsewhere):
     shortened = short(claim)
     outcome = shortened.judge(shortened.draw("full", np.random.default_rng(0)), shortened.theory)
