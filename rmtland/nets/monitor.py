@@ -108,12 +108,17 @@ class OutlierMonitor(TrainingHook):
         self._every = None if every is None else integer("every", every, at_least=1)
         self._k = None if k is None else integer("k", k, at_least=1)
         self._sharpness = sharpness
-        self.steps: list[int] = []
+        self._steps: list[int] = []
         self.seconds = 0.0
         self._rows: list[dict[str, npt.NDArray[np.float64]]] = []
         self._begun, self._last = time.monotonic(), 0.0
         self._directions: Any = None
         self._top: Any = None
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that were measured."""
+        return list(self._steps)
 
     def _due(self, before: int, now: int) -> bool:
         if self._every is not None:
@@ -124,7 +129,7 @@ class OutlierMonitor(TrainingHook):
     def _record(self, number: int) -> None:
         begun = time.monotonic()
         self._rows.append(self._measure())
-        self.steps.append(number)
+        self._steps.append(number)
         self._last = time.monotonic() - begun
         self.seconds += self._last
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 
@@ -18,10 +17,13 @@ class TrainingHook(ABC):
             raise TypeError(f"`module` must be a torch.nn.Module; got {type(module).__name__}")
         self._module, self._seen = module, start
 
-    steps: Sequence[int]
+    @property
+    @abstractmethod
+    def steps(self) -> list[int]:
+        """Steps at which the network was measured."""
 
     def __repr__(self) -> str:
-        last = f", the last at step {self.steps[-1]}" if len(self.steps) else ""
+        last = f", the last at step {self.steps[-1]}" if self.steps else ""
         return f"{type(self).__name__}({type(self._module).__name__}, {len(self.steps)} measurements{last})"
 
     def step(self, number: int | None = None) -> bool:
