@@ -118,7 +118,7 @@ def test_settings_of_the_other_papers():
     inner = (first.side**2, *first.hidden, 10)
     assert sum((a + 1) * b for a, b in itertools.pairwise(inner)) == pytest.approx(5000, rel=0.05)
     widths = of("sagun.figures_3_5")
-    assert (widths.WIDTHS["full"], widths.BASE["full"].examples) == ((10, 30, 50, 70), 1000)
+    assert (widths.WIDTHS, widths.BASE["full"].examples) == ((10, 30, 50, 70), 1000)
     assert of("sagun.figures_4_6").BATCHES == (10, 512)
     bare = of("sagun.figures_7_8").RECIPES["full"]
     assert (bare.network, bare.data, bare.width, bare.examples) == ("alexnet", "cifar10", 1.0, 50_000)

@@ -142,6 +142,7 @@ def judge(data, theory):
         # The paper's slopes, through the middle of ours: its networks have other eigenvalues.
         line = shown[1][0][0]
         middle = np.sqrt(line.xmin * line.xmax)
+        x = np.array([middle, line.xmax])
         a_bin = middle * (bins[1] - bins[0]) / np.sqrt(bins[1] * bins[0])
         for ax, height, slope in ((left, 1.0, PAPERS[0]), (right, a_bin, PAPERS[1])):
             falling = height * line.density(middle) * (x / middle) ** -slope
