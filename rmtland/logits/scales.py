@@ -144,7 +144,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             variance_E = max(float(np.sum(residual)), 0.0) / float(np.sum(freedom))
             each = lengths / num_parameters - variance_E / averaged
             variance_c, variance_d = float(np.mean(each)), 0.0
-            errors = _error_of_root(each, variance_c), math.nan, _error_of_root(residual / freedom, variance_E)
+            errors = error_of_root(each, variance_c), math.nan, error_of_root(residual / freedom, variance_E)
         for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
             if variance < 0:
                 warnings.warn(
@@ -169,14 +169,14 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         )
 
 
-def _error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
+def error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
     """Of the root of the mean of independent values, to first order."""
     return float(np.std(values, ddof=1)) / math.sqrt(values.size) / (2 * math.sqrt(mean)) if mean > 0 else math.nan
 
 
 def _error_of_ratio(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], mean: float) -> float:
     """Of the root of a ratio of sums of independent values and their weights, to first order."""
-    return _error_of_root(mean + (values - mean * weights) / weights.mean(), mean) if values.size > 1 else math.nan
+    return error_of_root(mean + (values - mean * weights) / weights.mean(), mean) if values.size > 1 else math.nan
 
 
 def logit_scales(
@@ -275,8 +275,8 @@ def _variances_by_class(
     each_d = (at_own_class - anywhere[present]) / (1 - balance)
     several = counts > 1
     errors = (
-        _error_of_root(at_own_class - (each_d if variance_d > 0 else 0.0), variance_c),
-        _error_of_root(each_d, variance_d),
+        error_of_root(at_own_class - (each_d if variance_d > 0 else 0.0), variance_c),
+        error_of_root(each_d, variance_d),
         _error_of_ratio(residuals[several], counts[several] - 1, variance_E),
     )
     return (variance_c, variance_d, variance_E), errors
