@@ -8,6 +8,7 @@ from validation.claims import seed_sequence
 from validation.figures import panels
 from validation.results import run_claim
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 CLAIMS = discover()
 QUICK = (
     "laws.random_energy_freezing", "laws.marchenko_pastur_atom", "papyan.knock_outs", "papyan.mean_embedding",
