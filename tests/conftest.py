@@ -35,7 +35,7 @@ def one_blas_thread():
 
 @pytest.fixture(scope="module")
 def blank_figures():
-    """Figures are files without a picture: three quarters of a small `compare` is their layout. `tests/plots` draws them."""
+    """Figures are files without a picture, whose layout is most of a small `compare`; `tests/plots` draws them."""
 
     def save(figure, place, **options):
         if isinstance(place, Path):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland.laws.fluctuations import covariance_of_powers, power_traces_of
 from rmtland.laws.solver import Solver
-from tests.landscape.dense_theory import dense_t, examples
 from tests import oracles
+from tests.landscape.dense_theory import dense_t, examples
 from tests.statistical import assert_mean
 
 LAWS = [
