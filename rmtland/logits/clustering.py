@@ -22,7 +22,7 @@ from rmtland.logits.ranks import first_example
 
 GROUP_BYTES = 2**25
 """Memory for the running sums of all bootstrap groups together, where the number of groups is left open."""
-BLOCK_NUMBERS = 2**21
+BLOCK_NUMBERS = 2**17
 """Numbers of the sums that are taken to float64 at a time: all of them would take as much memory as the sums."""
 MIN_GROUPS, MAX_GROUPS = 32, 256
 """Errors from g groups are known to 1/sqrt(2 g); where fewer than MIN_GROUPS fit, a second pass takes every example."""
@@ -253,6 +253,7 @@ class _Sums:
                     self.units = zeros(part, (2, num_classes, *part.shape))
                     self.scalars = zeros(lengths, (self.num_groups, 2 * num_classes + 3))
                 self.units[kind, k, ...] += part
+                del part  # as long as the parameters: not beside the next one
         per_example = xp.sum(has_direction, axis=1)
         across = chunk.rows(like(chunk.logits, inverse)).lengths() ** 2
         scalars = [across - per_example, per_example * (per_example - 1), xp.ones_like(per_example)]

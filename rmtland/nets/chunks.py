@@ -138,7 +138,8 @@ class NetworkChunk:
         """The network's outputs, (n, C), a row for each example: of tokens those that are not ignored."""
         outputs = self.network.outputs(parameters, self.inputs)
         outputs = outputs.reshape(-1, outputs.shape[-1])
-        return outputs if self._selected is None else outputs.index_select(0, self._selected)
+        every = self._selected is None or len(self._selected) == len(outputs)
+        return outputs if every else outputs.index_select(0, self._selected)  # a copy, and two more going back
 
     def recorded(self) -> Tensor:
         """The outputs (n, C) as a graph over the network's leaves; every product is read off this one."""
@@ -315,9 +316,9 @@ class NetworkChunk:
         return self._layered().rows(cotangents) if self.layers().keep else PassRows.of(self, cotangents)
 
     def recording(self) -> Recording:
-        """The layers' uses in a pass over the inputs, each once; until `release`."""
+        """The layers' uses below a head in a pass over the inputs, each once; until `release`."""
         if "recording" not in self._made:
-            self._made["recording"] = self.layers().record(Examples(self.inputs))
+            self._made["recording"] = self.layers().record(Examples(self.inputs)).below_head()
         made: Recording = self._made["recording"]
         return made
 

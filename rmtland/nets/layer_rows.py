@@ -144,10 +144,12 @@ class Layers:
             recording = self.record(few)
             found = {n: joined(p) for n, p in recording.pieces(cotangents).items()}
             if recording.head is not None:
-                below = [joined(p) for p in recording.below_head(torch.zeros_like(recording.head.inputs)).values()]
+                signals = torch.zeros_like(recording.head.inputs)
+                below = [joined(p) for p in recording.below_head().pieces(signals).values()]
         except RuntimeError:  # a forward pass that hooks disturb
             found = {}
-        self.rest = tuple(n for n, g in network.groups.items() if not _agree(found.get(n), exact[:, g], exact))
+        largest = _largest(exact)
+        self.rest = tuple(n for n, g in network.groups.items() if not _agree(found.get(n), exact[:, g], largest))
         per_logit = sum(_numbers(p)[1] for n, p in found.items() if n not in self.rest)
         per_logit += sum(network.parameters[n].numel() for n in self.rest)
         shared = sum(_numbers(p)[0] for p in found.values())
@@ -194,26 +196,32 @@ class Layers:
 def _one_by_one(network: Snapshot, examples: Examples) -> tuple[Tensor, Tensor]:
     """Random cotangents (n, C) and J_mu^T u_mu (n, D) by autograd, each example in a forward pass of its own."""
     leaves = tuple(network.leaves.values())
-    rows, drawn = [], []
+    rows, drawn = network.vector.new_zeros((len(examples), len(network.vector))), []
     generator = torch.Generator("cpu").manual_seed(0)
     for i in range(len(examples)):
         with torch.inference_mode(False), torch.enable_grad():
             logits = examples.cut(slice(i, i + 1)).outputs(network, network.leaves)[0]
         drawn.append(torch.randn(len(logits), generator=generator, device="cpu").to(logits))
-        parts = [torch.zeros_like(leaf, requires_grad=False) for leaf in leaves]
         if logits.requires_grad:
-            parts = list(torch.autograd.grad(logits, leaves, drawn[-1], materialize_grads=True))
-        rows.append(torch.cat([part.reshape(-1) for part in parts]))
-    return torch.stack(drawn), torch.stack(rows).detach()
+            parts = torch.autograd.grad(logits, leaves, drawn[-1], materialize_grads=True)
+            for group, part in zip(network.groups.values(), parts, strict=True):
+                rows[i, group] = part.reshape(-1)
+            del logits, parts  # as much as a row, and the next one's
+    return torch.stack(drawn), rows
 
 
-def _agree(piece: Piece | None, exact: Tensor, everything: Tensor) -> bool:
-    """Whether a tensor's pieces are its rows, up to rounding of themselves or of the whole gradient."""
+def _largest(values: Tensor) -> float:
+    """Without a copy of them."""
+    return float(torch.linalg.vector_norm(values, torch.inf)) if values.numel() else 0.0
+
+
+def _agree(piece: Piece | None, exact: Tensor, largest: float) -> bool:
+    """Whether a tensor's pieces are its rows, up to rounding of themselves or of the largest number of all."""
     precision = torch.finfo(exact.dtype).eps
     relative = min(30 * precision**0.5, 0.2)
-    tolerance = max(relative * float(exact.abs().max()), 10 * precision * float(everything.abs().max()))
+    tolerance = max(relative * _largest(exact), 10 * precision * largest)
     got = torch.zeros_like(exact) if piece is None else piece.formed()
-    return got.shape == exact.shape and float((got - exact).abs().max()) <= tolerance
+    return got.shape == exact.shape and _largest(got - exact) <= tolerance
 
 
 def _numbers(piece: Piece) -> tuple[int, int]:

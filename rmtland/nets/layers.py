@@ -40,7 +40,6 @@ class Use:
 class Head:
     """The linear layer whose output is the network's: the signals at it are the cotangents themselves."""
 
-    use: Use
     layer: nn.Linear
     weight: Tensor  # (C, a)
     own: dict[str, str]  # the names of its trainable tensors by their roles
@@ -52,32 +51,27 @@ class Recording:
 
     def __init__(self, outputs: Tensor, uses: list[Use], head: Head | None = None) -> None:
         self.outputs, self.uses, self.head = outputs, uses, head
+        self._below = [use for use in uses if use.point is not outputs]
+
+    def below_head(self) -> Recording:
+        """The same with a head's inputs for outputs and without its own use: nothing of the size of its outputs."""
+        return self if self.head is None else Recording(self.head.inputs, self._below, self.head)
 
     def pieces(self, cotangents: Tensor) -> dict[str, list[Piece]]:
         """By tensor: the pieces of J_mu^T u_mu for cotangents like the outputs, one for each use."""
-        return _propagated(self.outputs, cotangents, self.uses)
-
-    def below_head(self, signals: Tensor) -> dict[str, list[Piece]]:
-        """The same without the head's own use, from signals at its inputs: nothing of the size of the outputs."""
-        assert self.head is not None
-        return _propagated(self.head.inputs, signals, [use for use in self.uses if use is not self.head.use])
-
-
-def _propagated(values: Tensor, cotangents: Tensor, uses: list[Use]) -> dict[str, list[Piece]]:
-    """The pieces that one backward pass from `values` gives."""
-    points = [use.point for use in uses]
-    signals: tuple[Tensor | None, ...] = (None,) * len(points)
-    if values.requires_grad and points:
-        with torch.inference_mode(False):
-            signals = torch.autograd.grad(
-                values, points, cotangents.to(values.dtype), retain_graph=True, allow_unused=True
-            )
-    found: dict[str, list[Piece]] = {}
-    for use, signal in zip(uses, signals, strict=True):
-        if signal is not None:
-            for name, piece in use.pieces(single(signal)).items():
-                found.setdefault(name, []).append(piece)
-    return found
+        points = [use.point for use in self.uses]
+        signals: tuple[Tensor | None, ...] = (None,) * len(points)
+        if self.outputs.requires_grad and points:
+            with torch.inference_mode(False):
+                signals = torch.autograd.grad(
+                    self.outputs, points, cotangents.to(self.outputs.dtype), retain_graph=True, allow_unused=True
+                )
+        found: dict[str, list[Piece]] = {}
+        for use, signal in zip(self.uses, signals, strict=True):
+            if signal is not None:
+                for name, piece in use.pieces(single(signal)).items():
+                    found.setdefault(name, []).append(piece)
+        return found
 
 
 def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tensor], num_examples: int) -> Recording:
@@ -87,7 +81,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
     the examples is not noted, nor one whose inputs are not a single tensor.
     """
     uses: list[Use] = []
-    last: list[tuple[Tensor, Head]] = []
+    last: list[tuple[Tensor, Tensor, Head]] = []
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
@@ -101,7 +95,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
         uses.append(Use(point, _pieces_of(layer, tensors[layer], inputs)))
         passed_on = point.clone()
         if isinstance(layer, nn.Linear):
-            last[:] = [(passed_on, Head(uses[-1], layer, layer.weight.detach(), tensors[layer], arguments[0]))]
+            last[:] = [(passed_on, point, Head(layer, layer.weight.detach(), tensors[layer], arguments[0]))]
         return passed_on
 
     tensors: dict[nn.Module, dict[str, str]] = {}
@@ -115,7 +109,8 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
             outputs = forward()
     # The very tensor, and not written to since: nothing lies between this layer and the outputs.
     is_head = bool(last) and last[0][0] is outputs and outputs._version == 0
-    return Recording(outputs, uses, last[0][1] if is_head else None)
+    # Its own output in place of the copy, which is one more of the logits' size.
+    return Recording(last[0][1], uses, last[0][2]) if is_head else Recording(outputs, uses)
 
 
 def _known(layer: nn.Module) -> bool:

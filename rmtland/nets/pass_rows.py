@@ -77,14 +77,15 @@ class PassRows:
 
     def sums(self, weights: Tensor) -> Tensor:
         """(j, d)."""
-        out = self.values.new_zeros((weights.shape[1], self.size))
-        for row, column in zip(out, weights.to(self.values.dtype).T, strict=True):
+        total, parts = self.chunk.network.zeros(weights.shape[1])
+        for i, column in enumerate(weights.to(self.values.dtype).T):
             if bool(column.any()) and len(self.words):
                 cotangents = self._cotangents(self.values * column[:, None])
-                row[...] = self.chunk.vjp(cotangents[:, :, None])[self._range, 0]
+                with torch.inference_mode(False):
+                    self.chunk.pullback().add_to([part[i : i + 1] for part in parts], [cotangents[None]])
                 del cotangents
                 give_back_freed_pages()  # holes of the logits' size, which the next pass does not fit into
-        return out
+        return total[self._range].T
 
     def products(self, vectors: Tensor) -> Tensor:
         """(n, j), float64."""
@@ -173,7 +174,7 @@ class PassRows:
             signals = head.inputs.new_zeros(head.inputs.shape)
             below = values.to(head.weight.dtype) @ head.weight[self.words]
             signals.view(-1, signals.shape[-1])[places] = below.to(signals.dtype)
-            used = recording.below_head(signals)
+            used = recording.pieces(signals)
         sequences = places // length
         every = sequences.tolist() == list(range(self.chunk.num_inputs))  # such pieces know what they have in common
         pieces: dict[str, Piece] = {}
