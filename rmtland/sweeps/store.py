@@ -130,7 +130,8 @@ class SweepStore:
             if ZARR_PARTIAL.fullmatch(left.name) and left.is_file() and not left.is_symlink():
                 left.unlink()
         group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        _require_disk(path, grid.size // grid.trials * (grid.trials - int(group.attrs["trials"])), read_schema(group))
+        trials: Any = group.attrs["trials"]
+        _require_disk(path, grid.size // grid.trials * (grid.trials - trials), read_schema(group))
         with writing(path):
             if repair:
                 _make_masks(group, grid)
