@@ -160,9 +160,9 @@ def test_an_interrupted_run_leaves_nothing(images):
     assert sorted(path.name for path in images.iterdir()) == ["images.npz"]
 
 
-def test_version_and_help(tmp_path):
+def test_version_and_help(tmp_path, run):
     assert run_apart(tmp_path, "--version").stdout.startswith("rmtland 0.")
-    assert "compare" in run_apart(tmp_path, "--help").stdout
+    assert "compare" in run("--help").stdout
 
 
 def test_files_appear_together_or_not_at_all(tmp_path):
