@@ -15,6 +15,7 @@ from rmtland.comparison import reporting
 from rmtland.comparison.result import RUNGS
 from tests.test_cli_train import invoke
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 BASE = ["--per-class", "3", "--hidden", "4", "--examples", "12", "--epochs", "2", "--draws", "2", "--rungs", "b,g"]
 
 
@@ -24,7 +25,7 @@ def compare(folder, *options):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, blank_figures):
     return compare(tmp_path_factory.mktemp("base"))
 
 

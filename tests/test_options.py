@@ -168,7 +168,7 @@ def short_grids(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in COMMANDS])
-def test_options_act(name, tmp_path, monkeypatch, short_grids):
+def test_options_act(name, tmp_path, monkeypatch, short_grids, blank_figures):
     arguments, others = COMMANDS[name]
     before = run(tmp_path / "before", monkeypatch, name, arguments)
     assert same(run(tmp_path / "again", monkeypatch, name, arguments), before)

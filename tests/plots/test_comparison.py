@@ -17,7 +17,7 @@ def distances(band, points):
 @pytest.fixture(scope="module")
 def comparison():
     model = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60, sigma_z=1.0)
-    return rl.compare({"early": model.sample(rng=0), "late": model.sample(rng=1)}, num_draws=4)
+    return rl.compare({"early": model.sample(rng=0), "late": model.sample(rng=1)}, num_draws=4, theory=False)
 
 
 def test_cumulative_power_is_what_is_plotted(comparison):
