@@ -51,6 +51,10 @@ STAGES = ("initialisation", "mid training", "end of training")
 """What `training_stages` names."""
 COLUMNS = 4
 """Rungs of a table that 80 characters hold, beside G."""
+MOST_WORKERS = 6
+"""Processes at the most unless told, as each takes seconds to start and half a gigabyte: of each stage two."""
+MANY_ROWS = 1000
+"""Logit gradients N (C - 1) below which a stage takes less than processes take to start."""
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
@@ -91,6 +95,13 @@ def compare(
         bool, typer.Option("--hierarchy", help="Rank, trace share and top eigenvalue of A1, A2, B1 and B2 too.")
     ] = False,
     outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes to share stages and rungs among; one per processor where a stage takes long, 1 for "
+            "a deep network, whose graphs fill the memory."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
 ) -> None:
@@ -116,7 +127,11 @@ def compare(
     choice("by", by, (None, "parameter_groups"))
     integer("seed", seed, at_least=0)
     choice("outliers", outliers, GAP_RULES)
+    if workers is not None:
+        integer("workers", workers, at_least=1)
     with OutputFolder(out) as folder:
+        from joblib import cpu_count
+
         from rmtland.comparison.compare import compare as run_comparison
         from rmtland.nets import training_stages
 
@@ -138,9 +153,12 @@ def compare(
             )  # fmt: skip
             progress.update(training, completed=epochs)
             measuring = progress.add_task("measuring", total=None)
+            if workers is None:
+                rows = examples * (dataset.num_classes - 1)
+                workers = 1 if network in DEEP or rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
             comparison = run_comparison(
                 sources, num_draws=draws, rungs=chosen, stages=measured, by=by, outlier_method=outliers,
-                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings,
+                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings, workers=workers,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),
