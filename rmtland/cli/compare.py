@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,9 +134,10 @@ def compare(
         from joblib import cpu_count
 
         from rmtland.comparison.compare import compare as run_comparison
+        from rmtland.comparison.workers import Workers
         from rmtland.nets import training_stages
 
-        with Progress(
+        with ExitStack() as stack, Progress(
             TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=console, transient=True, disable=not console.is_terminal,
         ) as progress:  # fmt: skip
@@ -143,6 +145,13 @@ def compare(
             if per_class is None:
                 dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
             count = len(dataset.x_train)
+            if workers is None:
+                rows = examples * (dataset.num_classes - 1)
+                workers = 1 if network in DEEP or rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
+            processes: int | Workers = workers
+            if workers > 1:  # they import what they need while this process trains
+                needed = "rmtland.comparison.compare", "rmtland.nets.gradients"
+                processes = stack.enter_context(Workers(workers, needed))
             epochs = settings["epochs"] = epochs_or_default(epochs, network, count, batch_size)
             training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
             steps_per_epoch = -(-count // batch_size)
@@ -153,12 +162,9 @@ def compare(
             )  # fmt: skip
             progress.update(training, completed=epochs)
             measuring = progress.add_task("measuring", total=None)
-            if workers is None:
-                rows = examples * (dataset.num_classes - 1)
-                workers = 1 if network in DEEP or rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
             comparison = run_comparison(
                 sources, num_draws=draws, rungs=chosen, stages=measured, by=by, outlier_method=outliers,
-                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings, workers=workers,
+                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings, workers=processes,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
 from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison, Stage
-from rmtland.comparison.workers import shared
+from rmtland.comparison.workers import Workers
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
 from rmtland.logits.ranks import ranked
@@ -48,7 +49,7 @@ def compare(
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
 ) -> Comparison:
     """Set a network beside the random model of Fort and Ganguli, one real thing replaced by the model at a time.
 
@@ -87,9 +88,10 @@ def compare(
     progress : callable, optional
         Called as progress(what, done, total) as a stage and each of its rungs begin, after every rung and draw, and
         after every product of an iterative step, whose number `what` then tells; `done` counts rungs and draws.
-    workers : int
+    workers : int or Workers
         Processes of one thread each that stages and rungs are shared among, with all that a source keeps in each; 1 is
         this process alone. The numbers do not depend on it, but for rounding where this process has more threads.
+        `rmtland.comparison.workers.Workers` are such processes that run already.
 
     Returns
     -------
@@ -130,7 +132,7 @@ def compare(
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     integer("num_products", num_products, at_least=40)
-    integer("workers", workers, at_least=1)
+    count = workers.count if isinstance(workers, Workers) else integer("workers", workers, at_least=1)
     chosen = _wanted("rungs", rungs, tuple(RUNGS))
     function("progress", progress, optional=True)
     if settings is not None:
@@ -159,18 +161,19 @@ def compare(
             products = f", {num_products} products" if num_products else ""
             progress(f"{part}: {what}{products}", done, total)
 
-    if workers > 1 and any(ranked(source) is not None for source in measured_sources):
-        raise ValueError(f"`workers` must be 1 for a source of several ranks, which are processes; got {workers}")
+    if count > 1 and any(ranked(source) is not None for source in measured_sources):
+        raise ValueError(f"`workers` must be 1 for a source of several ranks, which are processes; got {count}")
     # Of each stage some rungs: stages differ in what they take.
-    parts = 1 if workers == 1 else min(len(chosen), max(2, -(-workers // len(wanted))))
+    parts = 1 if count == 1 else min(len(chosen), max(2, -(-count // len(wanted))))
     tasks = [
         (name, source, by, chosen[i::parts], num_draws, child,
          Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory))
         for (name, source), child in zip(sources.items(), children, strict=True) if name in wanted
         for i in range(parts)
     ]  # fmt: skip
-    if workers > 1 and len(tasks) > 1:
-        found = shared(_stages, tasks, workers, told)
+    if count > 1 and len(tasks) > 1:
+        with nullcontext(workers) if isinstance(workers, Workers) else Workers(min(count, len(tasks))) as processes:
+            found = processes.run(_stages, tasks, told)
     else:
         found = []
         for task in tasks:

@@ -162,7 +162,7 @@ class Stage:
 
     def with_rungs(self, others: Mapping[str, Rung]) -> Stage:
         """The same with other rungs too, in the order of the ladder."""
-        every = self.rungs | others
+        every = {**self.rungs, **others}
         return dataclasses.replace(self, rungs={name: every[name] for name in RUNGS if name in every})
 
     def scores(self) -> dict[str, RungScores]:

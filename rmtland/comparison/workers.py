@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rmtland.sweeps.engines import interrupts_held
@@ -15,44 +17,66 @@ from rmtland.sweeps.work import THREAD_VARIABLES, start_worker
 HEARD_SECONDS = 0.2
 """How often the processes' words are read."""
 
-Told = Callable[..., None]
-"""Hears of a step, in picklable words."""
 
-
-def shared(run: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int, told: Told) -> list[Any]:
-    """Results of run(*task, told=...) for all tasks, in their order.
+class Workers:
+    """Processes of one thread each, which end with the block that they are opened for.
 
     Parameters
     ----------
-    run : callable
-        A function of a module.
-    tasks : sequence of tuple
-        What can be pickled; TypeError for what cannot.
-    workers : int
-        Processes, each with one thread.
-    told : callable
-        Hears in this process what the tasks tell, in the order of each.
+    count : int
+    modules : sequence of str
+        What they import at once, in seconds of theirs, while this process does something else.
     """
-    from concurrent.futures import FIRST_EXCEPTION, wait
 
-    import cloudpickle
-    from joblib.externals.loky import ProcessPoolExecutor
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor
 
-    try:
-        payloads = [cloudpickle.dumps(task) for task in tasks]
-    except Exception as error:
-        raise TypeError(f"`source_or_module` must be picklable to be shared among `workers`; got {error}") from error
-    # Draws, too, are to keep to one thread there: see `joblib.cpu_count`.
-    environment = dict.fromkeys((*THREAD_VARIABLES, "LOKY_MAX_CPU_COUNT"), "1")
-    with interrupts_held():
-        pool = ProcessPoolExecutor(
-            max_workers=min(workers, len(tasks)), env=environment, initializer=start_worker, initargs=(os.getpid(),)
-        )
-    with tempfile.TemporaryDirectory(prefix="rmtland-") as folder:
-        words = [Words(Path(folder) / str(i)) for i in range(len(tasks))]
+        self.count = count
+        # Draws, too, are to keep to one thread there: see `joblib.cpu_count`.
+        environment = dict.fromkeys((*THREAD_VARIABLES, "LOKY_MAX_CPU_COUNT"), "1")
+        with interrupts_held():
+            self._pool = ProcessPoolExecutor(
+                max_workers=count, env=environment, initializer=_start, initargs=(os.getpid(), tuple(modules))
+            )
+            if modules:
+                self._pool.submit(int)  # the first task starts them all
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, kill_workers=True)
+
+    def run(
+        self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], told: Callable[..., None]
+    ) -> list[Any]:
+        """Results of function(*task, told=...) for all tasks, in their order.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module.
+        tasks : sequence of tuple
+            What can be pickled; TypeError for what cannot.
+        told : callable
+            Hears in this process what the tasks tell in picklable words, in the order of each.
+        """
+        from concurrent.futures import FIRST_EXCEPTION, wait
+
+        import cloudpickle
+
         try:
+            payloads = [cloudpickle.dumps(task) for task in tasks]
+        except Exception as error:
+            message = f"`source_or_module` must be picklable to be shared among `workers`; got {error}"
+            raise TypeError(message) from error
+        with tempfile.TemporaryDirectory(prefix="rmtland-") as folder:
+            words = [Words(Path(folder) / str(i)) for i in range(len(tasks))]
             with interrupts_held():
-                futures = [pool.submit(_run, run, payload, w.path) for payload, w in zip(payloads, words, strict=True)]
+                futures = [
+                    self._pool.submit(_run, function, payload, word.path)
+                    for payload, word in zip(payloads, words, strict=True)
+                ]
             waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, HEARD_SECONDS, FIRST_EXCEPTION)
@@ -62,8 +86,6 @@ def shared(run: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: i
                     for word in some.new():
                         told(*word)
             return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=True, kill_workers=True)
 
 
 class Words:
@@ -92,5 +114,11 @@ class Words:
                 yield word
 
 
-def _run(run: Callable[..., Any], payload: bytes, path: Path) -> Any:
-    return run(*pickle.loads(payload), told=Words(path).add)
+def _start(parent: int, modules: tuple[str, ...]) -> None:
+    start_worker(parent)
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _run(function: Callable[..., Any], payload: bytes, path: Path) -> Any:
+    return function(*pickle.loads(payload), told=Words(path).add)

@@ -136,10 +136,10 @@ class NetworkChunk:
 
     def flat_outputs(self, parameters: dict[str, Tensor]) -> Tensor:
         """The network's outputs, (n, C), a row for each example: of tokens those that are not ignored."""
-        outputs = self.network.outputs(parameters, self.inputs)
-        outputs = outputs.reshape(-1, outputs.shape[-1])
-        every = self._selected is None or len(self._selected) == len(outputs)
-        return outputs if every else outputs.index_select(0, self._selected)  # a copy, and two more going back
+        outputs = self.network.outputs(parameters, self.inputs).flatten(0, -2)
+        if self._selected is None or len(self._selected) == len(outputs):
+            return outputs
+        return outputs.index_select(0, self._selected)  # a copy, and two more going back
 
     def recorded(self) -> Tensor:
         """The outputs (n, C) as a graph over the network's leaves; every product is read off this one."""

@@ -15,7 +15,7 @@ import rmtland as rl
 from rmtland.comparison import ladder
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS
-from rmtland.comparison.workers import Words
+from rmtland.comparison.workers import Words, Workers
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -169,7 +169,11 @@ def test_numbers_do_not_depend_on_the_workers(network):
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][1:] == (12, 12)
     assert {what.split(":")[0] for what, _, _ in told} == {"network", "draw"}
-    grouped = rl.compare(sources["network"], rungs=["gauss_newton", "mean_gradients"], by="parameter_groups", workers=2)
+    with Workers(2, ("rmtland.nets.gradients",)) as running:
+        options = {"rungs": ["gauss_newton", "mean_gradients"], "by": "parameter_groups", "workers": running}
+        grouped = rl.compare(sources["network"], **options)
+        again = rl.compare(sources["network"], **options)  # they go on
+    assert json.dumps(grouped.to_dict()) == json.dumps(again.to_dict())
     assert list(grouped.stages)[:2] == ["network", "network: 0.weight"]
     assert all(list(stage.rungs) == ["gauss_newton", "mean_gradients"] for stage in grouped.stages.values())
 
