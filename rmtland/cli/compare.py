@@ -131,8 +131,6 @@ def compare(
     if workers is not None:
         integer("workers", workers, at_least=1)
     with OutputFolder(out) as folder:
-        from joblib import cpu_count
-
         from rmtland.comparison.compare import compare as run_comparison
         from rmtland.comparison.workers import Workers
         from rmtland.nets import training_stages
@@ -146,8 +144,7 @@ def compare(
                 dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
             count = len(dataset.x_train)
             if workers is None:
-                rows = examples * (dataset.num_classes - 1)
-                workers = 1 if network in DEEP or rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
+                workers = default_workers(network, examples * (dataset.num_classes - 1))
             processes: int | Workers = workers
             if workers > 1:  # they import what they need while this process trains
                 needed = "rmtland.comparison.compare", "rmtland.nets.gradients"
@@ -179,6 +176,13 @@ def compare(
 
 def _default(given: int | None, network: str, usual: int, of_deep: int) -> int:
     return given if given is not None else of_deep if network in DEEP else usual
+
+
+def default_workers(network: str, num_rows: int) -> int:
+    """One per processor where stages of so many logit gradients N (C - 1) take longer than processes take to start."""
+    from joblib import cpu_count
+
+    return 1 if network in DEEP or num_rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
