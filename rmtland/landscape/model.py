@@ -239,7 +239,8 @@ class LandscapeModel:
         TypeError
             For a gradient law that is none of the package's.
         ValueError
-            Where all its lengths are zero; for a law with measured means, with an H-term or without cross terms.
+            Where lengths are zero, or too short for float64; where residuals are lost beside the means in rounding; for
+            a law with measured means, with an H-term or without cross terms.
         """
         return theory_of(self, rng, cross_terms)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rmtland._arrays import told
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.gram import LogitGradientGram, gram_of
 from rmtland.logits.losses import CrossEntropy
@@ -31,6 +33,9 @@ class CurvatureMoments:
     logit_spread : float
         Coefficient of variation of the C - 1 eigenvalues of the mean logit gradients' Gram matrix, less their mean over
         logits: 0 where all are equally long and at right angles.
+    mean_length_error, residual_length_error, effective_dimension_error, length_spread_error, logit_spread_error : float
+        Standard errors over the examples, by leaving out one at a time; the mean logit gradients of other classes or
+        networks differ by more. NaN for a number that is 0 or infinite, and for two examples.
     """
 
     mean_length: float
@@ -38,6 +43,13 @@ class CurvatureMoments:
     effective_dimension: float
     length_spread: float
     logit_spread: float
+    mean_length_error: float = math.nan
+    residual_length_error: float = math.nan
+    effective_dimension_error: float = math.nan
+    length_spread_error: float = math.nan
+    logit_spread_error: float = math.nan
+
+    __repr__ = told
 
 
 def curvature_moments(source: LogitGradients | LogitGradientGram) -> CurvatureMoments:
@@ -98,36 +110,89 @@ def curvature_moments(source: LogitGradients | LogitGradientGram) -> CurvatureMo
     half = np.einsum("nkj,nkml->njml", factors, gram.matrix / (unit or 1.0), optimize=True)
     whole = np.einsum("njml,mli->njmi", half, factors, optimize=True)  # L_mu^T K L_nu
     squares = np.einsum("njmi,njmi->nm", whole, whole)
-    own = float(np.einsum("njnj->", whole))
-    products = float(np.einsum("nkj,njml,mlk->", factors, half, curvatures, optimize=True))
-    own_products = float(np.einsum("nkj,njnl,nlk->", factors, half, curvatures, optimize=True))
-    total = curvatures.sum(axis=0)
-    a, b = float(np.sum(curvatures**2)), float(traces @ traces)
-    pairs, apart = float(np.sum(total**2)) - a, weight**2 - b
+    each = _Sums(
+        weight=traces,
+        own=np.einsum("njnj->n", whole),
+        products=np.einsum("nkj,njml,mlk->n", factors, half, curvatures, optimize=True),
+        own_products=np.einsum("nkj,njnl,nlk->n", factors, half, curvatures, optimize=True),
+        squares=squares.sum(axis=1),
+        own_squares=np.diagonal(squares),
+        a=np.sum(curvatures**2, axis=(1, 2)),
+        b=traces**2,
+        curvature=curvatures,
+        logits=np.einsum("n,nkml,m->nkl", traces, gram.matrix, traces, optimize=True) / (unit or 1.0),
+        own_logits=traces[:, None, None] ** 2 * np.einsum("nknl->nkl", gram.matrix) / (unit or 1.0),
+    )
+    every = _Sums(*(np.sum(part, axis=0) for part in each))
+    numbers = _numbers(every, gram.num_parameters)
+    errors = [math.nan] * 5
+    if n > 2:
+        left = np.array([_numbers(every.without(each, i), gram.num_parameters) for i in range(n)])
+        with np.errstate(invalid="ignore"):
+            spread = np.sqrt((n - 1) * np.mean((left - left.mean(axis=0)) ** 2, axis=0))
+        errors = [float(e) if 0 < x < math.inf else math.nan for x, e in zip(numbers, spread, strict=True)]
+    mean, residual, inverse, of_lengths, of_logits = numbers
+    dimension = 1 / inverse if inverse > 0 else math.inf
+    root = math.sqrt(unit)
+    return CurvatureMoments(
+        mean * root, residual * root, dimension, of_lengths, of_logits,
+        errors[0] * root, errors[1] * root, errors[2] * dimension**2, *errors[3:],
+    )  # fmt: skip
+
+
+class _Sums(NamedTuple):
+    """Sums over all pairs of examples, by their first (N, ...) or over these too, and over examples with themselves."""
+
+    weight: Floats  # tr A_mu
+    own: Floats  # tr A_mu K_mu,mu
+    products: Floats  # tr A_mu K_mu,nu A_nu
+    own_products: Floats
+    squares: Floats  # |A_mu^(1/2) K_mu,nu A_nu^(1/2)|^2
+    own_squares: Floats
+    a: Floats  # tr A_mu^2
+    b: Floats  # (tr A_mu)^2
+    curvature: Floats  # A_mu
+    logits: Floats  # tr A_mu K_mu,nu tr A_nu
+    own_logits: Floats
+
+    def without(self, each: _Sums, i: int) -> _Sums:
+        """Less those of one example, which is the first and the second of pairs."""
+        left = _Sums(*(whole - part[i] for whole, part in zip(self, each, strict=True)))
+        return left._replace(
+            products=left.products - each.products[i] + each.own_products[i],
+            squares=left.squares - each.squares[i] + each.own_squares[i],
+            logits=left.logits - each.logits[i].T + each.own_logits[i],
+        )
+
+
+def _numbers(sums: _Sums, num_parameters: int) -> tuple[float, float, float, float, float]:
+    """The five numbers, of the effective dimension the inverse."""
+    num_classes = sums.curvature.shape[0]
+    weight, a, b = float(sums.weight), float(sums.a), float(sums.b)
+    if not weight > 0:
+        return math.nan, math.nan, math.nan, math.nan, math.nan
+    pairs, apart = float(np.sum(sums.curvature**2)) - a, weight**2 - b
     # Rounding of the whole sum is no pair of examples: one of them alone has curvature.
-    mean = max((products - own_products) / pairs, 0.0) if pairs > 1e-12 * a else 0.0
-    residual = max(own / weight - mean, 0.0)
-    of_logits = _spread_of_logits(gram, traces) if mean > 0 else 0.0
-    alike, together = _over_directions(pairs, apart, of_logits, gram.num_classes)
-    a, b = _over_directions(a, b, of_logits, gram.num_classes)
-    dimension, of_lengths = math.inf, 0.0
+    mean = max(float(sums.products - sums.own_products) / pairs, 0.0) if pairs > 1e-12 * a else 0.0
+    residual = max(float(sums.own) / weight - mean, 0.0)
+    of_logits = _spread_of_logits(sums.logits - sums.own_logits) if mean > 0 else 0.0
+    alike, together = _over_directions(pairs, apart, of_logits, num_classes)
+    a, b = _over_directions(a, b, of_logits, num_classes)
+    inverse, of_lengths = 0.0, 0.0
     if residual > 0:
-        crossed = 2 * mean * residual / gram.num_parameters
-        off = float(squares.sum() - np.trace(squares)) - mean**2 * alike
-        inverse = max(off / together - crossed, 0.0) / residual**2 if apart > 1e-12 * b else 0.0
-        dimension = max(1 / inverse, 1.0) if inverse > 0 else math.inf
-        rest = float(np.trace(squares)) - (mean**2 + 2 * mean * residual) * a - crossed * (a + b)
-        of_lengths = math.sqrt(max(rest / (residual**2 * (a + (a + b) / dimension)) - 1, 0.0))
-    return CurvatureMoments(math.sqrt(mean * unit), math.sqrt(residual * unit), dimension, of_lengths, of_logits)
+        crossed = 2 * mean * residual / num_parameters
+        off = float(sums.squares - sums.own_squares) - mean**2 * alike
+        inverse = min(max(off / together - crossed, 0.0) / residual**2, 1.0) if apart > 1e-12 * b else 0.0
+        rest = float(sums.own_squares) - (mean**2 + 2 * mean * residual) * a - crossed * (a + b)
+        of_lengths = math.sqrt(max(rest / (residual**2 * (a + (a + b) * inverse)) - 1, 0.0))
+    return math.sqrt(mean), math.sqrt(residual), inverse, of_lengths, of_logits
 
 
-def _spread_of_logits(gram: LogitGradientGram, weights: Floats) -> float:
+def _spread_of_logits(sums: Floats) -> float:
     """Of the mean of K_mu,nu over different examples, less its mean over logits."""
-    sums = np.einsum("n,nkml,m->kl", weights, gram.matrix, weights, optimize=True)
-    sums -= np.einsum("n,nknl->kl", weights**2, gram.matrix)
-    sums -= sums.mean(axis=0)
-    sums -= sums.mean(axis=1, keepdims=True)
-    rank, trace = gram.num_classes - 1, float(np.trace(sums))
+    sums = sums - sums.mean(axis=0)
+    sums = sums - sums.mean(axis=1, keepdims=True)
+    rank, trace = sums.shape[0] - 1, float(np.trace(sums))
     if not (trace > 0 and rank > 1):
         return 0.0
     return math.sqrt(min(max(rank * float(np.sum((sums / trace) ** 2)) - 1, 0.0), rank - 1.0))

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from rmtland._arrays import Array, double, like, namespace, to_numpy
+from rmtland._arrays import Array, double, like, namespace, to_numpy, told
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.rows import require_finite
+from rmtland.logits.scales import error_of_root
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,20 @@ class CurvatureScales:
         Whether the unbiased estimate of the squared mean length came out negative; it is then 0.
     residual_clipped : bool
         Likewise of the residuals: means that explain more than all there is.
+    mean_length_error, residual_length_error : float
+        Standard errors: of the mean over the C - 1 combinations of logits that A_mu sees, rough for few classes and NaN
+        for two; of the residuals over examples, too large where they are shorter than the means, as inner products of
+        both are counted (`curvature_moments` leaves out one example at a time instead). NaN for a length of 0.
     """
 
     mean_length: float
     residual_length: float
     mean_clipped: bool
     residual_clipped: bool
+    mean_length_error: float = math.nan
+    residual_length_error: float = math.nan
+
+    __repr__ = told
 
 
 class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
@@ -45,7 +54,9 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
             raise ValueError(f"`source` must have at least 2 examples; got {source.num_examples}")
 
     def terms(self, chunk: SharedChunk) -> tuple[Array, ...]:
-        """Sums of A J (C, D) and of A (C, C) over the examples; of |A J|^2, |A|^2, tr A J J^T and tr A, (4,)."""
+        """Sums of A J (C, D) and of A (C, C) over the examples; of |A J|^2 and |A|^2, (2, C); of t = tr A J J^T and
+        w = tr A, and of t^2, t w and w^2.
+        """
         factor = chunk.loss.hessian_factor()
         xp = namespace(factor)
         curvature = factor @ xp.matrix_transpose(factor)
@@ -53,26 +64,39 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
         rows = [chunk.rows(like(chunk.logits, curvature[:, k, :])) for k in range(count)]
         every = xp.ones((curvature.shape[0], 1), dtype=curvature.dtype, device=curvature.device)
         sums = xp.stack([double(part.sums(every)[0, :]) for part in rows])
-        squares = sum(xp.sum(double(part.lengths()) ** 2) for part in rows)
+        squares = xp.stack([xp.sum(double(part.lengths()) ** 2) for part in rows])
         # tr A J J^T = N tr Y^T Y.
-        traces = xp.sum(double(chunk.trace_terms)) * chunk.source.num_examples
-        numbers = xp.stack([squares, xp.sum(curvature**2), traces, xp.sum(factor**2)])
-        return sums, xp.sum(curvature, axis=0), numbers
+        traces = double(chunk.trace_terms) * chunk.source.num_examples
+        weights = xp.astype(xp.sum(factor**2, axis=(1, 2)), traces.dtype)
+        numbers = xp.stack([xp.sum(x) for x in (traces, weights, traces**2, traces * weights, weights**2)])
+        by_logit = xp.stack([squares, xp.sum(curvature**2, axis=(0, 2))])
+        return sums, xp.sum(curvature, axis=0), by_logit, numbers
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> CurvatureScales:
         """The scales; ValueError for gradients that are not finite."""
         require_finite(*sums)
-        products = sum(float(to_numpy(row @ row)) for row in sums[0])
-        curvature = to_numpy(sums[1])
-        own_products, own_curvature, trace, weight = (float(x) for x in to_numpy(sums[2]))
+        products = np.array([float(to_numpy(row @ row)) for row in sums[0]])
+        curvature, (own_products, own_curvature) = to_numpy(sums[1]), to_numpy(sums[2])
+        trace, weight, *squares = (float(x) for x in to_numpy(sums[3]))
         if not weight > 0:  # every example frozen
             return CurvatureScales(math.nan, math.nan, False, False)
-        pairs = float(np.sum(curvature**2)) - own_curvature
+        pairs = np.sum(curvature**2, axis=1) - own_curvature
         # Rounding of the whole sum is no pair of examples: one of them alone has curvature.
-        mean = (products - own_products) / pairs if pairs > 1e-12 * own_curvature else 0.0
+        several = float(pairs.sum()) > 1e-12 * float(own_curvature.sum())
+        mean = float(np.sum(products - own_products)) / float(pairs.sum()) if several else 0.0
         total = trace / weight
+        residual = total - max(mean, 0.0)
+        errors = [math.nan, math.nan]
+        if several and pairs.size > 2:
+            off = (products - own_products - mean * pairs) / pairs.mean()
+            # Of logits of zero sum all variances are (C - 2) / (C - 1) of those of as many independent ones.
+            errors[0] = error_of_root(mean + off, mean) * math.sqrt((pairs.size - 1) / (pairs.size - 2))
+        if residual > 0:
+            n = source.num_examples
+            scatter = max(squares[0] - 2 * total * squares[1] + total**2 * squares[2], 0.0)
+            errors[1] = math.sqrt(n / (n - 1) * scatter) / weight / (2 * math.sqrt(residual))
         return CurvatureScales(
-            math.sqrt(max(mean, 0.0)), math.sqrt(max(total - max(mean, 0.0), 0.0)), mean < 0, total < mean
+            math.sqrt(max(mean, 0.0)), math.sqrt(max(residual, 0.0)), mean < 0, residual < 0, *errors
         )
 
 

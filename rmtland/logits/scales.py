@@ -42,9 +42,9 @@ class LogitScales:
         Whether the unbiased estimate of sigma_d^2 came out negative.
     sigma_z_error : float
         Standard error over examples.
-    sigma_c_error, sigma_E_error : float
-        Standard errors over logits, each of which has a mean gradient and residuals of its own: rough for few classes.
-        NaN with `class_means`, and where the scale is 0.
+    sigma_c_error, sigma_E_error, sigma_d_error : float
+        Standard errors over logits, each of which has mean and class gradients and residuals of its own: rough for few
+        classes. NaN where the scale is 0, and for the residuals of logits that have one example of their class.
     """
 
     sigma_z: float
@@ -58,6 +58,7 @@ class LogitScales:
     sigma_z_error: float = math.nan
     sigma_c_error: float = math.nan
     sigma_E_error: float = math.nan
+    sigma_d_error: float = math.nan
 
     __repr__ = told
 
@@ -127,13 +128,13 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
         mean_gradients = xp.where(class_sizes[:, None] > 0, sums[:, 0, :], sums[:, 1, :])
         mean_gradients /= divisor[:, None]
         lengths = _inner(mean_gradients, mean_gradients)
-        overall, errors = to_numpy(squares), (math.nan, math.nan)
+        overall = to_numpy(squares)
         total_z, squares_z = to_numpy(variances)[:, None]
         variance_z, error_z = mean_and_error(total_z, squares_z, num_examples)
         sigma_z = math.sqrt(float(variance_z[0]))
         if self.class_means:
             spread = _inner(sums[:, 1, :], sums[:, 1, :]) / num_examples**2
-            variance_c, variance_d, variance_E = _variances_by_class(
+            (variance_c, variance_d, variance_E), errors = _variances_by_class(
                 overall[:, 1], lengths, spread, sizes, num_examples, num_parameters
             )
         else:
@@ -143,7 +144,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             variance_E = max(float(np.sum(residual)), 0.0) / float(np.sum(freedom))
             each = lengths / num_parameters - variance_E / averaged
             variance_c, variance_d = float(np.mean(each)), 0.0
-            errors = _error_of_root(each, variance_c), _error_of_root(residual / freedom, variance_E)
+            errors = error_of_root(each, variance_c), math.nan, error_of_root(residual / freedom, variance_E)
         for name, variance, what in (("c", variance_c, "mean logit"), ("d", variance_d, "class")):
             if variance < 0:
                 warnings.warn(
@@ -163,13 +164,19 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             sigma_d_clipped=variance_d < 0,
             sigma_z_error=float(error_z[0]) / (2 * sigma_z) if sigma_z > 0 else math.nan,
             sigma_c_error=errors[0],
-            sigma_E_error=errors[1],
+            sigma_E_error=errors[2],
+            sigma_d_error=errors[1],
         )
 
 
-def _error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
+def error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
     """Of the root of the mean of independent values, to first order."""
     return float(np.std(values, ddof=1)) / math.sqrt(values.size) / (2 * math.sqrt(mean)) if mean > 0 else math.nan
+
+
+def _error_of_ratio(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], mean: float) -> float:
+    """Of the root of a ratio of sums of independent values and their weights, to first order."""
+    return error_of_root(mean + (values - mean * weights) / weights.mean(), mean) if values.size > 1 else math.nan
 
 
 def logit_scales(
@@ -244,10 +251,10 @@ def _variances_by_class(
     sizes: npt.NDArray[np.float64],
     num_examples: int,
     num_parameters: int,
-) -> tuple[float, float, float]:
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """sigma_c^2, sigma_d^2, sigma_E^2 from |dz_k|^2 summed over class k, |o_k|^2 and |a_k|^2, each (C,).
 
-    Absent classes have an o_k of other examples, and are left out of what it enters.
+    Then the errors of their roots. Absent classes have an o_k of other examples, and are left out of what it enters.
     """
     present = sizes > 0
     pairs = float(np.sum(sizes[present] - 1))
@@ -258,9 +265,18 @@ def _variances_by_class(
             f"classes of {sizes.astype(int).tolist()}"
         )
     counts, lengths = sizes[present], own[present]
-    residual = float(np.sum(squares[present] - counts * lengths))
-    variance_E = max(residual, 0.0) / (num_parameters * pairs)
-    at_own_class = float(np.mean(lengths / num_parameters - variance_E / counts))
-    anywhere = float(np.mean(overall)) / num_parameters - variance_E / num_examples
-    variance_d = (at_own_class - anywhere) / (1 - balance)
-    return at_own_class - max(variance_d, 0.0), variance_d, variance_E
+    residuals = np.maximum(squares[present] - counts * lengths, 0.0) / num_parameters
+    variance_E = float(residuals.sum()) / pairs
+    at_own_class = lengths / num_parameters - variance_E / counts
+    anywhere = overall / num_parameters - variance_E / num_examples
+    variance_d = float(np.mean(at_own_class) - np.mean(anywhere)) / (1 - balance)
+    variance_c = float(np.mean(at_own_class)) - max(variance_d, 0.0)
+    # The same of each logit.
+    each_d = (at_own_class - anywhere[present]) / (1 - balance)
+    several = counts > 1
+    errors = (
+        error_of_root(at_own_class - (each_d if variance_d > 0 else 0.0), variance_c),
+        error_of_root(each_d, variance_d),
+        _error_of_ratio(residuals[several], counts[several] - 1, variance_E),
+    )
+    return (variance_c, variance_d, variance_E), errors

@@ -215,6 +215,11 @@ def test_bad_input():
         theory.quantiles([0.0])
     with pytest.raises(ValueError, match="must have a positive length"):
         model_of(rl.AnisotropicGradients(np.zeros((C, C)), 0.0)).theory()
+    for length in (1e-39, 1e-70, 1e-90):
+        with pytest.raises(ValueError, match="so long that the largest eigenvalue is >= 1e-76"):
+            model_of(rl.UnevenGradients(length, length)).theory()
+    with pytest.raises(ValueError, match="no residuals, or some whose eigenvalues float64 holds beside the means'"):
+        model_of(rl.UnevenGradients(1.0, 1e-7)).theory()
     with pytest.raises(ValueError, match="`sigma_H` must be 0"):
         rl.LandscapeModel(N, C, D, GIVEN, LAW, sigma_H=1.0).theory()
     with pytest.raises(ValueError, match="`num_directions` must be"):

@@ -340,6 +340,16 @@ SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
             "`gradients` must have a positive length; got zero for all",
         ),
         (
+            lambda: dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(1e-76, 7e-77)).theory(),
+            ValueError,
+            "`gradients` must have a length >= 1e-70",
+        ),
+        (
+            lambda: dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(1, 1e-40)).theory(),
+            ValueError,
+            "`gradients` must have a `residual_length` of 0 or >= 1e-30 times the longest",
+        ),
+        (
             lambda: dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(1, 1, 1)).theory(0).transition_snr(),
             ValueError,
             "`class_length` must be 0 for a transition",

@@ -1,3 +1,6 @@
+import dataclasses
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -87,7 +90,9 @@ def test_without_means_or_curvature_and_bad_input():
     assert any(scales.mean_clipped for scales in clipped)
     assert all(scales.mean_length == 0 for scales in clipped if scales.mean_clipped)
     nothing = rl.curvature_scales(rl.DenseLogitGradients(logits, labels, np.zeros((6, 3, 4))))
-    assert nothing == rl.CurvatureScales(0.0, 0.0, False, False)  # nothing was negative, so nothing was clipped
+    # Nothing was negative, so nothing was clipped.
+    assert dataclasses.astuple(nothing)[:4] == (0.0, 0.0, False, False)
+    assert np.isnan([nothing.mean_length_error, nothing.residual_length_error]).all()
     frozen = rl.DenseLogitGradients(1e4 * np.eye(3)[labels], labels, rng.normal(size=(6, 3, 4)))
     assert np.isnan(rl.curvature_scales(frozen).mean_length)
     with pytest.raises(ValueError, match="at least 2 examples; got 1"):
@@ -95,3 +100,39 @@ def test_without_means_or_curvature_and_bad_input():
     bad = rl.DenseLogitGradients(logits, labels, np.full((6, 3, 4), 1e200))
     with pytest.raises(ValueError, match="finite"), np.errstate(over="ignore", invalid="ignore"):
         rl.curvature_scales(bad)
+
+
+def test_errors_are_spreads_over_logits_and_examples():
+    logits, labels, gradients = oracles.examples(11, 4, 20)
+    gradients = gradients + 2 * np.random.default_rng(3).normal(size=(4, 20))
+    scales = rl.curvature_scales(rl.DenseLogitGradients(logits, labels, gradients, chunk_size=4))
+    curvatures = [oracles.curvature(z) for z in logits]
+    off, sizes = np.zeros(4), np.zeros(4)
+    for k in range(4):
+        for mu in range(11):
+            for nu in range(11):
+                if mu != nu:
+                    off[k] += (curvatures[mu] @ gradients[mu])[k] @ (curvatures[nu] @ gradients[nu])[k]
+                    sizes[k] += curvatures[mu][k] @ curvatures[nu][k]
+    mean = off.sum() / sizes.sum()
+    scatter = statistics.stdev(off - mean * sizes) / 4**0.5 / sizes.mean() * (3 / 2) ** 0.5
+    assert scales.mean_length_error == pytest.approx(scatter / (2 * mean**0.5), rel=1e-9)
+    traces = [np.trace(a @ j @ j.T) for a, j in zip(curvatures, gradients, strict=True)]
+    weights = [np.trace(a) for a in curvatures]
+    total = sum(traces) / sum(weights)
+    differ = [t - total * w for t, w in zip(traces, weights, strict=True)]  # of mean 0
+    scatter = statistics.stdev(differ) / 11**0.5 / statistics.mean(weights)
+    assert scales.residual_length_error == pytest.approx(scatter / (2 * scales.residual_length), rel=1e-9)
+
+
+def test_errors_are_the_scatter_of_estimates():
+    model = rl.LandscapeModel.fort_ganguli(60, 6, 60, sigma_z=2.0, mean_length=1.0, residual_length=3.0)
+    found = [rl.curvature_scales(model.sample(seed)) for seed in range(150)]
+    some = [scales for scales in found if not scales.mean_clipped]
+    assert len(some) > 140
+    for name in ("mean_length", "residual_length"):
+        stated = np.mean([getattr(scales, f"{name}_error") ** 2 for scales in some]) ** 0.5
+        assert 0.8 < stated / np.std([getattr(scales, name) for scales in some], ddof=1) < 1.25, name
+    two = rl.curvature_scales(rl.LandscapeModel.fort_ganguli(30, 2, 60).sample(0))
+    assert np.isnan(two.mean_length_error)
+    assert two.residual_length_error > 0

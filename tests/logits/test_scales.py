@@ -203,10 +203,21 @@ def test_errors_are_the_scatter_of_estimates():
     """Of as many draws of a model: the stated errors are the standard deviations, and neither half nor twice."""
     model = rl.LandscapeModel.fort_ganguli(40, 12, 60, sigma_z=3.0, snr=2.0)
     found = [rl.logit_scales(model.sample(rng=seed)) for seed in range(120)]
-    for name in ("sigma_z", "sigma_c", "sigma_E", "snr"):
+    check_errors(found, "sigma_z", "sigma_c", "sigma_E", "snr")
+
+
+def check_errors(found, *names):
+    for name in names:
         scatter = np.std([getattr(scales, name) for scales in found], ddof=1)
         stated = np.sqrt(np.mean([getattr(scales, f"{name}_error") ** 2 for scales in found]))
         assert 0.8 < stated / scatter < 1.25, (name, stated / scatter)
+
+
+def test_errors_with_class_gradients_are_the_scatter_too():
+    law = rl.ClusteredGradients(1.0, 0.6, class_length=0.8)
+    model = rl.LandscapeModel(60, 10, 50, logits=rl.GaussianLogits(2.0, 0.7), gradients=law)
+    found = [rl.logit_scales(model.sample(rng=seed), class_means=True) for seed in range(150)]
+    check_errors(found, "sigma_c", "sigma_d", "sigma_E")
 
 
 def test_no_error_where_there_is_no_scale():
@@ -215,8 +226,10 @@ def test_no_error_where_there_is_no_scale():
     assert scales.sigma_z == scales.sigma_E == 0
     assert np.isnan([scales.sigma_z_error, scales.sigma_E_error, scales.snr_error]).all()
     assert scales.sigma_c_error == 0
-    draw = rl.LandscapeModel.fort_ganguli(40, 4, 60).sample(rng=0)
-    assert np.isnan(rl.logit_scales(draw, class_means=True).sigma_c_error)
+    assert np.isnan(rl.logit_scales(rl.LandscapeModel.fort_ganguli(40, 4, 60).sample(rng=0)).sigma_d_error)
+    by_class = rl.logit_scales(source, class_means=True)
+    assert by_class.sigma_c_error == 0
+    assert np.isnan([by_class.sigma_d_error, by_class.sigma_E_error]).all()
 
 
 def test_in_a_line():
@@ -244,3 +257,23 @@ def test_errors_are_spreads_over_the_logits():
     centred = [np.sum((gradients[:, k] - scales.mean_gradients[k]) ** 2) for k in range(3)]
     variances = [scales.sigma_E**2 * x / np.mean(centred) for x in centred]
     assert scales.sigma_E_error == pytest.approx(statistics.stdev(variances) / 3**0.5 / (2 * scales.sigma_E), rel=1e-9)
+
+
+def test_errors_with_class_gradients_leave_absent_classes_and_single_examples_out():
+    rng = np.random.default_rng(6)
+    labels = np.array([0, 0, 0, 1, 1, 2, 0, 1])  # one example of class 2, none of class 3
+    gradients = 3 * rng.normal(size=(4, 30)) + 2 * rng.normal(size=(4, 4, 30))[labels] + rng.normal(size=(8, 4, 30))
+    scales = rl.logit_scales(rl.DenseLogitGradients(rng.normal(size=(8, 4)), labels, gradients), class_means=True)
+    sizes, noise = [4, 3, 1], scales.sigma_E**2
+    own = [np.mean(gradients[labels == k, k].mean(axis=0) ** 2) - noise / size for k, size in enumerate(sizes)]
+    anywhere = [np.mean(gradients[:, k].mean(axis=0) ** 2) - noise / 8 for k in range(3)]
+    of_class = [(a - b) / (1 - (16 + 9 + 1) / 64) for a, b in zip(own, anywhere, strict=True)]
+    of_means = [a - b for a, b in zip(own, of_class, strict=True)]
+    for name, values in (("sigma_d", of_class), ("sigma_c", of_means)):
+        expected = statistics.stdev(values) / 3**0.5 / (2 * getattr(scales, name))
+        assert getattr(scales, f"{name}_error") == pytest.approx(expected, rel=1e-9)
+    # Residuals: a ratio of sums over the two logits with several examples, of 3 and 2 degrees of freedom.
+    parts = [np.sum((gradients[labels == k, k] - gradients[labels == k, k].mean(axis=0)) ** 2) / 30 for k in range(2)]
+    off = [parts[0] - 3 * noise, parts[1] - 2 * noise]
+    expected = statistics.stdev(off) / 2**0.5 / 2.5 / (2 * scales.sigma_E)
+    assert scales.sigma_E_error == pytest.approx(expected, rel=1e-9)

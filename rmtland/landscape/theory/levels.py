@@ -32,6 +32,10 @@ from rmtland.landscape.theory.examples import NO_CURVATURE, Examples, Seen
 from rmtland.landscape.theory.sums import Floats
 from rmtland.laws.subordination import NOTHING, Atoms, Jet, Level, Part, Point, inverted, log_det
 
+SHORTEST = 1e-70
+"""Length below which squares of eigenvalues leave float64, unless an H-term is larger."""
+WEAKEST = 1e-30
+"""Of residuals beside the longest part: their bulk, at its square, is told apart from zero."""
 FEW = 5e6
 """Cost of an evaluation times the square of the number of eigenvalues up to which each has a guess of its own."""
 SECANTS = 4
@@ -301,4 +305,11 @@ def checked_lengths(model: Model) -> ClusteredGradients:
         raise TypeError(f"`gradients` must be ClusteredGradients for the theory; got {law!r}")
     if not (law.residual_length > 0 or law.class_length > 0 or np.any(law.mean_lengths(model.num_classes) > 0)):
         raise ValueError("`gradients` must have a positive length; got zero for all")
+    longest = max(law.class_length, law.residual_length, float(np.max(law.mean_lengths(model.num_classes))))
+    if model.sigma_H == 0 and longest < SHORTEST:
+        raise ValueError(f"`gradients` must have a length >= {SHORTEST:g}, or squares leave float64; got {law!r}")
+    if model.sigma_H == 0 and 0 < law.residual_length < WEAKEST * longest:
+        raise ValueError(
+            f"`gradients` must have a `residual_length` of 0 or >= {WEAKEST:g} times the longest; got {law!r}"
+        )
     return law

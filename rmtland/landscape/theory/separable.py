@@ -273,14 +273,16 @@ class Separable:
     @cached_property
     def reach(self) -> float:
         """Roughly the largest eigenvalue: an upper bound of the mean part's plus of the residual part's."""
-        top = 0.0
-        if self.num_means:
-            top = float(np.linalg.eigvalsh(self.kernel(0.0)[0])[-1])
-        if self.t.size and self.t.max() > 0:
-            s = float(self.spectrum[0].max())
-            own = (math.sqrt(s * float(self.t.sum())) + math.sqrt(float(self.t.max()))) ** 2
-            top = (math.sqrt(top) + math.sqrt(own)) ** 2
-        return top
+        top = float(np.linalg.eigvalsh(self.kernel(0.0)[0])[-1]) if self.num_means else 0.0
+        return (math.sqrt(top) + math.sqrt(self.residual_reach)) ** 2
+
+    @cached_property
+    def residual_reach(self) -> float:
+        """That of the residual part."""
+        if not (self.t.size and self.t.max() > 0):
+            return 0.0
+        s = float(self.spectrum[0].max())
+        return (math.sqrt(s * float(self.t.sum())) + math.sqrt(float(self.t.max()))) ** 2
 
     @cached_property
     def residual(self) -> ResidualPart:

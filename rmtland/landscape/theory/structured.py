@@ -18,6 +18,10 @@ from rmtland.landscape.weighted_rows import WeightedRows
 
 Floats = npt.NDArray[np.float64]
 
+SMALLEST = 1e-76
+"""Largest eigenvalue whose powers, and their inverses, stay within float64."""
+WEAKEST = 1e-11
+"""Of the residuals' largest eigenvalue beside all: below it means and residuals are not told apart."""
 NEAR = 1e-6
 """From a whole number: a count in a gap."""
 
@@ -57,12 +61,24 @@ class StructuredTheory(Spectral):
         Raises
         ------
         ValueError
-            Where the rows are zero, or the means have a larger rank than D.
+            Where the rows are zero, or so short that powers of eigenvalues leave float64; where the residuals are lost
+            beside the means, or the means have a larger rank than D.
         """
         rows.check(num_parameters)
         equation = Separable(rows, float(num_parameters))
         if not equation.power_sums[0] > 0:
             raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
+        top, own = equation.reach, equation.residual_reach
+        if top < SMALLEST:
+            raise ValueError(
+                f"`gradients` must be so long that the largest eigenvalue is >= {SMALLEST:g}, or powers of it leave "
+                f"float64; got about {top:g}"
+            )
+        if 0 < own < WEAKEST * top:
+            raise ValueError(
+                f"`gradients` must have no residuals, or some whose eigenvalues float64 holds beside the means', "
+                f">= {WEAKEST:g} times the largest; got {own:.1g} and {top:.1g}"
+            )
         return cls(equation, num_classes)
 
     @property
