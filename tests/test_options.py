@@ -75,7 +75,7 @@ COMMANDS = {
           "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
           "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",
          "--products": "tests/comparison/test_products.py", "--hierarchy": "",
-         "--by": "parameter_groups", "--outliers": "gap",
+         "--by": "parameter_groups", "--outliers": "gap", "--workers": "tests/comparison/test_compare.py",
          "--seed": "1",
          **DATA},
     ),

@@ -119,7 +119,7 @@ def test_settings_of_the_other_papers():
     inner = (first.side**2, *first.hidden, 10)
     assert sum((a + 1) * b for a, b in itertools.pairwise(inner)) == pytest.approx(5000, rel=0.05)
     widths = of("sagun.figures_3_5")
-    assert (widths.WIDTHS["full"], widths.BASE["full"].examples) == ((10, 30, 50, 70), 1000)
+    assert (widths.WIDTHS, widths.BASE["full"].examples) == ((10, 30, 50, 70), 1000)
     assert of("sagun.figures_4_6").BATCHES == (10, 512)
     bare = of("sagun.figures_7_8").RECIPES["full"]
     assert (bare.network, bare.data, bare.width, bare.examples) == ("alexnet", "cifar10", 1.0, 50_000)
@@ -172,6 +172,8 @@ def shorter(recipe):
     )  # fmt: skip
 
 
+NARROW = {"vgg11": (1 / 16, 0), "resnet18": (1 / 16, 0), "densenet40": (1 / 16, 8)}
+"""Widths, and 8 x 8 for forty layers, which take longest."""
 FEW = {
     "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
     "ladder.measured_law": {
@@ -184,10 +186,7 @@ FEW = {
     "papyan.hierarchy_dynamics": {"SIZES": (None, None, 2)},
     "papyan.mean_embedding": {"SIZES": (4, [0, 12], 2)},
     "papyan.knock_out_spectra": {"SIZES": (("mnist",), ("vgg11",), 4, 2)},
-    "papyan.deep_networks": {
-        # Of rates tried for an epoch the best leaves a VGG11 dead; the search is that of the other claims.
-        "SIZES": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1 / 16, 0)), 2, 1, 6, 0.01, 2),
-    },
+    "papyan.deep_networks": {"SIZES": (tuple(_networks.DATA), NARROW, 2, None, 6, None, 2)},
     "papyan.knock_outs": {"STEPS": (0, 1, 2, 3)},
     "papyan.hierarchy_sum": {"STEPS": (0, 1, 2, 3)},
     "papyan.parallel_means": {"STEPS": (0, 1, 2, 3)},
@@ -197,10 +196,17 @@ FEW = {
     "fort_ganguli.figure_4": {"SIZES": (2, 500)},
 }
 """What claims have at full scale that is no recipe, made small."""
-LEARNING = 12
+ALIVE = {
+    "papyan.components": 12,
+    "papyan.knock_out_spectra": 12,
+    "papyan.mean_embedding": 12,
+    "papyan.deep_networks": 6,
+}
 """Epochs of claims about networks that have learnt something: after one VGG11 has the same saturated probabilities for
 all examples, so that its means coincide and its Hessian has underflowed, of which errors tell."""
-ALIVE = ("papyan.components", "papyan.knock_out_spectra", "papyan.mean_embedding")
+LEARNING = (32, 48)
+"""Which of the paper's hundred rates they try, 0.02 and 0.006: with either a network learns in so few epochs,
+whatever the seed. With the largest it may stay dead, and may still be found best on so few test images."""
 SHARED = ("fort_ganguli._training",)
 TRAINED = sorted(
     {
@@ -234,9 +240,9 @@ def short(monkeypatch):
             monkeypatch.setitem(getattr(of(claim), setting), "full", value)
         data, kinds, _, rates, *_ = _networks.SCALES["full"]
         # All three data sets and networks are those of `papyan.deep_networks`. Some of the rates, one size.
-        epochs, images = (LEARNING, 40) if claim in ALIVE else (1, 20)
+        epochs, images = ALIVE.get(claim, 1), 40 if claim in ALIVE else 20
         data = dict.fromkeys(_networks.DATA if claim == "papyan.deep_networks" else ("mnist",), epochs)
-        some = [rates[0], rates[20], rates[-1]] if claim in ALIVE else [rates[0], rates[-1]]
+        some = [rates[i] for i in LEARNING] if claim in ALIVE else [rates[0], rates[-1]]
         monkeypatch.setitem(_networks.SCALES, "full", (data, kinds[:1], [1], some, None, 2, 1 / 16))
         for name, value in (("STEPS", 40), ("DENSE", 50), ("PRODUCTS", 1)):
             monkeypatch.setattr(_networks, name, value)
@@ -256,19 +262,20 @@ def short(monkeypatch):
         cache.cache_clear()
 
 
-COLLAPSE = ("papyan.components",)
-"""Left out until its shortened training is known to leave a VGG11 with outliers."""
 QUICK = ("fort_ganguli.figure_3a", "papyan.hierarchy_sum", "sagun.figures_4_6")
 
 
 @pytest.mark.filterwarnings("ignore")  # so small networks have no spread, no tail, no outlier
-@pytest.mark.parametrize(
-    "claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED if c not in COLLAPSE]
-)
+@pytest.mark.parametrize("claim", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in TRAINED])
 @pytest.mark.timeout(900)  # 4,000 products with networks of up to forty layers
 def test_full_paths_run(claim, short, elsewhere):
     shortened = short(claim)
-    outcome = shortened.judge(shortened.draw("full", np.random.default_rng(0)), shortened.theory)
+    data = shortened.draw("full", np.random.default_rng(0))
+    if claim in ("papyan.components", "papyan.knock_out_spectra"):
+        for found in data.values() if isinstance(data, dict) else (data,):
+            wrong = found["train_error" if "train_error" in found else "error"].isel(epoch=-1, missing_dims="ignore")
+            assert (wrong < 0.5).all(), "a network learnt nothing"
+    outcome = shortened.judge(data, shortened.theory)
     assert outcome.checks
     assert outcome.conclusions.strip()
     assert outcome.plot().axes

@@ -91,6 +91,8 @@ def judge(data, theory):
                     ax.set_xlabel(r"eigenvalue $\lambda$", fontsize=7)
             axes[0, column].set_title(f"{split}: outliers", fontsize=9)
             axes[0, column + 2].set_title(f"{split}: bulk", fontsize=9)
+        for ax in axes.flat:  # on one scale
+            ax.set_ylim(0.3, max(other.get_ylim()[1] for other in axes.flat))
         return figure
 
     return Outcome(checks, "\n\n".join(text), plot)

@@ -58,8 +58,8 @@ def draw(scale, rng):
     return {
         (d, network): swept(
             f"papyan.deep_networks-{scale}-{d}-{network}", looked_at, {"data": [d]}, seeds, rng, network=network,
-            width=width, side=side, per_class=per_class, epochs=epochs or _networks.DATA[d], examples=examples,
-            rate=rate or best[f"{d} {network} {per_class}"],
+            width=width, side=side, per_class=per_class, epochs=epochs or _networks.SCALES[scale][0][d],
+            examples=examples, rate=rate or best[f"{d} {network} {per_class}"],
         )
         for d in data
         for network, (width, side) in kinds.items()
@@ -91,9 +91,12 @@ def judge(data, theory):
         )
 
     def plot():
-        figure, axes = figures.panels(min(len(data), 9), *(f"{n} on {d}" for d, n in data))
+        rows = len({d for d, _ in data})
+        figure, axes = figures.panels(len(data) // rows, *(f"{n} on {d}" for d, n in data), rows=rows)
         rank = np.arange(1, C)
-        for ax, found in zip(axes, data.values(), strict=False):
+        for ax in axes[1:]:
+            ax.sharey(axes[0])
+        for ax, found in zip(axes, data.values(), strict=True):
             for key, colour, label in (("hess", figures.COLOURS[1], "Hess"), ("g", figures.COLOURS[2], "G")):
                 values = found[key].isel(data=0, look=-1).to_numpy()
                 figures.means(ax, rank + 0.15 * (key == "g"), values.T, colour, label)

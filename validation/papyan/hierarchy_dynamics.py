@@ -179,7 +179,7 @@ def judge(data, theory):
                 ax.plot(within, np.full(within.size, 12.0), "|", color="#d00000", ms=6, label=r"Tr $B_{2,c}/n$")
                 ax.set(xscale="log", xlim=(bins[0], bins[-1]))
                 ax.set_xlabel(r"eigenvalue $+\,10^{-5}$", fontsize=7)
-                ax.set_ylabel(f"epoch {looks[look]}", fontsize=7)
+                ax.set_ylabel(f"epoch {looks[look]}: eigenvalues", fontsize=7)
                 if i == 0:
                     ax.set_title(f"{sizes[place]} per class", fontsize=9)
         axes[0, 0].legend(fontsize=6, frameon=False)

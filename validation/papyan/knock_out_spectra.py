@@ -136,10 +136,14 @@ def judge(data, theory):
             for end in ends:
                 ax.axvline(end, color="0.5", lw=0.8, ls=":")
             ax.set(xscale="log", xlim=(bins[0], bins[-1]))
-            ax.set_ylabel(name, fontsize=8)
-            ax.set_xlabel(
-                r"eigenvalue $+\,10^{-5}$; dotted: between the bands" if row == len(names) - 1 else " ", fontsize=7
-            )
+            ax.set_ylabel(f"{name}:\neigenvalues", fontsize=7)
+            ax.set_xlabel(r"eigenvalue $+\,10^{-5}$" if row == len(names) - 1 else " ", fontsize=7)
+        height = max(ax.get_ylim()[1] for ax in axes.flat)
+        for ax in axes.flat:  # on one scale
+            ax.set_ylim(0.3, height)
+        inner = (bins[-1], *ends, EPSILON)
+        for band, (high, low) in zip(BANDS, itertools.pairwise(inner), strict=True):
+            axes[0, 0].text(np.sqrt(high * low), 0.5 * height, band, ha="center", va="top", fontsize=7)
         return figure
 
     return Outcome(checks, "\n\n".join(text), plot)

@@ -125,7 +125,8 @@ def judge(data, theory):
 
     def plot():
         looks = data.attrs["looks"]
-        figure, axes = figures.panels(2, f"epoch {looks[0]}", f"epoch {looks[-1]}")
+        shown = r"$g_c$ (circles), $g_{c,c'}$ (dots) in the colour of $c$"
+        figure, axes = figures.panels(2, *(f"epoch {looks[k]}: {shown}" for k in (0, -1)))
         from matplotlib import colormaps
 
         colours = colormaps["tab10"].colors
