@@ -215,7 +215,7 @@ def test_a_word_half_written_comes_when_it_is_whole(tmp_path):
 
 
 def test_a_stage_gives_back_the_memory_of_its_graphs(network):
-    one, other, alone = (rl.nets.NetworkLogitGradients(*network, memory_budget=2**28) for _ in range(3))
+    one, other, alone = (rl.nets.NetworkLogitGradients(*network) for _ in range(3))
     rl.compare({"one": one, "other": other}, rungs=["hessian"])
     rl.compare(alone, rungs=["hessian"])
     assert one._budget.taken == other._budget.taken < alone._budget.taken
