@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,19 @@ def one_blas_thread():
     # The matrices of the tests are small, and on a busy machine the threads of one product wait for each other: many
     # small products took 17 times longer with two threads than with one.
     with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_figures():
+    """Figures are files without a picture, whose layout is most of a small `compare`; `tests/plots` draws them."""
+
+    def save(figure, place, **options):
+        if isinstance(place, Path):
+            place.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", save)
         yield
 
 

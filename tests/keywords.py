@@ -451,7 +451,7 @@ def comparison():
             {"data": EVERY_RUNG, "num_draws": 3, "rungs": ["gauss_newton"],
              "by": "parameter_groups", "outlier_method": "gap", "num_products": At("tests/comparison/test_products.py"),
              "stages": EVERY_RUNG, "hierarchy": True, "theory": True, "rng": 1,
-             "settings": {"name": 5}, "progress": At("tests/comparison/test_written.py")},
+             "settings": {"name": 5}, "progress": At("tests/comparison/test_written.py"), "workers": EVERY_RUNG},
         ),
         "as_operator": (
             lambda **o: error_of(lambda: rl.as_operator(X[:4] + np.triu(X[:4]), **o)), {}, {"name": "data"},

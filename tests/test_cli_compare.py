@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 import rmtland as rl
-from rmtland.cli.compare import STAGES, parse_rungs, parse_stages, print_comparison
+from rmtland.cli.compare import STAGES, default_workers, parse_rungs, parse_stages, print_comparison
 from rmtland.cli.networks import DEEP_PER_CLASS, epochs_or_default, fewer_for_deep
 from rmtland.comparison import reporting
 from rmtland.comparison.result import RUNGS
 from tests.test_cli_train import invoke
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 BASE = ["--per-class", "3", "--hidden", "4", "--examples", "12", "--epochs", "2", "--draws", "2", "--rungs", "b,g"]
 
 
@@ -24,7 +25,7 @@ def compare(folder, *options):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, blank_figures):
     return compare(tmp_path_factory.mktemp("base"))
 
 
@@ -59,6 +60,22 @@ def test_every_option_acts(base, tmp_path, options):
         assert numbers(written) == numbers(base[0])
     else:
         assert numbers(written) != numbers(base[0])
+
+
+@pytest.mark.slow  # processes that import everything
+def test_workers_change_no_number(base, tmp_path):
+    written, shown = compare(tmp_path, "--workers", "2")
+    assert written["stages"] == base[0]["stages"]
+    assert shown.split("Written")[0] == base[1].split("Written")[0]
+
+
+def test_workers_by_default(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    assert default_workers("mlp", 2700) == 4
+    assert default_workers("mlp", 90) == 1  # they would take longer to start
+    assert default_workers("resnet20", 2700) == 1  # a budget for graphs in each
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
+    assert default_workers("cnn", 2700) == 6
 
 
 def test_rules_for_outliers(tmp_path):

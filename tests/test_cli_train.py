@@ -44,6 +44,8 @@ def test_every_option_of_training_acts(tmp_path):
     ):  # fmt: skip
         other, _ = train(tmp_path / str(place), *DIGITS, *options)
         assert not other.drop_attrs().equals(base.drop_attrs()), options
+        if "--every" in options:
+            assert other.step.values.tolist() == [0, 3, 4]  # the last but one among them
     cnn, _ = train(tmp_path / "cnn", "--per-class", "5", "--network", "cnn", "--width", "0.25")
     clusters, _ = train(tmp_path / "clusters", "--data", "clusters", "--clusters", "3")
     wide, _ = train(tmp_path / "wide", "--data", "clusters", "--clusters", "3", "--covariance", "10")

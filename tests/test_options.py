@@ -75,7 +75,7 @@ COMMANDS = {
           "--width": "2", "--examples": "14", "--epochs": "4", "--learning-rate": "0.2", "--batch-size": "8",
           "--draws": "3", "--rungs": "gauss_newton", "--stages": "mid",
          "--products": "tests/comparison/test_products.py", "--hierarchy": "",
-         "--by": "parameter_groups", "--outliers": "gap",
+         "--by": "parameter_groups", "--outliers": "gap", "--workers": "tests/comparison/test_compare.py",
          "--seed": "1",
          **DATA},
     ),
@@ -168,7 +168,7 @@ def short_grids(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in COMMANDS])
-def test_options_act(name, tmp_path, monkeypatch, short_grids):
+def test_options_act(name, tmp_path, monkeypatch, short_grids, blank_figures):
     arguments, others = COMMANDS[name]
     before = run(tmp_path / "before", monkeypatch, name, arguments)
     assert same(run(tmp_path / "again", monkeypatch, name, arguments), before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,10 @@ STAGES = ("initialisation", "mid training", "end of training")
 """What `training_stages` names."""
 COLUMNS = 4
 """Rungs of a table that 80 characters hold, beside G."""
+MOST_WORKERS = 6
+"""Processes at the most unless told, as each takes seconds to start and half a gigabyte: of each stage two."""
+MANY_ROWS = 1000
+"""Logit gradients N (C - 1) below which a stage takes less than processes take to start."""
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
@@ -91,6 +96,13 @@ def compare(
         bool, typer.Option("--hierarchy", help="Rank, trace share and top eigenvalue of A1, A2, B1 and B2 too.")
     ] = False,
     outliers: Annotated[str, typer.Option(help="Rule that counts outliers: ratio, gap or elbow.")] = "ratio",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes to share stages and rungs among; one per processor where a stage takes long, 1 for "
+            "a deep network, whose graphs fill the memory."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
 ) -> None:
@@ -116,11 +128,14 @@ def compare(
     choice("by", by, (None, "parameter_groups"))
     integer("seed", seed, at_least=0)
     choice("outliers", outliers, GAP_RULES)
+    if workers is not None:
+        integer("workers", workers, at_least=1)
     with OutputFolder(out) as folder:
         from rmtland.comparison.compare import compare as run_comparison
+        from rmtland.comparison.workers import Workers
         from rmtland.nets import training_stages
 
-        with Progress(
+        with ExitStack() as stack, Progress(
             TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=console, transient=True, disable=not console.is_terminal,
         ) as progress:  # fmt: skip
@@ -128,6 +143,12 @@ def compare(
             if per_class is None:
                 dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
             count = len(dataset.x_train)
+            if workers is None:
+                workers = default_workers(network, examples * (dataset.num_classes - 1))
+            processes: int | Workers = workers
+            if workers > 1:  # they import what they need while this process trains
+                needed = "rmtland.comparison.compare", "rmtland.nets.gradients"
+                processes = stack.enter_context(Workers(workers, needed))
             epochs = settings["epochs"] = epochs_or_default(epochs, network, count, batch_size)
             training = progress.add_task(f"epochs over {count:,} examples", total=epochs)
             steps_per_epoch = -(-count // batch_size)
@@ -140,7 +161,7 @@ def compare(
             measuring = progress.add_task("measuring", total=None)
             comparison = run_comparison(
                 sources, num_draws=draws, rungs=chosen, stages=measured, by=by, outlier_method=outliers,
-                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings,
+                num_products=products, hierarchy=hierarchy, rng=seed, settings=settings, workers=processes,
                 progress=lambda what, done, total: progress.update(
                     measuring, description=what, completed=done, total=total
                 ),
@@ -155,6 +176,13 @@ def compare(
 
 def _default(given: int | None, network: str, usual: int, of_deep: int) -> int:
     return given if given is not None else of_deep if network in DEEP else usual
+
+
+def default_workers(network: str, num_rows: int) -> int:
+    """One per processor where stages of so many logit gradients N (C - 1) take longer than processes take to start."""
+    from joblib import cpu_count
+
+    return 1 if network in DEEP or num_rows < MANY_ROWS else min(cpu_count(), MOST_WORKERS)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

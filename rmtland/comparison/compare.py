@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ from rmtland._arguments import (
 from rmtland.comparison.ladder import MODEL_RUNGS, climb
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.reporting import NUM_PRODUCTS, Reporter
-from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison
+from rmtland.comparison.result import GAP_RULES, RUNGS, Comparison, Stage
+from rmtland.comparison.workers import Workers
 from rmtland.logits.gradients import LogitGradients
 from rmtland.logits.losses import CrossEntropy
+from rmtland.logits.ranks import ranked
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,6 +49,7 @@ def compare(
     rng: Seed = 0,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    workers: int | Workers = 1,
 ) -> Comparison:
     """Set a network beside the random model of Fort and Ganguli, one real thing replaced by the model at a time.
 
@@ -83,6 +88,10 @@ def compare(
     progress : callable, optional
         Called as progress(what, done, total) as a stage and each of its rungs begin, after every rung and draw, and
         after every product of an iterative step, whose number `what` then tells; `done` counts rungs and draws.
+    workers : int or Workers
+        Processes of one thread each that stages and rungs are shared among, with all that a source keeps in each; 1 is
+        this process alone. The numbers do not depend on it, but for rounding where this process has more threads.
+        `rmtland.comparison.workers.Workers` are such processes that run already.
 
     Returns
     -------
@@ -93,7 +102,10 @@ def compare(
     Raises
     ------
     ValueError
-        For a loss other than cross-entropy, fewer than two examples, an empty mapping, an unknown rung or stage.
+        For a loss other than cross-entropy, fewer than two examples, an empty mapping, an unknown rung or stage,
+        several `workers` for a source of several ranks.
+    TypeError
+        For a source that cannot be pickled, with several `workers`.
 
     Notes
     -----
@@ -120,6 +132,7 @@ def compare(
     integer("num_draws", num_draws, at_least=2)
     choice("outlier_method", outlier_method, GAP_RULES)
     integer("num_products", num_products, at_least=40)
+    count = workers.count if isinstance(workers, Workers) else integer("workers", workers, at_least=1)
     chosen = _wanted("rungs", rungs, tuple(RUNGS))
     function("progress", progress, optional=True)
     if settings is not None:
@@ -140,27 +153,39 @@ def compare(
     per_stage = sum(num_draws if rung in MODEL_RUNGS else 1 for rung in chosen)
     total = per_stage * sum(1 if by is None else 1 + len(source.parameter_groups) for source in measured_sources)
     done = 0
-    results = {}
-    for (name, source), child in zip(sources.items(), children, strict=True):
-        if name not in wanted:
-            continue
+
+    def told(part: str, what: str, num_products: int | None) -> None:
+        nonlocal done
+        done += num_products is None
         if progress is not None:
-            progress(f"{name}: clustering and scales", done, total)
-        for part, measured, generator in _parts(name, source, by, child):
+            products = f", {num_products} products" if num_products else ""
+            progress(f"{part}: {what}{products}", done, total)
 
-            def step(what: str, num_products: int | None, part: str = part) -> None:
-                nonlocal done
-                done += num_products is None
-                if progress is not None:
-                    products = f", {num_products} products" if num_products else ""
-                    progress(f"{part}: {what}{products}", done, total)
-
-            report = Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory)
-            results[part] = climb(measured, chosen, num_draws, report, generator, step)
-        # Each stage of a network has a memory budget of its own.
-        forget = getattr(source, "forget_graphs", None)
-        if forget is not None and len(wanted) > 1:
-            forget()
+    if count > 1 and any(ranked(source) is not None for source in measured_sources):
+        raise ValueError(f"`workers` must be 1 for a source of several ranks, which are processes; got {count}")
+    # Of each stage some rungs: stages differ in what they take.
+    parts = 1 if count == 1 else min(len(chosen), max(2, -(-count // len(wanted))))
+    tasks = [
+        (name, source, by, chosen[i::parts], num_draws, child,
+         Reporter(source.num_classes, outlier_method, num_products, hierarchy, theory))
+        for (name, source), child in zip(sources.items(), children, strict=True) if name in wanted
+        for i in range(parts)
+    ]  # fmt: skip
+    if count > 1 and len(tasks) > 1:
+        with nullcontext(workers) if isinstance(workers, Workers) else Workers(min(count, len(tasks))) as processes:
+            found = processes.run(_stages, tasks, told)
+    else:
+        found = []
+        for task in tasks:
+            found.append(_stages(*task, told=told))
+            # Each stage of a network has a memory budget of its own.
+            forget = getattr(task[1], "forget_graphs", None)
+            if forget is not None and len(tasks) > 1:
+                forget()
+    results: dict[str, Stage] = {}
+    for stages_found in found:
+        for part, stage in stages_found.items():
+            results[part] = stage if part not in results else results[part].with_rungs(stage.rungs)
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,
@@ -171,6 +196,18 @@ def compare(
         **(settings or {}),
     }
     return Comparison(results, recorded)
+
+
+def _stages(
+    name: str, source: LogitGradients, by: str | None, rungs: tuple[str, ...], num_draws: int,
+    rng: np.random.Generator, report: Reporter, told: Callable[[str, str, int | None], None],
+) -> dict[str, Stage]:  # fmt: skip
+    """A stage with some rungs and, if asked for, its groups of parameters."""
+    told(name, "clustering and scales", 0)
+    return {
+        part: climb(measured, rungs, num_draws, report, generator, partial(told, part))
+        for part, measured, generator in _parts(name, source, by, rng)
+    }
 
 
 def _parts(

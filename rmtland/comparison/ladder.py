@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from joblib import cpu_count
 from threadpoolctl import threadpool_limits
 
 from rmtland._arrays import to_numpy
@@ -270,7 +270,7 @@ def _side_by_side(
     draws = []
     # A thread per draw and none inside: matrices of this size gain little from BLAS threads, which on a busy machine
     # spend their time waiting for each other (three times longer in all, seen on two cores).
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_DRAWS)) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(cpu_count(), MAX_DRAWS)) as pool:
         for draw in pool.map(measure, children):
             draws.append(draw)
             step()

@@ -160,6 +160,11 @@ class Stage:
 
     __repr__ = told
 
+    def with_rungs(self, others: Mapping[str, Rung]) -> Stage:
+        """The same with other rungs too, in the order of the ladder."""
+        every = {**self.rungs, **others}
+        return dataclasses.replace(self, rungs={name: every[name] for name in RUNGS if name in every})
+
     def scores(self) -> dict[str, RungScores]:
         """Each rung beside G, in the order of the ladder; empty without rung (b)."""
         if "gauss_newton" not in self.rungs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -136,10 +136,10 @@ class NetworkChunk:
 
     def flat_outputs(self, parameters: dict[str, Tensor]) -> Tensor:
         """The network's outputs, (n, C), a row for each example: of tokens those that are not ignored."""
-        outputs = self.network.outputs(parameters, self.inputs)
-        outputs = outputs.reshape(-1, outputs.shape[-1])
-        every = self._selected is None or len(self._selected) == len(outputs)
-        return outputs if every else outputs.index_select(0, self._selected)  # a copy, and two more going back
+        outputs = self.network.outputs(parameters, self.inputs).flatten(0, -2)
+        if self._selected is None or len(self._selected) == len(outputs):
+            return outputs
+        return outputs.index_select(0, self._selected)  # a copy, and two more going back
 
     def recorded(self) -> Tensor:
         """The outputs (n, C) as a graph over the network's leaves; every product is read off this one."""
@@ -244,8 +244,8 @@ class NetworkChunk:
 
     def parts(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for the `rows` of all logits side by side, or of one of many."""
-        layers = self.layers()
-        return self.pieces(layers.part_size) if layers.keep else self._whole_inputs(layers.part_size)
+        size = self.layers().part_size
+        return self.pieces(size) if self.layers().keep else self._whole_inputs(size)
 
     def _whole_inputs(self, size: int) -> Iterator[NetworkChunk]:
         """The same examples by at most `size` inputs at a time: a sequence's tokens share its pass."""
@@ -307,7 +307,8 @@ class NetworkChunk:
 
     def _layered(self) -> LayeredPart:
         if "layers" not in self._made:  # until `release`
-            self._made["layers"] = LayeredPart(self.layers(), self._examples(), self.dense)
+            twin = NetworkChunk(self._passing_plan, self._batch, self._rows)  # itself would be a circle, freed late
+            self._made["layers"] = LayeredPart(self.layers(), self._examples(), twin.dense)
         part: LayeredPart = self._made["layers"]
         return part
 
@@ -319,8 +320,7 @@ class NetworkChunk:
         """The layers' uses below a head in a pass over the inputs, each once; until `release`."""
         if "recording" not in self._made:
             self._made["recording"] = self.layers().record(Examples(self.inputs)).below_head()
-        made: Recording = self._made["recording"]
-        return made
+        return cast(Recording, self._made["recording"])
 
     @property
     def sequence_length(self) -> int:
@@ -330,9 +330,8 @@ class NetworkChunk:
     @property
     def places(self) -> Tensor:
         """Of each example its place among the outputs, (n,), counted through sequences."""
-        if self._selected is not None:
-            return self._selected
-        return torch.arange(self.labels.shape[0], device=self.network.vector.device)
+        every = self.labels.shape[0]
+        return torch.arange(every, device=self.network.vector.device) if self._selected is None else self._selected
 
     def softmax_view(self, reduction: Reduction | None = None, *, factored: bool = False) -> SignalsChunk | None:
         """The examples as a softmax sees them, in some directions; None where layers do not account for all.

@@ -69,21 +69,23 @@ def _graph_bytes(plan: Plan, batch: Batch) -> dict[str, int]:
     # Inputs are data, unless each pass makes a copy of them in another dtype or on another device.
     given = torch.utils._pytree.tree_leaves(batch.inputs)
     own = {t.untyped_storage().data_ptr() for t in (network.vector, *network.constants.values(), *given)}
-    saved: dict[int, int] = {}
+    saved: dict[int, Tensor] = {}  # held, as the next graph would lie where a freed one was
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
+        if tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.detach()
         return tensor.detach()
+
+    def held() -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
     with torch.inference_mode(False), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = chunk.recorded()
         with torch.enable_grad():
-            forward = sum(saved.values()) + outputs.numel() * outputs.element_size()
+            forward = held() + outputs.numel() * outputs.element_size()
             chunk.slopes(outputs, torch.zeros_like(outputs, requires_grad=True))
-            jvp = sum(saved.values()) - forward
+            jvp = held() - forward
             chunk.slopes(outputs, loss_slope(chunk, 1)(outputs))
-            second = sum(saved.values()) - jvp - forward
+            second = held() - jvp - forward
     # What both share was counted with the first; a second derivative keeps at least as much as it.
     return {"forward": forward, "jvp": jvp, "second": max(second, jvp)}

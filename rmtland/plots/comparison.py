@@ -123,14 +123,14 @@ def plot_stages(comparison: Any, quantity: str, *, ax: Axes | None = None, ylabe
     Returns
     -------
     Axes
-        One line per rung, model rungs with bars of one s.d. over draws.
+        One line per rung, with bars of one s.d. over draws, or of an estimate's error.
     """
     ax = new_or(ax)
     stages = list(comparison.stages)
     for name, label in comparison.rung_labels.items():
         rungs = [comparison.stages[stage].rungs.get(name) for stage in stages]
         means = [np.nan if rung is None else rung.mean(quantity) for rung in rungs]
-        deviations = [0.0 if rung is None or rung.num_draws == 1 else rung.deviation(quantity) for rung in rungs]
+        deviations = [0.0 if rung is None else _error(rung, quantity) for rung in rungs]
         style = next(_style(rung) for rung in rungs if rung is not None)
         ax.errorbar(
             stages, means, deviations, color=COLOURS[name], label=label, linestyle=style, marker="o", ms=4, capsize=3
@@ -225,6 +225,12 @@ def _shared_legend(figure: Figure, axes: list[Axes]) -> None:
     figure.legend(
         entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 4), frameon=False
     )
+
+
+def _error(rung: Any, quantity: str) -> float:
+    """What an estimate's own error is, else the deviation over draws; 0 of one exact matrix."""
+    error: float = rung.errors.get(quantity, 0.0 if rung.num_draws == 1 else rung.deviation(quantity))
+    return error
 
 
 def _style(rung: Any) -> str:

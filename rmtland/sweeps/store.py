@@ -55,6 +55,22 @@ def writing(path: Path | None) -> Iterator[None]:
         raise OSError(error.errno, f"{told} on from there", str(path)) from error
 
 
+def _require_disk(path: Path, cells: int, schema: Schema | None = None) -> None:
+    """OSError where results of so many cells, which hardly compress, do not fit: days would go by until it is full.
+
+    Before the first cell has told what a result is, it is a number at least.
+    """
+    each = 8 if schema is None else sum(math.prod(v.shape) * v.dtype.itemsize for v in schema.values())
+    needed, place = cells * float(1 + each), path.absolute()
+    while not place.exists():
+        place = place.parent
+    if needed > (free := shutil.disk_usage(place).free):
+        raise OSError(
+            f"results of {cells} cells need {needed / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free at {path}; "
+            "ask for fewer `trials`, or name a `store` elsewhere"
+        )
+
+
 class SweepStore:
     """A sweep on disk, or in memory where `path` is None.
 
@@ -83,6 +99,7 @@ class SweepStore:
             group = zarr.open_group(MemoryStore(), mode="w")
             _fill(group, grid, attributes, units)
             return cls(group, grid, path)
+        _require_disk(path, grid.size)
         with writing(path):
             partial = unused_name(path)
             partial.mkdir()  # no other process's, and nothing that was there
@@ -113,6 +130,8 @@ class SweepStore:
             if ZARR_PARTIAL.fullmatch(left.name) and left.is_file() and not left.is_symlink():
                 left.unlink()
         group = zarr.open_group(path, mode="r+", use_consolidated=False)
+        trials: Any = group.attrs["trials"]
+        _require_disk(path, grid.size // grid.trials * (grid.trials - trials), read_schema(group))
         with writing(path):
             if repair:
                 _make_masks(group, grid)
@@ -135,6 +154,8 @@ class SweepStore:
     def set_schema(self, schema: Schema, units: dict[str, str], coords: dict[str, npt.NDArray[Any]]) -> None:
         """Make the arrays that the first result calls for."""
         check_dims(schema, self.grid, coords)
+        if self.path is not None:
+            _require_disk(self.path, self.grid.size, schema)
         told = {name: [list(v.dims), list(v.shape), v.is_complex] for name, v in schema.items()}
         with writing(self.path):
             for name, values in coords.items():

@@ -97,8 +97,9 @@ def sweep(
     FileExistsError
         Where a file or a link that this package did not make has the name of the store's lock, `<store>.lock`.
     OSError
-        Where the store cannot be written (a full disk): nothing that was stored before is lost. Where it is damaged (a
-        lost or changed file): the message names the cells, here or where their numbers are used.
+        Where the results of all cells, a number each until the first says how large one is, are larger than what is
+        free on the store's disk. Where the store cannot be written: nothing that was stored before is lost. Where it is
+        damaged (a lost or changed file): the message names the cells, here or where their numbers are used.
     ConnectionError
         Where the scheduler cannot be reached, or is lost.
     RuntimeError

@@ -1,7 +1,11 @@
 """The rungs of a network and of draws of the model, and what does not depend on what else is asked for."""
 
 import dataclasses
+import json
 import math
+import pickle
+import re
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import rmtland as rl
 from rmtland.comparison import ladder
 from rmtland.comparison.measured import Measured
 from rmtland.comparison.result import QUANTITIES, RUNGS
+from rmtland.comparison.workers import Words, Workers
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -84,7 +89,7 @@ def test_a_draw_of_the_model_agrees_with_its_own_rungs(of_draw):
         assert abs(real.mean(quantity) - own.mean(quantity)) < spread, quantity
     assert own.mean("num_outliers") == real.mean("num_outliers") == 3
     mutant = dataclasses.replace(MODEL, gradients=rl.ClusteredGradients(1.0, 0.7))
-    wrong = rl.compare(mutant.sample(rng=5), num_draws=2).stages["network"].rungs["gauss_newton"]
+    wrong = rl.compare(mutant.sample(rng=5), rungs=["gauss_newton"]).stages["network"].rungs["gauss_newton"]
     assert abs(wrong.mean("q_same_logit") - own.mean("q_same_logit")) > 5 * own.deviation("q_same_logit") + 0.03
 
 
@@ -140,7 +145,7 @@ def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):
 def test_stages_are_chosen_and_do_not_depend_on_each_other():
     told = []
     sources = {name: MODEL.sample(rng=seed) for seed, name in enumerate(["first", "second", "third"])}
-    options = {"num_draws": 2, "rungs": ["gauss_newton", "full_model"]}
+    options = {"num_draws": 2, "rungs": ["gauss_newton", "full_model"], "theory": False}
     every = rl.compare(sources, **options)
     some = rl.compare(sources, stages={"third", "first"}, **options, progress=lambda *what: told.append(what))
     assert list(some.stages) == ["first", "third"]
@@ -150,6 +155,63 @@ def test_stages_are_chosen_and_do_not_depend_on_each_other():
             np.testing.assert_array_equal(stage.rungs[rung].eigenvalues, expected)
     assert not any(what.startswith("second") for what, _, _ in told)
     assert told[-1][1:] == (6, 6)
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_numbers_do_not_depend_on_the_workers(network):
+    told = []
+    sources = {"network": rl.nets.NetworkLogitGradients(*network), "draw": MODEL.sample(rng=1)}
+    options = {"num_draws": 2, "rungs": ["hessian", "gauss_newton", "full_model", "unfrozen_logits"], "hierarchy": True}
+    alone = rl.compare(sources, **options)
+    shared = rl.compare(sources, **options, workers=2, progress=lambda *what: told.append(what))
+    assert json.dumps(shared.to_dict()) == json.dumps(alone.to_dict())
+    assert list(shared.stages) == list(alone.stages)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1:] == (12, 12)
+    assert {what.split(":")[0] for what, _, _ in told} == {"network", "draw"}
+    with Workers(2, ("rmtland.nets.gradients",)) as running:
+        options = {"rungs": ["gauss_newton", "mean_gradients"], "by": "parameter_groups", "workers": running}
+        grouped = rl.compare(sources["network"], **options)
+        again = rl.compare(sources["network"], **options)  # they go on
+    assert json.dumps(grouped.to_dict()) == json.dumps(again.to_dict())
+    assert list(grouped.stages)[:2] == ["network", "network: 0.weight"]
+    assert all(list(stage.rungs) == ["gauss_newton", "mean_gradients"] for stage in grouped.stages.values())
+
+
+@pytest.mark.slow
+def test_what_a_worker_raises_is_raised():
+    draw = rl.LandscapeModel.fort_ganguli(30, 3, 60, sigma_z=1e9).sample(rng=0)  # frozen: no theory
+    with pytest.raises((ValueError, ArithmeticError)) as alone:
+        rl.compare(draw, num_draws=2, rungs=["full_model", "own_probabilities"], theory=True)
+    with pytest.raises(alone.type, match=re.escape(str(alone.value))):
+        rl.compare(draw, num_draws=2, rungs=["full_model", "own_probabilities"], theory=True, workers=2)
+
+
+def test_what_workers_cannot_share_is_refused(network, monkeypatch):
+    source = rl.nets.NetworkLogitGradients(*network)
+    source.lock = threading.Lock()
+    with pytest.raises(TypeError, match="must be picklable to be shared among `workers`; got"):
+        rl.compare(source, num_draws=2, workers=2)
+    ranked = MODEL.sample(rng=0)
+    monkeypatch.setattr("rmtland.comparison.compare.ranked", lambda source: source)
+    with pytest.raises(ValueError, match="`workers` must be 1 for a source of several ranks"):
+        rl.compare(ranked, num_draws=2, workers=2)
+    with pytest.raises(ValueError, match="`workers` must be >= 1"):
+        rl.compare(source, num_draws=2, workers=0)
+
+
+def test_a_word_half_written_comes_when_it_is_whole(tmp_path):
+    words = Words(tmp_path / "words")
+    assert list(words.new()) == []
+    words.add("one", 1, None)
+    whole = pickle.dumps(("two", 2, None))
+    with words.path.open("ab") as file:
+        file.write(whole[:-3])
+    assert list(words.new()) == [("one", 1, None)]
+    with words.path.open("ab") as file:
+        file.write(whole[-3:])
+    assert list(words.new()) == [("two", 2, None)]
+    assert list(words.new()) == []
 
 
 def test_a_stage_gives_back_the_memory_of_its_graphs(network):
@@ -173,7 +235,7 @@ def test_matched_participation_has_the_measured_accuracy():
 
 def test_groups_of_parameters_are_stages_of_their_own(network, of_network):
     source = rl.nets.NetworkLogitGradients(*network)
-    comparison = rl.compare(source, num_draws=3, by="parameter_groups")
+    comparison = rl.compare(source, num_draws=3, by="parameter_groups", theory=False)
     names = ["network", *(f"network: {group}" for group in source.parameter_groups)]
     assert list(comparison.stages) == names
     for name, rung in of_network.stages["network"].rungs.items():  # the whole does not depend on its parts

@@ -13,7 +13,7 @@ from tests.statistical import assert_mean
 @pytest.fixture(scope="module")
 def spectrum():
     model = rl.LandscapeModel.fort_ganguli(40, 4, 150, sigma_z=1.0, snr=4.0)
-    return spectrum_figure(model, num_draws=20, num_points=120, rng=1)
+    return spectrum_figure(model, num_draws=20, num_points=60, rng=1)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import rmtland as rl
 from rmtland.laws.fluctuations import covariance_of_powers, power_traces_of
 from rmtland.laws.solver import Solver
+from tests import oracles
 from tests.landscape.dense_theory import dense_t, examples
 from tests.statistical import assert_mean
 
@@ -290,6 +291,21 @@ def test_band_and_population():
     np.testing.assert_array_equal(total.mean, band.outliers().mean)
     assert band.theories[0].gradient_power_std(3) > 0
     assert abs(band.theories[0].first_order().error) < 0.2
+
+
+@pytest.mark.parametrize("sigma_H", [0.0, 0.02, 0.5])
+def test_first_order_by_hand(sigma_H):
+    """Means at right angles and their curvature, what residuals and class gradients add, and an H-term's share."""
+    logits = np.random.default_rng(4).normal(size=(30, 4))
+    given = rl.GivenLogits(logits, np.arange(30) % 4)
+    law = rl.ClusteredGradients(1.0, 0.7, 0.6, (0.7, 2.0, 0.5, 3.0))
+    theory = rl.LandscapeModel(30, 4, 50, given, law, sigma_H=sigma_H).theory()
+    curvature = np.mean([oracles.curvature(z) for z in logits], axis=0)
+    mean = float(np.diag(curvature) @ law.mean_lengths(4) ** 2) / 3
+    expected = mean + (0.7**2 + 0.6**2) * float(np.trace(curvature)) / 50 + sigma_H * min(sigma_H / mean, 1.0)
+    found = theory.first_order()
+    assert found.mean_outlier == pytest.approx(expected, rel=1e-12)
+    assert found.error == pytest.approx(expected / theory.outliers().mean() - 1, rel=1e-9)
 
 
 @pytest.mark.parametrize("law", [LAWS[0], LAWS[3], rl.ClusteredGradients(1.0, 0.5, 0.0, (1.0, 2.0, 0.5, 1.0))])

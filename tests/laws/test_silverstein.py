@@ -15,6 +15,7 @@ import rmtland as rl
 from rmtland.laws.atoms import counts as counts
 from rmtland.laws.atoms import edges as edges
 from rmtland.laws.atoms import kernels as kernels
+from rmtland.laws.atoms.plain import PlainAtoms
 from tests.statistical import assert_mean
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -772,3 +773,9 @@ def test_lone_atoms_are_points():
     one = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0], 1e-33, [8.0]).edge_scales[0, 1]
     n, p = 8e33, 8.0
     assert one == pytest.approx((np.sqrt(n) + np.sqrt(p)) * (1 / np.sqrt(n) + 1 / np.sqrt(p)) ** (1 / 3) / n, rel=1e-6)
+
+
+def test_a_wigner_part_adds_no_eigenvalues():
+    plain = PlainAtoms.of(np.array([1.0, 2.0]), np.array([3.0, 4.0]), 10.0, 0.25)
+    np.testing.assert_array_equal(plain.weights, [0, 3, 4])  # that at 0 stands for it
+    assert [plain.atoms_above(u) for u in (-0.1, 0.5, 1.5, 2.5)] == [10, 7, 4, 0]

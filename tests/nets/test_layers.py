@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -362,6 +364,29 @@ def test_rows_of_many_logits_that_do_not_fit_are_found_without_logit_gradients(m
     assert source.network.layers.rest  # the cell's weights
     assert found.clustering.same_logit == pytest.approx(expected.clustering.same_logit, rel=1e-9)
     assert found.logit_scales.snr == pytest.approx(expected.logit_scales.snr, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["conv", "attention"])
+def test_what_a_part_holds_goes_with_it_and_waits_for_no_garbage_collector(name):
+    """Recordings of deep networks take gigabytes, and Python looks for circles after many thousand new objects."""
+    module, inputs = build(name)
+    chunk = next(rl.nets.NetworkLogitGradients(module, inputs, LABELS).chunks())
+    chunk.layers().part_size = 2
+    expected = jacobian(module, inputs)[0][:, 0].norm(dim=1)
+    chunk.dense()  # torch keeps the frames of its first vmap
+    held, lengths = [], []
+    gc.disable()
+    try:
+        for part in chunk.parts():
+            rows = part.rows(torch.eye(C, dtype=torch.float64)[:1].repeat(len(part.labels), 1))
+            lengths.append(rows.lengths())
+            held += [weakref.ref(part), weakref.ref(part._layered().recording)]
+            del part, rows
+            assert all(one() is None for one in held[:-2])
+    finally:
+        gc.enable()
+    assert len(held) > 4
+    torch.testing.assert_close(torch.cat(lengths), expected)
 
 
 def test_units_of_some_outputs_at_a_time(monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import statistics
 
 import numpy as np
@@ -17,7 +18,7 @@ def distances(band, points):
 @pytest.fixture(scope="module")
 def comparison():
     model = rl.LandscapeModel.fort_ganguli(num_examples=40, num_classes=3, num_parameters=60, sigma_z=1.0)
-    return rl.compare({"early": model.sample(rng=0), "late": model.sample(rng=1)}, num_draws=4)
+    return rl.compare({"early": model.sample(rng=0), "late": model.sample(rng=1)}, num_draws=4, theory=False)
 
 
 def test_cumulative_power_is_what_is_plotted(comparison):
@@ -75,6 +76,19 @@ def test_stages(comparison):
                 half = (segment[1, 1] - segment[0, 1]) / 2
                 assert half == pytest.approx(statistics.stdev(rung.values["top_eigenvalue"].tolist()), rel=1e-9)
     assert ax.get_ylabel() == "top eigenvalue"
+
+
+def test_stages_show_the_errors_of_estimates(comparison):
+    stages = {
+        name: stage.with_rungs(
+            {"gauss_newton": dataclasses.replace(stage.rungs["gauss_newton"], errors={"trace": error})}
+        )
+        for error, (name, stage) in zip([0.5, 2.0], comparison.stages.items(), strict=True)
+    }
+    ax = plot_stages(dataclasses.replace(comparison, stages=stages), "trace")
+    (found,) = (c for c in ax.containers if c.get_label() == comparison.rung_labels["gauss_newton"])
+    bars = [segment for bar in found.lines[2] for segment in bar.get_segments()]
+    assert [(bar[1, 1] - bar[0, 1]) / 2 for bar in bars] == pytest.approx([0.5, 2.0])
 
 
 def test_all_figures(comparison):

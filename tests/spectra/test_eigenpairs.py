@@ -126,7 +126,10 @@ def test_products_are_counted_pair_by_pair_and_in_all():
     assert pairs.converged_after[-1] < pairs.converged_after[0]  # the largest stands alone
     for which, method in (("largest", "arpack"), ("largest", "lobpcg"), ("magnitude", "subspace")):
         counted = rl.as_operator(of_spectrum(SPECTRA["outliers"])).counted()
-        assert rl.top_eigenpairs(counted, 6, rng=0, which=which, method=method).num_products == counted.num_products
+        found = rl.top_eigenpairs(counted, 6, rng=0, which=which, method=method)
+        assert found.num_products == counted.num_products
+        # These do not say when: all by the end.
+        np.testing.assert_array_equal(found.converged_after, [found.num_products] * 6)
 
 
 def test_the_tolerance_acts():

@@ -2,13 +2,16 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -644,6 +647,22 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, writes):
     rl.sweep(noise, GRID, 4, 1, tmp_path / "t", workers=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "t"]
     assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "t")
+
+
+def test_more_trials_than_the_disk_has_room_for_are_refused(tmp_path, monkeypatch):
+    """Before the first cell, once that says how large a result is, and to grow; not where a store only goes on."""
+    with pytest.raises(OSError, match=r"results of 600000000000 cells need .+ GiB are free at .*s; ask for fewer"):
+        rl.sweep(noise, GRID, 10**11, 1, tmp_path / "s", workers=1)
+    cells = math.prod(map(len, GRID.values()))
+    first = rl.sweep(noise, GRID, 3, 1, tmp_path / "t", workers=1)
+    each = 1 + sum(first[name].nbytes for name in first.data_vars) // (3 * cells)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * cells * each))
+    rl.sweep(noise, GRID, 5, 1, tmp_path / "t", workers=1)
+    with pytest.raises(OSError, match=f"results of {3 * cells} cells need"):
+        rl.sweep(noise, GRID, 8, 1, tmp_path / "t", workers=1)
+    assert rl.sweep(noise, GRID, 5, 1, tmp_path / "t", workers=1).sizes["trial"] == 5
+    with pytest.raises(OSError, match=f"results of {3 * cells} cells need"):
+        rl.sweep(noise, GRID, 3, 1, tmp_path / "u", workers=1)
 
 
 @pytest.mark.parametrize(

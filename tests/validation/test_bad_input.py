@@ -10,6 +10,7 @@ from validation.networks import Recipe
 from validation.results import run_claim
 from validation.sagun import figure_1
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 CLAIM = "sagun.figure_1"
 
 

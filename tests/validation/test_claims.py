@@ -8,12 +8,10 @@ from validation.claims import seed_sequence
 from validation.figures import panels
 from validation.results import run_claim
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 CLAIMS = discover()
-QUICK = (
-    "laws.random_energy_freezing", "laws.marchenko_pastur_atom", "papyan.knock_outs", "papyan.mean_embedding",
-    "papyan.parallel_means",
-)  # fmt: skip
-"""Three of them on networks. What the judgements of the dearest ones see is tested in test_judgements.py."""
+QUICK = ("laws.random_energy_freezing", "laws.marchenko_pastur_atom", "papyan.parallel_means")
+"""The last on networks. What the judgements of the dearest ones see is tested in test_judgements.py."""
 
 
 @pytest.mark.parametrize("claim_id", QUICK)
@@ -23,7 +21,13 @@ def test_quick_claims_hold_and_their_mutants_do_not(claim_id, tmp_path):
     assert result["conclusions"]
 
 
-@pytest.mark.parametrize("claim_id", ["ladder.measured_law", "ladder.side_by_side", "ladder.unfrozen_law"])
+@pytest.mark.parametrize(
+    "claim_id",
+    [
+        "ladder.measured_law",
+        *(pytest.param(f"ladder.{name}", marks=pytest.mark.slow) for name in ("side_by_side", "unfrozen_law")),
+    ],
+)
 def test_laws_of_networks_hold_on_a_tiny_one_and_their_mutants_do_not(claim_id, tmp_path):
     # Seconds of training: whether it passes says nothing, but mutants are rejected.
     result = run_claim(claim_id, "tiny", 0, tmp_path)

@@ -20,6 +20,7 @@ from validation.examples import split
 from validation.networks import Recipe
 from validation.papyan import _networks
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 HERE = str(Path(validation.__file__).parent)
 DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 

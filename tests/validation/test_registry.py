@@ -85,10 +85,9 @@ def test_numbers_depend_on_the_seed(ran, tmp_path):
     assert numbers(tmp_path / f"{CLAIM}.json") != numbers(ran[0] / f"{CLAIM}.json")
 
 
-def test_a_failing_claim_gives_exit_code_1_and_says_what_failed(tmp_path):
-    done = command("run", CLAIM, "--mutant", "sigma^2 as inverse temperature", "--out", tmp_path)
-    assert done.returncode == 1
-    assert "fail: draws against quadrature" in done.stdout
+def test_a_failing_claim_gives_exit_code_1_and_says_what_failed(tmp_path, capsys, blank_figures):
+    assert main(["run", CLAIM, "--mutant", "sigma^2 as inverse temperature", "--out", str(tmp_path)]) == 1
+    assert "fail: draws against quadrature" in capsys.readouterr().out
     (path,) = tmp_path.glob("*.json")
     assert path.name == f"{CLAIM}--sigma-2-as-inverse-temperature.json"
     # The report is of claims, not of mutants.
