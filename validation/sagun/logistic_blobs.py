@@ -132,7 +132,7 @@ def judge(data, theory):
                 ax.plot(grid, grid * law.pdf(grid), color=colour, label=f"alpha = {alpha:g}")
                 if not np.isnan(outlier):
                     ax.axvline(outlier, color=colour, ls=":", lw=1.2)
-            ax.set(xscale="log", xlabel=r"eigenvalue $\lambda$ of the Hessian", xlim=(5e-3, None), ylim=(0, 2.2),
+            ax.set(xscale="log", xlabel=r"eigenvalue $\lambda$ of the Hessian", xlim=(5e-3, None), ylim=(0, 2.8),
                    ylabel=r"density per unit of $\ln\lambda$")  # fmt: skip
             figures.legend(ax)
         return figure

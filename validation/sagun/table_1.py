@@ -46,13 +46,14 @@ def judge(data, theory):
     def plot():
         figure, axes = figures.panels(2, "table 1: counts less k", "figure 2: one row, k = 10, SGD, ReLU")
         places = np.arange(len(ROWS))
-        for i, (colour, rule) in enumerate(zip(figures.COLOURS, RULES, strict=False)):
+        named = ("gap", "ratio", "heuristic")  # the paper's three columns
+        for i, (colour, rule, theirs_is) in enumerate(zip(figures.COLOURS, RULES, named, strict=False)):
             shift = 0.25 * (i - 1)
             found = counts[rule] - CLUSTERS[:, None]
             mean, spread = found.mean(axis=1), found.std(axis=1)
             label = f"{rule}, ours"
             axes[0].errorbar(places + shift, mean, spread, fmt="o", ms=4, color=colour, capsize=2, label=label)
-            axes[0].plot(places + shift, THEIRS[:, i] - CLUSTERS, "x", color=colour, ms=6, label=f"{rule}, paper")
+            axes[0].plot(places + shift, THEIRS[:, i] - CLUSTERS, "x", color=colour, ms=6, label=f"{theirs_is}, paper")
         axes[0].axhspan(-1, 1, color="0.85", lw=0)
         names = [f"{a} {f} {k}, {c:g}" for a, f, _, c, k, *_ in ROWS]
         axes[0].set_xticks(places, names, rotation=90, fontsize=6)
