@@ -130,8 +130,11 @@ class Closer(Protocol):
     def add(self, part: LogitGradientsChunk, cotangents: Array) -> None:
         """Add J^T U of a part's examples, U (n, C, k)."""
 
-    def images(self, within: Array) -> Array:
-        """All in all, (D, k), with what the sums are `within` the subspace, (size, k)."""
+    def images(self, within: Array, num_examples: int) -> Array:
+        """Means over examples, all in all, (D, k), with what they are `within` the subspace, (size, k)."""
+
+    def noise(self) -> tuple[Array, Array]:
+        """Of the noise E in `images`, from the examples sampled: E^T E, and a draw of images^T E, (k, k)."""
 
 
 class Reducer(Protocol):
@@ -145,8 +148,8 @@ class Reducer(Protocol):
     def held(self) -> bool:
         """Whether the parts of all examples fit into memory."""
 
-    def parts(self, chunk: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
-        """A chunk part by part, in all parameters and in the coordinates."""
+    def parts(self, chunk: LogitGradientsChunk) -> Iterator[LogitGradientsChunk]:
+        """A chunk part by part in the coordinates."""
 
     def closer(self, vectors: Array, share: float) -> Closer:
         """For products with vectors (size, k), of which a share may be left out beyond the subspace."""
@@ -157,16 +160,19 @@ class Reducer(Protocol):
         Or outside of what a `Closer`, made for vectors whose span u lies in, sees of u.
         """
 
-    def energies(self, vectors: Array) -> tuple[Array, Array]:
-        """About v^T G v, (k,), for vectors v (D, k), and its standard error."""
+    def energies(self, vectors: Array, known: Array) -> tuple[Array, Array]:
+        """About v^T G v, (k,), and its standard error: v are vectors (D, k) less those known in coordinates."""
 
 
 @runtime_checkable
 class ReducibleSource(Protocol):
     """A source whose products are cheaper in a subspace of the parameters. An offer, not a duty."""
 
-    def reducer(self, tolerance: float) -> Reducer | None:
-        """For one pass; None where it has none. `tolerance` is the share of inputs and signals that may be lost."""
+    def reducer(self, tolerance: float, every: int) -> Reducer | None:
+        """For one pass; None where it has none. `tolerance` is the share of inputs and signals that may be lost.
+
+        A `Closer` sees signals beyond the subspace in one example of `every`.
+        """
 
 
 @runtime_checkable

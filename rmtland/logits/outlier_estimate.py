@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arrays import Array, double, like, namespace, to_numpy
+from rmtland.logits.rows import require_finite
 from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
@@ -77,20 +78,32 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Nystrom:
-    """N N^T with N = G V (V^T G V)^-1/2, by the Gram matrix of N."""
+    """N N^T with N = G V (V^T G V)^-1/2, by the Gram matrix of N, and less what noise in G V adds to it."""
 
     images: Array  # G V, (D, m)
     root: Floats  # (V^T G V)^-1/2
     along: Floats  # V^T N
     values: Floats  # ascending
+    lengths: Floats  # of N times the combinations: the values' roots, with noise
     combinations: Floats
+    noise: float  # standard deviation of the values from that of G V, relative
 
     @classmethod
-    def of(cls, block: Array, images: Array, within: Array, kind: Array) -> Nystrom:
-        """Of G V in all parameters, and `within` the coordinates that V, the block, has."""
+    def of(cls, block: Array, images: Array, within: Array, kind: Array, noise: tuple[Array, Array]) -> Nystrom:
+        """Of G V in all parameters, and `within` the coordinates that V, the block, has; noise as of `Closer`."""
         root, along = _inverse_root(to_numpy(double(block).T @ within), kind, 0.0)
-        values, combinations = np.linalg.eigh(root.T @ to_numpy(images.T @ images) @ root)
-        return cls(images, root, along, _padded(values, int(block.shape[1])), combinations)
+        squares = to_numpy(images.T @ images)
+        require_finite(like(double(kind), squares))
+        whole, combinations = np.linalg.eigh(root.T @ squares @ root)
+        bias, drawn = (np.sum((root @ combinations) * (to_numpy(n) @ root @ combinations), axis=0) for n in noise)
+        order = np.argsort(whole - bias, kind="stable")
+        whole, values = np.maximum(whole[order], 0.0), (whole - bias)[order]
+        size = int(block.shape[1])
+        relative = 2 * drawn / np.where(whole > 0, whole, 1.0)
+        return cls(
+            images, root, along, _padded(values, size), np.sqrt(_padded(whole, size)), combinations[:, order],
+            float(np.sqrt(np.mean(relative**2))) if relative.size else 0.0,
+        )  # fmt: skip
 
     def following(self, k: int) -> float:
         """The eigenvalue after the `k` largest; without any the last of these."""
@@ -98,20 +111,22 @@ class Nystrom:
 
     def vectors(self, count: int) -> Array:
         """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
-        chosen, values = self.root @ self.combinations[:, -count:], self.values[-count:]
-        if values[0] <= CLOSE * values[-1] or chosen.shape[1] < count:
+        chosen, lengths = self.root @ self.combinations[:, -count:], self.lengths[-count:]
+        if lengths.min() ** 2 <= CLOSE * lengths.max() ** 2 or chosen.shape[1] < count:
             return orthonormal(self.images @ like(self.images, chosen))
-        return self.images @ like(self.images, chosen / np.sqrt(values))
+        rows = self.images.T  # as they lie in memory
+        return (like(rows, (chosen / lengths).T) @ rows).T
 
-    def seen(self, vectors: Array) -> Floats:
-        """|N^T v|^2 for vectors (D, k)."""
-        squares: Floats = np.sum((self.root.T @ to_numpy(self.images.T @ vectors)) ** 2, axis=0)
+    def seen_beyond(self, count: int) -> Floats:
+        """|N^T v|^2 for what eigenvectors have outside of V, (count,)."""
+        along = self.combinations[:, -count:] * self.lengths[-count:]  # N^T u
+        squares: Floats = np.sum((along - self.along.T @ self.inside(count)) ** 2, axis=0)
         return squares
 
     def inside(self, count: int) -> Floats:
         """The eigenvectors along V, (m, count)."""
-        values = np.maximum(self.values[-count:], CLOSE * self.values[-1])
-        found: Floats = self.along @ self.combinations[:, -count:] / np.sqrt(np.where(values > 0, values, 1.0))
+        lengths = np.maximum(self.lengths[-count:], CLOSE**0.5 * self.lengths.max())
+        found: Floats = self.along @ self.combinations[:, -count:] / np.where(lengths > 0, lengths, 1.0)
         return found
 
 

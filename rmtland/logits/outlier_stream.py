@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
 from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
 from rmtland.logits.cells import Cells
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
-from rmtland.logits.gauss_newton import GradientAccumulator, gauss_newton
+from rmtland.logits.gauss_newton import gauss_newton
 from rmtland.logits.gradients import (
     Closer,
     CutChunk,
@@ -47,12 +46,14 @@ MORE = (1, 3)
 """Eigenvectors that are multiplied again beside those asked for, in one pass and in two."""
 FOCUS = (5e-2, 1e-2)
 """Share of these that is left out where the last product goes beyond a subspace, in one pass and in two."""
+EVERY = (8, 1)
+"""One example of so many tells what signals beyond a subspace add to it, in one pass and in two."""
 FEW = 16
 """Examples of each class, on average, that directions are found from where an eighth of all would be fewer."""
 
 
 class OutlierStream:
-    """A pass over the source: means, directions, products with them, and the gradient.
+    """A pass over the source: means, directions, products with them.
 
     In a subspace all examples are held where they fit into memory: directions and products are then those of all. Else
     directions come from the first examples and products from the rest.
@@ -60,9 +61,9 @@ class OutlierStream:
 
     def __init__(
         self, source: LogitGradients, statistic: CrossClassMeansAccumulator, k: int, num_directions: int | None,
-        tolerance: float,
+        tolerance: float, passes: int,
     ) -> None:  # fmt: skip
-        self.source, self.statistic, self.k = source, statistic, k
+        self.source, self.statistic, self.k, self.passes = source, statistic, k, passes
         self.keeps, self.kind = statistic.keeps(source), prototype(source)
         statistic.start(source)
         if self.keeps:
@@ -75,13 +76,13 @@ class OutlierStream:
         self.added: Array = None
         self.spread: Array = None  # B V
         some = tolerance > 0 and self.keeps and isinstance(source, ReducibleSource)
-        self.reducer: Reducer | None = source.reducer(tolerance) if some else None  # type: ignore[attr-defined]
+        every = EVERY[passes - 1]
+        self.reducer: Reducer | None = source.reducer(tolerance, every) if some else None  # type: ignore[attr-defined]
         if self.reducer is not None and self.reducer.reduction.size < 2 * (num_directions or FIRST_HELD * k):
             self.reducer = None  # too small to be worth it
         held = self.reducer is not None and self.reducer.held
         first = FIRST_HELD * k if held else FIRST * k
         self.width = min(num_directions or first, source.num_parameters)
-        self.most = num_directions
         # Parts of all examples.
         self.held: list[Any] | None = [] if held else None
         # Of what is summed up: parameters, or coordinates in a subspace.
@@ -102,10 +103,7 @@ class OutlierStream:
 
     def pass_over(self, directions: Array | None) -> None:
         """The means of all, and products of the examples that come after the directions are known."""
-        self.given = directions is not None
-        boundary = 0 if self.given or self.held is not None else _opening(self.source)
-        slope_of = GradientAccumulator()
-        slope: Any = None
+        boundary = 0 if directions is not None or self.held is not None else _opening(self.source)
         self.block: Any = directions
         first: Any = None
         state: Any = self._nothing()
@@ -114,16 +112,14 @@ class OutlierStream:
             for piece in _cut_at(chunk, boundary - seen):
                 if seen >= boundary and first is None and self.held is None:
                     first, state = self._first_part(state), self._nothing()
-                for whole, part in self._parts(piece):
+                for part in [piece] if self.reducer is None else self.reducer.parts(piece):
                     if self.held is not None:
                         self.held.append(part)
                     elif seen >= boundary:
                         self._multiply(part, seen)
                     for some in parts_of(part):
                         state = self.statistic.add(state, SharedChunk(some, self.source))
-                    slope = slope_of.add(slope, SharedChunk(whole, self.source))
                     seen += int(part.labels.shape[0])
-        self.gradient = double(slope_of.finish(slope, self.source))
         sums, pairs, count = self._reduced(state)
         if self.held is None:
             self._conclude(first, (sums, pairs, count))
@@ -144,13 +140,6 @@ class OutlierStream:
         values, vectors = np.linalg.eigh(turn @ inner_products(sums) @ turn.T)
         kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-width:]
         return orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
-
-    def _parts(self, piece: LogitGradientsChunk) -> Iterator[tuple[LogitGradientsChunk, LogitGradientsChunk]]:
-        """A piece in parts, each in all parameters and in what is summed up."""
-        if self.reducer is None:
-            yield piece, piece
-        else:
-            yield from self.reducer.parts(piece)
 
     def _reduced(self, state: tuple[Array, ...]) -> tuple[Array, Floats, float]:
         """Sums (r, D), pair weights and number of examples of all ranks."""
@@ -255,47 +244,46 @@ class OutlierStream:
             yield from self.held
         elif self.reducer is not None:
             for chunk in checked_chunks(self.source):
-                for _, part in self.reducer.parts(chunk):
-                    yield part
+                yield from self.reducer.parts(chunk)
 
-    def refine(self, passes: int) -> None:
+    def refine(self, num_directions: int | None, *, given: bool) -> None:
         """Products with the leading eigenvectors found so far; the last of a subspace see what lies outside of it.
 
-        All directions of F are behind those found in one pass over what is held, unless others were given.
+        All directions of F are behind those found in one pass over what is held, unless others were `given`.
         """
-        again = self.width if self.reducer is None else self.k + MORE[passes - 1]
-        again = min(self.most or again, self.source.num_parameters)
+        again = self.width if self.reducer is None else self.k + MORE[self.passes - 1]
+        again = min(num_directions or again, self.source.num_parameters)
 
         def found() -> Array:
             return Estimate.of(self, again).vectors(again)
 
-        inside = passes - 1
+        inside = self.passes - 1
         if self.reducer is not None:
-            inside = 0 if self.held is None else passes - 1 + self.given
+            inside = 0 if self.held is None else inside + given
         for _ in range(inside):
             self.exact(found())
-        if self.reducer is not None and (passes == 2 or self.held is not None):
-            self._look_closer(self.reducer, found(), FOCUS[passes - 1])
+        if self.reducer is not None and (self.passes == 2 or self.held is not None):
+            self._look_closer(self.reducer, found(), FOCUS[self.passes - 1])
 
     def _look_closer(self, reducer: Reducer, block: Array, share: float) -> None:
         """Products of all examples with directions of the subspace that see what lies outside of it."""
         self.closer = reducer.closer(block, share)
         self.within = self._product(block, self.closer)
-        self.images = self.closer.images(self.within * self.source.num_examples) / self.source.num_examples
-        require_finite(self.images)
+        self.images = self.closer.images(self.within, self.source.num_examples)
+        self.noise = self.closer.noise()
         self.block, self.sampled = block, 0.0
         self.num_products += int(block.shape[1])
 
     def _found(self) -> tuple[Estimate | Nystrom, Floats]:
         """What eigenvalues come from, and eigenvectors along the directions V, (m, k)."""
         if self.images is not None:
-            closest = Nystrom.of(self.block, self.images, self.within, self.kind)
+            closest = Nystrom.of(self.block, self.images, self.within, self.kind, self.noise)
             return closest, closest.inside(self.k)
         found = Estimate.of(self, self.k)
         return found, to_numpy(double(self.block).T @ found.vectors(self.k))
 
-    def result(self) -> tuple[Floats, Floats, Array, Floats]:
-        """Eigenvalues, errors, vectors (D, k) and their shares of the squared gradient, by what is known now."""
+    def result(self) -> tuple[Floats, Floats, Array]:
+        """Eigenvalues, errors and vectors (D, k), by what is known now."""
         k = self.k
         found, inside = self._found()
         values, vectors = found.values[-k:], found.vectors(k)
@@ -306,22 +294,19 @@ class OutlierStream:
             lost = to_numpy(self.reducer.left_out(few, self.closer)) / np.where(values > 0, values, 1.0) ** 2
             # From few examples: a small one among them may be so by chance, and their spread is that of the telling.
             lost = np.maximum(lost, max(float(lost.mean()), 0.0)) + lost.std()
-            lifted = self.reducer.reduction.lift(few.T).T
             if isinstance(found, Nystrom):
                 # What the subspace leaves of u is most of what no product has seen, and far from the next eigenvector.
-                away = vectors - lifted
-                energies, error = map(to_numpy, self.reducer.energies(away))
-                unseen = np.minimum(unseen, np.maximum(energies - found.seen(away), 0.0) + 2 * error)
+                energies, error = map(to_numpy, self.reducer.energies(vectors, few))
+                unseen = np.minimum(unseen, np.maximum(energies - found.seen_beyond(k), 0.0) + 2 * error)
             else:
-                vectors = lifted
-        norm = float(np.linalg.norm(to_numpy(self.gradient)))
-        seen = to_numpy(vectors.T @ self.gradient)
-        powers = (seen / norm) ** 2 if norm > 0 else np.full(k, math.nan)
+                vectors = self.reducer.reduction.lift(few.T).T
         noise = np.zeros(k)
         if self.scatter is not None and self.sampled > 0:
             noise = self.scatter.deviations(self.centres, inside, self.sampled)
         errors = likely_errors(values, found.following(k), unseen, noise) + SAMPLING * lost * values
-        return values, errors, vectors, powers
+        if isinstance(found, Nystrom):
+            errors += SAMPLING * found.noise * values
+        return values, errors, vectors
 
 
 def _opening(source: LogitGradients) -> int:

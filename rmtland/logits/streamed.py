@@ -34,8 +34,6 @@ class StreamedOutliers:
         examples leave open, and a bound to first order of what no product has seen, twice.
     eigenvectors : array (D, k)
         Orthonormal columns, float64 in the library of the source.
-    powers : ndarray (k,)
-        Share of the squared gradient along each; NaN where the gradient is zero.
     num_passes : int
         Passes over the examples.
     num_products : float
@@ -45,16 +43,10 @@ class StreamedOutliers:
     eigenvalues: Floats
     errors: Floats
     eigenvectors: Array = field(repr=False)
-    powers: Floats = field(repr=False)
     num_passes: int
     num_products: float
 
     __repr__ = told
-
-    @property
-    def gradient_power(self) -> float:
-        """Share of the squared gradient in the span of the eigenvectors."""
-        return float(self.powers.sum())
 
 
 def streamed_outliers(
@@ -67,7 +59,8 @@ def streamed_outliers(
     ----------
     source : LogitGradients
         With softmax outputs (`CrossEntropy`): a draw, a network, arrays. With one pass and no `start`, its first eighth
-        tells the directions: shuffle examples that are sorted. Of several ranks, the first eighth of each.
+        tells the directions, of several ranks the first eighth of each; a network's first examples tell the subspace
+        (`tolerance`): shuffle examples that are sorted.
     passes : {1, 2}
         Two passes: the second takes exact products with the directions that the first found.
     k : int, optional
@@ -84,7 +77,7 @@ def streamed_outliers(
         class means alone, 8 C D bytes, will do, with larger errors.
     tolerance : float
         Share of the inputs of a network's layers, and of the signals that come back to them, that may be left out:
-        eigenvectors are then sought among weights between the leading directions of both, up to 48 and 32 where
+        eigenvectors are then sought among weights between the leading directions of both, up to 48 and 24 where
         examples can be held, else 96 and 64, which makes a pass several times faster. 0 leaves nothing out, nor is
         anything left out over several ranks.
 
@@ -111,14 +104,16 @@ def streamed_outliers(
 
     A pass costs C - 1 backward passes for the means and, per direction, one product with J and one with J^T. In a
     network whose layers account for all parameters C - 1 backward passes to the layers' outputs serve all of it, in
-    coordinates of a subspace (`tolerance`) that up to 512 examples choose; what it leaves out is told from a quarter
-    of these, which had no say, and is part of the errors. Where half of the memory budget holds all examples, as they
-    are and in these coordinates, there is no noise: V comes from all and B V from all; two passes then take products
-    with the leading eigenvectors so far, whose directions are added to V, and so does one with a `start`. Last come
-    products that leave the subspace: with inputs in full along the vectors' signals, and signals in full along their
-    inputs, of fewer vectors and less closely in one pass. The eigenvalues are then those of G V (V^T G V)^-1 V^T G, for
-    V of these last. Where they cannot be held a second pass takes such products with inputs in full. An eigenvector far
-    from all means is missed, and the errors do not know.
+    coordinates of a subspace (`tolerance`) that up to 512 examples choose; what it leaves out is told from a quarter of
+    these, which had no say, and is part of the errors. Where half of the memory budget holds all examples, as they are
+    and in these coordinates, there is no noise: V comes from all and B V from all; two passes then take products with
+    the leading eigenvectors so far, whose directions are added to V, and so does one with a `start`. Last come products
+    that leave the subspace: with inputs in full along the vectors' signals, and signals in full along their inputs, of
+    fewer vectors and less closely in one pass, where moreover an eighth of the examples, the first of each part of
+    them, tells what signals add there: eigenvalues are less what the noise of that would make them too large, and
+    errors are more. The eigenvalues are then those of G V (V^T G V)^-1 V^T G, for V of these last. Where they cannot be
+    held a second pass takes such products with inputs in full. An eigenvector far from all means is missed, and the
+    errors do not know.
 
     Beside Lanczos iterations the gain grows with N D: one to two times at 10^8 (55,000 parameters, 1,500 examples),
     several times at 10^9.
@@ -159,11 +154,11 @@ def streamed_outliers(
         if not all_finite(start):
             raise ValueError("`start` must be finite; got NaN or infinite entries")
     with in_step(source, start):
-        run = OutlierStream(source, statistic, wanted, num_directions, tolerance)
+        run = OutlierStream(source, statistic, wanted, num_directions, tolerance, passes)
         run.pass_over(None if start is None else run.coordinates(like(kind, start)))
-        run.refine(passes)
-        values, errors, vectors, powers = run.result()
-    return StreamedOutliers(values, errors, vectors, powers, passes, run.num_products)
+        run.refine(num_directions, given=start is not None)
+        values, errors, vectors = run.result()
+    return StreamedOutliers(values, errors, vectors, passes, run.num_products)
 
 
 def most_outliers(source: LogitGradients, statistic: CrossClassMeansAccumulator) -> int:

@@ -333,13 +333,13 @@ class NetworkLogitGradients:
         layers = next(iter(self.chunks())).layers()
         return layer_matrices(self, layers, columns, vector, groups, outer, self.working_bytes)
 
-    def reducer(self, tolerance: float) -> Reducer | None:
+    def reducer(self, tolerance: float, every: int) -> Reducer | None:
         """For a pass in few directions of the parameters, see `logits.streamed`; None where layers do not allow it."""
         if not self.independent:
             return None
         first = next(iter(self.chunks()))
         found: Reducer | None = Reducer.of(
-            first, self, tolerance, self.working_bytes // 2, again=self._chunks is not None
+            first, self, tolerance, every, self.working_bytes // 2, again=self._chunks is not None
         )
         return found
 

@@ -226,10 +226,9 @@ def _of_operator(
     operator: SymmetricOperator, slope: Floats, count: int, num_classes: int, rng: Rng, trace: float | None = None
 ) -> Curvature:
     """From a dense matrix where it is small, else from products: the top, and trace and norm with their errors."""
-    norm = float(np.linalg.norm(slope))
     if operator.dimension <= EXACT:
         eigenvalues, vectors = np.linalg.eigh(to_numpy(double(operator.to_dense())))
-        return _of_spectrum(eigenvalues, _powers(vectors, slope, norm), num_classes)
+        return _of_spectrum(eigenvalues, powers_along(vectors, slope), num_classes)
     directions = max(num_classes - 1, 1)
     # One more than the power needs, which tells the gap below it.
     wanted = min(max(count, directions + 1), operator.dimension - 1)
@@ -237,7 +236,7 @@ def _of_operator(
         warnings.filterwarnings("ignore", ".*eigenpairs did not converge", RuntimeWarning)  # their errors tell
         found = partial_spectrum(operator, wanted, trace=trace, rng=rng)
     pairs = found.pairs
-    powers = _powers(to_numpy(double(pairs.eigenvectors)), slope, norm)
+    powers = powers_along(to_numpy(double(pairs.eigenvectors)), slope)
     power = float(powers[-directions:].sum())
     sums = {
         "trace": (found.trace, found.trace_error),
@@ -263,8 +262,9 @@ def power_error(power: float, residuals: Floats, eigenvalues: Floats, directions
     return min(2 * sine * math.sqrt(inside * (1 - inside)) + sine**2, 1.0)
 
 
-def _powers(vectors: Floats, slope: Floats, norm: float) -> Floats:
+def powers_along(vectors: Floats, slope: Floats) -> Floats:
     """Share of the squared gradient along each column; NaN for a gradient of zero."""
+    norm = float(np.linalg.norm(slope))
     powers: Floats = (vectors.T @ (slope / norm)) ** 2 if norm > 0 else np.full(vectors.shape[1], math.nan)
     return powers
 

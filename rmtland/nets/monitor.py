@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 
 from rmtland._arguments import integer, real
+from rmtland._arrays import double, to_numpy
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
+from rmtland.logits.gauss_newton import gradient
 from rmtland.logits.streamed import most_outliers, streamed_outliers
 from rmtland.nets.gradients import NetworkLogitGradients
-from rmtland.nets.moment import pair, undisturbed, weight_norm
+from rmtland.nets.moment import pair, powers_along, undisturbed, weight_norm
 from rmtland.nets.second_derivatives import hessian
 from rmtland.nets.training_hook import TrainingHook
 from rmtland.spectra.lanczos import lanczos
@@ -70,7 +72,8 @@ class OutlierMonitor(TrainingHook):
     -----
     Each measurement is one pass of `streamed_outliers` that takes products with 2 k eigenvectors of the one before, and
     six steps of Lanczos on the Hessian from its last top eigenvector: subspaces move little between steps, and what
-    they missed once is in the next products. Where a weight is not finite all numbers are NaN.
+    they missed once is in the next products. The gradient, for its power along them, is one more pass. Where a weight
+    is not finite all numbers are NaN.
 
     Examples
     --------
@@ -148,11 +151,12 @@ class OutlierMonitor(TrainingHook):
             passes = 2 if self._directions is None else 1
             found = streamed_outliers(source, passes, most, num_directions=most, start=self._directions)
             self._directions = found.eigenvectors
+            powers = powers_along(to_numpy(found.eigenvectors[:, -k:]), to_numpy(double(gradient(source))))
             row = {
                 "eigenvalues": found.eigenvalues[-k:],
                 "errors": found.errors[-k:],
-                "powers": found.powers[-k:],
-                "gradient_power": np.asarray(found.powers[-k:].sum()),
+                "powers": powers,
+                "gradient_power": np.asarray(powers.sum()),
             }
             if self._sharpness:
                 row |= self._sharpest(source, found.eigenvectors[:, -1])

@@ -26,21 +26,8 @@ TOLD = 4
 """One example of so many of these does not choose directions but tells what they leave out."""
 HELD = 1.3
 """Memory for what is held, over that for it as a whole."""
-MOST, MOST_HELD = (64, 96), (32, 48)
+MOST, MOST_HELD = (64, 96), (24, 48)
 """Directions of a layer's signals and of its inputs, at most; of examples that are held as a whole beside these."""
-
-
-class WholeChunk:
-    """The same examples in all parameters, for one cotangent after another: a backward pass to the layers each."""
-
-    def __init__(self, chunk: NetworkChunk, logits: Tensor) -> None:
-        self._chunk, self.logits, self.labels = chunk, logits, chunk.labels
-        self.targets, self.weights = chunk.targets, chunk.weights
-
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """J^T U for cotangents (n, C, k), (D, k)."""
-        every = cotangents.new_ones((len(cotangents), 1))
-        return torch.cat([self._chunk.rows(column).sums(every) for column in cotangents.unbind(dim=2)]).T
 
 
 class Reducer:
@@ -53,6 +40,8 @@ class Reducer:
     loss : Loss
     tolerance : float
         Share of inputs and signals that may be left out.
+    every : int
+        Where examples are held, one of so many keeps its signals in all directions.
     memory : int
         Bytes that signals of all examples may take.
     again : bool
@@ -66,7 +55,7 @@ class Reducer:
     """
 
     def __init__(
-        self, first: NetworkChunk, source: LogitGradients, tolerance: float, memory: int, *, again: bool
+        self, first: NetworkChunk, source: LogitGradients, tolerance: float, every: int, memory: int, *, again: bool
     ) -> None:
         network, layers, num_logits = first.network, first.layers(), source.num_classes - 1
         each = max(sum(layers.stored_bytes(name, num_logits) for name in network.groups), 1)
@@ -83,21 +72,25 @@ class Reducer:
         told = slice(chosen, size)
         made = view.signals.chosen(slice(0, chosen))
         most = MOST_HELD if self.held else MOST
-        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance, most, keep=self.held)
-        self._small = view.signals.reduced(self.reduction)
+        every = every if self.held else 0
+        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance, most, every)
+        self._small = view.signals.reduced(self.reduction, every)
         self._factor, self._whole = factor[told], view.signals.chosen(told)
+        self._telling = self._whole.reduced(self.reduction, min(every, 1))
 
     @classmethod
-    def of(cls, first: NetworkChunk, source: LogitGradients, tolerance: float, memory: int, *, again: bool) -> Any:
+    def of(
+        cls, first: NetworkChunk, source: LogitGradients, tolerance: float, every: int, memory: int, *, again: bool
+    ) -> Any:
         """None where layers do not account for all parameters, or examples are tokens."""
         if first.cut(slice(0, 1)).softmax_view() is None:
             return None
-        return cls(first, source, tolerance, memory, again=again)
+        return cls(first, source, tolerance, every, memory, again=again)
 
-    def parts(self, chunk: NetworkChunk) -> Iterator[tuple[WholeChunk, SignalsChunk]]:
-        """The examples of a chunk, part by part, in all parameters and in the directions."""
+    def parts(self, chunk: NetworkChunk) -> Iterator[SignalsChunk]:
+        """The examples of a chunk, part by part, in the directions."""
         if chunk is self._first:
-            yield WholeChunk(self._sample, self._logits), SignalsChunk(self._sample, self._small, self._logits)
+            yield SignalsChunk(self._sample, self._small, self._logits)
             size, count = len(self._logits), int(chunk.labels.shape[0])
             if size == count:
                 return
@@ -105,7 +98,7 @@ class Reducer:
         for part in chunk.pieces(self._part_size):
             view = part.softmax_view(self.reduction)
             assert view is not None
-            yield WholeChunk(part, view.logits), view
+            yield view
 
     def closer(self, vectors: Tensor, share: float) -> Closer:
         """For products with vectors (size, k) beyond the subspace; `share` of them may be left out there."""
@@ -120,7 +113,7 @@ class Reducer:
         half = len(self._factor) // 2
         if half == 0:
             return vectors.new_zeros(vectors.shape[1])
-        small = self._small.chosen(slice(len(self._logits) - len(self._factor), None))
+        small = self._telling
         pushed = small.jvp(vectors.to(self._factor))
         curved = self._factor @ (self._factor.mT @ pushed) / half
         first, second = slice(0, half), slice(half, 2 * half)
@@ -133,11 +126,15 @@ class Reducer:
         ]
         return torch.stack(overlaps).sum(dim=0)
 
-    def energies(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """v^T G v, (k,), for vectors v (D, k) in all parameters, from the same examples, and its standard error."""
+    def energies(self, vectors: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """v^T G v, (k,), from the same examples, and its standard error.
+
+        v (D, k) are `vectors` in all parameters less those known in the subspace, (size, k).
+        """
         if len(self._factor) < 2:
             return vectors.new_zeros(vectors.shape[1]), vectors.new_full((vectors.shape[1],), float("inf"))
-        pushed = self._factor.mT @ self._whole.jvp(vectors.to(self._factor))
+        less = self._telling.jvp(known.to(self._factor))
+        pushed = self._factor.mT @ (self._whole.jvp(vectors.to(self._factor)) - less)
         each = pushed.double().square().sum(dim=1)
         return each.mean(dim=0), each.std(dim=0) / len(each) ** 0.5
 
@@ -157,6 +154,7 @@ class Closer:
         self._reduction, self.focus = reduction, reduction.focus(vectors, share)
         self._sums: dict[str, Beyond] = {}
         self._dtype = vectors.dtype
+        self._noise = vectors.new_zeros((2, vectors.shape[1], vectors.shape[1]))
 
     def add(self, part: SignalsChunk, cotangents: Tensor) -> None:
         """Add J^T U of a part's examples, U (n, C, k)."""
@@ -164,21 +162,31 @@ class Closer:
         for name, beyond in part.signals.pulled_beyond(cotangents, self.focus).items():
             self._sums[name] = beyond.added_to(self._sums.get(name))
 
-    def images(self, within: Tensor) -> Tensor:
-        """All in all, (D, k), with what the sums are `within` the subspace, (size, k)."""
+    def images(self, within: Tensor, num_examples: int) -> Tensor:
+        """Means over examples, all in all, (D, k), with what they are `within` the subspace, (size, k)."""
         reduction = self._reduction
-        rows = reduction.lift(within.T.to(self._dtype)).double()  # no more precise than what was added
+        rows = reduction.lift(within.T.to(self._dtype))  # no more precise than what was added
         for name, beyond in self._sums.items():
             left, right = (None if basis is None else basis.double() for basis in reduction.bases[name])
-            focus, place = self.focus[name], reduction.groups[name]
             signals, inputs = (
                 few.double() if basis is None else basis @ few.double()
-                for few, basis in zip(focus, (left, right), strict=True)
+                for few, basis in zip(self.focus[name], (left, right), strict=True)
             )
+            place = rows[:, reduction.groups[name]].view(len(rows), len(signals), len(inputs))  # of a slice: no copy
             if beyond.wide is not None and right is not None:
-                rows[:, place] += (signals @ (beyond.wide - beyond.wide @ right @ right.T)).flatten(1)
+                wide = (beyond.wide - beyond.wide @ right @ right.T) / num_examples
+                place += signals.to(rows) @ wide.to(rows)
             if beyond.tall is not None and left is not None:
-                rows[:, place] += ((beyond.tall - left @ (left.T @ beyond.tall)) @ inputs.T).flatten(1)
+                halves = (beyond.tall - left @ (left.T @ beyond.tall)) / num_examples
+                tall, apart = halves[0] + halves[1], halves[0] - halves[1]
+                place += tall.to(rows) @ inputs.T.to(rows)
+                if reduction.every > 1:
+                    self._noise += torch.stack([apart.flatten(1), tall.flatten(1)]) @ apart.flatten(1).T
             if beyond.bias is not None and left is not None and name in reduction.biases:
-                rows[:, reduction.groups[reduction.biases[name]]] += beyond.bias - beyond.bias @ left @ left.T
-        return rows.T
+                bias = (beyond.bias - beyond.bias @ left @ left.T) / num_examples
+                rows[:, reduction.groups[reduction.biases[name]]] += bias.to(rows)
+        return rows.double().T
+
+    def noise(self) -> tuple[Tensor, Tensor]:
+        """Of the noise E in `images`, from the examples sampled: E^T E, and a draw of images^T E, (k, k)."""
+        return self._noise[0], self._noise[1]

@@ -34,8 +34,8 @@ class Reduction:
         Number of coordinates.
     biases : dict of str to str
         Of weights the bias that their signals are the gradients of.
-    keep : bool
-        Whether signals in all directions are to be kept beside those in few.
+    every : int
+        One example of so many keeps its signals in all directions beside those in few; 0 for none.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Reduction:
         bases: dict[str, tuple[Tensor | None, Tensor | None]],
         biases: dict[str, str],
         *,
-        keep: bool,
+        every: int,
     ) -> None:
-        self.biases, self.keep = biases, keep
+        self.biases, self.every = biases, every
         self.groups, self.bases = groups, {n: pair for n, pair in bases.items() if any(b is not None for b in pair)}
         self.places: dict[str, slice] = {}
         self._whole = {n: (shapes[n][0], shapes[n][1:].numel()) for n in self.bases}

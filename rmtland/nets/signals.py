@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rmtland.nets.layer_pieces import FormedPiece, MatrixPiece, Piece, joined
 from rmtland.nets.reduction import Focus, Reduction
-from rmtland.nets.weight_signals import Beyond, Formed, Outer, in_few
+from rmtland.nets.weight_signals import Beyond, Formed, Outer, in_few, kept
 
 if TYPE_CHECKING:
     from rmtland.nets.layers import Recording
@@ -104,10 +104,12 @@ class Signals:
         ]
         return sum(parts, start=cotangents.new_zeros(cotangents.shape[2]))
 
-    def add_pulled(self, total: Tensor, cotangents: Tensor) -> None:
-        """J^T U added to `total` (k, D), for cotangents (n, C, k)."""
+    def add_class_sums(self, totals: Tensor, cotangents: Tensor, labels: Tensor) -> None:
+        """J^T U of the examples of each class added to `totals` (m, k, D), for cotangents (n, C, k), labels < m."""
+        order, counts = labels.argsort(), labels.bincount(minlength=len(totals)).tolist()
         for tensor, place, bias in self._each():
-            tensor.add_pulled(cotangents[:, :-1], total[:, place], None if bias is None else total[:, bias])
+            of_bias = None if bias is None else totals[..., bias]
+            tensor.add_class_sums(cotangents[:, :-1], order, counts, totals[..., place], of_bias)
 
     def chosen(self, examples: Tensor | slice, *, whole: bool = True) -> Signals:
         """Those of some examples, with whole inputs or without."""
@@ -122,11 +124,11 @@ class Signals:
         }
         return [self._like({name: views[i] for name, views in by_tensor.items()}) for i in range(4)]
 
-    def reduced(self, reduction: Reduction) -> Signals:
-        """In the coordinates of some directions of the parameters."""
+    def reduced(self, reduction: Reduction, every: int) -> Signals:
+        """In the coordinates of some directions of the parameters; `every` as in `Reduction`."""
         bases = reduction.bases
         tensors = {
-            n: t.reduced(*bases.get(n, (None, None)), keep=reduction.keep) if n in bases or isinstance(t, Outer) else t
+            n: t.reduced(*bases.get(n, (None, None)), every) if n in bases or isinstance(t, Outer) else t
             for n, t in self._tensors.items()
         }
         return Signals(tensors, self._biases, reduction.places, reduction.size)
@@ -140,12 +142,12 @@ class Signals:
         }
 
     def reduction(
-        self, factor: Tensor, shapes: dict[str, torch.Size], tolerance: float, most: tuple[int, int], *, keep: bool
+        self, factor: Tensor, shapes: dict[str, torch.Size], tolerance: float, most: tuple[int, int], every: int
     ) -> Reduction:
         """The subspace that holds most of what gradients are made of: inputs, and signals that the loss weighs.
 
-        `factor` is L (n, C, r), L L^T the loss's Hessian; `most` directions of signals and of inputs are kept; `keep`:
-        whether the signals in all directions stay beside those in few.
+        `factor` is L (n, C, r), L L^T the loss's Hessian; `most` directions of signals and of inputs are kept; of one
+        example in `every` the signals in all directions stay beside those in few.
         """
         bases: Bases = {}
         for name, tensor in self._tensors.items():
@@ -153,7 +155,7 @@ class Signals:
                 bases[name] = tensor.leading(factor[:, :-1], tolerance, most)
                 if name in self._biases:
                     bases[self._biases[name]] = (bases[name][0], None)
-        return Reduction(self._places, shapes, bases, self._biases, keep=keep)
+        return Reduction(self._places, shapes, bases, self._biases, every=every)
 
     @property
     def bytes_each(self) -> int:
@@ -191,8 +193,9 @@ class _Stack:
         self._few: Tensor | None = None
         if self._left is not None:
             self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
-        keeps = self._few is None or (reduction is not None and reduction.keep)
-        self._whole = rows.new_empty((count, *rows.shape)) if keeps else None
+        every = 1 if self._few is None or reduction is None else reduction.every
+        self._kept = kept(len(rows), every)
+        self._whole = rows.new_empty((count, self._kept, *rows.shape[1:])) if every else None
 
     def _rows(self, piece: Piece) -> Tensor:
         """Signals (n, P, b), or gradients written out, (n, d)."""
@@ -204,7 +207,7 @@ class _Stack:
         if self._few is not None and self._left is not None:
             torch.matmul(rows, self._left, out=self._few[k])
         if self._whole is not None:
-            self._whole[k] = rows
+            self._whole[k] = rows[: self._kept]
 
     def made(self) -> Outer | Formed:
         """All of them."""
@@ -249,7 +252,8 @@ class SignalsChunk:
 
     def add_class_sums(self, sums: Tensor, columns: Tensor, classes: range) -> None:
         """Add sum_mu J_mu^T u_mu,c' over the examples of each class to sums (len(classes), C, D)."""
-        for place, c in enumerate(classes):
-            some = (self.labels == c).nonzero()[:, 0]
-            if len(some):
-                self.signals.chosen(some, whole=False).add_pulled(sums[place], columns[some])
+        signals, labels = self.signals, self.labels - classes.start
+        some = (labels >= 0) & (labels < len(classes))
+        if not bool(some.all()):
+            signals, labels, columns = signals.chosen(some, whole=False), labels[some], columns[some]
+        signals.add_class_sums(sums, columns, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rmtland.nets.reduction import Focus, leading, turned
@@ -18,8 +19,8 @@ MOST_ROWS = 2**12
 class Outer:
     """Gradients sum_p s_p x_p^T of a weight matrix used at P positions, and sum_p s_p of its bias.
 
-    Inputs (n, P, a), signals (n, C - 1, P, b); where these are in few directions, `whole_inputs` and `whole_signals`
-    are those in all, or None where they are not kept.
+    Inputs (n, P, a), signals (n, C - 1, P, b); where these are in few directions, `whole_inputs` are those in all and
+    `whole_signals` those of the first m examples, or None where they are not kept.
     """
 
     inputs: Tensor
@@ -30,9 +31,9 @@ class Outer:
     def pushed(self, tangents: Tensor, bias: Tensor | None) -> Tensor:
         """Tangents (b a, k), and (b, k) of the bias, to (n, C - 1, k)."""
         (n, positions, a), b, k = self.inputs.shape, self.signals.shape[3], tangents.shape[1]
-        moved = self.inputs.flatten(0, 1) @ tangents.reshape(b, a, k).transpose(0, 1).reshape(a, b * k)
-        moved = moved.reshape(n, positions, b, k)
-        return self.signals.flatten(2) @ (moved if bias is None else moved + bias).reshape(n, positions * b, k)
+        inputs, weights = self.inputs.flatten(0, 1), tangents.reshape(b, a, k).transpose(0, 1).reshape(a, b * k)
+        moved = inputs @ weights if bias is None else torch.addmm(bias.reshape(-1), inputs, weights)
+        return self.signals.flatten(2) @ moved.reshape(n, positions * b, k)
 
     def pulled(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents (n, C - 1, k) to their sums over examples, (k, b a), and (k, b) of the bias."""
@@ -46,24 +47,38 @@ class Outer:
             weighed = _weighed(self.signals, cotangents) @ focus.signals.to(self.signals.dtype)
             wide = _over_examples(weighed, self.whole_inputs)
         if self.whole_signals is not None:
-            weighed = _weighed(self.whole_signals, cotangents)
-            tall = _over_examples(weighed, self.inputs @ focus.inputs.to(self.inputs.dtype))
+            n, m = len(cotangents), len(self.whole_signals)
+            weighed = _weighed(self.whole_signals, cotangents[:m] * (n / m))  # for all by the first
+            # Few columns: as their transpose, which BLAS takes a tenth of the time for.
+            inputs, k, b = self.inputs[:m] @ focus.inputs.to(self.inputs.dtype), weighed.shape[1], weighed.shape[3]
+            by_input = [
+                inputs[half].flatten(0, 1).T @ weighed[half].transpose(1, 2).reshape(-1, k * b)
+                for half in (slice(0, m // 2), slice(m // 2, m))
+            ]
+            tall = torch.stack(by_input).reshape(2, -1, k, b).permute(0, 2, 3, 1)
             bias = weighed.sum(dim=(0, 2))
         return Beyond(wide, tall, bias)
 
-    def add_pulled(self, cotangents: Tensor, total: Tensor, bias: Tensor | None) -> None:
-        """The same added to totals (k, b a) and (k, b) with any strides between their rows."""
-        weighed = _weighed(self.signals, cotangents)
+    def add_class_sums(
+        self, cotangents: Tensor, order: Tensor, counts: list[int], totals: Tensor, biases: Tensor | None
+    ) -> None:
+        """The same added class by class to totals (m, k, b a) and (m, k, b) with any strides between their rows.
+
+        `order` puts the examples of one class after those of another, `counts` is how many each class has.
+        """
+        weighed, inputs = _weighed(self.signals, cotangents)[order], self.inputs[order]
         k, b = weighed.shape[1], weighed.shape[3]
-        place = total.view(len(total), b, -1)  # of a slice: no copy
-        inputs = self.inputs.flatten(0, 1)
-        rows = weighed.permute(1, 3, 0, 2).reshape(k, b, len(inputs))
-        if total.dtype == inputs.dtype:
-            place.baddbmm_(rows, inputs.expand(k, *inputs.shape))
-        else:
-            place += rows @ inputs
-        if bias is not None:
-            bias += weighed.sum(dim=(0, 2))
+        for c, (rows, columns) in enumerate(
+            zip(weighed.split_with_sizes(counts), inputs.split_with_sizes(counts), strict=True)
+        ):
+            place, columns = totals[c].view(k, b, -1), columns.flatten(0, 1)  # of a slice: no copy
+            by_signal = rows.permute(1, 3, 0, 2).reshape(k, b, len(columns))
+            if totals.dtype == columns.dtype:
+                place.baddbmm_(by_signal, columns.expand(k, *columns.shape))
+            else:
+                place += by_signal @ columns
+            if biases is not None:
+                biases[c] += rows.sum(dim=(0, 2))
 
     def overlaps(self, cotangents: Tensor, other: Outer, others: Tensor) -> Tensor:
         """Inner products (k,) of what is pulled back from these examples and from others."""
@@ -91,17 +106,20 @@ class Outer:
             Outer(inputs, self.signals),
         ]
 
-    def reduced(self, left: Tensor | None, right: Tensor | None, *, keep: bool) -> Outer | Formed:
+    def reduced(self, left: Tensor | None, right: Tensor | None, every: int) -> Outer | Formed:
         """R^T s (Q^T x)^T, written out where that takes few numbers."""
         if left is None:
             return in_few(self.inputs, self.signals, right)
-        return in_few(self.inputs, self.signals @ left, right, self.signals if keep else None)
+        few = (self.signals.transpose(0, 1) @ left).transpose(
+            0, 1
+        )  # as they lie: one product, not one for each example
+        return in_few(self.inputs, few, right, self.signals[: kept(len(few), every)] if every else None)
 
     def shortest(self) -> Outer | Formed:
         """Written out where several positions take about as many numbers: products are cheaper then."""
         n, num_logits, positions, b = self.signals.shape
-        written, kept = num_logits * b * self.inputs.shape[2], self.inputs[0].numel() + self.signals[0].numel()
-        if positions == 1 or written > WRITTEN * kept:
+        factors = self.inputs.shape[1:].numel() + self.signals.shape[1:].numel()
+        if positions == 1 or num_logits * b * self.inputs.shape[2] > WRITTEN * factors:
             return self
         by_row = self.signals.transpose(2, 3).reshape(n, num_logits * b, positions)
         return Formed((by_row @ self.inputs).reshape(n, num_logits, -1))
@@ -117,8 +135,8 @@ class Outer:
 class Beyond:
     """Sums over examples M, (k, b, a), of a weight beyond few directions R (b, q), Q (a, r) of signals and inputs.
 
-    `wide` is L^T R^T M (k, j, a) for few of the signals, `tall` is M Q K (k, b, j) for few of the inputs, `bias`
-    (k, b); None where all directions are among the few.
+    `wide` is L^T R^T M (k, j, a) for few of the signals, `tall` is M Q K (2, k, b, j) for few of the inputs, in two
+    sums from one half of the examples each, `bias` (k, b); None where all directions are among the few.
     """
 
     wide: Tensor | None
@@ -132,6 +150,11 @@ class Beyond:
             return Beyond(*mine)
         theirs = (other.wide, other.tall, other.bias)
         return Beyond(*(None if a is None or b is None else a + b for a, b in zip(mine, theirs, strict=True)))
+
+
+def kept(num_examples: int, every: int) -> int:
+    """How many examples one in `every` is, rounded up."""
+    return -(-num_examples // max(every, 1))
 
 
 def in_few(
@@ -169,9 +192,18 @@ class Formed:
         """Cotangents (n, C - 1, k) to their sum over examples, (k, d)."""
         return cotangents.flatten(0, 1).T @ self.gradients.flatten(0, 1), None
 
-    def add_pulled(self, cotangents: Tensor, total: Tensor, _: Tensor | None) -> None:
-        """The same added to `total`, (k, d)."""
-        total += self.pulled(cotangents)[0]
+    def add_class_sums(
+        self, cotangents: Tensor, order: Tensor, counts: list[int], totals: Tensor, _: Tensor | None
+    ) -> None:
+        """The same added class by class to totals (m, k, d)."""
+        parts = zip(
+            cotangents[order].split_with_sizes(counts),
+            self.gradients[order].split_with_sizes(counts),
+            totals,
+            strict=True,
+        )
+        for columns, gradients, total in parts:
+            total += Formed(gradients).pulled(columns)[0]
 
     def overlaps(self, cotangents: Tensor, other: Formed, others: Tensor) -> Tensor:
         """Inner products (k,) of what is pulled back from these examples and from others."""
@@ -181,7 +213,7 @@ class Formed:
         """Some examples'."""
         return Formed(self.gradients[examples])
 
-    def reduced(self, left: Tensor | None, right: Tensor | None, **_: bool) -> Formed:
+    def reduced(self, left: Tensor | None, right: Tensor | None, _: int) -> Formed:
         """R^T M Q for gradients M of weights."""
         b, a = (-1 if basis is None else len(basis) for basis in (left, right))
         return Formed(turned(self.gradients.reshape(*self.gradients.shape[:2], b, a), left, right).flatten(2))

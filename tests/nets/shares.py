@@ -79,11 +79,13 @@ def everything(source):
 
 
 def streamed(source, **options):
-    """Outliers without an eigensolver, and lengths of the gradient along them, which have no sign."""
+    """Outliers without an eigensolver, and the gradient's power along their vectors, which has no sign."""
     found = rl.streamed_outliers(source, **options)
     # Errors of a sample are told from groups of examples, which ranks deal out otherwise than one process.
-    names = ("eigenvalues", "powers", *(["errors"] if "start" in options else []))
-    return {name: numbers(getattr(found, name)) for name in names}
+    names = ("eigenvalues", *(["errors"] if "start" in options else []))
+    slope = numbers(rl.gradient(source))
+    powers = (numbers(found.eigenvectors).T @ slope) ** 2 / (slope @ slope)
+    return {name: numbers(getattr(found, name)) for name in names} | {"powers": powers}
 
 
 def hierarchies(source, vectors):
