@@ -77,7 +77,7 @@ def streamed_outliers(
         class means alone, 8 C D bytes, will do, with larger errors.
     tolerance : float
         Share of the inputs of a network's layers, and of the signals that come back to them, that may be left out:
-        eigenvectors are then sought among weights between the leading directions of both, up to 48 and 24 where
+        eigenvectors are then sought among weights between the leading directions of both, up to 48 and 32 where
         examples can be held, else 96 and 64, which makes a pass several times faster. 0 leaves nothing out, nor is
         anything left out over several ranks.
 

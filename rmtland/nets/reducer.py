@@ -26,7 +26,7 @@ TOLD = 4
 """One example of so many of these does not choose directions but tells what they leave out."""
 HELD = 1.3
 """Memory for what is held, over that for it as a whole."""
-MOST, MOST_HELD = (64, 96), (24, 48)
+MOST, MOST_HELD = (64, 96), (32, 48)
 """Directions of a layer's signals and of its inputs, at most; of examples that are held as a whole beside these."""
 
 
