@@ -239,8 +239,8 @@ class LandscapeModel:
         TypeError
             For a gradient law that is none of the package's.
         ValueError
-            Where lengths are zero, or too short for float64; where residuals are lost beside the means in rounding; for
-            a law with measured means, with an H-term or without cross terms.
+            Where all lengths are zero or too short for float64, or rounding loses residuals beside the means; for a
+            law with measured means, with an H-term or without cross terms.
         """
         return theory_of(self, rng, cross_terms)
 

@@ -110,9 +110,8 @@ class Outer:
         """R^T s (Q^T x)^T, written out where that takes few numbers."""
         if left is None:
             return in_few(self.inputs, self.signals, right)
-        few = (self.signals.transpose(0, 1) @ left).transpose(
-            0, 1
-        )  # as they lie: one product, not one for each example
+        # As they lie in memory: one product, not one for each example.
+        few = (self.signals.transpose(0, 1) @ left).transpose(0, 1)
         return in_few(self.inputs, few, right, self.signals[: kept(len(few), every)] if every else None)
 
     def shortest(self) -> Outer | Formed:
