@@ -30,7 +30,8 @@ class CurvatureScales:
     mean_length_error, residual_length_error : float
         Standard errors: of the mean over the C - 1 combinations of logits that A_mu sees, rough for few classes and NaN
         for two; of the residuals over examples, too large where they are shorter than the means, as inner products of
-        both are counted (`curvature_moments` leaves out one example at a time instead). NaN for a length of 0.
+        both are counted (`curvature_moments` leaves out one example at a time instead). NaN for a length of 0, and for
+        residuals whose fourth power leaves float64.
     """
 
     mean_length: float
@@ -68,13 +69,14 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
         # tr A J J^T = N tr Y^T Y.
         traces = double(chunk.trace_terms) * chunk.source.num_examples
         weights = xp.astype(xp.sum(factor**2, axis=(1, 2)), traces.dtype)
-        numbers = xp.stack([xp.sum(x) for x in (traces, weights, traces**2, traces * weights, weights**2)])
+        with np.errstate(over="ignore", under="ignore"):  # of very long or short gradients: they have no errors then
+            numbers = xp.stack([xp.sum(x) for x in (traces, weights, traces**2, traces * weights, weights**2)])
         by_logit = xp.stack([squares, xp.sum(curvature**2, axis=(0, 2))])
         return sums, xp.sum(curvature, axis=0), by_logit, numbers
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> CurvatureScales:
         """The scales; ValueError for gradients that are not finite."""
-        require_finite(*sums)
+        require_finite(*sums[:3], sums[3][:2])
         products = np.array([float(to_numpy(row @ row)) for row in sums[0]])
         curvature, (own_products, own_curvature) = to_numpy(sums[1]), to_numpy(sums[2])
         trace, weight, *squares = (float(x) for x in to_numpy(sums[3]))
@@ -91,7 +93,7 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
             off = (products - own_products - mean * pairs) / pairs.mean()
             # Of logits of zero sum all variances are (C - 2) / (C - 1) of those of as many independent ones.
             errors[0] = error_of_root(mean + off, mean) * math.sqrt((pairs.size - 1) / (pairs.size - 2))
-        if residual > 0:
+        if residual > 0 and 0 < squares[0] < math.inf:
             n = source.num_examples
             scatter = max(squares[0] - 2 * total * squares[1] + total**2 * squares[2], 0.0)
             errors[1] = math.sqrt(n / (n - 1) * scatter) / weight / (2 * math.sqrt(residual))

@@ -171,7 +171,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
 
 def error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
     """Of the root of the mean of independent values, to first order."""
-    return float(np.std(values, ddof=1)) / math.sqrt(values.size) / (2 * math.sqrt(mean)) if mean > 0 else math.nan
+    return float(np.std(values / mean, ddof=1)) / math.sqrt(values.size) * math.sqrt(mean) / 2 if mean > 0 else math.nan
 
 
 def _error_of_ratio(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], mean: float) -> float:

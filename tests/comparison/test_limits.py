@@ -105,7 +105,7 @@ def test_draws_stay_where_their_theory_is_not_found(monkeypatch):
         raise NoWay("no way found to 1")
 
     rng = np.random.default_rng(0)
-    source = rl.DenseLogitGradients(rng.normal(size=(20, 3)), np.arange(20) % 3, rng.normal(size=(20, 3, 7)))
+    source = rl.DenseLogitGradients(rng.normal(size=(20, 3)), np.arange(20) % 3, rng.normal(size=(20, 3, 40)))
     monkeypatch.setattr(Continuation, "start", nowhere)
     compared = rl.compare(source, num_draws=2, rungs=["measured_means"])
     rung = next(iter(compared.stages.values())).rungs["measured_means"]

@@ -136,3 +136,16 @@ def test_errors_are_the_scatter_of_estimates():
     two = rl.curvature_scales(rl.LandscapeModel.fort_ganguli(30, 2, 60).sample(0))
     assert np.isnan(two.mean_length_error)
     assert two.residual_length_error > 0
+
+
+@pytest.mark.parametrize("scale", [1e150, 1e-100])
+def test_lengths_whose_fourth_powers_leave_float64_have_no_error_of_the_residuals(scale):
+    logits, labels, gradients = oracles.examples(11, 4, 20)
+    gradients = gradients + 2 * np.random.default_rng(3).normal(size=(4, 20))
+    one, other = (
+        rl.curvature_scales(rl.DenseLogitGradients(logits, labels, g)) for g in (gradients, scale * gradients)
+    )
+    for name in ("mean_length", "residual_length", "mean_length_error"):
+        assert getattr(other, name) == pytest.approx(scale * getattr(one, name), rel=1e-9)
+    assert np.isfinite(one.residual_length_error)
+    assert np.isnan(other.residual_length_error)
