@@ -95,7 +95,8 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
             errors[0] = error_of_root(mean + off, mean) * math.sqrt((pairs.size - 1) / (pairs.size - 2))
         if residual > 0 and 0 < squares[0] < math.inf:
             n = source.num_examples
-            scatter = max(squares[0] - 2 * total * squares[1] + total**2 * squares[2], 0.0)
+            # total^2 may leave float64 where it times the weights' squares does not.
+            scatter = max(squares[0] - 2 * total * squares[1] + total * (total * squares[2]), 0.0)
             errors[1] = math.sqrt(n / (n - 1) * scatter) / weight / (2 * math.sqrt(residual))
         return CurvatureScales(
             math.sqrt(max(mean, 0.0)), math.sqrt(max(residual, 0.0)), mean < 0, residual < 0, *errors

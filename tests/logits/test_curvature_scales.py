@@ -149,3 +149,12 @@ def test_lengths_whose_fourth_powers_leave_float64_have_no_error_of_the_residual
         assert getattr(other, name) == pytest.approx(scale * getattr(one, name), rel=1e-9)
     assert np.isfinite(one.residual_length_error)
     assert np.isnan(other.residual_length_error)
+
+
+def test_nearly_frozen_examples_with_long_gradients_have_an_error_too():
+    """The square of tr A J J^T / tr A leaves float64, that of tr A J J^T does not."""
+    logits, labels, gradients = oracles.examples(11, 4, 20)
+    logits = logits + 30 * np.eye(4)[labels]
+    one, other = (rl.curvature_scales(rl.DenseLogitGradients(logits, labels, s * gradients)) for s in (1.0, 1e78))
+    assert other.residual_length > 1e78
+    assert other.residual_length_error == pytest.approx(1e78 * one.residual_length_error, rel=1e-9)
