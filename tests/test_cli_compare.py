@@ -4,6 +4,7 @@ import io
 import json
 import sys
 
+import cloudpickle
 import numpy as np
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from rmtland.cli.compare import STAGES, default_workers, parse_rungs, parse_stag
 from rmtland.cli.networks import DEEP_PER_CLASS, epochs_or_default, fewer_for_deep
 from rmtland.comparison import reporting
 from rmtland.comparison.result import RUNGS
+from rmtland.comparison.workers import Workers
 from tests.test_cli_train import invoke
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -67,6 +69,29 @@ def test_workers_change_no_number(base, tmp_path):
     written, shown = compare(tmp_path, "--workers", "2")
     assert written["stages"] == base[0]["stages"]
     assert shown.split("Written")[0] == base[1].split("Written")[0]
+
+
+def test_workers_are_given_the_rungs_of_each_stage(base, tmp_path, monkeypatch):
+    """As many as asked for, and not this process, which stands in for them here."""
+    given = []
+
+    class Here(Workers):
+        def __init__(self, count, modules=()):
+            self.count = count
+
+        def __exit__(self, *_):
+            given.append("ended")
+
+        def run(self, function, tasks, told):
+            given.append((self.count, [(name, rungs) for name, _, _, rungs, *_ in tasks]))
+            copies = [cloudpickle.loads(cloudpickle.dumps(task)) for task in tasks]
+            return [function(*task, told=told) for task in copies]
+
+    monkeypatch.setattr("rmtland.comparison.workers.Workers", Here)
+    written, _ = compare(tmp_path, "--workers", "3")
+    shares = [(stage, (rung,)) for stage in STAGES for rung in ("gauss_newton", "full_model")]
+    assert given == [(3, shares), "ended"]
+    assert written["stages"] == base[0]["stages"]
 
 
 def test_workers_by_default(monkeypatch):
