@@ -37,6 +37,18 @@ def test_mean_gradient_outliers_of_a_zero_gradient():
     assert (eigenvalues > 0).all()
 
 
+def test_mean_gradient_outliers_are_those_of_the_dense_matrix():
+    draw = MODEL.sample(rng=1)
+    scales, slope = rl.logit_scales(draw), np.random.default_rng(2).normal(size=150)
+    p = np.exp(draw.logits - draw.logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    curvature = np.diag(p.mean(axis=0)) - p.T @ p / len(p)
+    values, vectors = np.linalg.eigh(scales.mean_gradients.T @ curvature @ scales.mean_gradients)
+    eigenvalues, powers = mean_gradient_outliers(scales, draw.logits, slope)
+    np.testing.assert_allclose(eigenvalues, values[-3:], rtol=1e-9)
+    np.testing.assert_allclose(powers, (vectors[:, -3:].T @ slope) ** 2 / (slope @ slope), rtol=1e-8)
+
+
 def test_bad_arguments(network):
     draw = MODEL.sample(rng=0)
     module, x, y = network
