@@ -79,6 +79,10 @@ def test_bad_arguments(network):
         rl.compare(module)
     with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got str"):
         rl.compare("network", (x, y))
+    with pytest.raises(TypeError, match="`source_or_module` must be a source, a mapping of such or a module; got None"):
+        rl.compare(None)
+    with pytest.raises(ValueError, match=r"`rungs` must name one that some stage has; got \('hessian',\): arrays"):
+        rl.compare(draw, rungs=["hessian"])
     with pytest.raises(TypeError, match="stage 'a' must be a source of logit gradients; got int"):
         rl.compare({"a": 3})
     regression = rl.DenseLogitGradients(np.zeros((4, 2)), np.zeros(4, int), np.ones((4, 2, 3)), loss=rl.SquaredError())
