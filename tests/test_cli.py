@@ -235,7 +235,7 @@ def test_sigterm_clears_away(tmp_path):
     arguments = ["bbp", "--spikes", "1:6:40", "--features", "100000000000", "--draws", "100000", "--out", "out"]
     process = subprocess.Popen([COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.rmtland-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out/.rmtland-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)

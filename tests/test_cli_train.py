@@ -100,7 +100,8 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path):
     process = subprocess.Popen([COMMAND, *arguments, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -73,7 +73,7 @@ class NetworkChunk:
         self.targets, self.labels, self.weights, self._selected = read
         self._made: dict[str, Any] = {}
         self._within_budget: set[str] = set()
-        self._recorded = False
+        self._recorded = 0  # bytes
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs cannot be pickled; they are recorded anew where they are needed.
@@ -88,7 +88,7 @@ class NetworkChunk:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:
             self._made[name] = made = make()
-            self._recorded = True
+            self._recorded += num_bytes(made)
             if self.plan.keep.take(num_bytes(made), graph=graph):
                 self._within_budget.add(name)
         return self._made[name]
@@ -97,8 +97,8 @@ class NetworkChunk:
         """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
         self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
         if self._recorded:
-            self._recorded = False
-            give_back_freed_pages()
+            give_back_freed_pages(self._recorded)
+            self._recorded = 0
 
     @property
     def num_inputs(self) -> int:
