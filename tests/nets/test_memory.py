@@ -90,6 +90,17 @@ def test_what_recorded_passes_hold_is_what_autograd_saves():
     assert found["second"] >= found["jvp"]
 
 
+def test_what_many_inputs_hold_follows_from_that_of_a_few():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(64, 6).double(), torch.arange(64) % 3)
+    chunk = next(iter(source.chunks()))
+    sizes = graphs.measure_graphs(chunk.plan, chunk._batch)
+    for kind, held in graphs._graph_bytes(chunk.plan, chunk._batch).items():
+        constant, each = getattr(sizes, kind)
+        assert constant + 64 * each == pytest.approx(held, abs=64), kind  # a byte each for rounding
+    assert sizes.forward == (0, 8 * (40 + 3) + 1)
+
+
 def test_what_passes_hold_does_not_depend_on_what_was_freed_before():
     """A graph that was let go gave its place to the next, which then was not counted: two runs planned differently."""
     torch.manual_seed(0)
