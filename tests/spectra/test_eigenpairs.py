@@ -85,6 +85,14 @@ def test_any_spectrum_and_any_number(eigenvalues, data, which):
     assert_pairs(matrix, pairs, expected)
 
 
+def test_the_null_space_of_a_rank_one_matrix():
+    """Each step ends in an invariant subspace, and leaves out what its rounding couples."""
+    eigenvalues = [0.0] * 8 + [1.0] + [0.0] * 6
+    pairs = rl.top_eigenpairs(of_spectrum(eigenvalues), 2, which="smallest", rng=0, check_products=12)
+    assert_pairs(of_spectrum(eigenvalues), pairs, [0.0, 0.0])
+    assert pairs.residuals.max() < 3e-14
+
+
 @pytest.mark.parametrize("basis_size", [9, 12, 40])
 @pytest.mark.parametrize("which", ENDS)
 def test_restarts_find_the_same(basis_size, which):
