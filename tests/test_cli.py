@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -35,6 +36,14 @@ def run_apart(folder, *arguments):
         [COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"COLUMNS": "80"},
     )  # fmt: skip
+
+
+def test_the_package_is_a_command_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rmtland", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("rmtland", run_name="__main__")
+    assert end.value.code == 0
+    assert "compare" in capsys.readouterr().out
 
 
 def test_compare_writes_table_json_and_figures(images, run, blank_figures):

@@ -176,6 +176,21 @@ def test_compare_takes_data_and_network(tmp_path):
     assert clusters["num_parameters"] == 404 + 15
 
 
+def test_small_data_are_measured_whole_unless_told(tmp_path):
+    small = ["--data", "digits", "--per-class", "3", "--hidden", "4"]
+    options = [*small, "--epochs", "2"]
+    invoke("train", *options, "--statistics", "outputs", "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["examples"] == 30
+    assert "going on" in invoke("train", *options, "--statistics", "outputs", "--out", tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    measure = ["measure", checkpoint, "--network", "mlp", *small, "--statistics", "outputs,hierarchy"]
+    invoke(*measure, "--out", tmp_path / "measured")
+    invoke("compare", *options, "--rungs", "b", "--stages", "end", "--out", tmp_path / "compared")
+    told = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert told["settings"]["examples"] == 30
+    assert [stage["num_examples"] for stage in told["stages"].values()] == [30]
+
+
 def test_measure_takes_two_examples_and_not_one(run):
     measure = "measure", "none.pt", "--network", "mlp", "--examples"
     assert "`examples` must be >= 2; got 1" in run(*measure, "1").stderr

@@ -371,8 +371,14 @@ def choose_examples(available: int, count: int, seed: int) -> np.ndarray[Any, np
     return np.sort(np.random.default_rng(seed).permutation(available)[:count])
 
 
-def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+MOST_PROBES = 300
+"""Examples to measure on unless told."""
+
+
+def choose_probes(dataset: Dataset, examples: int | None, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Examples of the training and, where there is one, the test set, chosen at random."""
+    if examples is None:
+        examples = min(MOST_PROBES, len(dataset.x_train))
     integer("examples", examples, at_least=2, at_most=len(dataset.x_train))
     probes = {}
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):
