@@ -244,6 +244,8 @@ def test_covariances():
         (lambda: rl.ResidualCovariance([1.0, -1.0]), ValueError, "`eigenvalues` must be >= 0 and not all 0"),
         (lambda: rl.ResidualCovariance([0.0]), ValueError, "not all 0"),
         (lambda: rl.ResidualCovariance([1.0], [0.5]), ValueError, "`multiplicities` must be whole numbers"),
+        (lambda: rl.ResidualCovariance([1.0], [1.5]), ValueError, "`multiplicities` must be whole numbers >= 1; got 1.5"),
+        (lambda: rl.ResidualCovariance([1.0], [0]), ValueError, "`multiplicities` must be whole numbers >= 1; got 0"),
         (lambda: rl.ResidualCovariance([1.0], [1, 2]), ValueError, "`multiplicities` must have 1 entries"),
         (lambda: rl.ResidualCovariance(None, [1]), ValueError, "`multiplicities` must be left out"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),
