@@ -37,7 +37,7 @@ from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.reducer import Reducer
 from rmtland.nets.snapshot import Forward, Snapshot
 from rmtland.nets.torch_losses import translated
-from rmtland.nets.twice import flaws
+from rmtland.nets.twice import flaws, is_chain
 
 FEW = 8
 """Inputs that sizes and determinism are learnt from."""
@@ -210,6 +210,7 @@ class NetworkLogitGradients:
             self.loss.check(some.logits, some.targets)
         one = NetworkChunk(plan, few.cut(slice(0, 2)).copied())
         self.network.flaws = flaws(one, loss_slope(one, 1))
+        self.network.chained = "second" not in self.network.flaws and is_chain(one, loss_slope(one, 1))
         sizes = measure_graphs(plan, few)
         share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:
