@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from rmtland.nets.backward import DEVICE_BYTES
+
 ACTIVATIONS = (
     "Elu", "Gelu", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "Mish", "Relu", "Sigmoid", "Silu", "Sin",
     "Softplus", "Tanh",
@@ -121,9 +123,10 @@ class Chain:
         widths = [link.width * (2 if link.bends is not None else 1) for link in self._links]
         widths += 2 * [max(widths)] + 4 * [self._links[-1].width]
         each = sum(widths) * self._outputs.element_size()
-        some = num_examples if self._outputs.device.type != "cpu" else min(EXAMPLES, num_examples)
-        width = max(1, min(count, CACHE_BYTES // (some * each)))
-        size = max(some, CACHE_BYTES // (width * each))
+        limit = CACHE_BYTES if self._outputs.device.type == "cpu" else DEVICE_BYTES
+        some = min(EXAMPLES, num_examples)
+        width = max(1, min(count, limit // (some * each)))
+        size = max(some, limit // (width * each))
         size = -(-num_examples // -(-num_examples // size))  # parts of about equal size
         for start in range(0, count, width):
             columns = slice(start, start + width)

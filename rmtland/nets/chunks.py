@@ -245,6 +245,7 @@ class NetworkChunk:
     def parts(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for the `rows` of all logits side by side, or of one of many."""
         size = self.layers().part_size
+        self._recorded = True  # in its parts, whose freed pages `release` gives back
         return self.pieces(size) if self.layers().keep else self._whole_inputs(size)
 
     def _whole_inputs(self, size: int) -> Iterator[NetworkChunk]:
@@ -309,8 +310,7 @@ class NetworkChunk:
         if "layers" not in self._made:  # until `release`
             twin = NetworkChunk(self._passing_plan, self._batch, self._rows)  # itself would be a circle, freed late
             self._made["layers"] = LayeredPart(self.layers(), self._examples(), twin.dense)
-        part: LayeredPart = self._made["layers"]
-        return part
+        return cast(LayeredPart, self._made["layers"])
 
     def rows(self, cotangents: Tensor) -> LayerRows | PassRows:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""

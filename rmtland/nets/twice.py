@@ -82,7 +82,7 @@ def is_chain(chunk: NetworkChunk, slope: Slope) -> bool:
         expected = _product(slopes, leaves, start)
     found = [torch.zeros_like(leaf, requires_grad=False)[None] for leaf in leaves]
     chain.add_to(found, [part[None] for part in start])
-    wrong = [a[0] - b for a, b in zip(found, expected, strict=True)]
+    wrong = [a[0].sub_(b) for a, b in zip(found, expected, strict=True)]
     return _inner(wrong, wrong) <= torch.finfo(outputs.dtype).eps * _inner(expected, expected)
 
 
