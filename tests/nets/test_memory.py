@@ -62,6 +62,7 @@ def test_layers_of_a_gram_matrix_find_room_beside_what_products_keep():
     assert found["kept"] > 0.8 * budget  # recorded graphs; layer inputs and signals take as much, in two passes
     batch, blocks, held_back = budget / 4, budget / 8, 16
     assert found["peak"] <= budget + batch + blocks + held_back, found
+    assert found["held"] < 40, found  # 59 where the pages of freed parts stay with the C library, 21 where not
 
 
 @pytest.mark.slow
