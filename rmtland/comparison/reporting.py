@@ -222,7 +222,7 @@ def _telling(operator: SymmetricOperator, told: Callable[[int | None], None]) ->
         told(done)
         return product
 
-    return SymmetricOperator(multiply, operator.dimension, operator.prototype)
+    return SymmetricOperator(multiply, operator.dimension, operator.prototype, rounding=operator.rounding)
 
 
 def _converged(pairs: Eigenpairs) -> Eigenpairs | int:

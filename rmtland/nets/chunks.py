@@ -75,7 +75,7 @@ class NetworkChunk:
         self.targets, self.labels, self.weights, self._selected = read
         self._made: dict[str, Any] = {}
         self._within_budget: set[str] = set()
-        self._recorded = False
+        self._recorded = 0  # bytes
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs cannot be pickled; they are recorded anew where they are needed.
@@ -90,7 +90,7 @@ class NetworkChunk:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:
             self._made[name] = made = make()
-            self._recorded = True
+            self._recorded += num_bytes(made)
             if self.plan.keep.take(num_bytes(made), graph=graph):
                 self._within_budget.add(name)
         return self._made[name]
@@ -99,8 +99,8 @@ class NetworkChunk:
         """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
         self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
         if self._recorded:
-            self._recorded = False
-            give_back_freed_pages()
+            give_back_freed_pages(self._recorded)
+            self._recorded = 0
 
     @property
     def num_inputs(self) -> int:
@@ -245,7 +245,7 @@ class NetworkChunk:
     def parts(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for the `rows` of all logits side by side, or of one of many."""
         size = self.layers().part_size
-        self._recorded = True  # in its parts, whose freed pages `release` gives back
+        self._recorded += self.plan.num_classes * self._bytes("forward")  # in the parts, which are freed by then
         return self.pieces(size) if self.layers().keep else self._whole_inputs(size)
 
     def _whole_inputs(self, size: int) -> Iterator[NetworkChunk]:

@@ -152,6 +152,7 @@ class DistributedSource:
         loss: Any = self._local.loss if counts[self._ranks.rank] else losses[int(np.argmax(counts))]
         self.loss: Loss = loss
         self.prototype: Array = _prototype(self._local, some)
+        self.rounding: float = max(facts["rounding"] for facts in everyone)
         network = getattr(self._local, "network", None)
         if network is not None:
             self.network, self.matrices, self.parameter_vector = network, self._matrices, network.vector

@@ -86,8 +86,9 @@ class PassRows:
                 with torch.inference_mode(False):
                     pullback = pullback or self._pullback()
                     pullback.add_to([part[i : i + 1] for part in parts], [cotangents[None]])
+                freed = cotangents.nbytes
                 del cotangents
-                give_back_freed_pages()  # holes of the logits' size, which the next pass does not fit into
+                give_back_freed_pages(freed)  # holes of the logits' size, which the next pass does not fit into
         return total.T
 
     def _pullback(self) -> Backward:
@@ -107,11 +108,14 @@ class PassRows:
             tangents = self.values.new_zeros((self.chunk.network.vector.shape[0], 1))
             tangents[self._range, 0] = vector.to(tangents.dtype)
             if head is None:
-                pushed = self.chunk.jvp(tangents)[self.examples[:, None], self.words, 0]
+                every = self.chunk.jvp(tangents)
+                freed, pushed = every.nbytes, every[self.examples[:, None], self.words, 0]
+                del every
             else:
                 pushed = self._through_head(head, tangents)
+                freed = pushed.nbytes
             column[...] = (pushed.to(out.dtype) * self.values).sum(dim=1)
-            give_back_freed_pages()
+            give_back_freed_pages(freed + tangents.nbytes)
         return out
 
     def _through_head(self, head: Head, tangents: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rmtland._arguments import real, require_memory
 from rmtland._arrays import to_numpy
 from rmtland.logits.accumulate import checked_chunks, loss_at
-from rmtland.logits.gradients import column_slices
+from rmtland.logits.gradients import column_slices, rounding
 from rmtland.logits.losses import Loss
 from rmtland.logits.ranks import in_step, ranked
 from rmtland.logits.restriction import RestrictedSource, diagonal_block
@@ -179,7 +179,8 @@ def _second_derivative(
             total = source.reduce(total)
             return total + decay * block if decay else total
 
-    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope, decay)
+    kind, coarse = source.prototype, rounding(source)
+    return _SecondDerivative(multiply, source.num_parameters, kind, source, slope, decay, rounding=coarse)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from rmtland.nets.checkpointing import without_reentrant
 from rmtland.nets.pytrees import Inputs, num_inputs, on, row_major
 
 Forward = Callable[[torch.nn.Module, Any], Any]
@@ -149,6 +150,7 @@ class Snapshot:
         with contextlib.ExitStack() as stack:
             # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(without_reentrant())
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if self._weight_norm:

@@ -42,7 +42,7 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
         except RuntimeError as error:
             said = str(error).split(". ")[0]
             raise ValueError(f"`module` must be differentiable in its parameters; torch says: {said}") from error
-        for node in _nodes([outputs, *slopes]):
+        for node in graph_nodes([outputs, *slopes]):
             function: Any = getattr(node, "_forward_cls", None)  # of an operation written in Python
             if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
                 return dict.fromkeys(("jvp", "second"), f"the backward of {function.__name__} is once_differentiable")
@@ -99,7 +99,7 @@ def _inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     return sum(float((a * b).sum()) for a, b in zip(first, second, strict=True))
 
 
-def _nodes(values: Sequence[Tensor]) -> Iterator[Any]:
+def graph_nodes(values: Sequence[Tensor]) -> Iterator[Any]:
     """Every node of the graphs behind some values, once."""
     waiting = [value.grad_fn for value in values]
     seen: set[Any] = set()

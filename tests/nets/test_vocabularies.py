@@ -1,6 +1,7 @@
 """A few words of a vocabulary: signals in these rows of the head only, sequences run once for all their tokens."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import rmtland as rl
 from rmtland.nets.chunks import NetworkChunk
 from rmtland.nets.layer_rows import Layers
 from tests import oracles
+from tests.nets.networks import units
 
 V, WORDS = 40, [3, 11, 30]
 
@@ -61,6 +63,7 @@ def source_of(kind, rows_bytes=1):
     return source
 
 
+@functools.cache
 def brute_force(kind):
     """Logit gradients of all words (n, V, D) by a backward pass each, and labels."""
     module, tokens, labels = language(kind)
@@ -68,7 +71,7 @@ def brute_force(kind):
     rows = []
     for row, place in (labels >= 0).nonzero().tolist():
         z = module(tokens[row : row + 1])[0, place]
-        each = [torch.autograd.grad(one, trained, retain_graph=True, materialize_grads=True) for one in z]
+        each = [torch.autograd.grad(z, trained, unit, retain_graph=True, materialize_grads=True) for unit in units(z)]
         rows.append(torch.stack([torch.cat([g.reshape(-1) for g in one]) for one in each]))
     return torch.stack(rows), labels[labels >= 0]
 
