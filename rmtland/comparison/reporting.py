@@ -54,6 +54,9 @@ class Predictions(Protocol):
     def bulk_edge(self) -> float:
         """Right edge of the bulk."""
 
+    def count_above(self, x: float) -> float:
+        """Expected number of eigenvalues above x."""
+
     def outliers(self) -> Floats:
         """The C - 1 largest eigenvalues, ascending."""
 
@@ -161,7 +164,7 @@ class Reporter:
         found = {f"eigenvalue_{i + 1}": float(x) for i, x in enumerate(outliers[::-1][:NUM_TOP])}
         found |= {
             "top_eigenvalue": float(outliers[-1]),
-            "num_above_edge": float(np.count_nonzero(outliers > theory.bulk_edge)),
+            "num_above_edge": _count_above_edge(theory),
             "gradient_power_C_minus_1": theory.gradient_power(min(outliers.size, most)),
             "gradient_power_C": theory.gradient_power(min(self.num_classes, most)),
             "trace": theory.trace,
@@ -189,6 +192,12 @@ class Reporter:
         if eigenvalues.size < self.num_classes:  # rung (h) has nothing but its outliers
             return float(np.count_nonzero(eigenvalues > eigenvalues[-1] * 1e-12))
         return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
+
+
+def _count_above_edge(theory: Predictions) -> float:
+    """Expected number of eigenvalues beyond the bulk of the residuals: class gradients have some beside the C - 1."""
+    edge = theory.bulk_edge
+    return theory.count_above(edge) if math.isfinite(edge) else 0.0 if edge > 0 else math.nan
 
 
 def _q_values(q: Clustered | None) -> dict[str, float]:

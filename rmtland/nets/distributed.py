@@ -225,7 +225,7 @@ class DistributedSource:
         rest = {name for names in self.gather_objects(layers and layers.rest) for name in names or ()}
         if layers is not None:
             layers.rest = tuple(name for name in self.parameter_groups if name in rest)
-        memory = getattr(self._local, "working_bytes", None)
+        memory = self._local.room() if hasattr(self._local, "room") else None
         # All ranks must take the same tensors in each pass: the least of what they have decides.
         some = [each for each in self.gather_objects(memory) if each is not None]
         return layer_matrices(self, layers, columns, vector, groups, outer, min(some) if some else None)

@@ -58,7 +58,8 @@ def hessian(
     Notes
     -----
     The gradient's computation is recorded once per chunk and kept within `memory_budget`; each product is one backward
-    pass through it.
+    pass through it. Where the network is a chain of linear layers and activations, which is seen in what its forward
+    pass records, the columns of a block share matrix products instead: the same sums in another order.
 
     References
     ----------
@@ -121,10 +122,22 @@ def logit_curvature(
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
     def fixed(chunk: NetworkChunk) -> Slope:
-        slopes = loss_at(source, chunk).gradient() / source.num_examples
-        return lambda outputs: slopes.to(outputs.dtype)
+        return _Fixed(loss_at(source, chunk).gradient() / source.num_examples)
 
     return _second_derivative("logit_curvature", source, fixed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixed:
+    """Cotangents (n, C) whatever the outputs are; see `SlopeAlong`."""
+
+    slopes: Tensor
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        return self.slopes.to(outputs.dtype)
+
+    def along(self, outputs: Tensor, tangents: Tensor, examples: slice) -> Tensor:
+        return torch.zeros_like(tangents)
 
 
 def _alone(*arguments: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmtland.nets.chains import Chain
 from rmtland.nets.chunks import NetworkChunk, Slope
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
@@ -61,6 +62,28 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
     if abs(length - other) > 30 * torch.finfo(outputs.dtype).eps ** 0.5 * length:
         return {"second": "its second derivatives by torch are not symmetric"}
     return {}
+
+
+def is_chain(chunk: NetworkChunk, slope: Slope) -> bool:
+    """Whether second derivatives by a chain of layers are those of automatic differentiation, on a few examples."""
+    leaves = tuple(chunk.network.leaves.values())
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs = chunk.recorded()
+        try:
+            chain = Chain.of(outputs, leaves, slope)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # what gradient checkpointing says where it is asked for what it does not keep
+            return False
+        if chain is None:
+            return False
+        slopes = chunk.slopes(outputs, slope(outputs))
+        start = [slope.detach() for slope in slopes]
+        expected = _product(slopes, leaves, start)
+    found = [torch.zeros_like(leaf, requires_grad=False)[None] for leaf in leaves]
+    chain.add_to(found, [part[None] for part in start])
+    wrong = [a[0].sub_(b) for a, b in zip(found, expected, strict=True)]
+    return _inner(wrong, wrong) <= torch.finfo(outputs.dtype).eps * _inner(expected, expected)
 
 
 def _product(slopes: Sequence[Tensor], leaves: Sequence[Tensor], vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
