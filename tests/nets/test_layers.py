@@ -166,6 +166,15 @@ def test_the_memory_budget_limits_rows():
     assert sizes[0] > 1.9 * sizes[1]
 
 
+def test_where_not_one_examples_rows_fit_as_many_inputs_go_back_at_once_as_do():
+    head = torch.nn.Linear(4, 3000)
+    source = rl.nets.NetworkLogitGradients(head, torch.randn(500, 4), torch.arange(500) % 3000)
+    limit_rows(source, 10**6)
+    layers = source.network.layers
+    assert not layers.keep
+    assert 1 < layers.part_size <= 10**6 / (4 * 2 * 3000)  # outputs and what goes back from them, at least
+
+
 @pytest.mark.parametrize("budget", [2**28, 20_000, 1], ids=["one part", "some parts", "not kept"])
 @pytest.mark.parametrize("name", ["conv", "zoo", "attention"])
 def test_statistics_are_brute_force_however_the_chunks_are_cut(name, budget):
