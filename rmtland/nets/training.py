@@ -12,13 +12,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd
 
 from rmtland._arguments import choice, function, instance, integer, real
 from rmtland.nets import pytrees
 from rmtland.nets.architectures.choose import build_network
 from rmtland.nets.architectures.names import NETWORKS
 from rmtland.nets.datasets import Dataset
+from rmtland.nets.descent import Descent
 from rmtland.nets.gradients import NetworkLogitGradients
 
 
@@ -48,8 +48,8 @@ class Training:
         Steps taken.
     num_steps, steps_per_epoch : int
         Steps in all and in an epoch.
-    learning_rate, momentum, weight_decay : float
-        Of the next step; set `learning_rate` to anneal.
+    learning_rate : float
+        Of the next step; set it to anneal.
 
     Raises
     ------
@@ -97,11 +97,7 @@ class Training:
         self.inputs: Tensor = _inputs(inputs, parameter)
         self.labels: Tensor = pytrees.tensor("labels", labels).to(parameter.device)
         _check(self.inputs, self.labels)
-        self.momentum = real("momentum", momentum, at_least=0, below=1)
-        self.weight_decay = real("weight_decay", weight_decay, at_least=0)
-        # The function, as making a torch.optim.Optimizer imports torch's compiler, more than a second in each process.
-        self._weights = list(module.parameters())
-        self._velocities: list[Tensor | None] = [None] * len(self._weights)
+        self._descent = Descent(module.parameters(), momentum, weight_decay)
         self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs), device="cpu")))
         self.num_steps = epochs * self.steps_per_epoch
         self.step = 0
@@ -137,34 +133,18 @@ class Training:
         mode = self.module.training
         self.module.train()
         try:
-            self._forget_gradients()
+            self._descent.forget_gradients()
             loss = torch.nn.functional.cross_entropy(self.module(self.inputs[batch]), self.labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            self._descend()
+            self._descent.step(self.learning_rate)
         finally:
             self.module.train(mode)
-            self._forget_gradients()
+            self._descent.forget_gradients()
         return float(loss.detach())
-
-    def _descend(self) -> None:
-        moved = [i for i, weight in enumerate(self._weights) if weight.grad is not None]
-        velocities = [self._velocities[i] for i in moved]
-        with torch.no_grad():
-            sgd(
-                [self._weights[i] for i in moved], [cast(Tensor, self._weights[i].grad) for i in moved], velocities,
-                lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay,
-                dampening=0.0, nesterov=False, maximize=False,
-            )  # fmt: skip
-        for i, velocity in zip(moved, velocities, strict=True):  # those of a first step are made by it
-            self._velocities[i] = velocity
-
-    def _forget_gradients(self) -> None:
-        for weight in self._weights:
-            weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes on from: "module", "optimiser", "step"; tensors are not copied."""
-        optimiser = {"learning_rate": self.learning_rate, "velocities": list(self._velocities)}
+        optimiser = {"learning_rate": self.learning_rate, "velocities": list(self._descent.velocities)}
         return {"module": self.module.state_dict(), "optimiser": optimiser, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,10 +152,7 @@ class Training:
         step = integer("step", state["step"], at_least=0, at_most=self.num_steps)
         self.module.load_state_dict(state["module"])
         self.learning_rate = float(state["optimiser"]["learning_rate"])
-        self._velocities = [
-            velocity if velocity is None else velocity.to(weight.device, weight.dtype, copy=True)
-            for weight, velocity in zip(self._weights, state["optimiser"]["velocities"], strict=True)
-        ]
+        self._descent.load(state["optimiser"]["velocities"])
         self.step = step
 
 
