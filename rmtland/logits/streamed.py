@@ -156,7 +156,7 @@ def streamed_outliers(
     with in_step(source, start):
         run = OutlierStream(source, statistic, wanted, num_directions, tolerance, passes)
         run.pass_over(None if start is None else run.coordinates(like(kind, start)))
-        run.refine(num_directions, given=start is not None)
+        run.refine(num_directions)
         values, errors, vectors = run.result()
     return StreamedOutliers(values, errors, vectors, passes, run.num_products)
 
