@@ -348,8 +348,14 @@ def _left_in(folder: Path, limit_file: str, usage_file: str, cache: str) -> list
         return []
 
 
+LITTLE = 2**20
+"""Bytes that are granted unseen: reading what is left takes as long as filling them."""
+
+
 def require_memory(what: str, num_bytes: float, instead: str) -> None:
     """MemoryError naming the need and the alternative where `num_bytes` do not fit."""
+    if num_bytes <= LITTLE:
+        return
     free = available_memory()
     if num_bytes > 0.9 * free:
         raise MemoryError(

@@ -459,7 +459,8 @@ def comparison():
         **{
             name: (then(lambda operator: operator.rounding_scale, functools.partial(kind, lambda v: v, 4,
               np.ones(1))), {},
-                   {"rounding_scale": At("tests/spectra/test_lanczos.py")})
+                   {"rounding_scale": At("tests/spectra/test_lanczos.py"),
+                    "rounding": At("tests/nets/test_half_precision.py")})
             for name, kind in {"SymmetricOperator": rl.SymmetricOperator,
               "CountingOperator": rl.CountingOperator}.items()
         },

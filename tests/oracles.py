@@ -24,7 +24,8 @@ def curvature(z):
 def gauss_newton(logits, gradients, curvatures=None):
     """(1/N) sum_mu J_mu^T A_mu J_mu."""
     matrices = np.array([curvature(z) for z in logits]) if curvatures is None else curvatures
-    return np.einsum("nka,nkl,nlb->ab", gradients, matrices, gradients) / len(logits)
+    rows = np.concatenate(list(gradients))
+    return rows.T @ np.concatenate(list(matrices @ gradients)) / len(logits)
 
 
 def gradient(logits, labels, gradients):

@@ -194,6 +194,14 @@ def test_memory_error_says_how_much_and_what_instead():
     arguments.require_memory("the matrix", 8, "use `x`")
 
 
+def test_a_mebibyte_is_granted_unseen(monkeypatch):
+    """Small draws by the thousand would mostly read what is left; one byte more is looked at."""
+    monkeypatch.setattr(arguments, "available_memory", lambda: 0)
+    arguments.require_memory("the matrix", 2**20, "use `x`")
+    with pytest.raises(MemoryError, match="the matrix needs 0.000977 GiB and 0 GiB are free"):
+        arguments.require_memory("the matrix", 2**20 + 1, "use `x`")
+
+
 def machine(folder, monkeypatch, cgroup, files):
     """A machine with 64 GiB, and these control groups."""
     monkeypatch.setattr(arguments, "PROC", folder / "proc")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -35,6 +36,14 @@ def run_apart(folder, *arguments):
         [COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
         env=os.environ | {"COLUMNS": "80"},
     )  # fmt: skip
+
+
+def test_the_package_is_a_command_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rmtland", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("rmtland", run_name="__main__")
+    assert end.value.code == 0
+    assert "compare" in capsys.readouterr().out
 
 
 def test_compare_writes_table_json_and_figures(images, run, blank_figures):
@@ -226,7 +235,7 @@ def test_sigterm_clears_away(tmp_path):
     arguments = ["bbp", "--spikes", "1:6:40", "--features", "100000000000", "--draws", "100000", "--out", "out"]
     process = subprocess.Popen([COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.rmtland-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out/.rmtland-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)

@@ -128,7 +128,10 @@ def test_layers(base, tmp_path):
     traces = [s["rungs"]["gauss_newton"]["quantities"]["trace"]["mean"] for s in layers.values()]
     assert sum(traces) == pytest.approx(whole["rungs"]["gauss_newton"]["quantities"]["trace"]["mean"], rel=1e-9)
     assert shown.count("layer by layer; eigenvalue and traces of (b)") == 2
-    line = next(line for line in shown.split("end of training, layer")[1].splitlines() if "3.bias" in line)
+    lines = shown.split("end of training, layer")[1].splitlines()
+    rows = [i for i, line in enumerate(lines) if line.split()[:1] and line.split()[0] in layers]
+    assert rows == list(range(rows[0], rows[0] + 4))  # one below the other
+    line = lines[rows[3]]
     assert line.split()[1] == "10"
     assert f"{traces[3]:.3g}" in line.split()
     assert "…" not in shown

@@ -100,7 +100,8 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path):
     process = subprocess.Popen([COMMAND, *arguments, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -173,6 +174,21 @@ def test_compare_takes_data_and_network(tmp_path):
         p.numel() for p in rl.nets.cnn(channels=1, image_size=8, width=0.1).parameters()
     )
     assert clusters["num_parameters"] == 404 + 15
+
+
+def test_small_data_are_measured_whole_unless_told(tmp_path):
+    small = ["--data", "digits", "--per-class", "3", "--hidden", "4"]
+    options = [*small, "--epochs", "2"]
+    invoke("train", *options, "--statistics", "outputs", "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["examples"] == 30
+    assert "going on" in invoke("train", *options, "--statistics", "outputs", "--out", tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    measure = ["measure", checkpoint, "--network", "mlp", *small, "--statistics", "outputs,hierarchy"]
+    invoke(*measure, "--out", tmp_path / "measured")
+    invoke("compare", *options, "--rungs", "b", "--stages", "end", "--out", tmp_path / "compared")
+    told = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert told["settings"]["examples"] == 30
+    assert [stage["num_examples"] for stage in told["stages"].values()] == [30]
 
 
 def test_measure_takes_two_examples_and_not_one(run):

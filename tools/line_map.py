@@ -112,7 +112,7 @@ class LineMap:
         """Tests that run this line, those of its own test file first, then the quickest.
 
         Compiled functions leave no trace, nor do processes that a test starts: theirs are the tests that run a function
-        which names them, and of what nothing runs those whose file names one of these or the module.
+        which names them or whose file does, and of what nothing runs those whose file names one of these or the module.
         """
         found = self.between(path, *statement(ast.parse((ROOT / path).read_text()), line))
         here = {f for f in functions() if f.path == path and f.first <= line <= f.last}
@@ -123,6 +123,8 @@ class LineMap:
             for f in callers:
                 found |= self.between(f.path, f.first, f.last)
             around = {f for f in callers if f.compiled}
+        lifted = {f.name for f in here if f.compiled}
+        found |= {test for test in self.seconds if words(test.split("::")[0]) & lifted}
         if not found:
             near = here | {g for f in here for g in callers_of(f)}
             names = {path.stem} | {g.name for f in near for g in (f, *callers_of(f)) if not g.name.startswith("_")}

@@ -184,8 +184,7 @@ def stepping(recipe: Recipe, run: Any, steps: int) -> Iterator[int]:
     for step in run if steps else ():
         if recipe.annealed:
             fallen = (3 * step >= steps) + (3 * step >= 2 * steps)
-            for group in run.optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * 0.1**fallen
+            run.learning_rate = recipe.learning_rate * 0.1**fallen
         yield step
         if step == steps:
             return

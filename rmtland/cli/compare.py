@@ -118,7 +118,7 @@ def compare(
         "learning_rate": learning_rate, "batch_size": batch_size, "draws": draws, "rungs": list(chosen),
         "stages": list(measured), "by": by, "seed": seed,
     }  # fmt: skip
-    examples = settings["examples"] = _default(examples, network, 300, DEEP_EXAMPLES)
+    told, examples = examples, _default(examples, network, 300, DEEP_EXAMPLES)
     integer("examples", examples, at_least=2)
     if epochs is not None:
         integer("epochs", epochs, at_least=2)
@@ -143,6 +143,7 @@ def compare(
             if per_class is None:
                 dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
             count = len(dataset.x_train)
+            examples = settings["examples"] = examples if told is not None else min(examples, count)
             if workers is None:
                 workers = default_workers(network, examples * (dataset.num_classes - 1))
             processes: int | Workers = workers

@@ -25,7 +25,7 @@ from rmtland.cli.networks import (
     check_training,
     load_data,
 )
-from rmtland.cli.train import Statistics, parse_statistics, print_record
+from rmtland.cli.train import Examples, Statistics, parse_statistics, print_record
 
 
 def measure(
@@ -45,7 +45,7 @@ def measure(
     clusters: Clusters = None,
     covariance: Covariance = None,
     flatten: Annotated[bool, typer.Option("--flatten", help="Give the network of --module flat vectors.")] = False,
-    examples: Annotated[int, typer.Option(help="Examples to measure on, of the training and of the test set.")] = 300,
+    examples: Examples = None,
     statistics: Statistics = None,
     seed: Annotated[int, typer.Option(help="Seed of chosen examples and probes.")] = 0,
     out: Annotated[
@@ -60,7 +60,8 @@ def measure(
             f"`module` or `network` must say which network the checkpoints are of; got neither{hint(checkpoints[0])}"
         )
     widths = check_training(network, hidden, width, 1.0, 1)
-    integer("examples", examples, at_least=2)
+    if examples is not None:
+        integer("examples", examples, at_least=2)
     integer("seed", seed, at_least=0)
     for path in checkpoints:
         if not path.is_file():

@@ -48,7 +48,14 @@ Every = Annotated[
 ]
 Statistics = Annotated[
     str | None,
-    typer.Option(help="Of outputs, logit_scales, lengths, clustering, gauss_newton, hessian, with commas; else all."),
+    typer.Option(
+        help="Of outputs, logit_scales, lengths, clustering, gauss_newton, hessian (all of these unless told) and "
+        "hierarchy, with commas."
+    ),
+]
+Examples = Annotated[
+    int | None,
+    typer.Option(help="Examples to measure on, of the training and of the test set; 300 unless told, or all."),
 ]
 
 
@@ -65,7 +72,7 @@ def train(
     epochs: Epochs = None,
     learning_rate: LearningRate = 0.05,
     batch_size: BatchSize = 32,
-    examples: Annotated[int, typer.Option(help="Examples to measure on, of the training and of the test set.")] = 300,
+    examples: Examples = None,
     every: Every = None,
     statistics: Statistics = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, training, chosen examples and probes.")] = 0,
@@ -73,7 +80,8 @@ def train(
 ) -> None:
     """Train a network and measure it at chosen steps; after Ctrl-C or a kill the same command goes on."""
     widths = check_training(network, hidden, width, learning_rate, batch_size)
-    integer("examples", examples, at_least=2)
+    if examples is not None:
+        integer("examples", examples, at_least=2)
     if epochs is not None:
         integer("epochs", epochs, at_least=1)
     integer("seed", seed, at_least=0)
@@ -87,13 +95,15 @@ def train(
         "statistics": statistics, "seed": seed,
     }  # fmt: skip
     # What can be told before data are read is told then.
-    check_folder(out, {name: value for name, value in settings.items() if (name, value) != ("epochs", None)})
+    later = ("epochs", None), ("examples", None)
+    check_folder(out, {name: value for name, value in settings.items() if (name, value) not in later})
     from rmtland.nets import Training
-    from rmtland.nets.training import choose_probes, network_and_data
+    from rmtland.nets.training import MOST_PROBES, choose_probes, network_and_data
 
     dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
     module, dataset = network_and_data(dataset, network, hidden=widths, width=width, seed=seed)
     epochs = settings["epochs"] = epochs_or_default(epochs, network, len(dataset.x_train), batch_size)
+    examples = settings["examples"] = min(MOST_PROBES, len(dataset.x_train)) if examples is None else examples
     check_folder(out, settings)
     training = Training(
         module, dataset.x_train, dataset.y_train, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size,

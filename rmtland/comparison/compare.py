@@ -186,6 +186,8 @@ def compare(
     for stages_found in found:
         for part, stage in stages_found.items():
             results[part] = stage if part not in results else results[part].with_rungs(stage.rungs)
+    if not any(stage.rungs for stage in results.values()):
+        raise ValueError(f"`rungs` must name one that some stage has; got {chosen}: arrays and draws have no Hessian")
     recorded = {
         "num_draws": num_draws,
         "outlier_method": outlier_method,
@@ -252,6 +254,9 @@ def _sources(source_or_module: Any, data: Any) -> dict[str, LogitGradients]:
         from rmtland.nets import NetworkLogitGradients
 
         if data is None:
+            kind = type(source_or_module).__name__
+            if "Module" not in {base.__name__ for base in type(source_or_module).__mro__}:
+                raise TypeError(f"`source_or_module` must be a source, a mapping of such or a module; got {kind}")
             raise TypeError("`data` must be given with a module: (inputs, labels) or a loader; got None")
         pair = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
         sources = {"network": NetworkLogitGradients(source_or_module, *pair)}

@@ -54,6 +54,9 @@ class Predictions(Protocol):
     def bulk_edge(self) -> float:
         """Right edge of the bulk."""
 
+    def count_above(self, x: float) -> float:
+        """Expected number of eigenvalues above x."""
+
     def outliers(self) -> Floats:
         """The C - 1 largest eigenvalues, ascending."""
 
@@ -161,7 +164,7 @@ class Reporter:
         found = {f"eigenvalue_{i + 1}": float(x) for i, x in enumerate(outliers[::-1][:NUM_TOP])}
         found |= {
             "top_eigenvalue": float(outliers[-1]),
-            "num_above_edge": float(np.count_nonzero(outliers > theory.bulk_edge)),
+            "num_above_edge": _count_above_edge(theory),
             "gradient_power_C_minus_1": theory.gradient_power(min(outliers.size, most)),
             "gradient_power_C": theory.gradient_power(min(self.num_classes, most)),
             "trace": theory.trace,
@@ -191,6 +194,12 @@ class Reporter:
         return float(count_outliers(eigenvalues, self.method, max_outliers=3 * self.num_classes))
 
 
+def _count_above_edge(theory: Predictions) -> float:
+    """Expected number of eigenvalues beyond the bulk of the residuals: class gradients have some beside the C - 1."""
+    edge = theory.bulk_edge
+    return theory.count_above(edge) if math.isfinite(edge) else 0.0 if edge > 0 else math.nan
+
+
 def _q_values(q: Clustered | None) -> dict[str, float]:
     names = () if q is None else ("same_logit_same_class", "same_logit", "different_logits")
     return {f"q_{name}": getattr(q, name) for name in names}
@@ -213,7 +222,7 @@ def _telling(operator: SymmetricOperator, told: Callable[[int | None], None]) ->
         told(done)
         return product
 
-    return SymmetricOperator(multiply, operator.dimension, operator.prototype)
+    return SymmetricOperator(multiply, operator.dimension, operator.prototype, rounding=operator.rounding)
 
 
 def _converged(pairs: Eigenpairs) -> Eigenpairs | int:

@@ -83,9 +83,11 @@ QUANTITIES = {
 """The rows of the table, to their labels on the terminal.
 
 `num_outliers` is what a rule of `count_outliers` finds by the gaps between eigenvalues, of every matrix and draw.
-`num_above_edge` counts beyond the bulk's edge, which only a theory knows: the C - 1 outliers that it expects there, and
-the eigenvalues of each draw beyond the edge that the theory has for its logits. That edge is asymptotic: in some draws
-the largest eigenvalue of the bulk lies beyond it too.
+`num_above_edge` counts beyond the edge of the residuals' bulk, which only a theory knows: the number of eigenvalues
+that it expects there, and those of each draw beyond the edge that the theory has for its logits. Class gradients, of
+rungs (d) and (e), have eigenvalues of their own there beside the C - 1 outliers, up to C (C - 1) in all, which may make
+a bulk of theirs: the expected number is then no whole one. The edge is asymptotic: in some draws the largest eigenvalue
+of the residuals lies beyond it too.
 """
 
 HIERARCHY = {

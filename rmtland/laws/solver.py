@@ -354,9 +354,7 @@ class Solver:
         return float(brentq(rise, 1e-3 * min(top, height), 1.01 * (top + height), xtol=1e-15 * top, rtol=1e-14))
 
     def gap(self, count: int) -> float | None:
-        """A real u in the gap of the spectrum with exactly `count` eigenvalues above it; None where there is none."""
-        if count == 0:
-            return self.reach[0] + 3 * self.reach[1]
+        """A real u in the gap with exactly `count` >= 1 eigenvalues above it; None where there is none."""
         low, high, above = self._plain_gaps
         for j in np.flatnonzero(np.abs(above - count) < 0.5).tolist():
             for share in (0.5, 0.25, 0.75, 0.1, 0.9):

@@ -86,7 +86,7 @@ class ClusteringAccumulator:
         require_memory(
             f"the clustering of {source.num_classes} logit gradients in {source.num_parameters} parameters",
             8.0 * 2 * source.num_classes * num_groups * source.num_parameters,
-            "use num_groups=None, num_bootstrap=0 or a source of fewer parameters",
+            "use num_groups=None, num_bootstrap=0, a few `classes` or a source of fewer parameters",
         )
         return _Sums.empty(source.num_examples, num_groups, first_example(source))
 

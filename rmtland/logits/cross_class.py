@@ -215,7 +215,13 @@ class CrossClassMeansAccumulator(SumAccumulator[Any]):
             flag("keep_pairs", self.keep_pairs)
         if not isinstance(source.loss, CrossEntropy):
             raise ValueError(f"`source` must have softmax outputs (CrossEntropy); got {source.loss!r}")
-        if self.keeps(source):
+        if not self.keeps(source):
+            require_memory(
+                f"the means of {source.num_classes} classes in {source.num_parameters} parameters",
+                8.0 * 2 * source.num_classes * source.num_parameters,
+                "take a source of fewer classes or parameters",
+            )
+        else:
             require_memory(
                 f"the {source.num_classes}^2 cross-class means in {source.num_parameters} parameters",
                 8.0 * source.num_classes * (len(self._classes(source.num_classes)) + 2) * source.num_parameters,

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from rmtland._arguments import Seed, generator, instance, real
 from rmtland._arrays import told
 from rmtland.logits.hierarchy import Hierarchy
 
 Floats = npt.NDArray[np.float64]
+FEW_POINTS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,9 @@ def class_embedding(hierarchy: Hierarchy, *, perplexity: float | None = None, rn
         perplexity = min(num_classes, (len(rows) - 1) / 3)
     perplexity = real("perplexity", perplexity, above=0, below=len(rows))
     seed = int(generator(rng).integers(2**31))
-    found = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points[:, ::-1])
+    # In each of a thousand steps the threads of few points mostly wait for each other.
+    with threadpool_limits(1 if len(points) < FEW_POINTS else None, user_api="openmp"):
+        found = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points[:, ::-1])
     embedding = ClassEmbedding(np.full((num_classes, 2), np.nan), np.full((num_classes, num_classes, 2), np.nan))
     embedding.classes[classes] = found[: len(of_classes)]
     embedding.pairs[pairs] = found[len(of_classes) :]

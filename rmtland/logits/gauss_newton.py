@@ -31,6 +31,7 @@ from rmtland.logits.gradients import (
     WeightedChunk,
     check_source,
     column_slices,
+    rounding,
 )
 from rmtland.logits.ranks import gathered, in_step, ranked
 from rmtland.logits.restriction import restricted_sources
@@ -160,7 +161,7 @@ def gauss_newton(source: LogitGradients, *, weight_decay: float = 0.0) -> Symmet
             total = source.reduce(total)
             return total + decay * block if decay else total
 
-    return SymmetricOperator(multiply, source.num_parameters, prototype(source))
+    return SymmetricOperator(multiply, source.num_parameters, prototype(source), rounding=rounding(source))
 
 
 @overload

@@ -301,3 +301,8 @@ def example_slices(num_examples: int, chunk_size: int) -> Iterator[slice]:
 def default_chunk_size(num_examples: int, bytes_per_example: int) -> int:
     """Examples whose dense logit gradients fill about `CHUNK_BYTES`, at least one."""
     return max(1, min(num_examples, CHUNK_BYTES // max(bytes_per_example, 1)))
+
+
+def rounding(source: LogitGradients) -> float:
+    """Spacing at 1 of the numbers that the source computes in where coarser than its products' dtype, else 0."""
+    return float(getattr(source, "rounding", 0.0))

@@ -26,7 +26,7 @@ from rmtland.logits.cross_class import (
     PairRowsAccumulator,
 )
 from rmtland.logits.gauss_newton import gauss_newton
-from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk
+from rmtland.logits.gradients import LogitGradients, LogitGradientsChunk, rounding
 from rmtland.logits.pair_factor import PairFactor, at_own_class, pair_factor
 from rmtland.logits.pair_gram import PairGram
 from rmtland.logits.ranks import in_step
@@ -342,7 +342,8 @@ class Hierarchy:
             with in_step(self.source, block):
                 return like(kind, multiply(block))
 
-        return SymmetricOperator(product, self.means.num_parameters, kind, rounding_scale=self._scale)
+        size, scale = self.means.num_parameters, self._scale
+        return SymmetricOperator(product, size, kind, rounding_scale=scale, rounding=rounding(self.source))
 
     @cached_property
     def _scale(self) -> float:

@@ -116,8 +116,9 @@ def kronecker_fit(source: LogitGradients | LogitGradientGram, num_terms: int = 1
     theta = np.einsum("mknl,tkl->tmn", matrix, outputs, optimize=True) / scale
     left = [np.cumsum(some) for some in _shares_without(matrix, terms, np.arange(n) % GROUPS)]
     count = len(left)
-    spread = (count - 1) / math.sqrt(count) if count > 1 else math.nan
-    errors = spread * np.std(left, axis=0, ddof=1) if count > 1 else np.full(terms, math.nan)
+    errors = np.full(terms, math.nan)
+    if count > 1:
+        errors = (count - 1) / math.sqrt(count) * np.std(left, axis=0, ddof=1)
     return KroneckerFit(theta, outputs * scale, squares / total, _share_between(matrix, theta, outputs * scale), errors)
 
 

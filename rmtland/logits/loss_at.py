@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rmtland._arguments import require_memory
 from rmtland._arrays import Array, double, namespace
 from rmtland.logits.losses import Loss
 
 AT_ONCE = 2**19
 """Numbers of a part of (n, C) outputs that the loss is asked for at a time."""
+LARGE = 2**28
+"""Bytes from which it is asked whether they are free, which takes a millisecond."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,10 @@ class LossAt:
         return self._filled(tangents, of, max(int(tangents.shape[2]), 1))
 
     def hessian_factor(self) -> Array:
-        """L of shape (n, C, r) with L L^T = A_mu."""
+        """L of shape (n, C, r) with L L^T = A_mu; MemoryError where C^2 numbers an example do not fit."""
+        n, num_classes = self.outputs.shape
+        if (needed := 3 * 8.0 * n * num_classes**2) > LARGE:
+            what = f"the curvature of {n} examples in {num_classes} logits"
+            require_memory(what, needed, "use products with gauss_newton(source), which trace_estimate takes,")
         at = dataclasses.replace(self, outputs=double(self.outputs) if self.in_double else self.outputs)
         return at._weighted(at.loss.hessian_factor(at.outputs), 0.5)

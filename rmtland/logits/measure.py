@@ -110,6 +110,8 @@ def measure(source: LogitGradients, *names: str, by: str | None = None, **statis
     choice("by", by, (None, "parameter_groups"))
     wanted: dict[str, Accumulator[Any]] = {}
     for name, statistic in [*((name, name) for name in names), *statistics.items()]:
+        if not isinstance(name, str):
+            raise TypeError(f"`names` must be names, one after another; got {name!r}")
         if name in wanted:
             raise TypeError(f"`statistics` must have names of their own; got {name!r} twice")
         wanted[name] = _accumulator(statistic)

@@ -8,7 +8,7 @@ from typing import Any
 from rmtland._arguments import choice
 from rmtland._arrays import Array, zeros
 from rmtland.logits.accumulate import SharedChunk, parts_of, prototype
-from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks, told_source
+from rmtland.logits.gradients import LogitGradients, check_source, dense_blocks, rounding, told_source
 from rmtland.logits.losses import Loss
 from rmtland.logits.rows import Rows
 from rmtland.spectra.operators import SymmetricOperator
@@ -100,6 +100,11 @@ class RestrictedSource:
         """The source's: a restricted chunk of a network would differentiate a tensor to learn it."""
         return prototype(self.source)
 
+    @property
+    def rounding(self) -> float:
+        """The source's."""
+        return rounding(self.source)
+
     def chunks(self) -> Iterator[RestrictedChunk]:
         """The source's chunks, seen from these parameters."""
         for chunk in self.source.chunks():
@@ -159,4 +164,4 @@ def diagonal_block(operator: SymmetricOperator, group: slice) -> SymmetricOperat
         full[group, ...] = block
         return operator.multiply(full)[group, ...]
 
-    return SymmetricOperator(multiply, group.stop - group.start, operator.prototype)
+    return SymmetricOperator(multiply, group.stop - group.start, operator.prototype, rounding=operator.rounding)

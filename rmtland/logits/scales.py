@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rmtland._arguments import flag
+from rmtland._arguments import flag, require_memory
 from rmtland._arrays import Array, double, namespace, to_numpy, told, zeros
 from rmtland.logits.accumulate import SharedChunk, SumAccumulator, accumulate_one, mean_and_error
 from rmtland.logits.classes import of_classes
@@ -85,7 +85,7 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
     by_example: ClassVar[bool] = True
 
     def start(self, source: LogitGradients) -> None:
-        """Nothing yet; ValueError for C < 2 or N < 2."""
+        """Nothing yet; ValueError for C < 2 or N < 2, MemoryError where the means will not fit."""
         flag("class_means", self.class_means)
         if source.num_classes < 2:
             raise ValueError(
@@ -93,6 +93,11 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
             )
         if source.num_examples < 2:
             raise ValueError(f"`source` must have at least 2 examples; got {source.num_examples}")
+        require_memory(
+            f"the means of {source.num_classes} logit gradients in {source.num_parameters} parameters",
+            8.0 * 3 * source.num_classes * source.num_parameters,
+            "name a few `classes`",
+        )
 
     def add(self, state: tuple[Array, ...] | None, chunk: SharedChunk) -> tuple[Array, ...]:
         """Sums of logit gradients and of their squares: over the logit's own class, and over all examples."""
@@ -205,6 +210,9 @@ def logit_scales(
     ValueError
         For C < 2 or N < 2, NaN or infinite logit gradients. With `class_means`, where no class has two examples or only
         one class has any: then residuals and class gradients cannot be told apart.
+
+    MemoryError
+        Where 3 C D numbers do not fit.
 
     Warns
     -----

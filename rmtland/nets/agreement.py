@@ -13,12 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from rmtland._arrays import at_least_single, is_torch, to_numpy
 from rmtland.logits.accumulate import first_chunk, prototype
+from rmtland.logits.gradients import rounding
 
 
 def described(source: Any) -> dict[str, Any]:
     """What must be the same on every rank that has examples, and what makes up the whole."""
     network = getattr(source, "network", None)
-    facts: dict[str, Any] = {"num_examples": int(source.num_examples), "mean_weight": 1.0}
+    facts: dict[str, Any] = {"num_examples": int(source.num_examples), "mean_weight": 1.0, "rounding": 0.0}
     if network is not None:
         tensors = {name: network.vector[group] for name, group in network.groups.items()} | network.constants
         facts["tensors"] = {name: _checksum(tensor) for name, tensor in tensors.items()}
@@ -35,6 +36,7 @@ def described(source: Any) -> dict[str, Any]:
         "dtype": str(products.dtype).removeprefix("torch."),
         "device": products.device.type if is_torch(products) else None,
         "mean_weight": float(getattr(source, "mean_weight", 1.0)),
+        "rounding": rounding(source),
         "examples": examples.hexdigest() if chunk.logits.shape[0] > 1 else None,
         "fingerprint": getattr(source, "fingerprint", None),
     }

@@ -56,13 +56,22 @@ class Budget:
         self.taken = state["taken"]
 
 
-def give_back_freed_pages() -> None:
-    """Return what has been freed to the system, where the C library can.
+ENOUGH = 2**22
+"""Freed bytes for which the heap is walked through."""
+_freed = 0
+
+
+def give_back_freed_pages(num_bytes: int = ENOUGH) -> None:
+    """Return what has been freed to the system, where the C library can, once the `num_bytes` of calls are enough.
 
     glibc keeps freed pages that lie between tensors still in use: graphs kept in between the temporaries of their
-    recording were measured to hold four times their own size resident.
+    recording were measured to hold four times their own size resident. Walking through the heap of a process that holds
+    much else takes a hundredth of a second and more, ten times as long as small graphs take to record.
     """
-    if _trim is not None:
+    global _freed
+    _freed += num_bytes
+    if _trim is not None and _freed >= ENOUGH:
+        _freed = 0
         _trim(0)
 
 

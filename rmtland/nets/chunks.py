@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from rmtland.logits.gradients import example_slices
 from rmtland.nets.backward import Backward, quiet_fallbacks
 from rmtland.nets.batches import Batch, Reading
 from rmtland.nets.budget import Budget, GraphBytes, give_back_freed_pages
+from rmtland.nets.chains import Chain
 from rmtland.nets.layer_rows import SIDE_BY_SIDE_BYTES, Examples, LayeredPart, LayerRows, Layers
 from rmtland.nets.layers import Head, Recording
 from rmtland.nets.pass_rows import PassRows
@@ -27,6 +28,7 @@ UNIT_BYTES = 2**24
 
 Slope = Callable[[Tensor], Tensor]
 """Outputs (n, C), maybe a graph, to cotangents (n, C)."""
+Map = TypeVar("Map", Backward, Backward | Chain)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class NetworkChunk:
         self.targets, self.labels, self.weights, self._selected = read
         self._made: dict[str, Any] = {}
         self._within_budget: set[str] = set()
-        self._recorded = False
+        self._recorded = 0  # bytes
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs cannot be pickled; they are recorded anew where they are needed.
@@ -88,7 +90,7 @@ class NetworkChunk:
         """What `make` returns, from the first call on until `release`, or for good where the budget has room."""
         if name not in self._made:
             self._made[name] = made = make()
-            self._recorded = True
+            self._recorded += num_bytes(made)
             if self.plan.keep.take(num_bytes(made), graph=graph):
                 self._within_budget.add(name)
         return self._made[name]
@@ -97,8 +99,8 @@ class NetworkChunk:
         """Forget what the budget has no room for; the source calls this when a pass goes on to the next chunk."""
         self._made = {name: made for name, made in self._made.items() if name in self._within_budget}
         if self._recorded:
-            self._recorded = False
-            give_back_freed_pages()
+            give_back_freed_pages(self._recorded)
+            self._recorded = 0
 
     @property
     def num_inputs(self) -> int:
@@ -154,31 +156,29 @@ class NetworkChunk:
     def _bytes(self, *kinds: str) -> int:
         return sum(self.plan.graph_bytes.of(kind, self.num_inputs) for kind in kinds)
 
-    def _map(self, name: str, make: Callable[[Tensor], Backward], *kinds: str) -> Backward:
+    def _map(self, name: str, make: Callable[[Tensor], Map], *kinds: str) -> Map:
         """The linear map called `name`, made at first use from the recorded outputs, with graphs of these kinds."""
 
-        def record() -> Backward:
+        def record() -> Map:
             outputs = self.recorded()
             with torch.inference_mode(False), torch.enable_grad():
                 return make(outputs)
 
-        def num_bytes(_: Any) -> int:
+        def num_bytes(made: Map) -> int:
             # A map keeps the outputs' graph alive, whether that one was counted or not.
-            return self._bytes(*kinds, *([] if "forward" in self._within_budget else ["forward"]))
+            forward = 0 if "forward" in self._within_budget else self._bytes("forward")
+            return forward + (made.num_bytes if isinstance(made, Chain) else self._bytes(*kinds))
 
-        made: Backward = self._kept(name, record, num_bytes, graph=True)
+        made: Map = self._kept(name, record, num_bytes, graph=True)
         return made
 
     def pullback(self) -> Backward:
         """Cotangents of the outputs (k, n, C) to those of each parameter."""
-        leaves = tuple(self.network.leaves.values())
-        return self._map("vjp", lambda outputs: Backward([outputs], leaves, self._bytes("forward")))
+        leaves, size = tuple(self.network.leaves.values()), self._bytes("forward")
+        return self._map("vjp", lambda outputs: Backward([outputs], leaves, size))
 
     def pushforward(self) -> Backward:
-        """Tangents of each parameter (k, *shape) to those of the outputs.
-
-        J^T u is linear in u, so J v is the derivative of (J^T u) . v in u.
-        """
+        """Tangents (k, *shape) to those of the outputs: J^T u is linear in u, J v the derivative of J^T u . v in u."""
         self.network.require_derivatives("jvp")
 
         def make(outputs: Tensor) -> Backward:
@@ -205,14 +205,14 @@ class NetworkChunk:
         made: Backward = self._kept("jvp below", make, lambda _: self._bytes("forward", "jvp"), graph=True)
         return made
 
-    def second_derivative(self, name: str, slope: Slope) -> Backward:
+    def second_derivative(self, name: str, slope: Slope) -> Backward | Chain:
         """Tangents of each parameter to those of J^T slope(outputs)."""
         self.network.require_derivatives("second")
 
-        def make(outputs: Tensor) -> Backward:
-            leaves = tuple(self.network.leaves.values())
-            cotangents = slope(outputs).to(outputs.dtype)
-            return Backward(self.slopes(outputs, cotangents), leaves, self._bytes("forward", "second"))
+        def make(outputs: Tensor) -> Backward | Chain:
+            leaves, size = tuple(self.network.leaves.values()), self._bytes("forward", "second")
+            chain = Chain.of(outputs, leaves, slope) if self.network.chained else None
+            return chain or Backward(self.slopes(outputs, slope(outputs).to(outputs.dtype)), leaves, size)
 
         return self._map(name, make, "second")
 
@@ -245,6 +245,7 @@ class NetworkChunk:
     def parts(self) -> Iterator[NetworkChunk]:
         """The same examples, few enough at a time for the `rows` of all logits side by side, or of one of many."""
         size = self.layers().part_size
+        self._recorded += self.plan.num_classes * self._bytes("forward")  # in the parts, which are freed by then
         return self.pieces(size) if self.layers().keep else self._whole_inputs(size)
 
     def _whole_inputs(self, size: int) -> Iterator[NetworkChunk]:
@@ -309,8 +310,7 @@ class NetworkChunk:
         if "layers" not in self._made:  # until `release`
             twin = NetworkChunk(self._passing_plan, self._batch, self._rows)  # itself would be a circle, freed late
             self._made["layers"] = LayeredPart(self.layers(), self._examples(), twin.dense)
-        part: LayeredPart = self._made["layers"]
-        return part
+        return cast(LayeredPart, self._made["layers"])
 
     def rows(self, cotangents: Tensor) -> LayerRows | PassRows:
         """J_mu^T u_mu for cotangents (n, C), one row per example, layer by layer."""

@@ -152,6 +152,7 @@ class DistributedSource:
         loss: Any = self._local.loss if counts[self._ranks.rank] else losses[int(np.argmax(counts))]
         self.loss: Loss = loss
         self.prototype: Array = _prototype(self._local, some)
+        self.rounding: float = max(facts["rounding"] for facts in everyone)
         network = getattr(self._local, "network", None)
         if network is not None:
             self.network, self.matrices, self.parameter_vector = network, self._matrices, network.vector
@@ -224,7 +225,7 @@ class DistributedSource:
         rest = {name for names in self.gather_objects(layers and layers.rest) for name in names or ()}
         if layers is not None:
             layers.rest = tuple(name for name in self.parameter_groups if name in rest)
-        memory = getattr(self._local, "working_bytes", None)
+        memory = self._local.room() if hasattr(self._local, "room") else None
         # All ranks must take the same tensors in each pass: the least of what they have decides.
         some = [each for each in self.gather_objects(memory) if each is not None]
         return layer_matrices(self, layers, columns, vector, groups, outer, min(some) if some else None)

@@ -32,12 +32,13 @@ from rmtland.nets.budget import (
     give_back_freed_pages,
 )
 from rmtland.nets.chunks import NetworkChunk, Plan
+from rmtland.nets.differences import coarsest_spacing, wrong_second_derivatives
 from rmtland.nets.graphs import loss_slope, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
 from rmtland.nets.reducer import Reducer
-from rmtland.nets.snapshot import Forward, Snapshot
+from rmtland.nets.snapshot import Forward, Snapshot, single
 from rmtland.nets.torch_losses import translated
-from rmtland.nets.twice import flaws
+from rmtland.nets.twice import flaws, is_chain
 
 FEW = 8
 """Inputs that sizes and determinism are learnt from."""
@@ -210,6 +211,12 @@ class NetworkLogitGradients:
             self.loss.check(some.logits, some.targets)
         one = NetworkChunk(plan, few.cut(slice(0, 2)).copied())
         self.network.flaws = flaws(one, loss_slope(one, 1))
+        if not self.network.flaws and (wrong := wrong_second_derivatives(one)) is not None:
+            reason = f"the backward of {wrong} takes what its forward made, which autograd takes for constant"
+            self.network.flaws = {"second": reason}
+        self.network.chained = "second" not in self.network.flaws and is_chain(one, loss_slope(one, 1))
+        with torch.inference_mode(False), torch.enable_grad():
+            self._rounding = coarsest_spacing(one.recorded())
         sizes = measure_graphs(plan, few)
         share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:
@@ -270,8 +277,14 @@ class NetworkLogitGradients:
 
     @property
     def working_bytes(self) -> int:
-        """What a computation may hold beside what is kept: as much as the budget, or what small batches need."""
-        return max(self._budget.limit, BATCH_SHARE * SMALLEST_BATCH)
+        """What a computation may hold beside what is kept: what the budget has left, or what small batches need."""
+        return max(self._budget.left, BATCH_SHARE * SMALLEST_BATCH)
+
+    def room(self) -> int:
+        """The same with recorded graphs forgotten where they take most of it: a pass records them again."""
+        if self._budget.left < self._budget.limit // 2:
+            self.forget_graphs()
+        return self.working_bytes
 
     @property
     def num_examples(self) -> int:
@@ -296,8 +309,12 @@ class NetworkLogitGradients:
     @property
     def prototype(self) -> Tensor:
         """Of the dtype and on the device that products are handed out in."""
-        vector = self.network.vector[:0]
-        return vector.float() if vector.element_size() < 4 else vector
+        return single(self.network.vector[:0])
+
+    @property
+    def rounding(self) -> float:
+        """Spacing at 1 of the half precision that derivatives are computed in, in part at least; else 0."""
+        return self._rounding
 
     def chunks(self) -> Iterator[NetworkChunk]:
         """Yield the examples, those of `batch_size` inputs at most at a time."""
@@ -331,7 +348,7 @@ class NetworkLogitGradients:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Gram matrices of weighted logit gradients, layer by layer: see `logits.gauss_newton.GramSource`."""
         layers = next(iter(self.chunks())).layers()
-        return layer_matrices(self, layers, columns, vector, groups, outer, self.working_bytes)
+        return layer_matrices(self, layers, columns, vector, groups, outer, self.room())
 
     def reducer(self, tolerance: float, every: int) -> Reducer | None:
         """For a pass in few directions of the parameters, see `logits.streamed`; None where layers do not allow it."""
@@ -339,7 +356,7 @@ class NetworkLogitGradients:
             return None
         first = next(iter(self.chunks()))
         found: Reducer | None = Reducer.of(
-            first, self, tolerance, every, self.working_bytes // 2, again=self._chunks is not None
+            first, self, tolerance, every, self.room() // 2, again=self._chunks is not None
         )
         return found
 

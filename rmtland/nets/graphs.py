@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rmtland.logits.loss_at import LossAt
+from rmtland.logits.losses import Loss
 from rmtland.nets.batches import Batch
 from rmtland.nets.budget import GraphBytes
-from rmtland.nets.chunks import NetworkChunk, Plan, Slope
+from rmtland.nets.chunks import NetworkChunk, Plan
 from rmtland.nets.snapshot import single
 
 
@@ -33,20 +35,35 @@ class _LossSlope(torch.autograd.Function):
         return product.to(outputs.dtype), None
 
 
-def loss_slope(chunk: NetworkChunk, num_examples: int) -> Slope:
-    """The loss's derivative in the outputs over N, as a differentiable function of them."""
-    # Not the chunk itself: the recorded graph holds `at`, and the chunk the graph, a circle through C++ that Python's
-    # garbage collector does not see: no Hessian's memory would ever come back.
-    loss, targets, weights = chunk.plan.reading.loss, chunk.targets, chunk.weights
+@dataclass(frozen=True, eq=False)
+class LossSlope:
+    """The loss's derivative in outputs (n, C) over N, as a differentiable function of them; see `SlopeAlong`."""
 
-    def at(outputs: Tensor) -> LossAt:
-        return LossAt(loss, outputs, targets, weights)
+    loss: Loss
+    targets: Tensor
+    weights: Tensor | None
+    num_examples: int
 
-    def slope(outputs: Tensor) -> Tensor:
-        slopes: Tensor = _LossSlope.apply(outputs, at)  # type: ignore[no-untyped-call]
-        return slopes / num_examples
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """(n, C)."""
+        slopes: Tensor = _LossSlope.apply(outputs, self._at)  # type: ignore[no-untyped-call]
+        return slopes / self.num_examples
 
-    return slope
+    def _at(self, outputs: Tensor) -> LossAt:
+        return LossAt(self.loss, outputs, self.targets, self.weights)
+
+    def along(self, outputs: Tensor, tangents: Tensor, examples: slice) -> Tensor:
+        """A u / N for tangents (m, C, k) of some of the examples."""
+        weights = None if self.weights is None else self.weights[examples]
+        product: Tensor = LossAt(self.loss, outputs, self.targets[examples], weights).hessian_product(tangents)
+        return product / self.num_examples
+
+
+def loss_slope(chunk: NetworkChunk, num_examples: int) -> LossSlope:
+    """The loss's derivative in a chunk's outputs over N."""
+    # Not the chunk itself: the recorded graph holds the slope, and the chunk the graph, a circle through C++ that
+    # Python's garbage collector does not see: no Hessian's memory would ever come back.
+    return LossSlope(chunk.plan.reading.loss, chunk.targets, chunk.weights, num_examples)
 
 
 def measure_graphs(plan: Plan, batch: Batch) -> GraphBytes:

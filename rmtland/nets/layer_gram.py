@@ -278,7 +278,7 @@ def layer_matrices(
     outer : sequence of bool
         For each list, which side: the Gram matrix (N r, N r) of its rows, or (lists of a single tensor) sum r r^T.
     memory : int, optional
-        Bytes for layer inputs and signals, where that is less than `STORE_BYTES`; blocks take an eighth of it.
+        Bytes for layer inputs and signals, where that is less than `STORE_BYTES`, with at most an eighth for blocks.
 
     Yields
     ------
@@ -290,8 +290,8 @@ def layer_matrices(
     RuntimeError
         Where a source changes the order of its examples between passes, of which large networks take several.
     """
-    store_bytes = STORE_BYTES if memory is None else min(STORE_BYTES, memory)
     block_bytes = BLOCK_BYTES if memory is None else min(BLOCK_BYTES, memory // 8)
+    store_bytes = STORE_BYTES if memory is None else min(STORE_BYTES, memory - block_bytes)
     vector = where_double_is(vector)
     wanted = [name for one in lists for name in one]
     sides = {name: side for one, side in zip(lists, outer, strict=True) for name in one}

@@ -114,9 +114,14 @@ class OutlierMonitor(TrainingHook):
         self._steps: list[int] = []
         self.seconds = 0.0
         self._rows: list[dict[str, npt.NDArray[np.float64]]] = []
-        self._begun, self._last = time.monotonic(), 0.0
         self._directions: Any = None
         self._top: Any = None
+        with undisturbed(module):  # what would be refused at the first measurement is refused before the loop
+            CrossClassMeansAccumulator().start(self._source())
+        self._begun, self._last = time.monotonic(), 0.0
+
+    def _source(self) -> NetworkLogitGradients:
+        return NetworkLogitGradients(self._module, *self._data, **self._options)
 
     @property
     def steps(self) -> list[int]:
@@ -143,7 +148,7 @@ class OutlierMonitor(TrainingHook):
             self._directions = self._top = None
             return {name: np.full_like(values, math.nan) for name, values in self._rows[-1].items()}
         with undisturbed(self._module):
-            source = NetworkLogitGradients(self._module, *self._data, **self._options)
+            source = self._source()
             k = source.num_classes - 1 if self._k is None else self._k
             # Twice as many are followed as told: which are the largest changes.
             most = max(k, min(2 * k, most_outliers(source, CrossClassMeansAccumulator())))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rmtland._arrays import widest
+from rmtland.nets.backward import Backward
 from rmtland.nets.budget import give_back_freed_pages
 from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece, Piece, joined
 from rmtland.nets.pytrees import cut
@@ -77,15 +78,26 @@ class PassRows:
 
     def sums(self, weights: Tensor) -> Tensor:
         """(j, d)."""
-        total, parts = self.chunk.network.zeros(weights.shape[1])
+        total, parts = self.chunk.network.zeros(weights.shape[1], self.groups)
+        pullback: Backward | None = None
         for i, column in enumerate(weights.to(self.values.dtype).T):
             if bool(column.any()) and len(self.words):
                 cotangents = self._cotangents(self.values * column[:, None])
                 with torch.inference_mode(False):
-                    self.chunk.pullback().add_to([part[i : i + 1] for part in parts], [cotangents[None]])
+                    pullback = pullback or self._pullback()
+                    pullback.add_to([part[i : i + 1] for part in parts], [cotangents[None]])
+                freed = cotangents.nbytes
                 del cotangents
-                give_back_freed_pages()  # holes of the logits' size, which the next pass does not fit into
-        return total[self._range].T
+                give_back_freed_pages(freed)  # holes of the logits' size, which the next pass does not fit into
+        return total.T
+
+    def _pullback(self) -> Backward:
+        """Cotangents of the outputs to those of the rows' own tensors: gradients of no others are made."""
+        network = self.chunk.network
+        if self.groups == network.groups:
+            return self.chunk.pullback()
+        leaves = [network.leaves[name] for name in self.groups]
+        return Backward([self.chunk.recorded()], leaves, network.vector.numel())  # one column is asked for at a time
 
     def products(self, vectors: Tensor) -> Tensor:
         """(n, j), float64."""
@@ -96,11 +108,14 @@ class PassRows:
             tangents = self.values.new_zeros((self.chunk.network.vector.shape[0], 1))
             tangents[self._range, 0] = vector.to(tangents.dtype)
             if head is None:
-                pushed = self.chunk.jvp(tangents)[self.examples[:, None], self.words, 0]
+                every = self.chunk.jvp(tangents)
+                freed, pushed = every.nbytes, every[self.examples[:, None], self.words, 0]
+                del every
             else:
                 pushed = self._through_head(head, tangents)
+                freed = pushed.nbytes
             column[...] = (pushed.to(out.dtype) * self.values).sum(dim=1)
-            give_back_freed_pages()
+            give_back_freed_pages(freed + tangents.nbytes)
         return out
 
     def _through_head(self, head: Head, tangents: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from rmtland._arguments import MaskedError, unmasked
@@ -39,7 +41,9 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def tensors(name: str, values: Any) -> Inputs:
     """Every leaf of `values` as a tensor; lists of numbers are one."""
-    if isinstance(values, dict):
+    if isinstance(values, PackedSequence):
+        raise TypeError(f"`{name}` must be padded sequences and their lengths, packed in `forward`; got PackedSequence")
+    if isinstance(values, Mapping):
         return {key: tensors(name, value) for key, value in values.items()}
     if isinstance(values, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray, dict, tuple)) for v in values):
         return tuple(tensors(name, value) for value in values)

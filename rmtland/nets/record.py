@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import os
-import pickle
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -349,7 +348,9 @@ def load_weights(module: torch.nn.Module, checkpoint: str | os.PathLike[str] | M
         name = os.fspath(checkpoint)
         try:
             held = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # what a file that is none makes the unpickler raise: KeyError for a text, for one
             found = re.search(r"GLOBAL (\S+) was not", str(error))
             reason = f"it holds {found[1]}, which would be run: save the state_dict alone" if found else "it is none"
             raise ValueError(f"`checkpoint` must be a file of tensors by torch.save; {name}: {reason}") from None

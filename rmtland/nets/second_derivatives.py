@@ -14,7 +14,7 @@ from torch import Tensor
 from rmtland._arguments import real, require_memory
 from rmtland._arrays import to_numpy
 from rmtland.logits.accumulate import checked_chunks, loss_at
-from rmtland.logits.gradients import column_slices
+from rmtland.logits.gradients import column_slices, rounding
 from rmtland.logits.losses import Loss
 from rmtland.logits.ranks import in_step, ranked
 from rmtland.logits.restriction import RestrictedSource, diagonal_block
@@ -58,7 +58,8 @@ def hessian(
     Notes
     -----
     The gradient's computation is recorded once per chunk and kept within `memory_budget`; each product is one backward
-    pass through it.
+    pass through it. Where the network is a chain of linear layers and activations, which is seen in what its forward
+    pass records, the columns of a block share matrix products instead: the same sums in another order.
 
     References
     ----------
@@ -121,10 +122,22 @@ def logit_curvature(
     source = _source(module, inputs, labels, loss, batch_size, memory_budget)
 
     def fixed(chunk: NetworkChunk) -> Slope:
-        slopes = loss_at(source, chunk).gradient() / source.num_examples
-        return lambda outputs: slopes.to(outputs.dtype)
+        return _Fixed(loss_at(source, chunk).gradient() / source.num_examples)
 
     return _second_derivative("logit_curvature", source, fixed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixed:
+    """Cotangents (n, C) whatever the outputs are; see `SlopeAlong`."""
+
+    slopes: Tensor
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        return self.slopes.to(outputs.dtype)
+
+    def along(self, outputs: Tensor, tangents: Tensor, examples: slice) -> Tensor:
+        return torch.zeros_like(tangents)
 
 
 def _alone(*arguments: Any) -> None:
@@ -166,7 +179,8 @@ def _second_derivative(
             total = source.reduce(total)
             return total + decay * block if decay else total
 
-    return _SecondDerivative(multiply, source.num_parameters, source.prototype, source, slope, decay)
+    kind, coarse = source.prototype, rounding(source)
+    return _SecondDerivative(multiply, source.num_parameters, kind, source, slope, decay, rounding=coarse)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from rmtland.nets.checkpointing import without_reentrant
 from rmtland.nets.pytrees import Inputs, num_inputs, on, row_major
 
 Forward = Callable[[torch.nn.Module, Any], Any]
@@ -102,6 +103,7 @@ class Snapshot:
         self._written: set[str] = set()
         self.writes_inputs = False
         self.flaws: Mapping[str, str] = {}  # why it cannot be differentiated twice, by the kind of product
+        self.chained = False  # whether its second derivatives are those of a chain of layers
         self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,6 +150,7 @@ class Snapshot:
         with contextlib.ExitStack() as stack:
             # The fused attention kernels have no forward-mode and no second derivatives; the plain one has.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(without_reentrant())
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if self._weight_norm:
@@ -160,18 +163,22 @@ class Snapshot:
 
     def split(self, block: Tensor) -> list[Tensor]:
         """Columns (D, k) as a tensor (k, *shape) for each parameter, in its dtype."""
-        rows = block.T.to(self.vector.dtype).contiguous()
-        rows = rows.clone() if rows.is_inference() else rows
-        return [rows[:, g].reshape(rows.shape[0], *self.shapes[n]) for n, g in self.groups.items()]
+        parts = (block[g].T.to(self.vector.dtype).contiguous() for g in self.groups.values())
+        parts = (part.clone() if part.is_inference() else part for part in parts)
+        return [part.view(block.shape[1], *shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
 
-    def zeros(self, count: int) -> tuple[Tensor, list[Tensor]]:
+    def zeros(self, count: int, groups: Mapping[str, slice] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Columns (D, k) of zeros and a view (k, *shape) of each parameter's part: what products are summed in.
 
-        In float32 at least: no sum over batches survives half precision.
+        Of some parameters next to each other alone where their `groups` are given. In float32 at least: no sum over
+        batches survives half precision.
         """
         with torch.inference_mode(False):
-            rows = single(self.vector[:0]).new_zeros((count, self.vector.shape[0]))
-        return rows.T, [rows[:, g].view(count, *self.shapes[n]) for n, g in self.groups.items()]
+            groups = self.groups if groups is None else groups
+            start, stop = min(g.start for g in groups.values()), max(g.stop for g in groups.values())
+            rows = single(self.vector[:0]).new_zeros((count, stop - start))
+        places = {n: slice(g.start - start, g.stop - start) for n, g in groups.items()}
+        return rows.T, [rows[:, place].view(count, *self.shapes[n]) for n, place in places.items()]
 
     def outputs(self, parameters: dict[str, Tensor], inputs: Inputs) -> Tensor:
         """Forward pass in evaluation mode, (n, C) or (n, T, C); one output per example may come as (n,)."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from rmtland._arguments import choice, function, instance, integer, real
 from rmtland.nets import pytrees
@@ -47,6 +48,8 @@ class Training:
         Steps taken.
     num_steps, steps_per_epoch : int
         Steps in all and in an epoch.
+    learning_rate, momentum, weight_decay : float
+        Of the next step; set `learning_rate` to anneal.
 
     Raises
     ------
@@ -57,9 +60,9 @@ class Training:
 
     Notes
     -----
-    `state_dict` holds the weights, the optimiser's state and the step, so that a training that goes on from it takes
-    the same steps as one that was never stopped (bit for bit on the same machine, unless the module draws random
-    numbers, as dropout does).
+    Steps are those of `torch.optim.SGD`, bit for bit. `state_dict` holds the weights, the optimiser's state and the
+    step, so that a training that goes on from it takes the same steps as one that was never stopped (bit for bit on the
+    same machine, unless the module draws random numbers, as dropout does).
 
     Examples
     --------
@@ -94,12 +97,11 @@ class Training:
         self.inputs: Tensor = _inputs(inputs, parameter)
         self.labels: Tensor = pytrees.tensor("labels", labels).to(parameter.device)
         _check(self.inputs, self.labels)
-        self.optimiser = torch.optim.SGD(
-            module.parameters(),
-            lr=self.learning_rate,
-            momentum=real("momentum", momentum, at_least=0, below=1),
-            weight_decay=real("weight_decay", weight_decay, at_least=0),
-        )
+        self.momentum = real("momentum", momentum, at_least=0, below=1)
+        self.weight_decay = real("weight_decay", weight_decay, at_least=0)
+        # The function, as making a torch.optim.Optimizer imports torch's compiler, more than a second in each process.
+        self._weights = list(module.parameters())
+        self._velocities: list[Tensor | None] = [None] * len(self._weights)
         self.steps_per_epoch = len(self._batches(torch.arange(len(self.inputs), device="cpu")))
         self.num_steps = epochs * self.steps_per_epoch
         self.step = 0
@@ -135,24 +137,45 @@ class Training:
         mode = self.module.training
         self.module.train()
         try:
-            self.optimiser.zero_grad()
+            self._forget_gradients()
             loss = torch.nn.functional.cross_entropy(self.module(self.inputs[batch]), self.labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
+            self._descend()
         finally:
             self.module.train(mode)
-            self.optimiser.zero_grad()
+            self._forget_gradients()
         return float(loss.detach())
+
+    def _descend(self) -> None:
+        moved = [i for i, weight in enumerate(self._weights) if weight.grad is not None]
+        velocities = [self._velocities[i] for i in moved]
+        with torch.no_grad():
+            sgd(
+                [self._weights[i] for i in moved], [cast(Tensor, self._weights[i].grad) for i in moved], velocities,
+                lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay,
+                dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
+        for i, velocity in zip(moved, velocities, strict=True):  # those of a first step are made by it
+            self._velocities[i] = velocity
+
+    def _forget_gradients(self) -> None:
+        for weight in self._weights:
+            weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes on from: "module", "optimiser", "step"; tensors are not copied."""
-        return {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+        optimiser = {"learning_rate": self.learning_rate, "velocities": list(self._velocities)}
+        return {"module": self.module.state_dict(), "optimiser": optimiser, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; ValueError for a step that this training does not have."""
         step = integer("step", state["step"], at_least=0, at_most=self.num_steps)
         self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.learning_rate = float(state["optimiser"]["learning_rate"])
+        self._velocities = [
+            velocity if velocity is None else velocity.to(weight.device, weight.dtype, copy=True)
+            for weight, velocity in zip(self._weights, state["optimiser"]["velocities"], strict=True)
+        ]
         self.step = step
 
 
@@ -348,8 +371,14 @@ def choose_examples(available: int, count: int, seed: int) -> np.ndarray[Any, np
     return np.sort(np.random.default_rng(seed).permutation(available)[:count])
 
 
-def choose_probes(dataset: Dataset, examples: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+MOST_PROBES = 300
+"""Examples to measure on unless told."""
+
+
+def choose_probes(dataset: Dataset, examples: int | None, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Examples of the training and, where there is one, the test set, chosen at random."""
+    if examples is None:
+        examples = min(MOST_PROBES, len(dataset.x_train))
     integer("examples", examples, at_least=2, at_most=len(dataset.x_train))
     probes = {}
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("test", dataset.x_test, dataset.y_test)):

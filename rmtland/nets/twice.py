@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rmtland.nets.chains import Chain
 from rmtland.nets.chunks import NetworkChunk, Slope
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
@@ -41,7 +42,7 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
         except RuntimeError as error:
             said = str(error).split(". ")[0]
             raise ValueError(f"`module` must be differentiable in its parameters; torch says: {said}") from error
-        for node in _nodes([outputs, *slopes]):
+        for node in graph_nodes([outputs, *slopes]):
             function: Any = getattr(node, "_forward_cls", None)  # of an operation written in Python
             if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
                 return dict.fromkeys(("jvp", "second"), f"the backward of {function.__name__} is once_differentiable")
@@ -63,6 +64,28 @@ def flaws(chunk: NetworkChunk, slope: Slope) -> dict[str, str]:
     return {}
 
 
+def is_chain(chunk: NetworkChunk, slope: Slope) -> bool:
+    """Whether second derivatives by a chain of layers are those of automatic differentiation, on a few examples."""
+    leaves = tuple(chunk.network.leaves.values())
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs = chunk.recorded()
+        try:
+            chain = Chain.of(outputs, leaves, slope)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # what gradient checkpointing says where it is asked for what it does not keep
+            return False
+        if chain is None:
+            return False
+        slopes = chunk.slopes(outputs, slope(outputs))
+        start = [slope.detach() for slope in slopes]
+        expected = _product(slopes, leaves, start)
+    found = [torch.zeros_like(leaf, requires_grad=False)[None] for leaf in leaves]
+    chain.add_to(found, [part[None] for part in start])
+    wrong = [a[0].sub_(b) for a, b in zip(found, expected, strict=True)]
+    return _inner(wrong, wrong) <= torch.finfo(outputs.dtype).eps * _inner(expected, expected)
+
+
 def _product(slopes: Sequence[Tensor], leaves: Sequence[Tensor], vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """H v, the slopes' derivative along v."""
     varying = [i for i, slope in enumerate(slopes) if slope.requires_grad]
@@ -76,7 +99,7 @@ def _inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     return sum(float((a * b).sum()) for a, b in zip(first, second, strict=True))
 
 
-def _nodes(values: Sequence[Tensor]) -> Iterator[Any]:
+def graph_nodes(values: Sequence[Tensor]) -> Iterator[Any]:
     """Every node of the graphs behind some values, once."""
     waiting = [value.grad_fn for value in values]
     seen: set[Any] = set()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 
+from rmtland._arguments import instance
 from rmtland.plots._axes import new_or
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def plot_knock_outs(spectra: Mapping[str, Any], *, attribution: Any = None, ax: 
     Axes
         A line for each spectrum: eigenvalues per bin, a twelfth of a decade wide, or the density of ln |lambda|.
     """
+    instance("spectra", spectra, Mapping, "a mapping of labels to eigenvalues or results of log_spectral_density")
     ax = new_or(ax, (6, 4))
     dense = [np.asarray(s, dtype=np.float64) for s in spectra.values() if not hasattr(s, "magnitudes")]
     top = max([float(np.max(values, initial=0.0)) for values in dense], default=0.0) or 1.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
+from scipy.linalg import LinAlgWarning
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 
 from rmtland._arrays import Array, like, to_numpy
@@ -97,11 +98,18 @@ def lobpcg(
     iterations = max(1, (budget.limit - budget.done) // goal.count - 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its own word on convergence; we measure
+        warnings.simplefilter("ignore", LinAlgWarning)
         # Its tolerance is absolute, and needs the size of the operator.
-        size_of = float(np.linalg.norm(operator @ block) / np.linalg.norm(block))
+        images = operator @ block
+        size_of = float(np.linalg.norm(images) / np.linalg.norm(block))
         budget.done += goal.count
+        tolerance = 0.1 * goal.tolerance * size_of
+        if operator.rounding:  # below which it would go on to the last product; relative to the largest eigenvalue
+            largest = float(np.linalg.norm(operator @ images) / max(np.linalg.norm(images), np.finfo(float).tiny))
+            tolerance = max(tolerance, operator.rounding * largest)
+            budget.done += goal.count
         columns = scipy_lobpcg(
             _linear(operator, prototype, budget), block, largest=which == "largest", maxiter=iterations,
-            tol=max(0.1 * goal.tolerance * size_of, np.finfo(float).tiny),
+            tol=max(tolerance, np.finfo(float).tiny),
         )[1]  # fmt: skip
     return _as_rows(operator, prototype, np.asarray(columns), goal.count, rng)

@@ -74,8 +74,8 @@ class RestartedLanczos:
         self.border = 0  # Ritz vectors at the front that couple to row `border` itself
         self.scale = operator.rounding_scale
         self.epsilon = _vectors.epsilon(rows)
-        self.noise = max(self.epsilon, _vectors.epsilon(operator.prototype))
-        self.asymmetry = max(512 * self.noise, 1e-6)
+        self.noise = max(self.epsilon, _vectors.noise(operator))
+        self.asymmetry = max(_vectors.asymmetry(operator), 512 * self.epsilon)
         self.converged_after = np.empty(0, dtype=np.int64)
 
     @property

@@ -59,6 +59,22 @@ def epsilon(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
+def noise(operator: SymmetricOperator) -> float:
+    """Of the operator's products, relative to its size: what eight times this is, residuals are known to.
+
+    Half precision rounds each number once and has sums in float32, so that these do not add to it.
+    """
+    return max(epsilon(operator.prototype), operator.rounding / 8)
+
+
+def asymmetry(operator: SymmetricOperator) -> float:
+    """Relative to its size, how far from symmetric rounding may make an operator look.
+
+    Of its own products, of one that computes in float32 and says float64, of one in half precision.
+    """
+    return max(512 * epsilon(operator.prototype), 1e-6, 16 * operator.rounding)
+
+
 def dot(x: Array, y: Array) -> float:
     """X . y with float64 products and sums."""
     total: Any = 0.0
@@ -203,7 +219,7 @@ def require_symmetric(operator: SymmetricOperator, rng: np.random.Generator) -> 
     length = max(operator.rounding_scale, *map(norm, images))
     if not (np.isfinite(one_way) and np.isfinite(other_way) and np.isfinite(length)):
         raise not_finite(2)
-    require_equal(one_way, other_way, max(512 * epsilon(operator.prototype), 1e-6) * length)
+    require_equal(one_way, other_way, asymmetry(operator) * length)
 
 
 def require_equal(one_way: float, other_way: float, allowance: float) -> None:
@@ -224,4 +240,4 @@ def require_symmetric_products(operator: SymmetricOperator, vectors: Array, imag
     # One after the other: squares of a frozen network's products underflow.
     one_way, other_way = (dot(p / lengths[0], image_q) / lengths[1], dot(q / lengths[1], image_p) / lengths[0])
     size = max(operator.rounding_scale, norm(image_p) / lengths[0], norm(image_q) / lengths[1])
-    require_equal(one_way, other_way, max(512 * epsilon(operator.prototype), 1e-6) * size)
+    require_equal(one_way, other_way, asymmetry(operator) * size)

@@ -300,7 +300,7 @@ def _measured(operator: SymmetricOperator, rows: Array, goal: Goal, budget: Budg
     """Eigenpairs of orthonormal rows from another solver, with residuals of our own."""
     values, residuals = _rayleigh_ritz(operator, rows, budget)
     scale = max(operator.rounding_scale, float(np.abs(values).max()))
-    noise = max(_vectors.epsilon(rows), _vectors.epsilon(operator.prototype))
+    noise = max(_vectors.epsilon(rows), _vectors.noise(operator))
     return collected(rows, values, residuals, np.full(goal.count, -1), goal, scale, noise, budget, False)
 
 
@@ -320,7 +320,8 @@ def collected(
     values = values[order]
     rounding = ROUNDING * noise * scale
     residuals = np.maximum(residuals[order], rounding)
-    converged = residuals <= goal.allowed(values, scale, noise) + rounding
+    # Couplings of rounding's size that the steps leave out add up where an invariant subspace is met again and again.
+    converged = residuals <= goal.allowed(values, scale, noise) + 8 * rounding
     since = np.where(converged, np.where(since[order] < 0, budget.done, since[order]), -1)
     return Eigenpairs(values, rows[order.tolist()].T, residuals, converged, since, budget.done, checked)
 
@@ -384,4 +385,5 @@ def deflate(operator: Any, eigenpairs: Any) -> SymmetricOperator:
         return matrix.multiply(block) - like(matrix.prototype, low_rank)
 
     scale = matrix.rounding_scale + float(np.abs(values).max(initial=0.0))
-    return SymmetricOperator(multiply, matrix.dimension, matrix.prototype, rounding_scale=scale)
+    kind, rounding = matrix.prototype, matrix.rounding
+    return SymmetricOperator(multiply, matrix.dimension, kind, rounding_scale=scale, rounding=rounding)

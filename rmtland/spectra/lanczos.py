@@ -262,8 +262,7 @@ class Recurrence:
         self.restarts: list[int] = []
         self.scale = operator.rounding_scale
         self.epsilon = _vectors.epsilon(prototype)
-        # Rounding of the operator's own products, and of one that computes in float32 and says float64.
-        self.asymmetry = max(512 * _vectors.epsilon(operator.prototype), 1e-6)
+        self.asymmetry = _vectors.asymmetry(operator)
         self.exhausted = False
 
     @property

@@ -31,6 +31,9 @@ class SymmetricOperator:
     rounding_scale : float
         Norm of what products are a difference of, where that may exceed the operator's own: rounding errors are
         relative to it. Deflation and shifts set it, sums and multiples pass it on.
+    rounding : float
+        Spacing at 1 of the numbers that products are computed in, where these are coarser than the dtype that they are
+        handed out in: a network's in half precision.
 
     Notes
     -----
@@ -55,6 +58,7 @@ class SymmetricOperator:
     dimension: int
     prototype: Array
     rounding_scale: float = field(default=0.0, kw_only=True)
+    rounding: float = field(default=0.0, kw_only=True)
 
     @classmethod
     def from_matrix(cls, matrix: Array) -> SymmetricOperator:
@@ -157,12 +161,12 @@ class SymmetricOperator:
         def multiply(block: Array) -> Array:
             return like(prototype, self @ block) + sign * like(prototype, right @ block)
 
-        return SymmetricOperator(
-            multiply, self.dimension, prototype, rounding_scale=self.rounding_scale + right.rounding_scale
-        )
+        scale, rounding = self.rounding_scale + right.rounding_scale, max(self.rounding, right.rounding)
+        return SymmetricOperator(multiply, self.dimension, prototype, rounding_scale=scale, rounding=rounding)
 
     def _derived(self, multiply: Callable[[Array], Array], rounding_scale: float) -> SymmetricOperator:
-        return SymmetricOperator(multiply, self.dimension, self.prototype, rounding_scale=rounding_scale)
+        kind, rounding = self.prototype, self.rounding
+        return SymmetricOperator(multiply, self.dimension, kind, rounding_scale=rounding_scale, rounding=rounding)
 
     def shifted(self, shift: float) -> SymmetricOperator:
         """The operator A - shift 1, whose eigenvalues are those of A less `shift`."""
@@ -227,11 +231,12 @@ class SymmetricOperator:
                 last, before = following, last
             return last
 
-        return SymmetricOperator(multiply, self.dimension, self.prototype)
+        return self._derived(multiply, 0.0)
 
     def counted(self) -> CountingOperator:
         """The same operator, which counts its products."""
-        return CountingOperator(self.multiply, self.dimension, self.prototype, rounding_scale=self.rounding_scale)
+        kind, scale, rounding = self.prototype, self.rounding_scale, self.rounding
+        return CountingOperator(self.multiply, self.dimension, kind, rounding_scale=scale, rounding=rounding)
 
     def columns(self, block_size: int | None = None) -> Iterator[tuple[slice, Array]]:
         """Blocks of columns (slice, (D, k)) from products with unit vectors, in order.

@@ -120,7 +120,10 @@ class Complement:
         """Whether products are errors of what was taken out, which have no spectrum and no symmetry."""
         if self.eigenvalues.size == 0:
             return False
-        floor = 100 * _vectors.epsilon(start) * float(np.abs(self.eigenvalues).max()) + 2 * self.residual
+        floor = 100 * _vectors.epsilon(start) * float(np.abs(self.eigenvalues).max())
+        # In half precision residuals are no more than a bound of rounding, of which a random vector sees little.
+        seen = (self.eigenvalues.size / self.operator.dimension) ** 0.5 if self.operator.rounding else 1.0
+        floor += 2 * self.residual * seen
         return _vectors.norm(_vectors.product(self.operator, start)) <= floor * _vectors.norm(start)
 
 

@@ -89,7 +89,7 @@ def iterate(
     _vectors.require_symmetric(operator, rng)
     budget.done += 2
     rows = _vectors.empty(_vectors.working_prototype(operator), (width, operator.dimension))
-    noise = max(_vectors.epsilon(rows), _vectors.epsilon(operator.prototype))
+    noise = max(_vectors.epsilon(rows), _vectors.noise(operator))
     if start is not None:
         rows[0][:] = _vectors.start_vector(operator, rng, start)
     for i in range(0 if start is None else 1, width):

@@ -37,6 +37,18 @@ def test_mean_gradient_outliers_of_a_zero_gradient():
     assert (eigenvalues > 0).all()
 
 
+def test_mean_gradient_outliers_are_those_of_the_dense_matrix():
+    draw = MODEL.sample(rng=1)
+    scales, slope = rl.logit_scales(draw), np.random.default_rng(2).normal(size=150)
+    p = np.exp(draw.logits - draw.logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    curvature = np.diag(p.mean(axis=0)) - p.T @ p / len(p)
+    values, vectors = np.linalg.eigh(scales.mean_gradients.T @ curvature @ scales.mean_gradients)
+    eigenvalues, powers = mean_gradient_outliers(scales, draw.logits, slope)
+    np.testing.assert_allclose(eigenvalues, values[-3:], rtol=1e-9)
+    np.testing.assert_allclose(powers, (vectors[:, -3:].T @ slope) ** 2 / (slope @ slope), rtol=1e-8)
+
+
 def test_bad_arguments(network):
     draw = MODEL.sample(rng=0)
     module, x, y = network
@@ -67,6 +79,10 @@ def test_bad_arguments(network):
         rl.compare(module)
     with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got str"):
         rl.compare("network", (x, y))
+    with pytest.raises(TypeError, match="`source_or_module` must be a source, a mapping of such or a module; got None"):
+        rl.compare(None)
+    with pytest.raises(ValueError, match=r"`rungs` must name one that some stage has; got \('hessian',\): arrays"):
+        rl.compare(draw, rungs=["hessian"])
     with pytest.raises(TypeError, match="stage 'a' must be a source of logit gradients; got int"):
         rl.compare({"a": 3})
     regression = rl.DenseLogitGradients(np.zeros((4, 2)), np.zeros(4, int), np.ones((4, 2, 3)), loss=rl.SquaredError())

@@ -123,10 +123,21 @@ def test_draws_are_counted_beyond_the_edge_of_their_theory(comparison):
     eigenvalues, edge = rungs["own_probabilities"].eigenvalues, own.theory().bulk_edge
     expected = [np.count_nonzero(row > edge) for row in eigenvalues]
     np.testing.assert_array_equal(rungs["own_probabilities"].values["num_above_edge"], expected)
-    assert rungs["own_probabilities"].theory["num_above_edge"] == np.count_nonzero(own.theory().outliers() > edge)
+    outliers = np.count_nonzero(own.theory().outliers() > edge)
+    assert rungs["own_probabilities"].theory["num_above_edge"] == pytest.approx(outliers, abs=0.2)
     # A rule of gaps needs no theory, a matrix has no edge.
     assert math.isnan(rungs["gauss_newton"].mean("num_above_edge"))
     assert "num_outliers" not in rungs["full_model"].theory
+
+
+def test_eigenvalues_of_class_gradients_are_expected_beyond_the_edge():
+    gradients = rl.ClusteredGradients(mean_length=1.0, residual_length=0.5, class_length=0.8)
+    draw = rl.LandscapeModel(150, 4, 2000, rl.GaussianLogits(sigma=4.0, accuracy=0.9), gradients).sample(rng=0)
+    rungs = rl.compare(draw, num_draws=4, rungs=["class_means", "measured_means"], theory=True).stages["network"].rungs
+    for rung in rungs.values():
+        drawn = rung.mean("num_above_edge")
+        assert drawn > 6  # more than the C - 1 = 3 outliers
+        assert rung.theory["num_above_edge"] == pytest.approx(drawn, abs=1.0)
 
 
 def test_each_draw_of_the_logits_has_an_edge_of_its_own(monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rmtland.ensembles.goodness_of_fit import goodness_of_fit, matching_ensemble
+from rmtland.ensembles.goodness_of_fit import _features, goodness_of_fit, matching_ensemble
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
@@ -90,6 +90,14 @@ def test_edges_are_judged_from_both_sides(factor, size):
     found = goodness_of_fit(LAW, sets, alternative=None, rng=0)
     # Of 200 single matrices as many are at least as far out as there are ends of two edges.
     assert found.p_values["edge"] <= 4 / 200
+
+
+@pytest.mark.parametrize("end", [-1, 1])
+def test_outliers_count_up_to_half_a_support_away(end):
+    inside = np.linspace(1.1, 2.9, 9)
+    sums, extremes = _features(np.array([[*inside, 2 + 2 * end], [*inside, 2 + 50 * end]]), 1.0, 3.0, 6)
+    np.testing.assert_array_equal(sums[0], sums[1])
+    assert abs(extremes[1] - extremes[0]).max() == 48  # but not as extremes
 
 
 def test_power_and_words():

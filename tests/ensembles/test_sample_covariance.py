@@ -138,6 +138,7 @@ def test_what_does_not_fit(monkeypatch):
     with pytest.raises(ValueError, match="`entries` must have a variance for this law"):
         model.law()
     monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(arguments, "LITTLE", 0)
     model = SampleCovariance(np.ones(1000), 1000)
     for call in (model.eigenvalues, model.matrix, lambda: next(model.iterate_eigenvalues(3))):
         with pytest.raises(MemoryError, match="use `SpikedCovariance` where the population is 1 but for a few"):

@@ -201,6 +201,7 @@ def test_bad_types(make):
 
 def test_what_does_not_fit_names_what_does(monkeypatch):
     monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match=r"`matrix` needs .* use `eigenvalues`, `largest` or `smallest`"):
         Wishart(10_000, 10_000).matrix()
     with pytest.raises(MemoryError, match="use `iterate_eigenvalues` or `largest` instead"):

@@ -110,6 +110,19 @@ def test_residuals_that_cancel(cancelling):
         assert theory.equation.vector_square == pytest.approx(means.equation.vector_square)
 
 
+def test_the_second_moment_of_few_rows_that_cancel():
+    """Of two examples the combination that is left out is a large part of the rows."""
+    logits, labels = LOGITS[:2], np.array([0, 1])
+    slopes = rl.CrossEntropy().gradient(logits, labels)
+    law = rl.AnisotropicGradients(np.eye(C), 3.0, COVARIANCE, cancelling=slopes)
+    model = rl.LandscapeModel(2, C, D, rl.GivenLogits(logits, labels), law)
+    theory = model.theory()
+    squares = [np.sum(model.spectrum(rng=i).eigenvalues ** 2) for i in range(4000)]
+    assert_mean(squares, theory.frobenius**2, detect=0.07 * theory.frobenius**2)
+    lost = theory.equation.rows.cancelled_rows
+    assert 2 * (lost @ lost) ** 2 * (1 + 1 / 100) > 0.1 * theory.frobenius**2  # as much as a wrong sign would add
+
+
 def test_the_isotropic_law_is_the_clustered_one_of_fixed_means():
     """At large D means of ClusteredGradients have their mean Gram matrix."""
     one = rl.LandscapeModel(N, C, 10**7, GIVEN, rl.AnisotropicGradients.clustered(C, 1.0, 0.6, 0.4))
@@ -231,6 +244,8 @@ def test_covariances():
         (lambda: rl.ResidualCovariance([1.0, -1.0]), ValueError, "`eigenvalues` must be >= 0 and not all 0"),
         (lambda: rl.ResidualCovariance([0.0]), ValueError, "not all 0"),
         (lambda: rl.ResidualCovariance([1.0], [0.5]), ValueError, "`multiplicities` must be whole numbers"),
+        (lambda: rl.ResidualCovariance([1.0], [1.5]), ValueError, "must be whole numbers >= 1; got 1.5"),
+        (lambda: rl.ResidualCovariance([1.0], [0]), ValueError, "must be whole numbers >= 1; got 0"),
         (lambda: rl.ResidualCovariance([1.0], [1, 2]), ValueError, "`multiplicities` must have 1 entries"),
         (lambda: rl.ResidualCovariance(None, [1]), ValueError, "`multiplicities` must be left out"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),

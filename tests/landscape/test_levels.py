@@ -93,6 +93,16 @@ def test_counts_and_outliers_against_draws(draws):
         assert_mean(np.sum(values > 2.0, axis=1), wrong.counts(np.array([2.0]))[0][0], bias=0.3, detect=0.02 * N)
 
 
+def test_quantiles_of_a_bulk_are_found_without_a_search(monkeypatch):
+    # Bracketed searches find them too, at some twenty times the evaluations.
+    solver = Solver(EQUATION)
+    above = np.linspace(10.0, D - 10.0, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Solver, "along", lambda *_: pytest.fail("Newton's method proved nothing"))
+        places = solver.quantiles(above)
+        np.testing.assert_allclose(solver.counts(places)[0], above, atol=1e-6)
+
+
 def test_density_and_edge_against_the_law_of_many_atoms():
     # In place of the continuum 30,000 atoms, by the compiled backend.
     t = 0.5 + (np.arange(30_000) + 0.5) / 30_000

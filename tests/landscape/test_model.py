@@ -290,6 +290,7 @@ def test_logits_that_do_not_fit(logits):
 def test_a_hessian_that_does_not_fit(monkeypatch):
     draw = SMALL.sample(0)
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     message = r"the 30 x 30 Hessian needs .* GiB are free; use gauss_newton_spectrum\(draw\) instead"
     with pytest.raises(MemoryError, match=message):
         draw.hessian()

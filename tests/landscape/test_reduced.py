@@ -317,6 +317,7 @@ def test_bad_arguments(make, error, message):
 
 def test_a_draw_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match="a draw with 75 x 50 rows needs .* raise `tolerance`, draw fewer examples"):
         model_of(1.0, 50).spectrum(0)
 

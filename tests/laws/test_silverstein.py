@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 
 import rmtland as rl
 from rmtland.laws.atoms import counts as counts
 from rmtland.laws.atoms import edges as edges
 from rmtland.laws.atoms import kernels as kernels
 from rmtland.laws.atoms.plain import PlainAtoms
+from rmtland.laws.numerics import extrapolate
 from tests.statistical import assert_mean
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -360,6 +361,22 @@ def test_all_edges_where_a_newton_step_leaves_its_gap(t, a):
     u = np.sort([float(r.real) for r in roots if abs(r.imag) < 1e-20])
     edges = d * u * (1 + (a / t / (u[:, None] - t)).sum(axis=1))
     np.testing.assert_allclose(law.support.ravel(), edges, rtol=1e-6)
+
+
+def test_a_valley_is_found_wherever_the_height_falls_below_one():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        t = np.sort(rng.uniform(0.1, 1.0, 3))
+        a = 10.0 ** rng.uniform(-3, 0, 3)
+
+        def height(u, t=t, a=a):
+            return float(np.sum(a / (u - t) ** 2))
+
+        lowest = minimize_scalar(height, bounds=(t[0], t[1]), method="bounded", options={"xatol": 1e-10}).fun
+        for least in (0.995, 1 - 1e-7, 1 + 1e-7):
+            u, found = edges._valley(0, 0, 3, t, a * (least / lowest))
+            assert found == (least < 1)
+            assert not found or height(u) * least / lowest < 1
 
 
 def test_bands_that_nearly_touch():
@@ -709,6 +726,13 @@ BAD = [
 def test_bad_input(args, options, error, message):
     with pytest.raises(error, match=message):
         rl.GeneralizedMarchenkoPastur(*args, **options)
+
+
+def test_guesses_are_those_of_the_polynomial_through_the_last_points():
+    points = [(x, 1 - 2 * x + 0.5j * x**2) for x in (0.0, 1.0, 3.0)]
+    assert extrapolate(points, 4.0) == pytest.approx(-7 + 8j)
+    assert extrapolate(points[:1], 4.0) == 1.0
+    assert extrapolate([points[0], points[0]], 4.0) == 0.0  # the same place twice says nothing
 
 
 def test_bad_sample_covariance():

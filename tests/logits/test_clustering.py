@@ -254,6 +254,7 @@ def test_one_example_has_no_pair():
 def test_running_sums_that_do_not_fit(monkeypatch):
     source = rl.DenseLogitGradients(*oracles.examples(20, 2, 300))
     monkeypatch.setattr(_arguments, "available_memory", lambda: 50_000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     message = "the clustering of 2 logit gradients in 300 parameters needs 7.15e-05 GiB.*use num_groups=None"
     with pytest.raises(MemoryError, match=message):
         rl.clustering(source, num_groups=8)  # 8 x 2 x 2 x 300 x 8 bytes

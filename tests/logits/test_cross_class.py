@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
+from rmtland import _arguments
 from rmtland.logits.accumulate import SharedChunk
 from rmtland.logits.cross_class import CrossClassMeans, CrossClassMeansAccumulator
 from tests import oracles
@@ -161,7 +162,7 @@ def test_nan_is_refused():
         rl.cross_class_means(source)
 
 
-def test_what_does_not_fit_is_not_kept():
+def test_what_does_not_fit_is_not_kept(monkeypatch):
     class Large(oracles.ScratchSource):
         num_parameters = property(lambda self: 10**9, lambda self, value: None)
 
@@ -169,6 +170,11 @@ def test_what_does_not_fit_is_not_kept():
     assert not CrossClassMeansAccumulator().keeps(source)
     with pytest.raises(MemoryError, match=r"the 4\^2 cross-class means .* use keep_pairs=False instead"):
         rl.cross_class_means(source, keep_pairs=True)
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 5e10)
+    with pytest.raises(MemoryError, match=r"the means of 4 classes in 1000000000 parameters needs 59.6 GiB"):
+        rl.hierarchy(source, keep_pairs=False)
+    with pytest.raises(MemoryError, match=r"the means of 4 logit gradients .*; name a few `classes` instead"):
+        rl.logit_scales(source)
 
 
 def test_measured_beside_others_it_is_what_it_is_alone():

@@ -158,3 +158,15 @@ def test_nearly_frozen_examples_with_long_gradients_have_an_error_too():
     one, other = (rl.curvature_scales(rl.DenseLogitGradients(logits, labels, s * gradients)) for s in (1.0, 1e78))
     assert other.residual_length > 1e78
     assert other.residual_length_error == pytest.approx(1e78 * one.residual_length_error, rel=1e-9)
+
+
+def test_nearly_frozen_examples_have_the_lengths_of_lively_ones():
+    """All probabilities but one shrink by one factor, and A_mu with them: nothing is left of it in a ratio."""
+    rng = np.random.default_rng(0)
+    gradients, others, found = 1.0 + rng.standard_normal((6, 3, 40)), rng.uniform(0, 1, (6, 3)), []
+    for height in (20.0, 60.0):
+        logits = others * [0, 1, 1] + height * np.eye(3)[0]
+        found.append(rl.curvature_scales(rl.DenseLogitGradients(logits, np.zeros(6, dtype=int), gradients)))
+    assert found[1].mean_length > 0.1
+    assert found[1].mean_length == pytest.approx(found[0].mean_length, rel=1e-6)
+    assert found[1].residual_length == pytest.approx(found[0].residual_length, rel=1e-6)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import rmtland as rl
 from tests import oracles
@@ -52,6 +53,24 @@ def test_the_plane_is_found_from_all_distances(monkeypatch):
     np.testing.assert_allclose(shares, 2.0 ** round(np.log2(shares[0])), rtol=1e-6)
     assert (np.diff(np.linalg.norm(given[0], axis=0)) <= 0).all()
     np.testing.assert_array_equal(np.concatenate([embedding.classes, embedding.pairs[others]]), given[0][:, :2])
+
+
+def test_few_points_have_one_thread(monkeypatch):
+    """Two took fifty times as long where another process had work."""
+    from sklearn.manifold import TSNE
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"}
+
+    seen = []
+    monkeypatch.setattr(TSNE, "fit_transform", lambda _, points: seen.append(threads()) or points[:, :2])
+    hierarchy = rl.hierarchy(rl.DenseLogitGradients(*CASES["absent"]))
+    with threadpool_limits(2, user_api="openmp"):
+        rl.class_embedding(hierarchy)
+        assert threads() == {2}
+        monkeypatch.setattr("rmtland.logits.embedding.FEW_POINTS", 3)
+        rl.class_embedding(hierarchy)
+    assert seen == [{1}, {2}]
 
 
 def test_what_is_absent_has_no_point():

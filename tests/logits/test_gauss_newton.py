@@ -166,6 +166,7 @@ def test_what_a_spectrum_answers():
 def test_a_spectrum_that_does_not_fit(monkeypatch):
     source = dense(oracles.examples(6, 3, 40))
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     message = r"the spectrum of a 12 x 12 matrix needs .* GiB .* use products with gauss_newton\(source\) instead"
     with pytest.raises(MemoryError, match=message):
         rl.gauss_newton_spectrum(source)

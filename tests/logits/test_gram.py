@@ -55,6 +55,7 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="must be finite"), np.errstate(over="ignore"):
         rl.logit_gradient_gram(source)
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match="measure on fewer examples"):
         rl.logit_gradient_gram(source)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
+from rmtland import _arguments
 from rmtland.logits import loss_at
 from rmtland.logits.loss_at import LossAt
 
@@ -58,3 +59,11 @@ def test_statistics_and_second_derivatives_by_parts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loss_at, "AT_ONCE", 2 * C)
     for ours, theirs in zip(everything(), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_curvature_of_a_large_vocabulary_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = np.zeros((2, 20_000), np.float32)
+    at = LossAt(rl.CrossEntropy(), outputs, np.zeros(2, int), None)
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 1e9)
+    with pytest.raises(MemoryError, match=r"the curvature of 2 examples in 20000 logits .* which trace_estimate takes"):
+        at.hessian_factor()

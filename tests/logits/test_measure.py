@@ -171,6 +171,7 @@ def test_restricted_ranks():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda s: rl.measure(s, ["gradient"]), TypeError, r"`names` must be names, one after another; got \['gradi"),
         (lambda s: rl.measure(s), ValueError, "`statistics` must name at least one of gradient, .*; got none"),
         (lambda s: rl.measure(s, "q"), ValueError, "`statistics` must be one of 'gradient', .*; got 'q'"),
         (lambda s: rl.measure(s, q=rl.clustering), TypeError, "`statistics` must be names or accumulators; got <func"),

@@ -368,5 +368,6 @@ def test_bad_sources(monkeypatch):
     with pytest.raises(ValueError, match="must be finite; got NaN"):
         rl.streamed_outliers(source)
     monkeypatch.setattr("rmtland._arguments.available_memory", lambda: 10_000)
+    monkeypatch.setattr("rmtland._arguments.LITTLE", 0)
     with pytest.raises(MemoryError, match="keep_pairs=False"):
         rl.streamed_outliers(rl.DenseLogitGradients(*case()), keep_pairs=True)

@@ -93,6 +93,11 @@ def flat(gradients, parameters):
     )
 
 
+def units(tensor):
+    """One entry after another singled out: backward passes of `tensor`'s entries would fill all others with zeros."""
+    return torch.eye(tensor.numel(), dtype=tensor.dtype, device=tensor.device).reshape(-1, *tensor.shape)
+
+
 def jacobian(module, inputs):
     """(N, C, D) by one backward pass per example and output, in evaluation mode."""
     modes = [(m, m.training) for m in module.modules()]
@@ -101,8 +106,8 @@ def jacobian(module, inputs):
     with sdpa_kernel(SDPBackend.MATH):
         outputs = module(inputs)
         rows = [
-            flat(torch.autograd.grad(z, parameters, retain_graph=True, allow_unused=True), parameters)
-            for z in outputs.reshape(-1)
+            flat(torch.autograd.grad(outputs, parameters, unit, retain_graph=True, allow_unused=True), parameters)
+            for unit in units(outputs)
         ]
     for m, mode in modes:
         m.training = mode
@@ -118,9 +123,9 @@ def full_hessian(module, inputs, labels):
         loss = nn.functional.cross_entropy(module(inputs), labels)
         gradient = flat(torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True), parameters)
         rows = [
-            flat(torch.autograd.grad(g, parameters, retain_graph=True, allow_unused=True), parameters) for g in gradient
-            if g.requires_grad
-        ]  # fmt: skip
+            flat(torch.autograd.grad(gradient, parameters, unit, retain_graph=True, allow_unused=True), parameters)
+            for unit in units(gradient)
+        ]
     for m, mode in modes:
         m.training = mode
     return torch.stack(rows)

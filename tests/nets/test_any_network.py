@@ -1,5 +1,7 @@
 """Networks, inputs and outputs beyond a tensor in and (n, C) out, against plain autograd."""
 
+from collections import UserDict
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,7 @@ class Two(nn.Module):
         return self.head(torch.tanh(self.a(numbers) + self.table(kind)))
 
 
-@pytest.mark.parametrize("form", ["tuple", "dict", "loader", "unpacked", "forward"])
+@pytest.mark.parametrize("form", ["tuple", "dict", "mapping", "loader", "unpacked", "forward"])
 @pytest.mark.parametrize("memory_budget", [0, 2**30])
 def test_inputs_of_several_tensors(form, memory_budget):
     torch.manual_seed(0)
@@ -117,8 +119,9 @@ def test_inputs_of_several_tensors(form, memory_budget):
     options = {"batch_size": 4, "memory_budget": memory_budget}
     if form == "tuple":
         source = NetworkLogitGradients(module, (x, kind.numpy()), Y, weights=w, **options)
-    elif form == "dict":
-        source = NetworkLogitGradients(module, {"numbers": x, "kind": kind}, Y, weights=w, **options)
+    elif form in ("dict", "mapping"):  # what tokenisers return is a UserDict
+        kinds = {"dict": dict, "mapping": UserDict}[form]
+        source = NetworkLogitGradients(module, kinds(numbers=x, kind=kind), Y, weights=w, **options)
     elif form == "loader":
         w = torch.ones(N).double()
         source = NetworkLogitGradients(module, [((x[:7], kind[:7]), Y[:7]), ((x[7:], kind[7:]), Y[7:])], **options)
@@ -156,6 +159,14 @@ class Checkpointed(nn.Module):
 
     def forward(self, x):
         return self.b(checkpoint(lambda t: torch.tanh(self.a(t)), x, use_reentrant=False))
+
+
+class Reentrant(Checkpointed):
+    """Checkpointed in the way that torch takes by default, its first segment too, whose inputs have no gradient."""
+
+    def forward(self, x):
+        inner = checkpoint(lambda t: torch.tanh(self.a(t)), x, use_reentrant=True)
+        return checkpoint(self.b, inner, use_reentrant=True)
 
 
 class Square(torch.autograd.Function):
@@ -216,7 +227,7 @@ class Reused(nn.Module):
         return self.head(self.norm(x + self.d(torch.tanh(self.c(x)))))
 
 
-@pytest.mark.parametrize("kind", [Packed, Checkpointed, Custom, Counting, Locked, Reused])
+@pytest.mark.parametrize("kind", [Packed, Checkpointed, Reentrant, Custom, Counting, Locked, Reused])
 def test_modules_that_functional_transforms_do_not_take(kind):
     torch.manual_seed(0)
     module = kind().double()
@@ -226,11 +237,17 @@ def test_modules_that_functional_transforms_do_not_take(kind):
     if kind is Counting:
         assert float(module.calls) == 1
     state = {n: t.clone() for n, t in module.state_dict().items()}
-    twin = kind().double()
+    twin = (Checkpointed if kind is Reentrant else kind)().double()
     twin.load_state_dict(state)
     outputs = twin(*inputs)
     check(source, outputs, F.cross_entropy(outputs, Y), trainable(twin))
     assert all(torch.equal(t, state[n]) for n, t in module.state_dict().items())
+
+
+def test_packed_sequences_are_packed_by_the_network():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    with pytest.raises(TypeError, match=r"`inputs` must be padded sequences .* got PackedSequence"):
+        NetworkLogitGradients(Packed(), packed, Y[:2])
 
 
 def test_a_network_that_writes_over_what_it_was_trained_on_is_measured_as_it_was():

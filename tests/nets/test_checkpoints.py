@@ -69,13 +69,14 @@ def test_checkpoints_that_cannot_be_measured(tmp_path):
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pt")
     torch.save(states[0]["1.weight"], tmp_path / "tensor.pt")
     (tmp_path / "text.pt").write_text("no tensors")
+    (tmp_path / "hello.pt").write_text("hello")  # letters that the unpickler takes for instructions
     (tmp_path / "empty.pt").touch()
     (tmp_path / "half.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:300])
     torch.save({"model": states[0], "best": np.float64(0.9)}, tmp_path / "scalar.pt")
     for name, reason in (
         ("trap", "it holds .*, which would be run: save the state_dict alone"),
         ("scalar", "it holds numpy.*scalar, which would be run: save the state_dict alone"),
-        *((name, "it is none") for name in ("text", "empty", "half")),
+        *((name, "it is none") for name in ("text", "hello", "empty", "half")),
     ):
         message = f"`checkpoint` must be a file of tensors by torch.save; .*{name}.pt: {reason}$"
         with pytest.raises(ValueError, match=message):

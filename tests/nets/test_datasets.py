@@ -321,6 +321,7 @@ def test_dtype_and_memory(monkeypatch):
     digits, single = load_dataset("digits"), load_dataset("digits", dtype=np.float32)
     np.testing.assert_array_equal(single.x_train, digits.x_train.astype(np.float32))
     monkeypatch.setattr("rmtland._arguments.available_memory", lambda: 1_000_000)
+    monkeypatch.setattr("rmtland._arguments.LITTLE", 0)
     assert load_dataset("digits", dtype=np.float32).x_train.dtype == np.float32
     with pytest.raises(MemoryError, match="digits as float64 needs .* GiB .*; keep fewer examples with `per_class`"):
         load_dataset("digits")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rmtland as rl
-from rmtland.nets import graphs
+from rmtland.nets import budget, graphs
 from tests.nets import peak_memory
 
 CLEAR = pathlib.Path("/proc/self/clear_refs")
@@ -55,6 +55,16 @@ def test_peaks_stay_within_the_budget_and_one_batch(budget):
         assert peak <= budget + batch + 8 * vector + own.get(name, 0) + held_back, (name, found)
 
 
+@needs_proc
+def test_layers_of_a_gram_matrix_find_room_beside_what_products_keep():
+    budget = 96
+    found = measured("peak_gram", budget)
+    assert found["kept"] > 0.8 * budget  # recorded graphs; layer inputs and signals take as much, in two passes
+    batch, blocks, held_back = budget / 4, budget / 8, 16
+    assert found["peak"] <= budget + batch + blocks + held_back, found
+    assert found["held"] < 40, found  # 59 where the pages of freed parts stay with the C library, 21 where not
+
+
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize(("sequences", "tokens"), [(8, 16), (1, 128)])
@@ -90,6 +100,17 @@ def test_what_recorded_passes_hold_is_what_autograd_saves():
     assert found["second"] >= found["jvp"]
 
 
+def test_what_many_inputs_hold_follows_from_that_of_a_few():
+    module = torch.nn.Sequential(torch.nn.Linear(6, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(64, 6).double(), torch.arange(64) % 3)
+    chunk = next(iter(source.chunks()))
+    sizes = graphs.measure_graphs(chunk.plan, chunk._batch)
+    for kind, held in graphs._graph_bytes(chunk.plan, chunk._batch).items():
+        constant, each = getattr(sizes, kind)
+        assert constant + 64 * each == pytest.approx(held, abs=64), kind  # a byte each for rounding
+    assert sizes.forward == (0, 8 * (40 + 3) + 1)
+
+
 def test_what_passes_hold_does_not_depend_on_what_was_freed_before():
     """A graph that was let go gave its place to the next, which then was not counted: two runs planned differently."""
     torch.manual_seed(0)
@@ -101,3 +122,23 @@ def test_what_passes_hold_does_not_depend_on_what_was_freed_before():
         between = between[::2] if i % 3 == 0 else between
         found.add(tuple(graphs._graph_bytes(chunk.plan, chunk._batch).values()))
     assert len(found) == 1
+
+
+def test_the_heap_is_walked_through_once_what_was_freed_is_enough(monkeypatch):
+    """Not after every batch of a small network: the walk took ten times as long as its pass where much else is held."""
+    walks = []
+    monkeypatch.setattr(budget, "_trim", walks.append)
+    monkeypatch.setattr(budget, "_freed", 0)
+    for _ in range(10):
+        budget.give_back_freed_pages(budget.ENOUGH // 4)
+    assert len(walks) == 2
+    budget.give_back_freed_pages()
+    assert len(walks) == 3
+    for width, expected in ((5, 0), (900, 8)):  # graphs of 2 kB, and of 4 MiB and more
+        source = rl.nets.NetworkLogitGradients(
+            torch.nn.Sequential(torch.nn.Linear(20, width), torch.nn.Tanh(), torch.nn.Linear(width, 3)),
+            torch.randn(8 * width, 20), torch.arange(8 * width) % 3, batch_size=width, memory_budget=0,
+        )  # fmt: skip
+        walks.clear()
+        rl.gauss_newton(source) @ torch.ones(source.num_parameters)
+        assert len(walks) == expected

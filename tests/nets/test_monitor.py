@@ -131,6 +131,11 @@ def test_bad_arguments():
     ):
         with pytest.raises(ValueError, match=message):
             rl.nets.OutlierMonitor(module, inputs, labels, **options)
+    # Before the loop, not in the middle of it.
+    with pytest.raises(ValueError, match="`source` must have softmax outputs"):
+        rl.nets.OutlierMonitor(module, inputs, torch.ones(len(inputs), 4), loss=rl.SquaredError(), every=3)
+    with pytest.raises(TypeError, match="`labels` must be given with arrays of inputs; got None"):
+        rl.nets.OutlierMonitor(module, inputs, every=3)
     followed = rl.nets.OutlierMonitor(module, inputs, labels, every=3)
     with pytest.raises(RuntimeError, match="nothing was measured yet"):
         followed.dataset()

@@ -155,6 +155,37 @@ def test_a_plain_loop_takes_the_same_steps():
     torch.testing.assert_close(weights(module), expected.detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.0, 0.1), (0.9, 0.0), (0.7, 0.02)])
+def test_steps_are_those_of_the_optimiser_of_torch(momentum, weight_decay, dtype):
+    """Bit for bit: whole batches, a rate lowered on the way, weights that are frozen and one that gets no gradient."""
+    data = blobs()
+
+    def network():
+        module = mlp([4, 5, 3], seed=1, dtype=dtype)
+        module.unused = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+        next(module.parameters()).requires_grad_(False)
+        return module
+
+    module, other = network(), network()
+    options = {"momentum": momentum, "weight_decay": weight_decay}
+    optimiser = torch.optim.SGD(other.parameters(), lr=0.1, **options)
+    training = Training(module, data.x_train, data.y_train, epochs=6, learning_rate=0.1, batch_size=20, **options)
+    order = torch.Generator().manual_seed(0)
+    x, y = torch.as_tensor(data.x_train, dtype=dtype), torch.as_tensor(data.y_train)
+    steps = iter(training)
+    for epoch in range(6):
+        for batch in torch.randperm(60, generator=order).split(20):
+            next(steps)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(other(x[batch]), y[batch]).backward()
+            optimiser.step()
+            assert torch.equal(weights(module), weights(other))
+        training.learning_rate = optimiser.param_groups[0]["lr"] = 0.1 * 0.5**epoch
+    assert not torch.equal(weights(module), weights(network()))
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
 @pytest.mark.parametrize("stop", [1, 4, 5, 9])
 def test_a_stopped_training_goes_on_bit_for_bit(stop, tmp_path):
     data = blobs()

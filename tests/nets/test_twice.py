@@ -9,7 +9,6 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 import rmtland as rl
 from rmtland.nets import NetworkLogitGradients
@@ -140,11 +139,16 @@ def test_second_derivatives_that_are_not_symmetric_are_refused(dtype):
     assert rl.gauss_newton(source).to_dense().shape == (15, 15)  # J by J^T alone is right
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_checkpoints_that_reenter_are_refused():
-    module = Between(lambda t: checkpoint(torch.tanh, t, use_reentrant=True))
-    with pytest.raises(ValueError, match="`module` must be differentiable in its parameters; torch says: When use_re"):
-        NetworkLogitGradients(module, data(), Y)
+class Never(Square):
+    @staticmethod
+    def backward(ctx, cotangent):
+        raise RuntimeError("There is no way back. Sorry")
+
+
+def test_operations_without_a_derivative_are_refused():
+    message = "`module` must be differentiable in its parameters; torch says: There is no way back$"
+    with pytest.raises(ValueError, match=message):
+        NetworkLogitGradients(Between(Never.apply), data(), Y)
 
 
 def compiled(module):

@@ -1,16 +1,19 @@
 """A few words of a vocabulary: signals in these rows of the head only, sequences run once for all their tokens."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rmtland as rl
 from rmtland.nets.chunks import NetworkChunk
 from rmtland.nets.layer_rows import Layers
 from tests import oracles
+from tests.nets.networks import units
 
 V, WORDS = 40, [3, 11, 30]
 
@@ -60,6 +63,7 @@ def source_of(kind, rows_bytes=1):
     return source
 
 
+@functools.cache
 def brute_force(kind):
     """Logit gradients of all words (n, V, D) by a backward pass each, and labels."""
     module, tokens, labels = language(kind)
@@ -67,7 +71,7 @@ def brute_force(kind):
     rows = []
     for row, place in (labels >= 0).nonzero().tolist():
         z = module(tokens[row : row + 1])[0, place]
-        each = [torch.autograd.grad(one, trained, retain_graph=True, materialize_grads=True) for one in z]
+        each = [torch.autograd.grad(z, trained, unit, retain_graph=True, materialize_grads=True) for unit in units(z)]
         rows.append(torch.stack([torch.cat([g.reshape(-1) for g in one]) for one in each]))
     return torch.stack(rows), labels[labels >= 0]
 
@@ -121,6 +125,34 @@ def test_rows_of_tokens_are_those_of_the_jacobian(kind, words):
         check(rows.restricted(group), expected[:, group], vectors[:, group])
     for name, piece in rows.pieces().items():
         torch.testing.assert_close(piece.formed(), expected[:, chunk.network.groups[name]])
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers the largest tensor holds that an operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in torch.utils._pytree.tree_leaves(result):
+            if isinstance(made, torch.Tensor):
+                self.largest = max(self.largest, made.untyped_storage().nbytes() // made.element_size())
+        return result
+
+
+def test_sums_of_a_layer_take_no_memory_for_the_others():
+    columns = 30
+    (chunk,) = source_of("plain").chunks()
+    rows = chunk.rows(torch.ones_like(chunk.logits))
+    weights = torch.randn(len(chunk.labels), columns, generator=torch.Generator().manual_seed(1)).double()
+    every, group = rows.sums(weights), chunk.network.groups["mix.weight"]  # and the graph is recorded
+    outputs = chunk.sequence_length * chunk.num_inputs * V
+    with Sizes() as sizes:
+        found = rows.restricted(group).sums(weights)
+    torch.testing.assert_close(found, every[:, group])
+    assert sizes.largest <= max(columns * 25, outputs) < columns * every.shape[1] / 10
+    (wide,) = source_of("plain").chunks()  # nothing of it is recorded
+    torch.testing.assert_close(wide.rows(torch.ones_like(wide.logits)).restricted(group).sums(weights), found)
 
 
 def test_a_sequence_runs_once_for_all_its_tokens():

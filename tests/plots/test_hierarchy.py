@@ -75,6 +75,8 @@ def test_traces_of_the_network_and_of_a_tensor():
         for part, line in zip(parts, ax.lines, strict=True):
             np.testing.assert_array_equal(line.get_ydata(), chosen[f"{prefix}{part}"])
         assert labels(ax) == list(parts)
+    with pytest.raises(TypeError, match="`spectra` must be a mapping of labels to eigenvalues or results of log_spec"):
+        plot_knock_outs(np.ones(3))
     with pytest.raises(ValueError, match="`dataset` must be of a training record"):
         plot_hierarchy_traces(xr.Dataset())
     with pytest.raises(ValueError, match="`dataset` must be at one split"):

@@ -85,6 +85,14 @@ def test_any_spectrum_and_any_number(eigenvalues, data, which):
     assert_pairs(matrix, pairs, expected)
 
 
+def test_the_null_space_of_a_rank_one_matrix():
+    """Each step ends in an invariant subspace, and leaves out what its rounding couples."""
+    eigenvalues = [0.0] * 8 + [1.0] + [0.0] * 6
+    pairs = rl.top_eigenpairs(of_spectrum(eigenvalues), 2, which="smallest", rng=0, check_products=12)
+    assert_pairs(of_spectrum(eigenvalues), pairs, [0.0, 0.0])
+    assert pairs.residuals.max() < 3e-14
+
+
 @pytest.mark.parametrize("basis_size", [9, 12, 40])
 @pytest.mark.parametrize("which", ENDS)
 def test_restarts_find_the_same(basis_size, which):
@@ -318,6 +326,7 @@ def test_subspace_blocks_hold_what_is_wanted():
 
 def test_a_basis_that_does_not_fit_says_so(monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match=r"a basis of 31 vectors needs .* give a smaller `basis_size`"):
         rl.top_eigenpairs(np.eye(100), 2, rng=0, basis_size=30)
 

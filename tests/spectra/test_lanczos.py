@@ -371,6 +371,7 @@ def test_bad_arguments(arguments, error, message):
 
 def test_a_basis_that_does_not_fit_says_so(monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match=r"a basis of 11 vectors needs .* take fewer steps, or reorthogonalize=False"):
         rl.lanczos(np.eye(20), 10, rng=0)
     assert rl.lanczos(np.eye(20), 10, rng=0, reorthogonalize=False).invariant

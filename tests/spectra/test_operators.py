@@ -148,6 +148,7 @@ def test_a_dense_matrix_that_does_not_fit_says_so():
 
 def test_memory_is_that_which_is_free(monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1600)
+    monkeypatch.setattr(_arguments, "LITTLE", 0)
     operator = rl.SymmetricOperator.from_matrix(np.eye(10))
     with pytest.raises(MemoryError, match="10 x 10"):
         operator.to_dense()

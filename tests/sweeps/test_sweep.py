@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
+from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.provenance import fingerprint
 from rmtland.sweeps.work import cell_generator
@@ -67,6 +68,17 @@ def test_attributes_say_where_the_numbers_come_from(tmp_path):
     for trace in (str(ROOT), str(tmp_path), str(Path.home())):
         assert trace not in str(result.attrs)
     result.load().to_netcdf(tmp_path / "s.nc")
+
+
+def test_batches_take_half_a_second_and_at_least_one_cell():
+    store = SimpleNamespace(schema={"x": np.empty(())}, cells=lambda _: np.arange(8))
+    run = running_module._Run(store, SimpleNamespace(capacity=lambda: 1), {}, {}, 10**6, None)
+    assert run._batch_size() == 1  # nothing is known of them yet
+    sizes = {}
+    for seconds in (10.0, 0.01):
+        run.size, run.seconds_per_cell = 100, seconds
+        sizes[seconds] = run._batch_size()
+    assert sizes == {10.0: 1, 0.01: 50}
 
 
 @given(

@@ -66,6 +66,7 @@ def test_too_little_memory_for_the_exact_spectrum_is_told_and_more_goes_on(tmp_p
     monkeypatch.delenv("RMTLAND_DATA", raising=False)
     with monkeypatch.context() as context:
         context.setattr("rmtland._arguments.available_memory", lambda: 1e5)
+        context.setattr("rmtland._arguments.LITTLE", 0)
         # What trains and reads images asks for little memory too.
         context.setattr("rmtland.nets.datasets.require_memory", lambda *_: None)
         context.setattr("rmtland.nets.architectures.choose.require_memory", lambda *_: None)

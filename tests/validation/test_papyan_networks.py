@@ -21,7 +21,7 @@ def test_the_rate_falls_by_ten_at_one_and_two_thirds(monkeypatch):
     rates = []
 
     def step(self, _):
-        rates.append(self.optimiser.param_groups[0]["lr"])
+        rates.append(self.learning_rate)
         return 0.0
 
     monkeypatch.setattr(rl.nets.Training, "_take_step", step)

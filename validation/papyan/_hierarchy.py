@@ -26,6 +26,12 @@ def printed_centre(class_means, pair_means, c, k):
     return class_means[k]
 
 
+def weighted_squares(weights, vectors):
+    """sum_k weights_k v_k v_k^T for weights (n, C) and vectors (n, C, D)."""
+    size = vectors.shape[-1]
+    return (weights[..., None] * vectors).reshape(-1, size).T @ vectors.reshape(-1, size)
+
+
 def decompose(logits, labels, gradients, centre=own_centre, balanced=False):
     """Weights, means and the matrices A1, A2, B1, B2, G, (D, D) each, from logits (N, C) and gradients (N, C, D).
 
@@ -47,7 +53,7 @@ def decompose(logits, labels, gradients, centre=own_centre, balanced=False):
         with np.errstate(invalid="ignore", divide="ignore"):
             means[c] = np.nan_to_num(factor[c] * np.einsum("nk,nkd->kd", p[own], vectors[own]) / weights[c][:, None])
         spread = vectors[own] - means[c]
-        within += factor[c] * np.einsum("nk,nki,nkj->ij", p[own], spread, spread)
+        within += factor[c] * weighted_squares(p[own], spread)
     others = weights * (1 - np.eye(num_classes))
     totals = others.sum(axis=1)
     class_means = np.einsum("ck,ckd->cd", others, means) / np.where(totals > 0, totals, 1)[:, None]
@@ -59,7 +65,7 @@ def decompose(logits, labels, gradients, centre=own_centre, balanced=False):
         for k in np.flatnonzero(others[c]):
             deviation = means[c, k] - centre(class_means, means, c, k)
             between += others[c, k] * np.outer(deviation, deviation)
-    whole = np.einsum("nk,nki,nkj->ij", p, vectors, vectors)
+    whole = weighted_squares(p, vectors)
     parts = {"A1": first, "A2": second, "B1": between, "B2": within, "G": whole}
     return weights, means, class_means, {name: matrix / n for name, matrix in parts.items()}
 

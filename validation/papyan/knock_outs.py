@@ -36,7 +36,7 @@ def judge(data, theory):
             # Not the trace alone: along each direction that the part has, exactly its share is gone.
             out = sum(parts[part] for part in named)
             vectors = np.linalg.eigh(out)[1]
-            seen = np.einsum("ij,ik,kj->j", vectors, parts["G"] - left[name] - out, vectors)
+            seen = np.sum(vectors * ((parts["G"] - left[name] - out) @ vectors), axis=0)
             parts_left.append(np.max(np.abs(seen)) / scale)
         spectra[step, "G"] = np.linalg.eigvalsh(parts["G"])
         low_rank = spectra[step, "G - B2"]
