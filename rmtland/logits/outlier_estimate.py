@@ -14,7 +14,7 @@ from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
-SAMPLING, UNSEEN = 3.0, 1.0
+SAMPLING, UNSEEN = 3.0, 0.7
 """How many standard deviations of what was sampled, and how much of what no product has seen, errors stand for."""
 CLOSE = 1e-6
 """Vectors that are images of eigenvectors are orthogonal to rounding unless eigenvalues differ by more than this."""
