@@ -59,8 +59,8 @@ def streamed_outliers(
     ----------
     source : LogitGradients
         With softmax outputs (`CrossEntropy`): a draw, a network, arrays. With one pass and no `start`, its first eighth
-        tells the directions, of several ranks the first eighth of each; a network's first examples tell the subspace
-        (`tolerance`): shuffle examples that are sorted.
+        tells the directions, of several ranks the first eighth of each: shuffle examples that are sorted. The subspace
+        of a network (`tolerance`) is told by some of its first chunk, all of it while the source fits into memory.
     passes : {1, 2}
         Two passes: the second takes exact products with the directions that the first found.
     k : int, optional

@@ -153,6 +153,19 @@ def wide_convolutions(num_examples=120):
     return module, nn.functional.interpolate(coarse, size=(7, 7), mode="bilinear"), labels
 
 
+def test_sources_with_ignored_examples_go_the_long_way():
+    """Wherever the first of them is."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+    inputs, labels = torch.randn(100, 20, dtype=torch.float64), torch.arange(100) % 4
+    labels[-3] = -100
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels, loss=nn.CrossEntropyLoss(), batch_size=32)
+    found = rl.streamed_outliers(source, passes=2)
+    others = np.delete(np.arange(100), -3)
+    expected = rl.streamed_outliers(rl.nets.NetworkLogitGradients(module, inputs[others], labels[others]), passes=2)
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=0.01)
+
+
 @pytest.mark.parametrize("network", [wide, wide_convolutions])
 def test_positions_are_summed_and_parts_of_any_size_agree(network):
     module, inputs, labels = network()
