@@ -45,7 +45,7 @@ FIRST = 2
 """Directions of F that products are taken with, for each eigenvalue."""
 MORE = (1, 3)
 """Eigenvectors that are multiplied again beside those asked for, in one pass and in two."""
-FOCUS = (2e-2, 3e-3)
+FOCUS = (2e-2, 1e-3)
 """Share of these that is left out where the last product goes beyond a subspace, in one pass and in two."""
 EVERY = 8
 """One example of so many tells what signals beyond a subspace add to it."""
