@@ -14,7 +14,7 @@ from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
-SAMPLING, UNSEEN = 3.0, 2.0
+SAMPLING, UNSEEN = 3.0, 0.7
 """How many standard deviations of what was sampled, and how much of what no product has seen, errors stand for."""
 CLOSE = 1e-6
 """Vectors that are images of eigenvectors are orthogonal to rounding unless eigenvalues differ by more than this."""
@@ -89,13 +89,18 @@ class Nystrom:
     noise: float  # standard deviation of the values from that of G V, relative
 
     @classmethod
-    def of(cls, block: Array, images: Array, within: Array, kind: Array, noise: tuple[Array, Array]) -> Nystrom:
+    def of(
+        cls, block: Array, images: Array, within: Array, kind: Array, noise: tuple[Array, Array] | None = None
+    ) -> Nystrom:
         """Of G V in all parameters, and `within` the coordinates that V, the block, has; noise as of `Closer`."""
         root, along = _inverse_root(to_numpy(double(block).T @ within), kind, 0.0)
         squares = to_numpy(images.T @ images)
         require_finite(like(double(kind), squares))
         whole, combinations = np.linalg.eigh(root.T @ squares @ root)
-        bias, drawn = (np.sum((root @ combinations) * (to_numpy(n) @ root @ combinations), axis=0) for n in noise)
+        bias = drawn = np.zeros(len(whole))
+        if noise is not None:
+            made = root @ combinations
+            bias, drawn = (np.sum(made * (to_numpy(n) @ made), axis=0) for n in noise)
         order = np.argsort(whole - bias, kind="stable")
         whole, values = np.maximum(whole[order], 0.0), (whole - bias)[order]
         size = int(block.shape[1])
@@ -172,6 +177,20 @@ def apart(block: Array, before: Array) -> Array:
     for _ in range(2):  # the second for rounding
         block = orthonormal(block - before @ (before.T @ block))
     return block
+
+
+def filled(block: Array | None, count: int, others: Array | None = None) -> Array:
+    """Orthonormal columns (D, j), up to `count` of them, with the last of `others`; by default unit vectors."""
+    if block is None:
+        assert others is not None
+        return others
+    more = count - int(block.shape[1])
+    if more <= 0:
+        return block
+    if others is None:
+        others = like(block, np.eye(int(block.shape[0]), count))
+    found = apart(others, block)
+    return namespace(block).concat([block, found[:, max(int(found.shape[1]) - more, 0) :]], axis=1)
 
 
 def outside(inside: Floats) -> Floats:

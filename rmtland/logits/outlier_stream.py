@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmtland._arguments import require_memory
 from rmtland._arrays import Array, double, like, namespace, to_numpy, zeros
-from rmtland.logits.accumulate import SharedChunk, checked_chunks, parts_of, prototype
+from rmtland.logits.accumulate import SharedChunk, checked_chunks, loss_at, parts_of, prototype
 from rmtland.logits.cells import Cells
 from rmtland.logits.cross_class import CrossClassMeansAccumulator
 from rmtland.logits.gauss_newton import gauss_newton
@@ -28,6 +28,7 @@ from rmtland.logits.outlier_estimate import (
     Estimate,
     Nystrom,
     apart,
+    filled,
     inner_products,
     likely_errors,
     orthonormal,
@@ -40,14 +41,14 @@ from rmtland.spectra import _vectors
 
 Floats = npt.NDArray[np.float64]
 
-FIRST, FIRST_HELD = 2, 3
-"""Directions of F that products are taken with, for each eigenvalue; more of what is held in a subspace."""
+FIRST = 2
+"""Directions of F that products are taken with, for each eigenvalue."""
 MORE = (1, 3)
 """Eigenvectors that are multiplied again beside those asked for, in one pass and in two."""
-FOCUS = (5e-2, 1e-2)
+FOCUS = (2e-2, 1e-3)
 """Share of these that is left out where the last product goes beyond a subspace, in one pass and in two."""
-EVERY = (8, 1)
-"""One example of so many tells what signals beyond a subspace add to it, in one pass and in two."""
+EVERY = 8
+"""One example of so many tells what signals beyond a subspace add to it."""
 FEW = 16
 """Examples of each class, on average, that directions are found from where an eighth of all would be fewer."""
 
@@ -76,15 +77,12 @@ class OutlierStream:
         self.added: Array = None
         self.spread: Array = None  # B V
         some = tolerance > 0 and self.keeps and isinstance(source, ReducibleSource)
-        every = EVERY[passes - 1]
-        self.reducer: Reducer | None = source.reducer(tolerance, every) if some else None  # type: ignore[attr-defined]
-        if self.reducer is not None and self.reducer.reduction.size < 2 * (num_directions or FIRST_HELD * k):
+        self.reducer: Reducer | None = source.reducer(tolerance, EVERY) if some else None  # type: ignore[attr-defined]
+        if self.reducer is not None and self.reducer.reduction.size < 2 * (num_directions or FIRST * k):
             self.reducer = None  # too small to be worth it
-        held = self.reducer is not None and self.reducer.held
-        first = FIRST_HELD * k if held else FIRST * k
-        self.width = min(num_directions or first, source.num_parameters)
+        self.width = min(num_directions or FIRST * k, source.num_parameters)
         # Parts of all examples.
-        self.held: list[Any] | None = [] if held else None
+        self.held: list[Any] | None = [] if self.reducer is not None and self.reducer.held else None
         # Of what is summed up: parameters, or coordinates in a subspace.
         self.size = source.num_parameters if self.reducer is None else self.reducer.reduction.size
 
@@ -124,20 +122,15 @@ class OutlierStream:
         if self.held is None:
             self._conclude(first, (sums, pairs, count))
             return
-        self._know(sums, pairs)
-        self.exact(self._leading(sums, self.turn, self.width) if self.block is None else self.block)
-
-    def _know(self, sums: Array, pairs: Floats) -> None:
-        """F by the sums of all examples."""
-        num_examples = float(self.source.num_examples)
-        self.sums, self.cells = sums, Cells.of(pairs / num_examples, self.keeps)
-        self.turn = self.cells.turn / num_examples
-        self.own = self.turn @ inner_products(sums) @ self.turn.T
-        require_finite(like(double(self.kind), self.own))
+        # Directions that were given are filled up with those of F, and where these are few with any.
+        turn = Cells.of(pairs / self.source.num_examples, self.keeps).turn / self.source.num_examples
+        self.block = filled(filled(self.block, self.width, self._leading(sums, turn, self.width)), self.width)
 
     def _leading(self, sums: Array, turn: Floats, width: int) -> Array:
         """The leading directions of F, (size, m), from sums."""
-        values, vectors = np.linalg.eigh(turn @ inner_products(sums) @ turn.T)
+        own = turn @ inner_products(sums) @ turn.T
+        require_finite(like(double(self.kind), own))
+        values, vectors = np.linalg.eigh(own)
         kept = np.flatnonzero(values > _vectors.epsilon(self.kind) * max(float(values[-1]), 0.0))[-width:]
         return orthonormal(sums.T @ like(sums, turn.T @ (vectors[:, kept] / np.sqrt(values[kept]))))
 
@@ -155,21 +148,22 @@ class OutlierStream:
             self.scatter = Scatter(self.source.num_classes, int(self.block.shape[1]), self.keeps)
         return sums, pairs, count
 
-    def _curved(self, part: LogitGradientsChunk, block: Array) -> tuple[SharedChunk, Array, Array]:
+    def _curved(self, part: LogitGradientsChunk, block: Array) -> tuple[Array, Array]:
         """J V and A J V of a part's examples, (n, C, m)."""
-        shared = SharedChunk(part, self.source)
         pushed = part.jvp(like(self.kind, block))
-        return shared, pushed, like(pushed, shared.loss.hessian_product(double(pushed)))
+        if self.reducer is not None:  # as precise as products are: nothing cancels in A v
+            return pushed, loss_at(self.source, part, in_double=False).hessian_product(pushed)
+        return pushed, like(pushed, loss_at(self.source, part).hessian_product(double(pushed)))
 
     def _multiply(self, piece: LogitGradientsChunk, seen: int) -> None:
         """Add products of a piece's examples with the directions, and their scatter by groups."""
         if int(self.block.shape[1]) == 0:
             return
-        shared, pushed, curved = self._curved(piece, self.block)
+        pushed, curved = self._curved(piece, self.block)
         image = piece.vjp(curved)
         self.added = double(image) if self.added is None else self.added + image
         if self.scatter is not None:
-            self.scatter.add(shared, pushed, seen)
+            self.scatter.add(SharedChunk(piece, self.source), pushed, seen)
 
     def _conclude(self, first: tuple[Array, Floats, float] | None, second: tuple[Array, Floats, float]) -> None:
         """The products as those of B = G - F F^T, about the means of all examples."""
@@ -209,30 +203,34 @@ class OutlierStream:
         require_finite(self.spread, like(wide, self.own))
 
     def exact(self, block: Array) -> None:
-        """Products of all examples with other directions, (size, m), orthonormal; of held ones in addition."""
-        before = double(self.block) if self.held is not None and self.spread is not None else None
-        if before is not None:
-            block = apart(block, before)
-            if block.shape[1] == 0:  # nothing in the subspace is left
-                return
-        images = self._product(block)
+        """Products of all examples with other directions, (size, m), orthonormal."""
+        images = double(gauss_newton(self.source) @ like(self.kind, block))
         require_finite(images)
         sums = self.sums
         seen = self.turn.T @ (self.turn @ to_numpy(sums @ like(sums, block)).astype(np.float64))
-        spread = images - double(sums.T @ like(sums, seen))
+        self.block, self.spread, self.sampled = block, images - double(sums.T @ like(sums, seen)), 0.0
         self.num_products += int(block.shape[1])
-        if before is not None:
-            xp = namespace(spread)
-            block, spread = xp.concat([before, block], axis=1), xp.concat([self.spread, spread], axis=1)
-        self.block, self.spread, self.sampled = block, spread, 0.0
 
-    def _product(self, block: Array, closer: Closer | None = None) -> Array:
-        """G V, in all parameters or in the subspace; `closer` is told of all."""
-        if self.reducer is None:
-            return double(gauss_newton(self.source) @ like(self.kind, block))
+    def _search(self, parts: list[Any], count: int) -> Array:
+        """The leading eigenvectors of G in the subspace, by products with V and with the eigenvectors that these tell.
+
+        By both together: either alone, the second too, errs several times as much.
+        """
+        images = double(self._product(self.block, parts))
+        require_finite(images)
+        before = double(self.block)
+        block = apart(Nystrom.of(before, images, images, self.kind).vectors(count), before)
+        self.num_products += int(before.shape[1] + block.shape[1])
+        xp = namespace(images)
+        images = xp.concat([images, double(self._product(block, parts))], axis=1)
+        found = Nystrom.of(xp.concat([before, block], axis=1), images, images, self.kind).vectors(count)
+        return filled(found, count)
+
+    def _product(self, block: Array, parts: Iterable[Any], closer: Closer | None = None) -> Array:
+        """G V in the subspace; `closer` is told of all."""
         total = zeros(double(self.kind), (self.size, int(block.shape[1])))
-        for part in self._few_parts():
-            curved = self._curved(part, block)[2]
+        for part in parts:
+            curved = self._curved(part, block)[1]
             total += double(part.vjp(curved))
             if closer is not None:
                 closer.add(part, curved)
@@ -246,29 +244,24 @@ class OutlierStream:
             for chunk in checked_chunks(self.source):
                 yield from self.reducer.parts(chunk)
 
-    def refine(self, num_directions: int | None, *, given: bool) -> None:
-        """Products with the leading eigenvectors found so far; the last of a subspace see what lies outside of it.
-
-        All directions of F are behind those found in one pass over what is held, unless others were `given`.
-        """
+    def refine(self, num_directions: int | None) -> None:
+        """Products with the leading eigenvectors found so far; the last of a subspace see what lies outside of it."""
         again = self.width if self.reducer is None else self.k + MORE[self.passes - 1]
         again = min(num_directions or again, self.source.num_parameters)
-
-        def found() -> Array:
-            return Estimate.of(self, again).vectors(again)
-
-        inside = self.passes - 1
-        if self.reducer is not None:
-            inside = 0 if self.held is None else inside + given
-        for _ in range(inside):
-            self.exact(found())
-        if self.reducer is not None and (self.passes == 2 or self.held is not None):
-            self._look_closer(self.reducer, found(), FOCUS[self.passes - 1])
+        if self.reducer is not None and self.held is not None:
+            found = self._search(self.held, again)
+            self._look_closer(self.reducer, found, FOCUS[self.passes - 1])
+        elif self.passes == 2:
+            found = Estimate.of(self, again).vectors(again)
+            if self.reducer is None:
+                self.exact(found)
+            else:
+                self._look_closer(self.reducer, found, FOCUS[1])
 
     def _look_closer(self, reducer: Reducer, block: Array, share: float) -> None:
         """Products of all examples with directions of the subspace that see what lies outside of it."""
         self.closer = reducer.closer(block, share)
-        self.within = self._product(block, self.closer)
+        self.within = self._product(block, self._few_parts(), self.closer)
         self.images = self.closer.images(self.within, self.source.num_examples)
         self.noise = self.closer.noise()
         self.block, self.sampled = block, 0.0

@@ -31,7 +31,7 @@ class StreamedOutliers:
         Ascending, float64.
     errors : ndarray (k,)
         How far off each may be, for about 95 of 100 eigenvalues: three standard deviations of what the sampled
-        examples leave open, and a bound to first order of what no product has seen, twice.
+        examples leave open, and a bound to first order of what no product has seen.
     eigenvectors : array (D, k)
         Orthonormal columns, float64 in the library of the source.
     num_passes : int
@@ -59,15 +59,15 @@ def streamed_outliers(
     ----------
     source : LogitGradients
         With softmax outputs (`CrossEntropy`): a draw, a network, arrays. With one pass and no `start`, its first eighth
-        tells the directions, of several ranks the first eighth of each; a network's first examples tell the subspace
-        (`tolerance`): shuffle examples that are sorted.
+        tells the directions, of several ranks the first eighth of each: shuffle examples that are sorted. The subspace
+        of a network (`tolerance`) is told by some of its first chunk, all of it while the source fits into memory.
     passes : {1, 2}
         Two passes: the second takes exact products with the directions that the first found.
     k : int, optional
         How many eigenvalues, C - 1 by default, min(D, C (C - 1)) at most.
     num_directions : int, optional
         Vectors that products are taken with, each time, k at least. More make errors smaller; in a subspace each costs
-        less than a hundredth of the pass. By default 2 k; of what is held 3 k, then k + 1 eigenvectors, or k + 3 in two
+        less than a hundredth of the pass. By default 2 k; of what is held then k + 1 eigenvectors, or k + 3 in two
         passes.
     start : array (D, m), optional
         Directions from before, such as the `eigenvectors` of a step ago: products are taken with their span, over all
@@ -77,7 +77,7 @@ def streamed_outliers(
         class means alone, 8 C D bytes, will do, with larger errors.
     tolerance : float
         Share of the inputs of a network's layers, and of the signals that come back to them, that may be left out:
-        eigenvectors are then sought among weights between the leading directions of both, up to 48 and 32 where
+        eigenvectors are then sought among weights between the leading directions of both, up to 48 of each where
         examples can be held, else 96 and 64, which makes a pass several times faster. 0 leaves nothing out, nor is
         anything left out over several ranks.
 
@@ -104,16 +104,16 @@ def streamed_outliers(
 
     A pass costs C - 1 backward passes for the means and, per direction, one product with J and one with J^T. In a
     network whose layers account for all parameters C - 1 backward passes to the layers' outputs serve all of it, in
-    coordinates of a subspace (`tolerance`) that up to 512 examples choose; what it leaves out is told from a quarter of
-    these, which had no say, and is part of the errors. Where half of the memory budget holds all examples, as they are
-    and in these coordinates, there is no noise: V comes from all and B V from all; two passes then take products with
-    the leading eigenvectors so far, whose directions are added to V, and so does one with a `start`. Last come products
-    that leave the subspace: with inputs in full along the vectors' signals, and signals in full along their inputs, of
-    fewer vectors and less closely in one pass, where moreover an eighth of the examples, the first of each part of
-    them, tells what signals add there: eigenvalues are less what the noise of that would make them too large, and
-    errors are more. The eigenvalues are then those of G V (V^T G V)^-1 V^T G, for V of these last. Where they cannot be
-    held a second pass takes such products with inputs in full. An eigenvector far from all means is missed, and the
-    errors do not know.
+    coordinates of a subspace (`tolerance`) that up to 512 examples choose, of the first part of the source drawn in
+    proportion to the trace of A, which late in training few have; what it leaves out is told from a quarter of these,
+    which had no say, and is part of the errors. Where half of the memory budget holds all examples, as they are and in
+    these coordinates, there is no noise: V comes from F of all, filled up where a `start` is less, and products with V
+    and with the leading eigenvectors that these tell add up. Last come products that leave the subspace: with inputs in
+    full along the vectors' signals, and signals in full along their inputs, of more vectors and more closely in two
+    passes. An eighth of the examples (256 of a part, if more), drawn likewise, tells what signals add there:
+    eigenvalues are less what the noise of that would make them too large, and errors are more. The eigenvalues are
+    those of G V (V^T G V)^-1 V^T G, for V of these last. Where examples cannot be held a second pass takes such
+    products with inputs in full. An eigenvector far from all means is missed, and the errors do not know.
 
     Beside Lanczos iterations the gain grows with N D: one to two times at 10^8 (55,000 parameters, 1,500 examples),
     several times at 10^9.
@@ -156,7 +156,7 @@ def streamed_outliers(
     with in_step(source, start):
         run = OutlierStream(source, statistic, wanted, num_directions, tolerance, passes)
         run.pass_over(None if start is None else run.coordinates(like(kind, start)))
-        run.refine(num_directions, given=start is not None)
+        run.refine(num_directions)
         values, errors, vectors = run.result()
     return StreamedOutliers(values, errors, vectors, passes, run.num_products)
 

@@ -343,8 +343,8 @@ class NetworkChunk:
         groups, size = self.network.groups, int(self.network.vector.shape[0])
         recording = self._layered().recording
         logits = single(recording.outputs.detach())
-        signals = Signals.of(recording, self.plan.num_classes, groups, size, reduction, factored=factored)
-        return SignalsChunk(self, signals, logits)
+        made = (recording, self.plan.num_classes, groups, size, reduction, self.weights)
+        return SignalsChunk(self, Signals.of(*made, factored=factored), logits)
 
     def dense(self, parameters: slice = slice(None)) -> Tensor:
         """J for a slice of the parameters, (n, C, d); only the tensors that the slice meets are differentiated."""

@@ -151,6 +151,7 @@ class NetworkLogitGradients:
         self._plan: Plan | None = None
         self._fingerprint = determinism.Fingerprint()
         self._num_classes = self._num_examples = 0
+        self._all_are_examples = True
         total_weight: Tensor | float = 0.0
         for batch in self._batches:
             total_weight += self._admit(batch)
@@ -175,6 +176,7 @@ class NetworkLogitGradients:
         for chunk in self._cut(batch, self._plan_of(self._chunks is not None)):
             self.loss.check(chunk.logits, chunk.targets)
             self._num_examples += int(chunk.labels.shape[0])
+            self._all_are_examples &= int(chunk.labels.shape[0]) == chunk.num_inputs  # none ignored
             total += float(chunk.labels.shape[0] if chunk.weights is None else chunk.weights.sum())
             chunk.release()
             if self._chunks is not None:
@@ -352,7 +354,7 @@ class NetworkLogitGradients:
 
     def reducer(self, tolerance: float, every: int) -> Reducer | None:
         """For a pass in few directions of the parameters, see `logits.streamed`; None where layers do not allow it."""
-        if not self.independent:
+        if not (self.independent and self._all_are_examples):
             return None
         first = next(iter(self.chunks()))
         found: Reducer | None = Reducer.of(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rmtland.logits.accumulate import loss_at
+from rmtland.nets.importance import Sampled, curvatures, told_by
 from rmtland.nets.reduction import Reduction
 from rmtland.nets.signals import SignalsChunk
 from rmtland.nets.weight_signals import Beyond
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from rmtland.nets.chunks import NetworkChunk
 
 SAMPLE, LARGE_SAMPLE = 256, 512
-"""Examples that directions are chosen by; the more where they take no more memory than a part."""
+"""Examples that directions are chosen by; the more where so many take no more memory than a part, of which they are
+chosen in turn."""
 PART_BYTES = 2**26
 """Signals of a part of a chunk: of smaller parts, what each adds to sums over examples costs more than it spares."""
 SMALLEST_PART = 64
@@ -26,7 +28,7 @@ TOLD = 4
 """One example of so many of these does not choose directions but tells what they leave out."""
 HELD = 1.3
 """Memory for what is held, over that for it as a whole."""
-MOST, MOST_HELD = (64, 96), (32, 48)
+MOST, MOST_HELD = (64, 96), (48, 48)
 """Directions of a layer's signals and of its inputs, at most; of examples that are held as a whole beside these."""
 
 
@@ -59,24 +61,33 @@ class Reducer:
     ) -> None:
         network, layers, num_logits = first.network, first.layers(), source.num_classes - 1
         each = max(sum(layers.stored_bytes(name, num_logits) for name in network.groups), 1)
-        self._part_size = min(layers.part_size, max(SMALLEST_PART, PART_BYTES // each))
-        size = min(int(first.labels.shape[0]), max(SAMPLE, min(LARGE_SAMPLE, PART_BYTES // each)))
-        self._first, self._sample = first if again else None, first.cut(slice(0, size))
+        fits = PART_BYTES // each
+        self._part_size = min(layers.part_size, max(SMALLEST_PART, fits))
+        count = int(first.labels.shape[0])
+        size = max(SAMPLE, min(self._part_size if again else LARGE_SAMPLE, fits))
+        self._first = first if again else None
+        # Examples of all the chunk, whatever their order.
+        self._stride = -(-count // size)
+        self._sample = first.cut(slice(0, None, self._stride))
         self.held = HELD * each * source.num_examples <= memory
         view = self._sample.softmax_view(factored=True)
         assert view is not None
         self._logits = view.logits
-        factor = loss_at(source, view).hessian_factor().to(view.logits)
-        # What a subspace leaves out is told from other examples than those that it was made for.
-        chosen = size - size // TOLD
-        told = slice(chosen, size)
-        made = view.signals.chosen(slice(0, chosen))
         most = MOST_HELD if self.held else MOST
         every = every if self.held else 0
-        self.reduction = made.reduction(factor[:chosen], network.shapes, tolerance, most, every)
-        self._small = view.signals.reduced(self.reduction, every)
-        self._factor, self._whole = factor[told], view.signals.chosen(told)
-        self._telling = self._whole.reduced(self.reduction, min(every, 1))
+        drawn = Sampled.of(curvatures(view.logits, view.weights), max(SAMPLE, min(LARGE_SAMPLE, fits)))
+        # What a subspace leaves out is told from other examples than those that it was made for.
+        order = torch.arange(len(drawn.places), device=drawn.places.device)
+        telling = torch.cat([order[TOLD - 1 :: 2 * TOLD], order[2 * TOLD - 1 :: 2 * TOLD]])
+        choosing = order[order % TOLD != TOLD - 1]
+        chosen, told = drawn.places[choosing], drawn.places[telling]
+        factor = loss_at(source, view).hessian_factor().to(view.logits)[drawn.places]
+        factor *= (drawn.scales.to(factor) * (len(order) / len(view.logits))).sqrt()[:, None, None]
+        made = view.signals.chosen(chosen)
+        self.reduction = made.reduction(factor[choosing], network.shapes, tolerance, most, every)
+        self._small = view.signals.reduced(self.reduction, told_by(view.logits, view.weights, every))
+        self._factor, self._whole = factor[telling], view.signals.chosen(told)
+        self._telling = self._whole.reduced(self.reduction, None)
 
     @classmethod
     def of(
@@ -89,16 +100,15 @@ class Reducer:
 
     def parts(self, chunk: NetworkChunk) -> Iterator[SignalsChunk]:
         """The examples of a chunk, part by part, in the directions."""
+        rest, stride = 0, -(-int(chunk.labels.shape[0]) // self._part_size)
         if chunk is self._first:
             yield SignalsChunk(self._sample, self._small, self._logits)
-            size, count = len(self._logits), int(chunk.labels.shape[0])
-            if size == count:
-                return
-            chunk = chunk.cut(slice(size, count))
-        for part in chunk.pieces(self._part_size):
-            view = part.softmax_view(self.reduction)
-            assert view is not None
-            yield view
+            rest, stride = 1, self._stride
+        for start in range(rest, stride):
+            for part in chunk.cut(slice(start, None, stride)).pieces(self._part_size):
+                view = part.softmax_view(self.reduction)
+                assert view is not None
+                yield view
 
     def closer(self, vectors: Tensor, share: float) -> Closer:
         """For products with vectors (size, k) beyond the subspace; `share` of them may be left out there."""
@@ -177,11 +187,10 @@ class Closer:
                 wide = (beyond.wide - beyond.wide @ right @ right.T) / num_examples
                 place += signals.to(rows) @ wide.to(rows)
             if beyond.tall is not None and left is not None:
-                halves = (beyond.tall - left @ (left.T @ beyond.tall)) / num_examples
-                tall, apart = halves[0] + halves[1], halves[0] - halves[1]
+                tall, *noise = (beyond.tall - left @ (left.T @ beyond.tall)) / num_examples
                 place += tall.to(rows) @ inputs.T.to(rows)
-                if reduction.every > 1:
-                    self._noise += torch.stack([apart.flatten(1), tall.flatten(1)]) @ apart.flatten(1).T
+                for drawn in noise:
+                    self._noise += torch.stack([drawn.flatten(1), tall.flatten(1)]) @ drawn.flatten(1).T
             if beyond.bias is not None and left is not None and name in reduction.biases:
                 bias = (beyond.bias - beyond.bias @ left @ left.T) / num_examples
                 rows[:, reduction.groups[reduction.biases[name]]] += bias.to(rows)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rmtland.nets.importance import Sampled, told_by
 from rmtland.nets.layer_pieces import FormedPiece, MatrixPiece, Piece, joined
 from rmtland.nets.reduction import Focus, Reduction
-from rmtland.nets.weight_signals import Beyond, Formed, Outer, in_few, kept
+from rmtland.nets.weight_signals import Beyond, Formed, Outer, in_few
 
 if TYPE_CHECKING:
     from rmtland.nets.layers import Recording
@@ -34,22 +35,28 @@ class Signals:
     places : dict of str to slice
     size : int
         D.
+    told : Sampled, optional
+        Examples that have signals in all directions beside those in few, where not all have.
     """
 
     def __init__(
-        self, tensors: dict[str, Outer | Formed], biases: dict[str, str], places: dict[str, slice], size: int
-    ) -> None:
+        self, tensors: dict[str, Outer | Formed], biases: dict[str, str], places: dict[str, slice], size: int,
+        told: Sampled | None = None,
+    ) -> None:  # fmt: skip
         self._tensors, self._biases, self._places, self._size = tensors, biases, places, size
+        self._told = told
 
     @classmethod
     def of(
         cls, recording: Recording, num_classes: int, groups: dict[str, slice], size: int,
-        reduction: Reduction | None = None, *, factored: bool = False,
+        reduction: Reduction | None = None, weights: Tensor | None = None, *, factored: bool = False,
     ) -> Signals:  # fmt: skip
         """By C - 1 backward passes through a recorded forward pass; in the coordinates of some directions.
 
-        `factored` leaves weights used at several positions as inputs and signals.
+        `factored` leaves weights used at several positions as inputs and signals. `weights` are the examples'.
         """
+        told = None if reduction is None else told_by(recording.outputs.detach(), weights, reduction.every)
+        whole = _whole(reduction, told)
         outputs = recording.outputs.detach()
         bases: Bases = {} if reduction is None else reduction.bases
         stacks: dict[str, _Stack] = {}
@@ -62,13 +69,15 @@ class Signals:
                 biases = {name: bias for name in pieces if (bias := _bias_of(name, pieces)) is not None}
                 names = [name for name in groups if name in pieces and name not in biases.values()]
                 for n in names:
-                    stacks[n] = _Stack(pieces[n], num_classes - 1, bases.get(n, (None, None)), factored, reduction)
+                    stacks[n] = _Stack(
+                        pieces[n], num_classes - 1, bases.get(n, (None, None)), whole, reduction is not None, factored
+                    )
             for name, stack in stacks.items():
                 stack.add(k, pieces[name])
         tensors = {name: stack.made() for name, stack in stacks.items()}
         if reduction is None:
             return cls(tensors, biases, groups, size)
-        return cls(tensors, biases, reduction.places, reduction.size)
+        return cls(tensors, biases, reduction.places, reduction.size, told)
 
     def _each(self) -> Iterator[tuple[Outer | Formed, slice, slice | None]]:
         """Tensors, their places and those of their biases."""
@@ -124,19 +133,19 @@ class Signals:
         }
         return [self._like({name: views[i] for name, views in by_tensor.items()}) for i in range(4)]
 
-    def reduced(self, reduction: Reduction, every: int) -> Signals:
-        """In the coordinates of some directions of the parameters; `every` as in `Reduction`."""
-        bases = reduction.bases
+    def reduced(self, reduction: Reduction, told: Sampled | None) -> Signals:
+        """In the coordinates of some directions of the parameters."""
+        bases, whole = reduction.bases, _whole(reduction, told)
         tensors = {
-            n: t.reduced(*bases.get(n, (None, None)), every) if n in bases or isinstance(t, Outer) else t
+            n: t.reduced(*bases.get(n, (None, None)), whole) if n in bases or isinstance(t, Outer) else t
             for n, t in self._tensors.items()
         }
-        return Signals(tensors, self._biases, reduction.places, reduction.size)
+        return Signals(tensors, self._biases, reduction.places, reduction.size, told)
 
     def pulled_beyond(self, cotangents: Tensor, focus: dict[str, Focus]) -> dict[str, Beyond]:
         """Of weights in few directions what is pulled back outside of these."""
         return {
-            name: tensor.pulled_beyond(cotangents[:, :-1], focus[name])
+            name: tensor.pulled_beyond(cotangents[:, :-1], focus[name], self._told)
             for name, tensor in self._tensors.items()
             if isinstance(tensor, Outer) and name in focus
         }
@@ -164,6 +173,13 @@ class Signals:
         return sum(part[0].numel() * part.element_size() for part in tensors)
 
 
+def _whole(reduction: Reduction | None, told: Sampled | None) -> Tensor | slice | None:
+    """Examples whose signals are wanted in all directions."""
+    if told is not None:
+        return told.places
+    return slice(None) if reduction is None or reduction.every else None
+
+
 def _bias_of(name: str, pieces: dict[str, Piece]) -> str | None:
     """The name of a weight's bias where its gradients are the weight's signals."""
     bias = name.removesuffix("weight") + "bias"
@@ -178,11 +194,11 @@ class _Stack:
     """One tensor's gradients of one logit after another, put into few directions at once."""
 
     def __init__(
-        self, first: Piece, count: int, bases: tuple[Tensor | None, Tensor | None], factored: bool,
-        reduction: Reduction | None,
+        self, first: Piece, count: int, bases: tuple[Tensor | None, Tensor | None], whole: Tensor | slice | None,
+        reduced: bool, factored: bool,
     ) -> None:  # fmt: skip
         self._left, self._right = bases
-        self._reduced = reduction is not None
+        self._reduced, self._chosen = reduced, whole
         once = isinstance(first, MatrixPiece) and first.num_positions == 1
         self._inputs: Tensor | None = None
         if isinstance(first, MatrixPiece) and first.inputs.shape[1] == 1 and (factored or self._reduced or once):
@@ -193,9 +209,12 @@ class _Stack:
         self._few: Tensor | None = None
         if self._left is not None:
             self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
-        every = 1 if self._few is None or reduction is None else reduction.every
-        self._kept = kept(len(rows), every)
-        self._whole = rows.new_empty((count, self._kept, *rows.shape[1:])) if every else None
+        if self._few is None:
+            self._chosen = slice(None)
+        self._whole: Tensor | None = None
+        if self._chosen is not None:
+            size = len(rows) if isinstance(self._chosen, slice) else len(self._chosen)
+            self._whole = rows.new_empty((count, size, *rows.shape[1:]))
 
     def _rows(self, piece: Piece) -> Tensor:
         """Signals (n, P, b), or gradients written out, (n, d)."""
@@ -207,7 +226,7 @@ class _Stack:
         if self._few is not None and self._left is not None:
             torch.matmul(rows, self._left, out=self._few[k])
         if self._whole is not None:
-            self._whole[k] = rows[: self._kept]
+            self._whole[k] = rows[self._chosen]
 
     def made(self) -> Outer | Formed:
         """All of them."""

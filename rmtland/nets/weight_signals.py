@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmtland.nets.importance import Sampled
 from rmtland.nets.reduction import Focus, leading, turned
 
 WRITTEN = 5
@@ -20,7 +21,7 @@ class Outer:
     """Gradients sum_p s_p x_p^T of a weight matrix used at P positions, and sum_p s_p of its bias.
 
     Inputs (n, P, a), signals (n, C - 1, P, b); where these are in few directions, `whole_inputs` are those in all and
-    `whole_signals` those of the first m examples, or None where they are not kept.
+    `whole_signals` those of all examples or some, or None where they are not kept.
     """
 
     inputs: Tensor
@@ -40,23 +41,26 @@ class Outer:
         weighed = _weighed(self.signals, cotangents)
         return _over_examples(weighed, self.inputs).flatten(1), weighed.sum(dim=(0, 2))
 
-    def pulled_beyond(self, cotangents: Tensor, focus: Focus) -> Beyond:
-        """Parts of what is pulled back, M, that lie outside of the few directions."""
+    def pulled_beyond(self, cotangents: Tensor, focus: Focus, told: Sampled | None) -> Beyond:
+        """Parts of what is pulled back, M, that lie outside of the few directions; `told`: who has whole signals."""
         wide = tall = bias = None
         if self.whole_inputs is not None:
             weighed = _weighed(self.signals, cotangents) @ focus.signals.to(self.signals.dtype)
             wide = _over_examples(weighed, self.whole_inputs)
         if self.whole_signals is not None:
-            n, m = len(cotangents), len(self.whole_signals)
-            weighed = _weighed(self.whole_signals, cotangents[:m] * (n / m))  # for all by the first
-            # Few columns: as their transpose, which BLAS takes a tenth of the time for.
-            inputs, k, b = self.inputs[:m] @ focus.inputs.to(self.inputs.dtype), weighed.shape[1], weighed.shape[3]
-            by_input = [
-                inputs[half].flatten(0, 1).T @ weighed[half].transpose(1, 2).reshape(-1, k * b)
-                for half in (slice(0, m // 2), slice(m // 2, m))
-            ]
-            tall = torch.stack(by_input).reshape(2, -1, k, b).permute(0, 2, 3, 1)
-            bias = weighed.sum(dim=(0, 2))
+            inputs = self.inputs @ focus.inputs.to(self.inputs.dtype)
+            factors = inputs.new_ones((1, len(inputs)))
+            if told is not None:
+                factors = torch.stack([told.scales, told.noise]).to(inputs)
+                inputs, cotangents = inputs[told.places], cotangents[told.places]
+            weighed = _weighed(self.whole_signals, cotangents).transpose(1, 2)
+            m, positions, k, b = weighed.shape
+            # A bias has an input of one. Few columns: as their transpose, which BLAS takes a tenth of the time for.
+            inputs = torch.cat([inputs, inputs.new_ones((m, positions, 1))], dim=2)
+            scaled = torch.cat([inputs * factor[:, None, None] for factor in factors], dim=2).flatten(0, 1)
+            by_input = scaled.T @ weighed.reshape(m * positions, k * b)
+            tall = by_input.reshape(len(factors), -1, k, b).permute(0, 2, 3, 1)
+            tall, bias = tall[..., :-1], tall[0, ..., -1]
         return Beyond(wide, tall, bias)
 
     def add_class_sums(
@@ -106,13 +110,13 @@ class Outer:
             Outer(inputs, self.signals),
         ]
 
-    def reduced(self, left: Tensor | None, right: Tensor | None, every: int) -> Outer | Formed:
-        """R^T s (Q^T x)^T, written out where that takes few numbers."""
+    def reduced(self, left: Tensor | None, right: Tensor | None, whole: Tensor | slice | None) -> Outer | Formed:
+        """R^T s (Q^T x)^T, written out where that takes few numbers; beside it the `whole` signals of some examples."""
         if left is None:
             return in_few(self.inputs, self.signals, right)
         # As they lie in memory: one product, not one for each example.
         few = (self.signals.transpose(0, 1) @ left).transpose(0, 1)
-        return in_few(self.inputs, few, right, self.signals[: kept(len(few), every)] if every else None)
+        return in_few(self.inputs, few, right, None if whole is None else self.signals[whole])
 
     def shortest(self) -> Outer | Formed:
         """Written out where several positions take about as many numbers: products are cheaper then."""
@@ -125,7 +129,10 @@ class Outer:
 
     def leading(self, factor: Tensor, tolerance: float, most: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
         """At most so many directions (R, Q) of the signals that the loss weighs, L (n, C - 1, r), and of the inputs."""
-        weighed, inputs = _weighed(self.signals, factor).flatten(0, 2), self.inputs.flatten(0, 1)
+        weighed = _weighed(self.signals, factor)
+        loud = weighed.square().sum(dim=(1, 3)).sqrt()[..., None]
+        long = self.inputs.square().sum(dim=2).sqrt()[:, None, :, None]
+        weighed, inputs = (weighed * long).flatten(0, 2), (self.inputs * loud).flatten(0, 1)
         weighed, inputs = (rows[:: max(1, len(rows) // MOST_ROWS)] for rows in (weighed, inputs))
         return leading(weighed, most[0], tolerance), leading(inputs, most[1], tolerance)
 
@@ -134,8 +141,8 @@ class Outer:
 class Beyond:
     """Sums over examples M, (k, b, a), of a weight beyond few directions R (b, q), Q (a, r) of signals and inputs.
 
-    `wide` is L^T R^T M (k, j, a) for few of the signals, `tall` is M Q K (2, k, b, j) for few of the inputs, in two
-    sums from one half of the examples each, `bias` (k, b); None where all directions are among the few.
+    `wide` is L^T R^T M (k, j, a) for few of the signals, `tall` is M Q K (1 or 2, k, b, j) for few of the inputs, by
+    itself or with a draw of its noise, `bias` (k, b); None where all directions are among the few.
     """
 
     wide: Tensor | None
@@ -149,11 +156,6 @@ class Beyond:
             return Beyond(*mine)
         theirs = (other.wide, other.tall, other.bias)
         return Beyond(*(None if a is None or b is None else a + b for a, b in zip(mine, theirs, strict=True)))
-
-
-def kept(num_examples: int, every: int) -> int:
-    """How many examples one in `every` is, rounded up."""
-    return -(-num_examples // max(every, 1))
 
 
 def in_few(
@@ -212,7 +214,7 @@ class Formed:
         """Some examples'."""
         return Formed(self.gradients[examples])
 
-    def reduced(self, left: Tensor | None, right: Tensor | None, _: int) -> Formed:
+    def reduced(self, left: Tensor | None, right: Tensor | None, _: Tensor | slice | None) -> Formed:
         """R^T M Q for gradients M of weights."""
         b, a = (-1 if basis is None else len(basis) for basis in (left, right))
         return Formed(turned(self.gradients.reshape(*self.gradients.shape[:2], b, a), left, right).flatten(2))

@@ -310,6 +310,16 @@ def test_errors_cover_what_they_say_on_200_networks_never_looked_at():
 
 
 @pytest.mark.slow
+def test_errors_cover_what_they_say_where_a_quarter_tells_of_signals_beyond_the_subspace(monkeypatch):
+    """As in large networks, where so few are one example of eight."""
+    monkeypatch.setattr("rmtland.nets.importance.FEWEST", 25)
+    monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (8, 48))  # most of the widths are more
+    inside, quarter, _ = coverage(fresh_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    assert (inside >= 0.95).all()
+    assert quarter[0] < 0.95
+
+
+@pytest.mark.slow
 def test_errors_cover_what_they_say_on_160_draws():
     draws = (
         model(num_classes, sigma_z=sigma_z, num_examples=200, num_parameters=200).sample(rng=seed)

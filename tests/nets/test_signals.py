@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 import rmtland as rl
+from rmtland.nets.importance import Sampled
 from rmtland.nets.reduction import leading
 from tests import oracles
 from tests.nets.networks import build, jacobian
 
 NAMES = ("conv", "mlp")
+TOLD_OF_200 = (np.arange(3, 200, 8), np.arange(7, 200, 8))  # two halves of those that directions are not chosen by
 
 
 def sources(name, **options):
@@ -89,7 +91,7 @@ def test_what_a_subspace_leaves_out_of_products():
     gradients, outputs = (array.numpy() for array in jacobian(module, inputs))
     halves = []
     weights = np.concatenate([np.arange(g.start, g.stop) for n, g in source.parameter_groups.items() if "weight" in n])
-    for some in (slice(150, 175), slice(175, 200)):  # those that directions were not chosen by
+    for some in TOLD_OF_200:
         dense = oracles.gauss_newton(outputs[some], gradients[some])
         image = torch.as_tensor(dense) @ reduction.lift(vectors.T).T
         halves.append((image - reduction.lift(reduction.project(image.T)).T).numpy()[weights])
@@ -149,6 +151,19 @@ def wide_convolutions(num_examples=120):
     labels = torch.arange(num_examples) % 4
     coarse = torch.randn(num_examples, 2, 2, 2).double() + torch.randn(4, 2, 2, 2).double()[labels]
     return module, nn.functional.interpolate(coarse, size=(7, 7), mode="bilinear"), labels
+
+
+def test_sources_with_ignored_examples_go_the_long_way():
+    """Wherever the first of them is."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+    inputs, labels = torch.randn(100, 20, dtype=torch.float64), torch.arange(100) % 4
+    labels[-3] = -100
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels, loss=nn.CrossEntropyLoss(), batch_size=32)
+    found = rl.streamed_outliers(source, passes=2)
+    others = np.delete(np.arange(100), -3)
+    expected = rl.streamed_outliers(rl.nets.NetworkLogitGradients(module, inputs[others], labels[others]), passes=2)
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=0.01)
 
 
 @pytest.mark.parametrize("network", [wide, wide_convolutions])
@@ -236,7 +251,7 @@ def test_what_a_closer_look_leaves_out_and_what_single_vectors_have(monkeypatch)
     gradients, outputs = (array.numpy() for array in jacobian(module, inputs))
     shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
     halves = []
-    for some in (slice(150, 175), slice(175, 200)):  # those that directions were not chosen by
+    for some in TOLD_OF_200:
         image = torch.as_tensor(
             oracles.gauss_newton(outputs[some], gradients[some]) @ reduction.lift(vectors.T).T.numpy()
         )
@@ -247,9 +262,10 @@ def test_what_a_closer_look_leaves_out_and_what_single_vectors_have(monkeypatch)
     expected = sum((halves[0][name] * halves[1][name]).sum(dim=(1, 2)) for name in halves[0])
     assert float(expected.abs().max()) > 1e-12
     np.testing.assert_allclose(reducer.left_out(vectors, reducer.closer(vectors, 0.0)), expected, rtol=1e-5, atol=1e-14)
+    told = np.concatenate(TOLD_OF_200)
     single, known = torch.randn(source.num_parameters, 2).double(), torch.randn(reduction.size, 2).double()
-    curvatures = [oracles.curvature(z) for z in outputs[150:]]
-    pushed = gradients[150:] @ (single - reduction.lift(known.T).T).numpy()
+    curvatures = [oracles.curvature(z) for z in outputs[told]]
+    pushed = gradients[told] @ (single - reduction.lift(known.T).T).numpy()
     each = np.einsum("nck,ncd,ndk->nk", pushed, curvatures, pushed)
     energies, error = reducer.energies(single, known)
     np.testing.assert_allclose(energies, np.mean(each, axis=0), rtol=1e-9)
@@ -257,7 +273,8 @@ def test_what_a_closer_look_leaves_out_and_what_single_vectors_have(monkeypatch)
 
 
 def test_signals_beyond_the_subspace_are_told_by_some_of_the_examples(monkeypatch):
-    """The first of a part for all of it, with the noise of that from what their halves differ by."""
+    """A draw of them for all, in proportion to their curvatures, with a draw of the noise of that."""
+    monkeypatch.setattr("rmtland.nets.importance.FEWEST", 1)
     module, inputs, labels = wide(num_examples=80)
     monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (8, 50))
     source = rl.nets.NetworkLogitGradients(module, inputs, labels)
@@ -268,7 +285,11 @@ def test_signals_beyond_the_subspace_are_told_by_some_of_the_examples(monkeypatc
     curvatures = np.array([oracles.curvature(z) for z in outputs])
     pushed = np.einsum("nce,ncd,dk->nek", curvatures, gradients, reduction.lift(vectors.T).T)
     each = torch.as_tensor(np.einsum("ncd,nck->nkd", gradients, pushed)) / 80
-    first, second = 4 * each[:10].sum(dim=0), 4 * each[10:20].sum(dim=0)
+    drawn = Sampled.of(torch.as_tensor(np.trace(curvatures, axis1=1, axis2=2)), 20)
+    assert len(drawn.places) == 20
+    assert drawn.scales.min() < drawn.scales.max()
+    told = (drawn.scales[:, None, None] * each[drawn.places]).sum(dim=0)
+    noise = (drawn.noise[:, None, None] * each[drawn.places]).sum(dim=0)
 
     def beyond_signals(image):
         rest = torch.zeros_like(image)
@@ -279,7 +300,7 @@ def test_signals_beyond_the_subspace_are_told_by_some_of_the_examples(monkeypatc
         return rest
 
     exact = each.sum(dim=0)
-    expected = exact - beyond_signals(exact) + beyond_signals(first + second)
+    expected = exact - beyond_signals(exact) + beyond_signals(told)
     closer = reducer.closer(vectors, 0.0)
     (part,) = reducer.parts(next(iter(source.chunks())))
     closer.add(part, torch.as_tensor(curvatures) @ part.jvp(vectors))
@@ -289,7 +310,7 @@ def test_signals_beyond_the_subspace_are_told_by_some_of_the_examples(monkeypatc
     weights = torch.zeros(source.num_parameters).double()
     for name, group in source.parameter_groups.items():
         weights[group] = float("weight" in name)
-    apart, drawn = beyond_signals(first - second) * weights, beyond_signals(first + second) * weights
+    apart, drawn = beyond_signals(noise) * weights, beyond_signals(told) * weights
     squares, products = closer.noise()
     np.testing.assert_allclose(squares, apart @ apart.T, atol=1e-12)
     np.testing.assert_allclose(products, drawn @ apart.T, atol=1e-12)
@@ -307,7 +328,7 @@ def test_a_start_has_a_product_in_the_subspace_before_the_last():
     torch.manual_seed(0)
     found = rl.streamed_outliers(source, start=torch.randn(source.num_parameters, 1).double())
     assert np.abs(found.eigenvalues / exact - 1).max() < 1e-3
-    assert found.num_products == 1 + 4 + 4
+    assert found.num_products == 6 + 4 + 4  # filled up with directions of F
 
 
 @pytest.mark.parametrize("network", [wide, wide_convolutions])
@@ -327,7 +348,7 @@ def test_two_passes_are_better_than_one_whatever_the_memory_and_the_chunks(netwo
         np.testing.assert_allclose(one.eigenvalues, found[size, 2**30, passes].eigenvalues, rtol=1e-9)
         vectors = one.eigenvectors
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-10)
-        assert one.num_products == {1: 3 * 3 + 4, 2: 3 * 3 + 2 * 6}[passes]
+        assert one.num_products == {1: 2 * 3 + 2 * 4, 2: 2 * 3 + 2 * 6}[passes]
         if passes == 2:
             before = np.abs(found[size, budget, 1].eigenvalues / exact - 1).mean()
             assert np.abs(one.eigenvalues / exact - 1).mean() < before
@@ -379,3 +400,17 @@ def test_what_is_not_held_is_found_anew(monkeypatch):
     assert np.abs(held[1] / exact - 1).mean() < errors[1]
     np.testing.assert_allclose(streamed[2].eigenvalues, held[2], rtol=1e-3)
     assert (np.abs(streamed[1].eigenvalues - exact) <= streamed[1].errors).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e9])
+def test_a_network_that_tells_nothing(scale):
+    """Without weights in the last layer but its own gradients, and with examples that are all frozen."""
+    module, inputs, labels = wide(num_examples=60)
+    with torch.no_grad():
+        module[-1].weight *= scale
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    exact = np.linalg.eigvalsh(rl.gauss_newton(source).to_dense())[-3:]
+    for passes in (1, 2):
+        found = rl.streamed_outliers(source, passes)
+        np.testing.assert_allclose(found.eigenvalues, exact, rtol=0.02, atol=1e-12)
+        np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(3), atol=1e-10)
