@@ -61,6 +61,22 @@ def test_errors_grow_with_those_of_the_moments():
     assert error(large) > 1.4 * error(small)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_smoothest_of_the_fits_that_are_as_good_is_taken(noise):
+    rng = np.random.default_rng(0)
+    grid = np.geomspace(0.01, 1, 30)
+    matrix = (grid[None, :] ** np.arange(6)[:, None]) * 100
+    shares = np.where(np.abs(grid - 0.3) < 0.1, 1.0, 0.0) if noise == 0 else np.ones(30)
+    target = matrix @ shares + noise * rng.standard_normal(6)
+    fit, stiffness = module._smoothest(matrix, target, 1.0)
+    stiffnesses = 10.0 ** np.arange(-4, 3)
+    misfit = {s: np.sum((matrix @ module._fitted(matrix, target, 1.0, s) - target) ** 2) for s in stiffnesses}
+    good = [s for s in stiffnesses if misfit[s] <= min(misfit.values()) + 6]
+    assert stiffness == max(good)
+    assert (stiffness < max(stiffnesses)) == (noise == 0)
+    np.testing.assert_allclose(fit, module._fitted(matrix, target, 1.0, stiffness))
+
+
 def test_bad_input():
     values = np.array([1.0, -0.1, 0.2])
     with pytest.raises(ValueError, match="tr Sigma\\^2 > 0"):
