@@ -80,6 +80,8 @@ def test_the_clustering_of_draws():
     even = rl.UnevenGradients(1.0, 0.8).q_values(C)
     assert even.same_logit == pytest.approx(rl.ClusteredGradients(1.0, 0.8).q_values(C).same_logit)
     assert abs(q.same_logit / even.same_logit - 1) > 0.05
+    larger = rl.UnevenGradients(3.0, 2.4, effective_dimension=1000.0, length_spread=1.5).q_values(C, LABELS)
+    assert larger.same_logit == pytest.approx(q.same_logit)  # whatever the unit
 
 
 def test_a_source_keeps_its_trace_and_norm():

@@ -63,6 +63,25 @@ def test_spectrum_of_the_whole_and_of_every_tensor(name, elementwise, monkeypatc
     assert trace == pytest.approx(np.trace(exact(module, inputs)[0]))
 
 
+class TiedWords(torch.nn.Module):
+    """Logits by the table that the words were looked up in."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(7, 5)
+
+    def forward(self, words):
+        return torch.nn.functional.linear(torch.tanh(self.table(words).mean(dim=1)), self.table.weight)
+
+
+def test_a_table_of_words_that_is_the_head_too():
+    """Its gradients have inputs of their own for each logit."""
+    torch.manual_seed(0)
+    module, words = TiedWords().double(), torch.randint(0, 7, (len(LABELS), 3))
+    source = rl.nets.NetworkLogitGradients(module, words, LABELS, batch_size=4)
+    check(rl.gauss_newton_spectrum(source), *exact(module, words))
+
+
 @pytest.mark.parametrize(("store", "block", "passes"), [(2**30, 2**27, 1), (1, 2**27, 9), (2**30, 1, 1)])
 def test_stores_and_blocks_of_any_size(store, block, passes, monkeypatch):
     monkeypatch.setattr(layer_gram, "STORE_BYTES", store)
