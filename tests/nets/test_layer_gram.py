@@ -68,10 +68,11 @@ class TiedWords(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.table = torch.nn.Embedding(7, 5)
+        self.table, self.head = torch.nn.Embedding(7, 5), torch.nn.Linear(5, 7, bias=False)
+        self.head.weight = self.table.weight
 
     def forward(self, words):
-        return torch.nn.functional.linear(torch.tanh(self.table(words).mean(dim=1)), self.table.weight)
+        return self.head(torch.tanh(self.table(words).mean(dim=1)))
 
 
 def test_a_table_of_words_that_is_the_head_too():
@@ -79,7 +80,11 @@ def test_a_table_of_words_that_is_the_head_too():
     torch.manual_seed(0)
     module, words = TiedWords().double(), torch.randint(0, 7, (len(LABELS), 3))
     source = rl.nets.NetworkLogitGradients(module, words, LABELS, batch_size=4)
+    rows = jacobian(module, words)[0].flatten(0, 1).numpy()
     check(rl.gauss_newton_spectrum(source), *exact(module, words))
+    # The whole is one tensor: the same through its Gram matrix.
+    check(rl.gauss_newton_spectrum(source, by="parameter_groups")["table.weight"], *exact(module, words))
+    np.testing.assert_allclose(rl.logit_gradient_gram(source).matrix.reshape(len(rows), -1), rows @ rows.T, atol=1e-12)
 
 
 @pytest.mark.parametrize(("store", "block", "passes"), [(2**30, 2**27, 1), (1, 2**27, 9), (2**30, 1, 1)])
