@@ -38,6 +38,11 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
     ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
 }  # fmt: skip
+UNSEEN = {
+    *("strict", "lw", "linewidth", "linewidths", "alpha", "ms", "markersize", "zorder", "frameon", "fontsize"),
+    *("figsize", "dpi", "padding", "capsize"),
+}  # fmt: skip
+"""Keywords whose values no test could see: of lengths that are equal anyway, and of widths and sizes in figures."""
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
 EQUIVALENT = {
     (mutant["file"], mutant["line"]): mutant["why"]
@@ -65,10 +70,14 @@ def changed(node: ast.AST) -> ast.AST | None:
 
 
 def places(tree: ast.Module) -> Iterator[ast.AST]:
-    """Nodes that a mutant may change: not those of annotations, decorators, messages of errors, module constants."""
+    """Nodes that a mutant may change: not those of annotations, decorators, messages of errors, module constants, or
+    the look of figures (`UNSEEN`).
+    """
 
     def walk(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.arg, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.Assert)):
+            return
+        if isinstance(node, ast.keyword) and node.arg in UNSEEN and ast.unparse(node) != "strict=False":
             return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
