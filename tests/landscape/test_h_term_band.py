@@ -55,14 +55,15 @@ def test_leading_rows_are_enough(dense_rows, monkeypatch):
     np.testing.assert_allclose(squares, (vectors[:5].T @ slope) ** 2, rtol=1e-6)
 
 
-def test_rows_are_taken_until_they_are_enough(monkeypatch):
-    """At once for what stands far out; for the edge of the bulk, again and again twice as many."""
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 1e4])
+def test_rows_are_taken_until_they_are_enough(monkeypatch, unit):
+    """At once for what stands far out; for the edge of the bulk, again and again twice as many; in any unit."""
     asked, leading = [], HTermBand.leading
     monkeypatch.setattr(HTermBand, "leading", lambda band, order: asked.append(order) or leading(band, order))
-    h_term_spectrum(*signal(5, 50.0), 3000, 1.0, np.random.default_rng(0), 2)
+    h_term_spectrum(*signal(5, 50.0 * unit), 3000, unit, np.random.default_rng(0), 2)
     assert asked == [200]
     asked.clear()
-    h_term_spectrum(np.zeros((2, 2)), np.ones(2), 10**5, 1.0, np.random.default_rng(0), 3)
+    h_term_spectrum(np.zeros((2, 2)), np.ones(2), 10**5, unit, np.random.default_rng(0), 3)
     assert asked == [200, 400, 800]
 
 
