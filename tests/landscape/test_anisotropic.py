@@ -78,6 +78,28 @@ def test_a_full_draw_has_the_means_inner_products_and_the_residuals_covariances(
     assert not along[100:].any()
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("shape", [(N,), (N, C), (N, C, C)])
+def test_means_as_examples_stretch_and_mix_them(by_class, shape):
+    """Without residuals: the inner products of all logit gradients, each example's coefficients written out."""
+    count = C * C if by_class else C
+    base = np.random.default_rng(0).standard_normal((count + FACTORS, 20))
+    scales, loadings = np.random.default_rng(1).uniform(0.5, 2.0, shape), LAW.loadings
+    law = rl.AnisotropicGradients(base @ base.T, 0.0, mean_scales=scales, loadings=loadings)
+    means, rest, *own = law.draw_gradients(LABELS, C, D, np.random.default_rng(2))
+    rows = means + rest + (own[0][:, LABELS].swapaxes(0, 1) if by_class else 0.0)
+    coefficients = np.zeros((N, C, count + FACTORS))
+    for mu, y in enumerate(LABELS):
+        mixing = scales[mu] if len(shape) == 3 else np.diag(np.broadcast_to(scales[mu], C))
+        for k in range(C):
+            for m in range(C):
+                coefficients[mu, k, C * m + y if by_class else m] = mixing[k, m]
+        coefficients[mu, :, count:] = loadings[mu]
+    expected = (coefficients @ base).reshape(N * C, 20)
+    rows = rows.reshape(N * C, D)
+    np.testing.assert_allclose(rows @ rows.T, expected @ expected.T, atol=1e-10)
+
+
 SLOPES = rl.CrossEntropy().gradient(LOGITS, LABELS)
 OTHER = 0.2 * np.random.default_rng(7).standard_normal((N, C)) + SLOPES
 
@@ -238,6 +260,30 @@ def test_covariances():
     assert counts.tolist() == [1, 5]
 
 
+@pytest.mark.parametrize(("exponent", "cut"), [(0.8, 7), (0.0, 3), (2.5, 1)])
+def test_a_power_law_has_its_eigenvalues(exponent, cut):
+    law = rl.ResidualCovariance.power_law(exponent, cut)
+    powers = [1 / j**exponent for j in range(1, cut + 1)]
+    np.testing.assert_allclose(law.eigenvalues, powers, rtol=1e-14)
+    assert law.effective_dimension == pytest.approx(sum(powers) ** 2 / sum(x * x for x in powers))
+
+
+def test_means_and_columns_that_just_fit():
+    """As many dimensions as means, or as independent columns, are enough for a draw."""
+    means = rl.AnisotropicGradients(np.eye(C * C) + 0.1, 0.0)
+    drawn, _, own = means.draw_gradients(LABELS, C, C * C, np.random.default_rng(0))
+    whole = (drawn[:, None] + own).reshape(C * C, C * C)
+    np.testing.assert_allclose(whole @ whole.T, means.mean_gram, atol=1e-12)
+    kernel = rl.KernelGradients(kernels())
+    rows = kernel.draw_gradients(LABELS, C, N * C, np.random.default_rng(0))[1].reshape(N * C, N * C)
+    np.testing.assert_allclose(rows @ rows.T, kernel.gram(), atol=1e-9)
+    few = rl.KernelGradients(kernels(), effective_dimension=20.9)
+    squares = [np.sum(few.draw_gradients(LABELS, C, 20, np.random.default_rng(seed))[1] ** 2) for seed in range(30)]
+    assert_mean(squares, np.trace(kernel.gram()), detect=0.3 * np.trace(kernel.gram()))
+    one = rl.KernelGradients(kernels(), effective_dimension=1)
+    assert not np.any(one.draw_gradients(LABELS, C, 5, np.random.default_rng(0))[1][:, :, 1:])
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -249,6 +295,9 @@ def test_covariances():
         (lambda: rl.ResidualCovariance([1.0], [1, 2]), ValueError, "`multiplicities` must have 1 entries"),
         (lambda: rl.ResidualCovariance(None, [1]), ValueError, "`multiplicities` must be left out"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(9, 1.0), ValueError, "`exponent` must be"),
+        (lambda: rl.ResidualCovariance.power_law(-0.1, 5), ValueError, "`exponent` must be >= 0; got -0.1"),
+        (lambda: rl.ResidualCovariance.power_law(0.8, 0), ValueError, "`cut` must be >= 1; got 0"),
+        (lambda: rl.KernelGradients(kernels(), 0.9), ValueError, "`effective_dimension` must be >= 1; got 0.9"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(0.5), ValueError, "`dimension` must be"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C), 1.0, rl.ResidualCovariance(np.ones(D + 1)))).spectrum(),
          ValueError, "at most D = 120 positive eigenvalues; got 121"),
@@ -270,7 +319,8 @@ def test_covariances():
         (lambda: model_of(rl.KernelGradients([(np.eye(N), np.eye(C + 1))])), ValueError, "must be of N = 40"),
         (lambda: model_of(rl.KernelGradients([(-np.eye(N), np.eye(C))])).spectrum(), ValueError, "add up to a Gram"),
         (lambda: model_of(rl.KernelGradients([(np.eye(N), np.eye(C))]), 50).sample(), ValueError, "rank <= D = 50"),
-        (lambda: model_of(rl.KernelGradients(kernels(), 130)).sample(), ValueError, "`effective_dimension` must be <="),
+        (lambda: model_of(rl.KernelGradients(kernels(), 121)).sample(), ValueError,
+         "`effective_dimension` must be <= D = 120; got 121"),
     ],
 )  # fmt: skip
 def test_bad_input(make, error, match):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland._arguments import spawn
+from rmtland.landscape import paper
 from rmtland.landscape.paper.h_term import h_term_figure
 from rmtland.landscape.paper.spectrum import EQUATIONS, freezing_figure, spectrum_figure
 from rmtland.landscape.paper.sweeps import SweepFigure, phase_figure, sweep_figure
@@ -100,6 +102,151 @@ def test_phase_diagram():
     assert (np.diff(figure.ratio[0]) < 0).all()
 
 
+def test_a_sweep_is_what_its_models_say():
+    """Draws of one draw's rows and logits at all sigma_z, and the theory of the same logits."""
+    grid, snr, size, dimension = [0.5, 4.0], 3.0, 50, 7
+    figure = sweep_figure(20, 4, size, snr, grid, lambda sigma: 0.3 * sigma, 2, dimension, accuracy=0.8, rng=5)
+    rng = np.random.default_rng(5)
+    rows = [rl.SharedRows(child) for child in spawn(rng, 2)]
+    seeds = rng.integers(2**62, size=2)
+    assert figure.dimension == dimension
+    for j, sigma in enumerate(grid):
+        length = 0.3 * sigma
+        law = rl.ClusteredGradients(length, length / math.sqrt(snr))
+        model = rl.LandscapeModel(20, 4, size, rl.GaussianLogits(sigma, 0.8), law)
+        pair = (1 - rl.RandomEnergyModel(4, sigma).participation()) / 12  # of two different classes, of 12 such pairs
+        strength = law.mean_length**2 * 4 + law.residual_length**2 * 12 / size
+        assert figure.first_order[j] == pytest.approx(strength * pair)
+        for name, cross_terms in EQUATIONS.items():
+            panel = figure.panels[name]
+            for i, seed in enumerate(seeds):
+                draw, theory = model.spectrum(seed, cross_terms, rows=rows[i]), model.theory(seed, cross_terms)
+                assert panel.top_eigenvalue[i, j] == pytest.approx(draw.eigenvalues.max())
+                assert panel.gradient_power[i, j] == pytest.approx(draw.powers[-3:].sum())
+                assert panel.ratio[i, j] == pytest.approx(draw.eigenvalues.sum() / np.linalg.norm(draw.eigenvalues))
+                assert panel.hyperplane_ratio[i, j] == pytest.approx(draw.goldilocks_ratio(dimension))
+                assert panel.top_eigenvalue_theory[i, j] == pytest.approx(theory.outliers().max())
+                assert panel.gradient_power_theory[i, j] == pytest.approx(theory.gradient_power(3))
+                assert panel.ratio_theory[i, j] == pytest.approx(theory.trace / theory.frobenius)
+                assert panel.hyperplane_ratio_theory[i, j] == pytest.approx(theory.goldilocks_ratio(dimension))
+
+
+@pytest.mark.parametrize("mean_length", [1.0, 0.0])
+def test_an_h_term_is_what_its_models_say(mean_length):
+    """Whatever H-term the model had; with or without outliers to be swallowed."""
+    law = rl.ClusteredGradients(mean_length, 0.5)
+    model = rl.LandscapeModel(12, 4, 30, rl.GaussianLogits(1.0), law, sigma_H=0.7)
+    figure = h_term_figure(model, [0.05, 0.2], num_draws=2, rng=5)
+    rng = np.random.default_rng(5)
+    given = rl.GivenLogits(*model.logits.draw_logits(12, 4, rng))
+    seeds = rng.integers(2**62, size=2)
+    transition = rl.LandscapeModel(12, 4, 30, given, law).theory().transition_sigma_H()
+    assert (transition > 0).any() == (mean_length > 0)
+    np.testing.assert_allclose(figure.transition, transition)
+    for j, sigma_H in enumerate([0.05, 0.2]):
+        here = rl.LandscapeModel(12, 4, 30, given, law, sigma_H=sigma_H)
+        theory = here.theory()
+        np.testing.assert_allclose(figure.eigenvalues_theory[j], theory.outliers())
+        assert figure.power_theory[j] == pytest.approx(theory.gradient_power(3))
+        assert figure.bulk_edge[j] == pytest.approx(theory.bulk_edge)
+        assert figure.num_above_edge[j] == np.sum(transition > sigma_H)
+        for i, seed in enumerate(seeds):
+            draw = here.spectrum(seed)
+            np.testing.assert_allclose(figure.eigenvalues[i, j], draw.eigenvalues[-3:])
+            assert figure.power[i, j] == pytest.approx(draw.powers[-3:].sum())
+
+
+def test_probabilities_are_those_of_the_first_draw():
+    figure = freezing_figure(3, 2, [0.1, 30.0, 1e5], num_draws=2)
+    for j, p in enumerate(figure.probabilities[[0, -1]]):
+        assert figure.participation[0, j] == pytest.approx(np.mean([sum(x * x for x in row) for row in p]))
+        entropies = [sum(-x * math.log2(x) for x in row if x > 0) for row in p.tolist()]
+        assert figure.entropy[0, j] == pytest.approx(np.mean(entropies), abs=1e-14)
+    assert not figure.entropy[:, 2].any()  # frozen: probabilities that are 0 have no part in it
+    assert (figure.participation[:, 2] == 1).all()
+
+
+def test_grids_of_figures_by_default(monkeypatch):
+    found = []
+    for module in (paper.spectrum, paper.sweeps, paper.h_term):
+        monkeypatch.setattr(module, "grid_or", lambda values, default, *name: found.append(default) or default[-2:])
+    shown = freezing_figure(2, 2, num_draws=2).shown
+    sweep = sweep_figure(3, 2, 4, num_draws=2, dimension=2)
+    phase_figure(3, 2, 4)
+    expected = (1e-2, 1e2, 60), (1e-3, 1e2, 21), (0.1, 1e2, 16), (1e-2, 10, 16), (0.1, 30, 6)
+    for grid, (first, last, size) in zip([*found, shown], expected, strict=True):
+        np.testing.assert_allclose(grid, [first * (last / first) ** (i / (size - 1)) for i in range(size)])
+    np.testing.assert_allclose(sweep.mean_lengths, (sweep.sigma_z / 15) ** 0.25)
+    found.clear()
+    transition = h_term_figure(SMALL, num_draws=2).transition
+    assert transition.max() > 1.01 * transition.min() > 0
+    np.testing.assert_allclose(found[0], [transition.max() * (0.15 + 1.35 * i / 12) for i in range(13)])
+
+
+@pytest.mark.parametrize("num_parameters", [7, 100])
+def test_what_a_spectrum_is_shown_at(num_parameters):
+    """Densities from 1e-4 to 1.2 of the top; power of some of the top C directions and of five numbers per decade."""
+    c, size = 10, min(num_parameters, 12 * 9)
+    model = rl.LandscapeModel.fort_ganguli(12, c, num_parameters, sigma_z=1.0)
+    figure = spectrum_figure(model, num_draws=2, num_points=2)
+    few = {int(c ** (i / 5) + 1e-9) for i in range(6)}
+    many = {int(c * (max(size, c) / c) ** (i / 10) + 1e-9) for i in range(11)}
+    for panel in figure.panels.values():
+        top = panel.eigenvalues.max()
+        np.testing.assert_allclose(panel.x, [1e-4 * top, 1.2 * top])
+        assert panel.directions.tolist() == sorted(k for k in {*few, c - 1, c, *many} if k <= size)
+        assert panel.power_theory.shape == (2, panel.directions.size)
+
+
+def test_scales_of_a_model_of_which_few_outliers_stand_out():
+    """By default they reach to the strongest one's, whatever the others are."""
+    model = rl.LandscapeModel.fort_ganguli(20, 4, 20, sigma_z=1.0, snr=0.1)
+    figure = h_term_figure(model, num_draws=2)
+    *others, strongest = figure.transition
+    assert not np.any(others)
+    assert 0 < strongest < 1
+    assert figure.sigma_H[-1] == pytest.approx(1.5 * strongest)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_peak_is_within_the_grid(place):
+    grid = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
+    found = SweepFigure(None, grid, grid, 1, {}, grid).peak(np.eye(5)[place])
+    assert found == pytest.approx([math.nan, 0.3, 1.0, 3.0, math.nan][place], nan_ok=True)
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+def test_a_phase_diagram_is_the_mean_over_its_draws(cross_terms):
+    """Of models written out, one for each point: their sizes do not enter, so other lengths of the same SNR."""
+    sigmas, ratios = [0.5, 8.0], [0.02, 0.6, 3.0]
+    figure = phase_figure(30, 4, 50, sigmas, ratios, num_draws=2, cross_terms=cross_terms, rng=3)
+    seeds = np.random.default_rng(3).integers(2**62, size=2)
+    for j, sigma in enumerate(sigmas):
+        draws = [rl.GaussianLogits(sigma).draw_logits(30, 4, np.random.default_rng(seed)) for seed in seeds]
+        logits = [rl.GivenLogits(*draw) for draw in draws]
+        for i, snr in enumerate(ratios):
+            law = rl.ClusteredGradients(3.0, 3.0 / math.sqrt(snr))
+            theories = [rl.LandscapeModel(30, 4, 50, z, law).theory(cross_terms=cross_terms) for z in logits]
+            crossings = np.array([np.sort(theory.transition_snr()) for theory in theories])
+            assert crossings.shape == (2, 3)
+            assert figure.num_above_edge[i, j] == np.mean(np.sum(crossings < snr, axis=1))
+            assert figure.gradient_power[i, j] == pytest.approx(np.mean([t.gradient_power(3) for t in theories]))
+            assert figure.ratio[i, j] == pytest.approx(np.mean([t.trace / t.frobenius for t in theories]))
+            np.testing.assert_allclose(figure.transition[:, j], crossings[:, [0, 2]].mean(axis=0))
+    assert len(set(figure.num_above_edge.ravel())) > 2
+
+
+def test_progress_of_figures_is_told_draw_by_draw():
+    told = []
+    sweep_figure(
+        10, 3, 20, sigma_z=[1.0, 2.0, 3.0], num_draws=2, dimension=5, progress=lambda *numbers: told.append(numbers)
+    )
+    assert told == [(done, 6) for done in range(1, 7)]
+    told.clear()
+    h_term_figure(SMALL, [0.1, 0.2], num_draws=3, progress=lambda *numbers: told.append(numbers))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
 def test_the_h_term_swallows_the_outliers():
     model = rl.LandscapeModel.fort_ganguli(60, 4, 200, sigma_z=1.0, snr=4.0)
     figure = h_term_figure(model, num_draws=12, rng=1)
@@ -124,6 +271,8 @@ def test_the_h_term_swallows_the_outliers():
             "`sigma_H` must be given for a model without outliers; got None",
         ),
         (lambda: freezing_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),
+        (lambda: freezing_figure(num_examples=1), ValueError, "`num_examples` must be >= 2; got 1"),
+        (lambda: sweep_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),
         (lambda: freezing_figure(num_classes=1), ValueError, "`num_states` must be >= 2"),
         (lambda: spectrum_figure(num_draws=1), ValueError, "`num_draws` must be >= 2; got 1"),
         (lambda: spectrum_figure(num_points=1), ValueError, "`num_points` must be >= 2; got 1"),
@@ -139,6 +288,14 @@ def test_the_h_term_swallows_the_outliers():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_the_fewest_draws_points_and_examples():
+    assert freezing_figure(2, 2, [1.0, 2.0], num_draws=2).entropy.shape == (2, 2)
+    panels = spectrum_figure(SMALL, num_draws=2, num_points=2).panels
+    assert {panel.x.shape for panel in panels.values()} == {(2,)}
+    assert sweep_figure(3, 2, 4, sigma_z=[1.0, 2.0], num_draws=2, dimension=1).sigma_z.size == 2
+    assert h_term_figure(SMALL, [0.1, 0.2], num_draws=2).power.shape == (2, 2)
 
 
 FIGURES = {

@@ -58,6 +58,11 @@ def test_signal_to_noise():
     assert isinstance(rl.ClusteredGradients(), GradientLaw)
 
 
+@pytest.mark.parametrize(("mean", "residual", "snr"), [(3.0, 0.5, 36.0), (0.5, 2.0, 1 / 16), (0.0, 0.1, 0.0)])
+def test_signal_to_noise_is_a_ratio_of_squares(mean, residual, snr):
+    assert rl.ClusteredGradients(mean, residual).snr == pytest.approx(snr)
+
+
 def test_class_gradients_and_unequal_lengths():
     law = rl.ClusteredGradients(1.0, 0.5, class_length=2.0, relative_lengths=[0.0, 1.0, 2.0, 0.5])
     draws = [draw(law, seed) for seed in range(60)]

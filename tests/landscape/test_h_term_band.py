@@ -55,12 +55,66 @@ def test_leading_rows_are_enough(dense_rows, monkeypatch):
     np.testing.assert_allclose(squares, (vectors[:5].T @ slope) ** 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 1e4])
+def test_rows_are_taken_until_they_are_enough(monkeypatch, unit):
+    """At once for what stands far out; for the edge of the bulk, again and again twice as many; in any unit."""
+    asked, leading = [], HTermBand.leading
+    monkeypatch.setattr(HTermBand, "leading", lambda band, order: asked.append(order) or leading(band, order))
+    h_term_spectrum(*signal(5, 50.0 * unit), 3000, unit, np.random.default_rng(0), 2)
+    assert asked == [200]
+    asked.clear()
+    h_term_spectrum(np.zeros((2, 2)), np.ones(2), 10**5, unit, np.random.default_rng(0), 3)
+    assert asked == [200, 400, 800]
+
+
+def test_eigenpairs_of_long_blocks_are_exact_to_a_tenth_of_the_tolerance(monkeypatch):
+    """So that what is left below the block decides whether it is long enough."""
+    monkeypatch.setattr(h_term, "DENSE_ROWS", 50)
+    for seed in range(6):
+        block = HTermBand(signal(5, 3.0)[0], 4000, 1.0, np.random.default_rng(seed)).leading(400)
+        values, vectors = h_term._top(block, 3, None)
+        left = [np.linalg.norm(block @ v - value * v) for value, v in zip(values, vectors.T, strict=True)]
+        assert max(left) < 2e-8 * values[-1]
+
+
 def test_the_edge_of_the_bulk_takes_more_rows():
     # Nothing stands out: the largest eigenvalue is that of the Gaussian ensemble.
     g, slope = np.zeros((2, 2)), np.ones(2)
     top = [h_term_spectrum(g, slope, 2000, 1.0, np.random.default_rng((3, i)), 1)[0][-1] for i in range(100)]
     reference = rl.GaussianEnsemble(2000).largest(size=100, rng=5)[:, -1]
     assert_mean(np.array(top) - np.asarray(reference), 0.0, detect=0.01)
+
+
+@pytest.mark.parametrize(("w", "order"), [(3, 5), (5, 2), (3, 11), (4, 10)])
+def test_what_a_leading_block_leaves_out(w, order):
+    size = 12
+    band = HTermBand(signal(w, 2.0)[0], size, 0.5, np.random.default_rng(0))
+    vectors = np.random.default_rng(1).normal(size=(order, 2))
+    left = band.residuals(vectors)
+    np.testing.assert_allclose(left, np.linalg.norm(band.leading(size)[order:, :order] @ vectors, axis=0))
+
+
+class MeansForDraws:
+    """A generator all of whose squares are their means."""
+
+    def standard_normal(self, size=None):
+        return -1.0 if size is None else np.ones(size)
+
+    def chisquare(self, degrees):
+        assert degrees > 0
+        return degrees
+
+
+@pytest.mark.parametrize("drawn", [3, 6, 9, 10, 11])
+def test_means_of_sums_however_many_rows_are_drawn(drawn):
+    """D diagonal entries of variance 2 sigma_H^2 / D, D (D - 1) others of half of that."""
+    size, sigma_H = 11, 0.3
+    band = HTermBand(np.zeros((3, 3)), size, sigma_H, MeansForDraws())
+    band.extend(drawn)
+    trace, norm = band.sums()
+    assert norm**2 == pytest.approx(sigma_H**2 * (2 + size - 1), rel=1e-12)
+    deviation = sigma_H * math.sqrt(2 / size)
+    assert trace == pytest.approx(deviation * (drawn - math.sqrt(size - drawn)), rel=1e-12)
 
 
 def test_sums_of_rows_that_are_not_drawn():
@@ -103,6 +157,22 @@ def test_a_model_without_lengths_is_its_h_term():
     assert draw.eigenvalues.shape == (2,)
     assert draw.eigenvalues[-1] == pytest.approx(0.1, rel=0.1)  # 2 sigma_H
     assert math.isnan(draw.null_power)
+
+
+def test_a_model_without_lengths_is_a_tridiagonal_matrix():
+    """Of Dumitriu and Edelman (2002), with sigma_H^2 / D times chi squares of D - i off the diagonal."""
+    given = rl.GivenLogits(np.zeros((4, 3)), np.array([0, 1, 2, 0]))
+    size, rng = 15, np.random.default_rng(1)
+    model = rl.LandscapeModel(4, 3, size, given, rl.ClusteredGradients(0.0, 0.0), sigma_H=0.3)
+    rng.integers(2**63, size=4)  # the seed of the rows, of which there are none
+    diagonal, beside = np.zeros(size), np.zeros(size)
+    for i in range(size):
+        diagonal[i] = rng.standard_normal() * math.sqrt(2)
+        if i:
+            beside[i] = math.sqrt(rng.chisquare(size - i))
+    scale = 0.3 / math.sqrt(size)
+    expected = scipy.linalg.eigh_tridiagonal(scale * diagonal, scale * beside[1:], eigvals_only=True)
+    np.testing.assert_allclose(model.spectrum(rng=1).eigenvalues, expected, rtol=1e-12)
 
 
 def test_all_eigenvalues_of_a_large_hessian_are_refused_by_name():

@@ -1,6 +1,9 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import rmtland as rl
 from rmtland.landscape.logit_laws import LogitLaw, assign_labels
@@ -103,6 +106,24 @@ def test_margin_accuracy_in_its_limits():
     assert rl.MarginLogits(0.0, 1.0, 1.0).accuracy(7) == pytest.approx(0.8413447)
     assert rl.MarginLogits(1e-3, 1.0, 1.0).accuracy(7) == pytest.approx(0.8413447, abs=1e-3)
     assert rl.MarginLogits(1.0, 50.0).accuracy(7) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("margin", "spread"), [(1.0, 2.0), (-17.0, 3.7), (30.0, 50.0)])
+def test_margin_accuracy_where_logits_hardly_spread(margin, spread):
+    """The margin alone decides, whatever the number of classes: P(N(margin, spread^2) > 0), small as it may be."""
+    expected = NormalDist().cdf(margin / spread)
+    assert rl.MarginLogits(0.0, margin, spread).accuracy(7) == pytest.approx(expected, rel=1e-9)
+    assert rl.MarginLogits(1e-9, margin, spread).accuracy(7) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("sigma", "margin", "spread"), [(1.0, 2.0, 0.0), (2.0, -3.0, 2.5), (0.7, 0.5, 3.0)])
+def test_margin_accuracy_of_two_and_three_classes(sigma, margin, spread):
+    """Of two the sign of one normal number; of three that of two, whose correlation is that of a shared z_y."""
+    law, variance = rl.MarginLogits(sigma, margin, spread), 2 * sigma**2 + spread**2
+    assert law.accuracy(2) == pytest.approx(NormalDist(0, variance**0.5).cdf(margin), rel=1e-7)
+    shared = sigma**2 + spread**2
+    both = multivariate_normal([0.0, 0.0], [[variance, shared], [shared, variance]]).cdf([margin, margin])
+    assert law.accuracy(3) == pytest.approx(both, rel=1e-5)
 
 
 @pytest.mark.parametrize("law", [rl.MarginLogits(2.0, 3.0, 1.5), rl.MarginLogits(2.0, -3.0, 0.0)])

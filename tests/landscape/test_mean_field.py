@@ -73,6 +73,16 @@ def test_nearly_equal_and_opposite_inputs():
     np.testing.assert_allclose(zero[1], 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_long_inputs_that_are_alike_but_for_rounding(sign):
+    """E erf(u) erf(+-u) = (2 / pi) arcsin(2 q / (1 + 2 q)) -> +-1, and E erf'(u)^2 = (4 / pi) / sqrt(1 + 4 q)."""
+    q = 1e20
+    alike = sign * q * (1 + 4e-16)
+    value, slope = activation_of("erf").averages(np.array([[q, alike], [alike, q]]))
+    np.testing.assert_allclose(value, [[1, sign], [sign, 1]], rtol=1e-7)
+    np.testing.assert_allclose(slope, (4 / np.pi) / np.sqrt(1 + 4 * q), rtol=1e-7)
+
+
 def test_more_hermite_terms_where_inputs_are_alike(monkeypatch):
     covariance = 9.0 * np.array([[1.0, 0.99], [0.99, 1.0]])
     full = activation_of("tanh").averages(covariance)[0][0, 1]
@@ -164,6 +174,35 @@ def test_scales_and_clustering_are_those_of_wide_networks():
     assert np.isnan(rl.MeanFieldNetwork(widths).kernels(INPUTS[:1]).q_values().same_logit)
 
 
+def test_clustering_is_that_of_all_pairs_that_have_lengths():
+    """By loops; one example has no gradient, one is alone in its class, and lengths are well below 1."""
+    root = np.random.default_rng(0).normal(0.2, 0.1, (6, 4)) * [[1], [2], [0], [1], [3], [1]]
+    labels = np.array([0, 1, 0, 0, 1, 2])
+    layers = np.array([0.25 * root @ root.T, 0.75 * root @ root.T])
+    kernels = rl.MeanFieldKernels(np.eye(6), layers, np.ones((1, 5)), (4, 10, 4), 94)
+    of_class, every = {}, []
+    for m, n in itertools.permutations([0, 1, 3, 4, 5], 2):
+        cosine = root[m] @ root[n] / (np.linalg.norm(root[m]) * np.linalg.norm(root[n]))
+        every.append(cosine)
+        if labels[m] == labels[n]:
+            of_class.setdefault(labels[m], []).append(cosine)
+    own = np.mean([np.mean(pairs) for pairs in of_class.values()])
+    assert sorted(of_class) == [0, 1]
+    assert kernels.q_values(labels) == pytest.approx((own, np.mean(every), 0.0), rel=1e-12)
+    assert kernels.q_values() == pytest.approx((np.mean(every), np.mean(every), 0.0), rel=1e-12)
+
+
+def test_every_hidden_layer_spreads_the_outputs_kernel():
+    """As drawn: a layer's parameters pass through all hidden layers above it, whose units weigh unequally."""
+    units = np.array([np.full(4, 1.0), [0.0, 0.0, 2.0, 2.0]])
+    layers = np.array([4.0, 1.0, 2.0])[:, None, None] * np.array([[1.0, 0.5], [0.5, 1.0]])
+    kernels = rl.MeanFieldKernels(np.eye(2), layers, units, (7, 1500, 4000, 30), 10**6)
+    np.testing.assert_allclose(kernels.effective_widths, [1500, 2000])
+    drawn = [np.linalg.eigvalsh(kernels.effective_output_kernel(seed)) for seed in range(8)]
+    relative = [(values / values.mean()).var() for values in drawn]
+    assert np.sqrt(np.mean(relative)) == pytest.approx(kernels.output_kernel_std, rel=0.03)
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_outputs_kernel_spreads_as_in_networks(activation):
     widths, num_classes = [7, 120, 6], 6
@@ -250,6 +289,15 @@ def test_initialisations_widths_and_radius():
     assert ratio == pytest.approx(16)
     drawn = nn.Linear(400, 300).weight.detach().numpy()
     assert rl.MeanFieldNetwork([400, 300]).weight_variances[0] == pytest.approx(drawn.var(), rel=0.05)
+
+
+@pytest.mark.parametrize("radius", [0.5, 3.0])
+def test_a_radius_multiplies_all_parameters(radius):
+    network = rl.MeanFieldNetwork([7, 20, 5], weight_variances=[0.2, 1.5], bias_variances=[0.1, 0.0])
+    moved = network.scaled(radius)
+    np.testing.assert_allclose(moved.weight_variances, [0.2 * radius * radius, 1.5 * radius * radius])
+    np.testing.assert_allclose(moved.bias_variances, [0.1 * radius * radius, 0.0])
+    assert (moved.widths, moved.num_parameters) == (network.widths, network.num_parameters)
 
 
 def test_gaussian_process_logits_have_their_covariance():

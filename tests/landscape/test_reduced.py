@@ -198,6 +198,15 @@ def test_without_residuals_or_means():
     assert math.isnan(nothing.goldilocks_ratio(2))
 
 
+@pytest.mark.parametrize(("slope", "beyond"), [([3.0, 4.0], 1.0), ([0.1, 0.0], 1.0), ([0.0, 0.0], math.nan)])
+def test_no_rows_have_no_eigenvalues(slope, beyond):
+    """All of a gradient that there is lies beyond them."""
+    spectrum = reduced.spectrum_of_rows(np.zeros((0, 2)), np.array(slope), 10, C)
+    assert spectrum.eigenvalues.shape == spectrum.powers.shape == (0,)
+    assert spectrum.null_power == pytest.approx(beyond, nan_ok=True)
+    assert spectrum.gradient_norm == pytest.approx(math.hypot(*slope))
+
+
 def test_underflowed_probabilities():
     # exp(-800) is zero: no curvature is left, and the mislabelled example's gradient lies where no eigenvalue is.
     logits = np.array([[800.0, 0, 0, 0], [0, 800.0, 0, 0], [0.1, 0.2, 0, 0], [0, 0, 0.3, 0]])

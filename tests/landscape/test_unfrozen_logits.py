@@ -1,4 +1,4 @@
-from statistics import mean, stdev, variance
+from statistics import NormalDist, mean, stdev, variance
 
 import numpy as np
 import pytest
@@ -102,6 +102,12 @@ def test_accuracy_without_spread():
     assert rl.UnfrozenLogits(1.0, 0.0).accuracy(4) == 0.5
     assert rl.UnfrozenLogits(1.0, -1.0).accuracy(4) == 0.0
     assert rl.UnfrozenLogits(1.0, 1.0).accuracy(4) == 1.0
+
+
+@pytest.mark.parametrize(("margin", "spread"), [(1.0, 2.0), (-1.0, 1.0), (0.0, 3.0), (0.5, 0.25)])
+def test_accuracy_is_the_share_of_positive_margins(margin, spread):
+    law = rl.UnfrozenLogits(2.0, margin, spread)
+    assert law.accuracy(5) == pytest.approx(1 - NormalDist(margin, spread).cdf(0.0))
 
 
 def test_a_model_from_a_source():
@@ -245,6 +251,12 @@ def test_frozen_examples_have_the_spreads_of_a_sample(num_classes):
     assert found.margin == pytest.approx(mean(margins), rel=1e-12)
     assert found.margin_spread == pytest.approx(stdev(margins), rel=1e-12)
     assert found.sigma == pytest.approx(mean(variances) ** 0.5, rel=1e-12)
+
+
+def test_two_classes_share_nothing():
+    """One wrong class has no spread about its mean that examples could have in common."""
+    found = rl.UnfrozenLogits.from_logits(np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2)
+    assert (found.sigma, found.shared, found.shared_by_class) == (0.0, 0.0, 0.0)
 
 
 def test_two_classes_are_fitted_too():

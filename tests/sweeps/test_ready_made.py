@@ -30,6 +30,23 @@ def test_draws_and_theory_of_the_landscape_share_their_logits():
     assert_mean(ratio, 1.0, bias=0.01, detect=0.1)
 
 
+@pytest.mark.parametrize("num_parameters", [2, 100])
+def test_the_theory_of_the_landscape_is_that_of_its_logits(num_parameters):
+    """Of eigenvalues in ascending order, as many directions as there are."""
+    sizes = SMALL | {"num_parameters": num_parameters}
+    cell = theory_cell(1.0, 2.0, **sizes, rng=np.random.default_rng(5))
+    model = rl.LandscapeModel.fort_ganguli(**sizes, sigma_z=1.0, snr=2.0)
+    given = rl.GivenLogits(*model.logits.draw_logits(40, 4, np.random.default_rng(5)))
+    theory = dataclasses.replace(model, logits=given).theory()
+    outliers = theory.outliers()
+    assert cell["top_eigenvalue"] == max(outliers)
+    assert cell["last_outlier"] == min(outliers)
+    assert cell["mean_outlier"] == pytest.approx(sum(outliers) / outliers.size)
+    assert cell["gradient_power"] == theory.gradient_power(min(3, num_parameters))
+    assert cell["goldilocks_ratio"] == pytest.approx(theory.trace / theory.frobenius)
+    assert cell["bulk_edge"] == pytest.approx(theory.bulk_edge, nan_ok=True)
+
+
 def test_sizes_of_the_landscape_may_be_axes():
     grid = {"num_classes": [2, 5], "num_examples": [20, 30]}
     result = rl.sweep(landscape_cell, grid, 2, fixed={"num_parameters": 50, "sigma_z": 1.0}, workers=1)

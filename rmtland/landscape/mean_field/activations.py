@@ -117,7 +117,9 @@ def _erf_dual(first: Floats, second: Floats, c: Floats) -> tuple[Floats, Floats]
     """Williams (1997)."""
     product = (1 + 2 * first) * (1 + 2 * second)
     value = (2 / math.pi) * np.arcsin(np.clip(2 * c / np.sqrt(product), -1, 1))
-    return value, (4 / math.pi) / np.sqrt(product - 4 * c**2)
+    # Not product - 4 c^2, which rounding makes negative where long inputs are alike.
+    left = 1 + 2 * (first + second) + 4 * np.maximum(first * second - c**2, 0.0)
+    return value, (4 / math.pi) / np.sqrt(left)
 
 
 def _linear_dual(first: Floats, second: Floats, c: Floats) -> tuple[Floats, Floats]:
