@@ -1,6 +1,7 @@
 """Matrices too large to diagonalise: their top, density and traces by products, with errors."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +101,47 @@ def test_products_on_the_way_are_told(network, monkeypatch):
     assert products == sorted(products)
     assert products[-1] > 50
     assert {(done, total) for _, done, total in on_the_way} == {(0, 1)}
+
+
+def test_every_product_is_told_from_the_first(monkeypatch):
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    matrix, done, told = np.diag(np.linspace(0.1, 1.0, 60)), [0], []
+
+    def multiply(block):
+        done.append(done[-1] + block.shape[1])
+        return matrix @ block
+
+    operator = rl.SymmetricOperator(multiply, 60, np.zeros(1))
+    tried = len(done)
+    reporting.Reporter(2, "ratio").operator(operator, np.ones(60), np.random.default_rng(0), told=told.append)
+    assert told == [count - done[tried - 1] for count in done[tried:]]
+    assert told[-1] > 40
+
+
+def test_what_a_theory_expects_up_to_each_outlier():
+    """Of four outliers whose eigenvectors hold up to 1/2, 2/3, 3/4 and 4/5 of the squared gradient."""
+    theory = SimpleNamespace(
+        outliers=lambda: np.array([1.0, 2.0, 4.0, 8.0]), num_parameters=9, bulk_edge=0.5, trace=20.0, frobenius=10.0,
+        gradient_power=lambda count: count / (count + 1), count_above=lambda edge: 3.5 + edge,
+    )  # fmt: skip
+    report = reporting.Reporter(5, "ratio")
+    rung = report.theory(theory)
+    np.testing.assert_array_equal(rung.eigenvalues, [[1, 2, 4, 8]])
+    np.testing.assert_allclose(rung.powers, [[1 / 20, 1 / 12, 1 / 6, 1 / 2]])
+    expected = {
+        "eigenvalue_1": 8, "eigenvalue_4": 1, "top_eigenvalue": 8, "num_above_edge": 4, "trace": 20,
+        "frobenius_norm": 10, "goldilocks_ratio": 2, "gradient_power_C_minus_1": 4 / 5, "gradient_power_C": 5 / 6,
+    }  # fmt: skip
+    for quantity, value in expected.items():
+        assert rung.mean(quantity) == pytest.approx(value), quantity
+    assert np.isnan(rung.mean("eigenvalue_5"))
+    # Two parameters have two directions, which hold what there is.
+    theory.num_parameters, theory.bulk_edge, theory.frobenius = 2, np.inf, 0.0
+    rung = report.theory(theory)
+    np.testing.assert_allclose(rung.powers, [[0, 0, 1 / 6, 1 / 2]], atol=1e-15)
+    assert rung.mean("gradient_power_C") == rung.mean("gradient_power_C_minus_1") == pytest.approx(2 / 3)
+    assert rung.mean("num_above_edge") == 0  # nothing is beyond infinity
+    assert np.isnan(rung.mean("goldilocks_ratio"))
 
 
 def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
