@@ -210,6 +210,40 @@ def test_matrices_up_to_the_limit_are_diagonalised(monkeypatch):
         assert np.isnan(still.powers).all()  # no gradient has no direction
 
 
+@pytest.mark.parametrize(
+    ("size", "num_classes", "num_products", "count", "half", "fifth", "steps"),
+    [
+        (100, 2, 200, 7, 100, 40, 30),  # 3 C + 1
+        (12, 5, 200, 11, 100, 40, 30),  # all but one
+        (100, 5, 40, 12, 20, 8, 6),  # eight products to spare
+    ],
+)
+def test_how_products_are_shared_out(size, num_classes, num_products, count, half, fifth, steps, monkeypatch):
+    """Half for the top, a fifth for trace and norm, the rest for the two probes of the density."""
+    asked, top = {}, reporting.partial_spectrum
+
+    def overheard(*arguments, **options):
+        asked.update(options, found=top(*arguments, **options))
+        return asked["found"]
+
+    monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
+    monkeypatch.setattr(reporting, "partial_spectrum", overheard)
+    matrix = np.diag(np.linspace(0.5, 1.0, size))
+    report = reporting.Reporter(num_classes, "ratio", num_products)
+    rung = report.operator(rl.SymmetricOperator.from_matrix(matrix), np.ones(size), np.random.default_rng(0))
+    pairs = asked["found"].pairs
+    assert rung.eigenvalues.shape == (1, count)
+    assert (asked["max_products"], asked["num_probes"]) == (half, fifth)
+    assert rung.density.nodes.shape[0] == 2
+    assert rung.density.nodes.shape[1] == min(steps, size - rung.density.outliers.size)
+    errors = [rung.errors[f"eigenvalue_{i + 1}"] for i in range(min(count, 10))]
+    off = [np.linalg.norm(matrix @ v - x * v) for x, v in zip(pairs.eigenvalues, pairs.eigenvectors.T, strict=True)]
+    np.testing.assert_allclose(errors, off[::-1][:10], rtol=1e-6, atol=1e-13)
+    assert rung.errors["top_eigenvalue"] == errors[0]
+    assert rung.density.outliers.size == np.count_nonzero(pairs.converged)  # none where none converged
+    assert (num_products > 40) == pairs.converged.any()
+
+
 def test_products_are_a_budget_that_errors_answer_to(network, monkeypatch):
     monkeypatch.setattr(reporting, "DENSE_LIMIT", 10)
     torch.manual_seed(1)
