@@ -116,8 +116,12 @@ def test_saved_arrays_are_compared_as_their_network_is(network, of_network):
 
 def test_many_examples_go_through_the_theory(of_draw, monkeypatch):
     monkeypatch.setattr(ladder, "DRAWN_ROWS", 10)
-    names = ("own_probabilities", "full_model", "class_means")
-    predicted = rl.compare(MODEL.sample(rng=5), num_draws=12, rng=1, rungs=names).stages["network"].rungs
+    names, told = ("own_probabilities", "full_model", "class_means"), []
+    compared = rl.compare(
+        MODEL.sample(rng=5), num_draws=12, rng=1, rungs=names, progress=lambda *what: told.append(what)
+    )
+    predicted = compared.stages["network"].rungs
+    assert told[-1][1:] == (36, 36)  # though one theory serves for all draws of given logits
     for name in names:
         drawn, rung = of_draw.stages["network"].rungs[name], predicted[name]
         assert rung.eigenvalues.shape == (12, 3)  # the C - 1 outliers
@@ -130,6 +134,18 @@ def test_many_examples_go_through_the_theory(of_draw, monkeypatch):
         assert math.isnan(rung.mean("eigenvalue_4"))
     assert predicted["full_model"].deviation("eigenvalue_1") > 0  # another draw of logits each
     assert predicted["own_probabilities"].deviation("eigenvalue_1") < 1e-9  # the network's own
+
+
+def test_batches_are_data_of_a_module_too(network):
+    module, x, y = network
+    batches = [(x[:15], y[:15]), (x[15:], y[15:])]  # two of them are no pair of inputs and labels
+    for data in (batches, tuple(batches)[:1] + tuple(batches)[1:] + ((x[:3], y[:3]),)):
+        count = sum(len(labels) for _, labels in data)
+        stage = rl.compare(module, data, rungs=["mean_gradients"]).stages["network"]
+        assert stage.sizes == (count, 3, 66)
+    inputs, labels = torch.cat([x, x[:3]]), torch.cat([y, y[:3]])
+    expected = rl.compare(module, (inputs, labels), rungs=["mean_gradients"]).stages["network"].rungs["mean_gradients"]
+    np.testing.assert_allclose(stage.rungs["mean_gradients"].eigenvalues, expected.eigenvalues, rtol=1e-9)
 
 
 def test_rungs_are_chosen_and_do_not_depend_on_each_other(of_draw):

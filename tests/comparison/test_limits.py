@@ -26,6 +26,9 @@ def test_an_absent_class_and_a_fitted_network_are_no_obstacle():
     assert rung.mean("top_eigenvalue") < 1e-100
     # No sigma_z freezes every probability.
     assert "matched_participation" not in comparison.stages["network"].rungs
+    frozen = [rung for rung in comparison.stages["network"].rungs.values() if not rung.values["trace"].any()]
+    assert len(frozen) == 7
+    assert not any(rung.theory for rung in frozen)
     assert math.isnan(rung.mean("gradient_power_C"))  # the gradient is zero to rounding
     json.dumps(comparison.to_dict(), allow_nan=False)
 

@@ -57,6 +57,58 @@ def test_scores_by_hand():
     assert draws.edge_error == pytest.approx(0.0)  # of the mean over draws
 
 
+def test_scores_need_as_many_eigenvalues_as_they_name():
+    real = rung_of([32.0, 16.0, 8.0, 4.0, 2.0, 1.0], 0.6)
+    ours = rung_of([64.0, 32.0, 16.0, 16.0, 8.0, 4.0], 0.6)
+    assert scores_of(ours, real, num_classes=2).top_error == pytest.approx(math.log(2))  # of four; three are above it
+    assert scores_of(ours, real, num_classes=3).top_error == pytest.approx(math.log(8) / 2)  # of six
+    three, two, one = (rung_of([64.0, 32.0, 16.0][:count], 0.6) for count in (3, 2, 1))
+    assert scores_of(three, real, num_classes=3).edge_error == pytest.approx(math.log(2))
+    assert math.isnan(scores_of(two, real, num_classes=3).edge_error)
+    assert scores_of(two, real, num_classes=3).top_error == pytest.approx(math.log(2))
+    assert math.isnan(scores_of(one, real, num_classes=3).top_error)
+    # An eigenvalue of zero has no logarithm, on either side.
+    for rungs in (([4.0, 0.0], [2.0, 1.0]), ([4.0, 1.0], [2.0, 0.0])):
+        found = scores_of(*(rung_of(values, 0.6) for values in rungs), num_classes=2)
+        assert math.isnan(found.edge_error)
+        assert math.isnan(found.top_error)
+
+
+def test_a_ratio_is_set_against_one_that_is_positive():
+    single = rung_of([8.0], 0.6)  # whose Trace / Frobenius norm is 1
+    assert scores_of(rung_of([3.0, 3.0], 0.6), single, num_classes=2).ratio_difference == pytest.approx(2**0.5 - 1)
+    single.values["goldilocks_ratio"] = np.array([0.0])
+    assert math.isnan(scores_of(rung_of([3.0, 3.0], 0.6), single, num_classes=2).ratio_difference)
+
+
+def test_spectral_distances_of_whole_spectra_only():
+    def distance(ours, theirs):
+        return scores_of(ours, theirs, num_classes=2).spectral_distance
+
+    real, ours = rung_of([1.0, 0.5, 1e-6], 0.6), rung_of([1.0, 1.0, 1.0], 0.6)
+    assert distance(ours, real) == pytest.approx(math.log(2) / 2)  # a millionth of the largest is not above it
+    assert distance(ours, rung_of([2.0], 0.6)) == pytest.approx(math.log(2))
+    frozen = Rung({name: np.zeros(1) for name in ours.values}, np.zeros((1, 3)), np.zeros((1, 3)))
+    nothing = Rung(frozen.values, np.zeros((1, 0)), np.zeros((1, 0)))
+    assert distance(frozen, real) == pytest.approx((math.log(1e6) + math.log(5e5)) / 2)
+    for empty in (frozen, nothing):
+        assert math.isnan(distance(ours, empty))
+    for rungs in ((ours, real), (real, ours)):
+        for place in range(2):
+            pair = [dataclasses.replace(rung, values=dict(rung.values)) for rung in rungs]
+            pair[place] = dataclasses.replace(pair[place], density=object())
+            assert math.isnan(distance(*pair))
+    # A top that falls short of its trace is no whole spectrum; rounding is, in whatever unit.
+    for unit in (1e-6, 1.0, 1e6):
+        real, ours = rung_of([unit, unit / 2], 0.6), rung_of([unit, unit], 0.6)
+        for rung in (real, ours):
+            whole = rung.values["trace"]
+            for share, known in ((0.0, True), (9e-7, True), (1.1e-6, False), (0.5, False)):
+                rung.values["trace"] = whole * (1 + share)
+                assert math.isnan(distance(ours, real)) != known
+            rung.values["trace"] = whole
+
+
 def test_the_order_is_one_of_explanations(comparison):
     frame = comparison.scores()
     assert list(frame.columns) == list(SCORES)

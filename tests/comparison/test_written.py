@@ -1,5 +1,6 @@
 """A comparison as table, JSON and xarray, and the progress that is told."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.comparison.result import QUANTITIES, RUNGS, with_deviation
+from rmtland.comparison.result import QUANTITIES, RUNGS, Rung, with_deviation
 
 MODEL = rl.LandscapeModel.fort_ganguli(num_examples=60, num_classes=4, num_parameters=150, sigma_z=3.0, snr=4.0)
 
@@ -84,6 +85,10 @@ def test_every_mean_and_deviation_is_that_of_its_draws(of_network, tmp_path):
         (15.81, 0.82, "15.8(8)"),
         (19.31, 2.1, "19(2)"),
         (193.4, 21.0, "190(20)"),
+        (1934.0, 210.0, "1900(200)"),
+        (-0.3, 2.1, "-0(2)"),
+        (1.0, 5e-6, "1.000000(5)"),
+        (1e-4, 1e-5, "0.00010(1)"),
         (0.4, 0.097, "0.4(1)"),
         (-0.0007, 0.0021, "-0.001(2)"),
         (9.0, 0.0, "9(0)"),
@@ -96,6 +101,30 @@ def test_every_mean_and_deviation_is_that_of_its_draws(of_network, tmp_path):
 )
 def test_a_mean_with_its_deviation(mean, deviation, text):
     assert with_deviation(mean, deviation) == text
+
+
+def test_two_draws_have_a_deviation_and_one_has_none():
+    two, one = (Rung({"trace": np.array(x)}, np.zeros((len(x), 1)), np.zeros((len(x), 1))) for x in ([1.0, 3.0], [1.0]))
+    assert two.deviation("trace") == pytest.approx(2**0.5)
+    for rung, quantity in ((one, "trace"), (two, "frobenius_norm"), (one, "frobenius_norm")):
+        assert math.isnan(rung.deviation(quantity))
+
+
+def test_rungs_that_are_added_stand_in_the_order_of_the_ladder(of_network):
+    stage = of_network.stages["network"]
+    some = dataclasses.replace(stage, rungs={name: stage.rungs[name] for name in ("full_model", "gauss_newton")})
+    added = some.with_rungs({"hessian": stage.rungs["hessian"], "gauss_newton": stage.rungs["kernel_law"]})
+    expected = {name: stage.rungs[name] for name in ("hessian", "kernel_law", "full_model")}
+    assert list(added.rungs) == ["hessian", "gauss_newton", "full_model"]
+    assert list(added.rungs.values()) == list(expected.values())
+
+
+def test_what_is_no_number_of_json_is_refused(of_network, tmp_path):
+    of_network.to_json(tmp_path / "c.json")
+    assert (tmp_path / "c.json").read_text().startswith('{\n "settings": {\n  "num_draws": 3,')
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dataclasses.replace(of_network, settings={"learning_rate": math.nan}).to_json(tmp_path / "d.json")
+    assert not (tmp_path / "d.json").exists()
 
 
 def test_stages_come_as_a_mapping_and_progress_is_told():

@@ -1,12 +1,15 @@
 import dataclasses
+import itertools
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import rmtland as rl
-from rmtland.plots.comparison import plot_gradient_power, plot_stage_spectra, plot_stages
+from rmtland.plots.comparison import plot_gradient_power, plot_scores, plot_stage_spectra, plot_stages
+from tests.figures import assert_steps_between, band_ends
 
 
 def distances(band, points):
@@ -103,3 +106,86 @@ def test_all_figures(comparison):
         figure.canvas.draw()  # nothing that the layout engine warns about
         marks = comparison.stages if name == "scores" else comparison.rung_labels
         assert len(figure.legends[0].get_texts()) == len(marks)
+        assert not figure.legends[0].get_frame_on()
+    first, *others = figures["scores"].axes
+    for ax in (first, *others):
+        assert ax.yaxis_inverted()  # the most told rung on top
+        assert first.get_shared_y_axes().joined(first, ax)
+    assert set(dataclasses.replace(comparison, stages={"late": comparison.stages["late"]}).plot()) == {
+        "spectra",
+        "gradient_power",
+        "scores",
+    }
+
+
+def test_scores_of_every_stage_are_marked(comparison):
+    frame, ax = comparison.scores(), plot_scores(comparison, "ratio_difference")
+    rungs = [label.get_text() for label in ax.get_yticklabels()]
+    for line, name in zip(ax.lines, comparison.stages, strict=False):
+        x, y = line.get_data()
+        assert line.get_label() == name
+        np.testing.assert_array_equal(y, np.arange(len(rungs)))
+        np.testing.assert_array_equal(x, [frame.loc[(name, rung), "ratio_difference"] for rung in rungs])
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), 0)  # the network's own G
+    assert ax.yaxis_inverted()
+    assert ax.get_xlabel() == "ratio difference"
+
+
+def rung_of(eigenvalues, powers=None, density=None):
+    rows = np.array(eigenvalues)
+    return SimpleNamespace(eigenvalues=rows, powers=powers, density=density, num_draws=len(rows))
+
+
+def test_spectra_of_given_eigenvalues():
+    counts = SimpleNamespace(count_below=lambda x: (40 * x, 0 * x))
+    rungs = {
+        "hessian": rung_of([[0.1, 0.2]], density=counts),
+        "gauss_newton": rung_of([[-0.1, 0.0, 1e-8, 0.3, 0.3, 0.5]]),
+        "own_probabilities": rung_of([[6.5e-8, 1e-4, 0.3, 0.3], [6.5e-8, 0.1, 0.3, 0.4]]),
+        "mean_gradients": rung_of([[0.2, 0.4]]),
+    }
+    ax = plot_stage_spectra(SimpleNamespace(rungs=rungs), {name: name for name in rungs})
+    edges = 0.5 * 10 ** np.linspace(-7, np.log10(1.5), 84)
+    heights = {patch.get_label(): patch.get_data().values for patch in ax.patches}
+    assert list(heights) == ["hessian", "gauss_newton", "own_probabilities"]
+    for patch in ax.patches:
+        np.testing.assert_allclose(patch.get_data().edges, edges)
+        assert patch.get_linestyle() == ("--" if patch.get_label() == "own_probabilities" else "-")
+
+    def in_bins(values):
+        return np.array([sum(low <= x < high for x in values) for low, high in itertools.pairwise(edges.tolist())])
+
+    np.testing.assert_allclose(heights["hessian"], 40 * np.diff(edges))
+    np.testing.assert_array_equal(heights["gauss_newton"], in_bins([0.3, 0.3, 0.5]))
+    one, other = in_bins([6.5e-8, 1e-4, 0.3, 0.3]), in_bins([6.5e-8, 0.1, 0.3, 0.4])
+    mean, deviation = (one + other) / 2, abs(one - other) / 2**0.5
+    np.testing.assert_array_equal(heights["own_probabilities"], mean)
+    (band,) = ax.collections
+    assert_steps_between(band, edges, np.clip(mean - deviation, 0, None), mean + deviation)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.2, 0.6], [0.4, 0.6]])
+    assert ax.get_ylim()[0] == 0.4
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    frozen = SimpleNamespace(rungs={name: rung_of([[0.0, 0.0]]) for name in ("gauss_newton", "mean_gradients")})
+    edges = plot_stage_spectra(frozen, {name: name for name in rungs}).patches[0].get_data().edges
+    np.testing.assert_allclose(edges[[0, -1]], [1e-7, 1.5])
+
+
+def test_cumulative_power_of_given_shares():
+    powers = {
+        "gauss_newton": np.array([[0.1, 0.2, 0.6]]), "mean_gradients": np.array([[0.3, 0.5]]),
+        "own_probabilities": np.array([[0.0, 0.1, 0.5], [0.2, 0.3, 0.3]]),
+    }  # fmt: skip
+    rungs = {name: rung_of(shares, shares) for name, shares in powers.items()}
+    ax = plot_gradient_power(SimpleNamespace(rungs=rungs, sizes=(20, 4, 60)), {name: name for name in rungs})
+    sums = {"gauss_newton": [0.6, 0.8, 0.9], "mean_gradients": [0.5, 0.8], "own_probabilities": [0.4, 0.6, 0.7]}
+    for line, (name, y) in zip(ax.lines, sums.items(), strict=False):
+        np.testing.assert_allclose(line.get_xydata(), [[k + 1, share] for k, share in enumerate(y)])
+        assert line.get_label() == name
+        assert line.get_linestyle() == ("--" if name == "own_probabilities" else "-")
+        assert line.get_marker() == ("o" if name == "mean_gradients" else "None")
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), 3)  # C - 1
+    deviations = np.array([0.2, 0.0, 0.2]) / 2**0.5
+    y = np.array(sums["own_probabilities"])
+    np.testing.assert_allclose(band_ends(ax.collections[0]), [[1, 2, 3], y - deviations, y + deviations])
+    assert ax.get_ylim() == (0, 1.02)
+    assert ax.get_xscale() == "log"

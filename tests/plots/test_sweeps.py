@@ -4,6 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from rmtland.plots.sweeps import plot_sweep
+from tests.figures import labels
 
 STATISTICS = ["mean", "standard_error", "low", "high"]
 
@@ -28,6 +29,61 @@ def test_lines_with_bands_and_theory():
     assert {(0.1, -0.2), (0.1, 0.3), (10.0, 1.8), (10.0, 2.3)} <= {tuple(v) for v in band.round(12)}
     assert ax.get_xscale() == "log"
     assert ax.get_xlabel() == r"logit spread $\sigma_z$"
+    assert ax.get_ylabel() == "x"
+    assert labels(ax) == ["mean over trials", "theory"]
+    data["x"].attrs["units"] = "bits"
+    data["x"].loc[{"statistic": ["low", "high"]}] = np.nan  # of one trial
+    alone = plot_sweep(data, "x")
+    assert not alone.collections
+    assert alone.get_legend() is None
+    assert alone.get_ylabel() == "x [bits]"
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1, 2, 4], "log"),
+        ([1, 2, 4, 8], "log"),
+        ([1.0, 2.0, 4.02], "log"),  # rounded
+        ([1.0, 2.0, 4.0402], "linear"),
+        ([1, 2, 5], "linear"),
+        ([1, 2, 3], "linear"),
+        ([1, 2, 4, 9], "linear"),
+        ([1, 10], "linear"),  # two values have equal ratios and equal steps
+        ([0, 1, 2], "linear"),
+        ([-4, -2, -1], "linear"),
+        ([1.0, 1.001, 1.002001], "linear"),  # steps are equal as well
+        ((1.01005 ** np.arange(3)).tolist(), "log"),
+    ],
+)
+def test_the_scale_of_an_axis(values, scale):
+    assert plot_sweep(summary(("n", values)), "x").get_xscale() == scale
+
+
+def test_few_values_of_an_axis_are_named_and_contours_need_a_slope():
+    eight, nine = [float(k * k) for k in range(1, 9)], list(range(9))
+    data = summary(("snr", eight), ("sigma_z", nine))
+    data["snr"].attrs["units"] = "decibels"
+    ax = plot_sweep(data, "x")
+    np.testing.assert_array_equal(ax.get_yticks(), eight)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "4", "9", "16", "25", "36", "49", "64"]
+    assert ax.get_xticks().tolist() != nine
+    assert ax.yaxis.get_minorticklocs().size == 0
+    assert ax.get_xlabel() == r"logit spread $\sigma_z$"
+    assert ax.get_ylabel() == r"SNR $\sigma_c^2/\sigma_E^2$ [decibels]"
+    mesh, contours = ax.collections
+    assert mesh.get_rasterized()  # cells without number in a drawing of lines
+    assert ax.get_legend() is None
+    assert contours.levels.size > 2
+    names = plot_sweep(summary(("kind", list("abcdefghi")), ("n", [1, 2])), "x")
+    assert [label.get_text() for label in names.get_yticklabels()] == list("abcdefghi")
+    assert len(names.collections) == 2  # two by nine have contours
+    one = plot_sweep(summary(("m", [3.0]), ("n", [1, 2])), "x")
+    assert len(one.collections) == 1
+    np.testing.assert_allclose(one.collections[0].get_coordinates()[:, 0], [[0.5, 2.5], [0.5, 3.5]])
+    flat = summary(("m", [1, 2]), ("n", [1, 2]))
+    flat["x"][:] = 3.0
+    assert len(plot_sweep(flat, "x").collections) == 1
 
 
 def test_heat_map_with_contours():
@@ -45,6 +101,7 @@ def test_heat_map_with_contours():
     line = theory.get_paths()[list(theory.levels).index(level)].vertices
     np.testing.assert_allclose(line[np.isclose(line[:, 0], 0.1), 1], [1 + (level - 0.5) / 4])
     assert ax.figure.axes[1].get_ylabel() == "x"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mean over trials", "theory"]
 
 
 def test_texts_as_an_axis_and_holes():
