@@ -40,7 +40,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 UNSEEN = {
     *("strict", "lw", "linewidth", "linewidths", "alpha", "ms", "markersize", "zorder", "frameon", "fontsize"),
-    *("figsize", "dpi", "padding", "capsize"),
+    *("mew", "figsize", "dpi", "padding", "capsize"),
 }  # fmt: skip
 """Keywords whose values no test could see: of lengths that are equal anyway, and of widths and sizes in figures."""
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
