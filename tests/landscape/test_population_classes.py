@@ -74,6 +74,44 @@ def test_entries_at_the_label(s):
 
 
 @pytest.mark.parametrize("cross_terms", [True, False])
+@pytest.mark.parametrize("m", [-0.01, 0.4, 0.3 + 0.8j])
+def test_means_of_unequal_lengths_against_dense_matrices(cross_terms, m):
+    """One example each of a law: E B and E x x^T, x = R (p - y), with every C x C matrix written out."""
+    p, labels = every_permutation(4, 2.0, 3)
+    lengths, residual, n = np.array([0.5, 1.5, 1.0, 2.0]), 3.0, 30.0
+    law = rl.ClusteredGradients(1.0, residual, relative_lengths=tuple(lengths))
+    levels = levels_of(ExchangeableExamples(p, labels, n), law, cross_terms)
+    centred = np.eye(4) - 0.25
+    gram = centred * lengths**2 @ centred
+
+    def dense(m):
+        s = residual**2 * m / n
+        value, form, seen, square = 0.0, 0.0, np.zeros((4, 4)), np.zeros((4, 4))
+        for row, y in zip(p, labels, strict=True):
+            a, e = np.diag(row) - np.outer(row, row), row - np.eye(4)[y]
+            r = np.linalg.inv(np.eye(4) + s * a)
+            value = value + n * np.log(np.linalg.det(np.eye(4) + s * a) + 0j) / len(p)
+            form = form + residual**2 / n * (e @ r @ e) / len(p)
+            r = r if cross_terms else np.eye(4)
+            seen, square = seen + r @ a / len(p), square + np.outer(r @ e, r @ e) / len(p) / n
+        pivot = np.eye(4) + m * seen @ gram
+        form += np.trace(gram @ np.linalg.solve(pivot, square))
+        return value + np.log(np.linalg.det(pivot) + 0j), form, np.sort(np.linalg.eigvals(seen @ gram).real)[1:]
+
+    value, form, eigenvalues = dense(m)
+    found = Subordination(levels, 50.0).evaluate(m, 1, logs=np.imag(m) > 0)
+    if np.imag(m) > 0:
+        assert found.psi.value == pytest.approx(value, rel=1e-10)
+    step = 1e-5
+    assert found.psi.first == pytest.approx((dense(m + step)[0] - dense(m - step)[0]) / (2 * step), rel=1e-7)
+    assert found.quadratic == pytest.approx(form, rel=1e-10)
+    if np.isreal(m) and cross_terms:
+        values, copies = levels[-1].eigenvalues(m)
+        np.testing.assert_allclose(values, eigenvalues, rtol=1e-10)
+        assert copies.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
 def test_the_gradients_form_is_its_mean_over_logits(cross_terms):
     law = rl.ClusteredGradients(1.0, 0.7, 0.8)
     model = rl.LandscapeModel(240, 4, 200, rl.GaussianLogits(2.0), law)

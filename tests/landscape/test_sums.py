@@ -8,6 +8,7 @@ from rmtland.landscape.kernels import softmax
 from rmtland.landscape.theory import examples as of_examples
 from rmtland.landscape.theory import sums as kernels
 from rmtland.landscape.theory.examples import GivenExamples, zero_sum_matrices, zero_sum_vectors
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
 from rmtland.landscape.theory.levels import levels_of
 from rmtland.landscape.theory.transitions import residual_edge
 from rmtland.laws.subordination import Subordination
@@ -73,6 +74,33 @@ def test_the_frozen_form_keeps_its_digits():
     assert frozen.at_zero.quadratic == pytest.approx(14 * e * e, rel=1e-14)
     np.testing.assert_allclose(frozen.matrices(0.0, 1)[0][0, 0, 0], [3 * e, -e, -2 * e], rtol=1e-14)
     assert frozen.scalars(-1.0 + 1e-9).traces[0] == pytest.approx(6 * e, rel=1e-6)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.3 + 0.2j, 2.5, 3000 + 1000j])
+def test_sums_in_a_unit_of_the_probabilities(s):
+    """Nearly frozen logits, by inverses in a unit of 1: A in another, 1/s with it, squares of R (p - y) with A."""
+    logits, labels = examples(7, 4, 0.3, 0)
+    logits[np.arange(7), labels] += 8
+    labels = (labels + (np.arange(7) < 4)) % 4
+    p = softmax(logits)
+    unit = 4 * float(np.sort(p, axis=1)[:, :-1].sum(axis=1).max())
+    b, pulls, forms, log_dets = by_matrices(logits, labels, s / unit)
+    matrices = [b / unit, b @ b / unit**2, b @ b @ b / unit**3]
+    in_units = GivenExamples(p / unit, labels, 7.0, False, unit)
+    found, seen = in_units.scalars(s, True), in_units.seen(s, 2)
+    np.testing.assert_allclose(found.traces, [np.trace(x, axis1=1, axis2=2).mean() for x in matrices], rtol=1e-9)
+    np.testing.assert_allclose(found.log_det, log_dets.mean(), rtol=1e-9)
+    np.testing.assert_allclose(found.quadratic, forms.mean() / unit, rtol=1e-9)
+    np.testing.assert_allclose(found.square, np.sum(pulls**2) / 7 / unit, rtol=1e-9)
+    for derivative, x, factor in zip(seen.curvature, matrices, (1, -1, 2), strict=True):
+        expected = factor * zero_sum_matrices(x.mean(axis=0))
+        np.testing.assert_allclose(derivative[0], expected, rtol=1e-8, atol=1e-12 * np.abs(expected).max())
+    np.testing.assert_allclose(seen.errors[0], zero_sum_vectors(pulls.mean(axis=0)) / unit**0.5, rtol=1e-8)
+    entries, mean, square = ExchangeableExamples(p / unit, labels, 7.0, True, unit)._at_label(s)
+    every = np.arange(7)
+    np.testing.assert_allclose(entries, [x[every, labels, labels].mean() for x in matrices], rtol=1e-9)
+    np.testing.assert_allclose(mean, pulls[every, labels].mean() / unit**0.5, rtol=1e-9)
+    np.testing.assert_allclose(square, np.mean(pulls[every, labels] ** 2) / unit, rtol=1e-9)
 
 
 def test_blocks_and_the_series(monkeypatch):
