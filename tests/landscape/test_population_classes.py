@@ -110,10 +110,10 @@ def dense_expectations(p, labels, n, law, cross_terms, m):
     ("law", "num_classes"),
     [
         (rl.ClusteredGradients(1.0, 3.0, relative_lengths=(0.5, 1.5, 1.0, 1.25)), 4),
-        (rl.ClusteredGradients(1.0, 3.0, 2.0, relative_lengths=(0.5, 1.5, 1.0, 2.0)), 4),
-        (rl.ClusteredGradients(1.5, 3.0, 2.0), 4),
-        (rl.ClusteredGradients(1.5, 0.0, 2.0), 3),
-        (rl.ClusteredGradients(1.5, 3.0, 2.0), 2),
+        (rl.ClusteredGradients(1.0, 3.0, 1.7, relative_lengths=(0.5, 1.5, 1.0, 2.0)), 4),
+        (rl.ClusteredGradients(1.5, 3.0, 1.7), 4),
+        (rl.ClusteredGradients(1.5, 0.0, 1.7), 3),
+        (rl.ClusteredGradients(1.5, 3.0, 1.7), 2),
     ],
 )
 def test_expectations_against_dense_matrices(law, num_classes, m, cross_terms):
