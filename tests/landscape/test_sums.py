@@ -9,9 +9,9 @@ from rmtland.landscape.theory import examples as of_examples
 from rmtland.landscape.theory import sums as kernels
 from rmtland.landscape.theory.examples import GivenExamples, zero_sum_matrices, zero_sum_vectors
 from rmtland.landscape.theory.exchangeable import ExchangeableExamples
-from rmtland.landscape.theory.levels import levels_of
+from rmtland.landscape.theory.levels import Residuals, levels_of
 from rmtland.landscape.theory.transitions import residual_edge
-from rmtland.laws.subordination import Subordination
+from rmtland.laws.subordination import Point, Subordination
 from tests.landscape.dense_theory import curvatures, dense_t, examples
 
 POINTS = [0.3 + 0.2j, -0.4, 0.0, 3j - 4, 2.5, -1.0 + 1e-3j]
@@ -101,6 +101,45 @@ def test_sums_in_a_unit_of_the_probabilities(s):
     np.testing.assert_allclose(entries, [x[every, labels, labels].mean() for x in matrices], rtol=1e-9)
     np.testing.assert_allclose(mean, pulls[every, labels].mean() / unit**0.5, rtol=1e-9)
     np.testing.assert_allclose(square, np.mean(pulls[every, labels] ** 2) / unit, rtol=1e-9)
+
+
+def test_frozen_probabilities_are_kept_in_a_unit():
+    """Four times the most that an example has off its top class, which is cut at 1e100 of that unit."""
+    logits = np.array([[100.0, 1.0, 0.0], [-3.0, 157.0, 0.0]])
+    for more, cut in ((0.0, np.inf), (200.0, 1e100)):
+        logits[[0, 1], [0, 1]] += more
+        p, unit = of_examples.probabilities_in_units(logits)
+        assert unit == pytest.approx(4 * (np.exp(-99 - more) + np.exp(-100 - more)), rel=1e-13)
+        expected = [[1.0, np.exp(-99 - more), np.exp(-100 - more)], [np.exp(-160 - more), 1.0, np.exp(-157 - more)]]
+        np.testing.assert_allclose(p, np.minimum(np.array(expected) / unit, cut), rtol=1e-12)
+    plain, one = of_examples.probabilities_in_units(logits, rescale=False)
+    assert one == 1.0
+    np.testing.assert_allclose(plain, softmax(logits), rtol=1e-14)
+    # 1e-30 off the top needs no unit, less does.
+    for margin, frozen in ((69.0, False), (69.1, True)):
+        assert (of_examples.probabilities_in_units(np.array([[margin, 0.0]]))[1] < 1) == frozen
+    with pytest.raises(ValueError, match="`logits` must leave some curvature"):
+        of_examples.probabilities_in_units(np.array([[700.0, 0.0]]))
+
+
+def test_counts_stand_for_all_examples():
+    logits, labels = examples(9, 4, 1.0, 2)
+    values = np.linalg.eigvalsh(curvatures(logits))
+    given_to = GivenExamples(softmax(logits), labels, 27.0)
+    for u in (0.05, 0.2, 0.3):
+        assert given_to.count_above(-1 / u) == 3 * np.sum(values > u)
+    assert given_to.count_above(0.0) == given_to.count_above(0.5) == 0
+
+
+def test_bare_examples_have_no_term():
+    logits, labels = examples(9, 4, 1.0, 2)
+    bare = Residuals(GivenExamples(softmax(logits), labels, 9.0), 0.0)
+    part = bare.at(Point(0.4, 2))
+    assert part.psi == (0.0, 0.0, 0.0)
+    assert part.quadratic == bare.rank == bare.count_above(Point(-50.0, 0)) == 0
+    assert [x.size for x in bare.rough_atoms()] == [0, 0]
+    (seen,) = part.passed().curvature[0]
+    np.testing.assert_allclose(seen, zero_sum_matrices(curvatures(logits).mean(axis=0)), rtol=1e-12, atol=1e-15)
 
 
 def test_blocks_and_the_series(monkeypatch):
