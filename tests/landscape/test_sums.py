@@ -71,9 +71,9 @@ def test_the_frozen_form_keeps_its_digits():
     # p = (1 - 3e, e, 2e) with label 0: at s = 0 the form is |p - y|^2 = 14 e^2, A_01 = -(1 - 3e) e.
     e = 1e-30
     frozen = GivenExamples(np.array([[1.0, e, 2 * e]]), np.array([0]), 1.0)
-    assert frozen.at_zero.quadratic == pytest.approx(14 * e * e, rel=1e-14)
+    assert frozen.at_zero.quadratic == pytest.approx(14 * e * e, rel=1e-14, abs=0)
     np.testing.assert_allclose(frozen.matrices(0.0, 1)[0][0, 0, 0], [3 * e, -e, -2 * e], rtol=1e-14)
-    assert frozen.scalars(-1.0 + 1e-9).traces[0] == pytest.approx(6 * e, rel=1e-6)
+    assert frozen.scalars(-1.0 + 1e-9).traces[0] == pytest.approx(6 * e, rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize("s", [0.0, 0.3 + 0.2j, 2.5, 3000 + 1000j])
@@ -109,7 +109,7 @@ def test_frozen_probabilities_are_kept_in_a_unit():
     for more, cut in ((0.0, np.inf), (200.0, 1e100)):
         logits[[0, 1], [0, 1]] += more
         p, unit = of_examples.probabilities_in_units(logits)
-        assert unit == pytest.approx(4 * (np.exp(-99 - more) + np.exp(-100 - more)), rel=1e-13)
+        assert unit == pytest.approx(4 * (np.exp(-99 - more) + np.exp(-100 - more)), rel=1e-13, abs=0)
         expected = [[1.0, np.exp(-99 - more), np.exp(-100 - more)], [np.exp(-160 - more), 1.0, np.exp(-157 - more)]]
         np.testing.assert_allclose(p, np.minimum(np.array(expected) / unit, cut), rtol=1e-12)
     plain, one = of_examples.probabilities_in_units(logits, rescale=False)
@@ -270,4 +270,4 @@ def test_eigenvalues_between_subnormal_probabilities():
     zero, low, high = kernels.curvature_eigenvalues(p)[0]
     assert zero == 0.0
     assert 1.25e-319 < low < 1.2519e-319
-    assert high == pytest.approx(3 * 1.2518e-319, rel=1e-4)
+    assert high == pytest.approx(3 * 1.2518e-319, rel=1e-4, abs=0)
