@@ -73,6 +73,67 @@ def test_entries_at_the_label(s):
     np.testing.assert_allclose(label_sums(p, labels, s), sums, rtol=1e-10)
 
 
+def dense_expectations(p, labels, n, law, cross_terms, m):
+    """Psi, the mean of the gradient's form over draws of n examples, and L F F^T, every C x C matrix written out."""
+    c = p.shape[1]
+    one, centred = np.eye(c), np.eye(c) - 1 / c
+    gram = centred * law.mean_lengths(c) ** 2 @ centred
+    s = law.residual_length**2 * m / n
+    value, form = 0.0, 0.0
+    curvature, firsts, seconds = np.zeros((c, c, c), complex), np.zeros((c, c), complex), np.zeros((c, c, c), complex)
+    for row, y in zip(p, labels, strict=True):
+        a, e = np.diag(row) - np.outer(row, row), row - one[y]
+        value = value + n * np.log(np.linalg.det(one + s * a) + 0j) / len(p)
+        r = np.linalg.inv(one + s * a)
+        form = form + law.residual_length**2 / n * (e @ r @ e) / len(p)
+        r = r if cross_terms else one
+        curvature[y] += r @ a / len(p)
+        firsts[y] += r @ e / len(p)
+        seconds[y] += np.outer(r @ e, r @ e) / len(p)
+    seen, square = np.zeros((c, c)), np.zeros((c, c))
+    for k, x, xx in zip(curvature, firsts, seconds, strict=True):
+        pivot = one + m * law.class_length**2 * k
+        f = np.linalg.inv(pivot)
+        value += np.log(np.linalg.det(pivot))
+        form += law.class_length**2 * np.trace(f @ (xx / n + (1 - 1 / n) * np.outer(x, x)))
+        f = f if cross_terms else one
+        # The classes' means add up to 0: examples are independent.
+        seen, square = seen + k @ f, square + f @ xx @ f / n
+    pivot = one + m * seen @ gram
+    form += np.trace(gram @ np.linalg.solve(pivot, square))
+    return value + np.log(np.linalg.det(pivot) + 0j), form, seen @ gram
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+@pytest.mark.parametrize("m", [-0.01, 0.4, 0.3 + 0.8j])
+@pytest.mark.parametrize(
+    ("law", "num_classes"),
+    [
+        (rl.ClusteredGradients(1.0, 3.0, relative_lengths=(0.5, 1.5, 1.0, 1.25)), 4),
+        (rl.ClusteredGradients(1.0, 3.0, 1.7, relative_lengths=(0.5, 1.5, 1.0, 2.0)), 4),
+        (rl.ClusteredGradients(1.5, 3.0, 1.7), 4),
+        (rl.ClusteredGradients(1.5, 0.0, 1.7), 3),
+        (rl.ClusteredGradients(1.5, 3.0, 1.7), 2),
+    ],
+)
+def test_expectations_against_dense_matrices(law, num_classes, m, cross_terms):
+    p, labels = every_permutation(num_classes, 2.0, 3)
+    n = 7.0
+    levels = levels_of(ExchangeableExamples(p, labels, n, law.class_length > 0), law, cross_terms)
+    value, form, seen = dense_expectations(p, labels, n, law, cross_terms, m)
+    found = Subordination(levels, 50.0).evaluate(m, 1, logs=np.imag(m) > 0)
+    if np.imag(m) > 0:
+        assert found.psi.value == pytest.approx(value, rel=1e-10)
+    step = 1e-5
+    ahead, behind = (dense_expectations(p, labels, n, law, cross_terms, m + h)[0] for h in (step, -step))
+    assert found.psi.first == pytest.approx((ahead - behind) / (2 * step), rel=1e-7)
+    assert found.quadratic == pytest.approx(form, rel=1e-10)
+    if np.isreal(m) and cross_terms:
+        values, copies = levels[-1].eigenvalues(m)
+        expected = np.sort(np.linalg.eigvals(seen).real)[1:]
+        np.testing.assert_allclose(np.repeat(values, copies.astype(int)), expected, rtol=1e-10)
+
+
 @pytest.mark.parametrize("cross_terms", [True, False])
 def test_the_gradients_form_is_its_mean_over_logits(cross_terms):
     law = rl.ClusteredGradients(1.0, 0.7, 0.8)

@@ -159,6 +159,27 @@ def test_one_step_to_the_axis_is_the_long_way(x):
     assert solver.solve(x).m == pytest.approx(expected.m, rel=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 1e5])
+def test_a_solution_lands_on_the_axis_below_unless_it_moves_far(unit):
+    """In the bulk, at 0.01, and beyond the spectrum, at 2; whatever the unit of length."""
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    solver = Continuation(Separable(law.weighted_rows(LOGITS, LABELS), float(D)))
+    for x, inside in ((0.01 * unit**2, True), (2 * unit**2, False)):
+        close = solver.above(x, 1e-9 * x)
+        for height in (1e-3, 9e-3):
+            landed = solver.landed(solver.above(x, height * x))
+            assert landed.z == x
+            assert landed.m == pytest.approx(close.m, rel=1e-7, abs=0)
+            assert landed.a == pytest.approx(close.a, rel=1e-7, abs=0)
+            assert (landed.m.imag > 0.1 * abs(landed.m)) == inside
+            assert inside or landed.m.imag == landed.a.imag == landed.trace.imag == 0
+            errors = solver.equation.at(landed.z, landed.m, landed.a)[0]
+            assert np.all(np.abs(errors) < 1e-9 * np.abs([landed.a, landed.m]))
+        for height in (0.05, 0.5):  # m at the axis differs by 4% and more
+            high = solver.above(x, height * x)
+            assert solver.landed(high) is high
+
+
 def test_a_solution_solves_the_matrix_equations():
     """The equations of `separable` with D x D and n x n matrices written out."""
     rows = LAW.weighted_rows(LOGITS, LABELS)

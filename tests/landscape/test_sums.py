@@ -8,9 +8,10 @@ from rmtland.landscape.kernels import softmax
 from rmtland.landscape.theory import examples as of_examples
 from rmtland.landscape.theory import sums as kernels
 from rmtland.landscape.theory.examples import GivenExamples, zero_sum_matrices, zero_sum_vectors
-from rmtland.landscape.theory.levels import levels_of
+from rmtland.landscape.theory.exchangeable import ExchangeableExamples
+from rmtland.landscape.theory.levels import Residuals, levels_of
 from rmtland.landscape.theory.transitions import residual_edge
-from rmtland.laws.subordination import Subordination
+from rmtland.laws.subordination import Point, Subordination
 from tests.landscape.dense_theory import curvatures, dense_t, examples
 
 POINTS = [0.3 + 0.2j, -0.4, 0.0, 3j - 4, 2.5, -1.0 + 1e-3j]
@@ -70,9 +71,75 @@ def test_the_frozen_form_keeps_its_digits():
     # p = (1 - 3e, e, 2e) with label 0: at s = 0 the form is |p - y|^2 = 14 e^2, A_01 = -(1 - 3e) e.
     e = 1e-30
     frozen = GivenExamples(np.array([[1.0, e, 2 * e]]), np.array([0]), 1.0)
-    assert frozen.at_zero.quadratic == pytest.approx(14 * e * e, rel=1e-14)
+    assert frozen.at_zero.quadratic == pytest.approx(14 * e * e, rel=1e-14, abs=0)
     np.testing.assert_allclose(frozen.matrices(0.0, 1)[0][0, 0, 0], [3 * e, -e, -2 * e], rtol=1e-14)
-    assert frozen.scalars(-1.0 + 1e-9).traces[0] == pytest.approx(6 * e, rel=1e-6)
+    assert frozen.scalars(-1.0 + 1e-9).traces[0] == pytest.approx(6 * e, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.3 + 0.2j, 2.5, 3000 + 1000j])
+def test_sums_in_a_unit_of_the_probabilities(s):
+    """Nearly frozen logits, by inverses in a unit of 1: A in another, 1/s with it, squares of R (p - y) with A."""
+    logits, labels = examples(7, 4, 0.3, 0)
+    logits[np.arange(7), labels] += 8
+    labels = (labels + (np.arange(7) < 4)) % 4
+    p = softmax(logits)
+    unit = 4 * float(np.sort(p, axis=1)[:, :-1].sum(axis=1).max())
+    b, pulls, forms, log_dets = by_matrices(logits, labels, s / unit)
+    matrices = [b / unit, b @ b / unit**2, b @ b @ b / unit**3]
+    in_units = GivenExamples(p / unit, labels, 7.0, False, unit)
+    found, seen = in_units.scalars(s, True), in_units.seen(s, 2)
+    np.testing.assert_allclose(found.traces, [np.trace(x, axis1=1, axis2=2).mean() for x in matrices], rtol=1e-9)
+    np.testing.assert_allclose(found.log_det, log_dets.mean(), rtol=1e-9)
+    np.testing.assert_allclose(found.quadratic, forms.mean() / unit, rtol=1e-9)
+    np.testing.assert_allclose(found.square, np.sum(pulls**2) / 7 / unit, rtol=1e-9)
+    for derivative, x, factor in zip(seen.curvature, matrices, (1, -1, 2), strict=True):
+        expected = factor * zero_sum_matrices(x.mean(axis=0))
+        np.testing.assert_allclose(derivative[0], expected, rtol=1e-8, atol=1e-12 * np.abs(expected).max())
+    np.testing.assert_allclose(seen.errors[0], zero_sum_vectors(pulls.mean(axis=0)) / unit**0.5, rtol=1e-8)
+    entries, mean, square = ExchangeableExamples(p / unit, labels, 7.0, True, unit)._at_label(s)
+    every = np.arange(7)
+    np.testing.assert_allclose(entries, [x[every, labels, labels].mean() for x in matrices], rtol=1e-9)
+    np.testing.assert_allclose(mean, pulls[every, labels].mean() / unit**0.5, rtol=1e-9)
+    np.testing.assert_allclose(square, np.mean(pulls[every, labels] ** 2) / unit, rtol=1e-9)
+
+
+def test_frozen_probabilities_are_kept_in_a_unit():
+    """Four times the most that an example has off its top class, which is cut at 1e100 of that unit."""
+    logits = np.array([[100.0, 1.0, 0.0], [-3.0, 157.0, 0.0]])
+    for more, cut in ((0.0, np.inf), (200.0, 1e100)):
+        logits[[0, 1], [0, 1]] += more
+        p, unit = of_examples.probabilities_in_units(logits)
+        assert unit == pytest.approx(4 * (np.exp(-99 - more) + np.exp(-100 - more)), rel=1e-13, abs=0)
+        expected = [[1.0, np.exp(-99 - more), np.exp(-100 - more)], [np.exp(-160 - more), 1.0, np.exp(-157 - more)]]
+        np.testing.assert_allclose(p, np.minimum(np.array(expected) / unit, cut), rtol=1e-12)
+    plain, one = of_examples.probabilities_in_units(logits, rescale=False)
+    assert one == 1.0
+    np.testing.assert_allclose(plain, softmax(logits), rtol=1e-14)
+    # 1e-30 off the top needs no unit, less does.
+    for margin, frozen in ((69.0, False), (69.1, True)):
+        assert (of_examples.probabilities_in_units(np.array([[margin, 0.0]]))[1] < 1) == frozen
+    with pytest.raises(ValueError, match="`logits` must leave some curvature"):
+        of_examples.probabilities_in_units(np.array([[700.0, 0.0]]))
+
+
+def test_counts_stand_for_all_examples():
+    logits, labels = examples(9, 4, 1.0, 2)
+    values = np.linalg.eigvalsh(curvatures(logits))
+    given_to = GivenExamples(softmax(logits), labels, 27.0)
+    for u in (0.05, 0.2, 0.3):
+        assert given_to.count_above(-1 / u) == 3 * np.sum(values > u)
+    assert given_to.count_above(0.0) == given_to.count_above(0.5) == 0
+
+
+def test_bare_examples_have_no_term():
+    logits, labels = examples(9, 4, 1.0, 2)
+    bare = Residuals(GivenExamples(softmax(logits), labels, 9.0), 0.0)
+    part = bare.at(Point(0.4, 2))
+    assert part.psi == (0.0, 0.0, 0.0)
+    assert part.quadratic == bare.rank == bare.count_above(Point(-50.0, 0)) == 0
+    assert [x.size for x in bare.rough_atoms()] == [0, 0]
+    (seen,) = part.passed().curvature[0]
+    np.testing.assert_allclose(seen, zero_sum_matrices(curvatures(logits).mean(axis=0)), rtol=1e-12, atol=1e-15)
 
 
 def test_blocks_and_the_series(monkeypatch):
@@ -203,4 +270,4 @@ def test_eigenvalues_between_subnormal_probabilities():
     zero, low, high = kernels.curvature_eigenvalues(p)[0]
     assert zero == 0.0
     assert 1.25e-319 < low < 1.2519e-319
-    assert high == pytest.approx(3 * 1.2518e-319, rel=1e-4)
+    assert high == pytest.approx(3 * 1.2518e-319, rel=1e-4, abs=0)

@@ -8,6 +8,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
+from rmtland.landscape.theory.levels import checked_lengths
 from rmtland.laws.fluctuations import covariance_of_powers, power_traces_of
 from rmtland.laws.solver import Solver
 from tests import oracles
@@ -326,12 +327,38 @@ def test_the_population_is_the_limit_of_many_examples(law):
     assert 0 < small.population_theory(sample_size=2000).gradient_power(3) <= 1
 
 
+SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
+
+
+@pytest.mark.parametrize(
+    "lengths", [(0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (1e3, 1e-27, 0.0), (1e-70, 0.0)]
+)
+def test_lengths_that_a_theory_takes(lengths):
+    law = rl.ClusteredGradients(*lengths)
+    assert checked_lengths(dataclasses.replace(SMALL, gradients=law)) is law
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((1e3, 0.99e-27, 0.0), "`residual_length` of 0 or >= 1e-30 times the longest"),
+        ((0.0, 1e-4, 1e27), "`residual_length` of 0 or >= 1e-30 times the longest"),
+        ((0.99e-70, 0.0, 0.0), "must have a length >= 1e-70"),
+        ((0.0, 0.0, 0.99e-70), "must have a length >= 1e-70"),
+        ((0.0, 0.0, 0.0), "must have a positive length; got zero for all"),
+    ],
+)
+def test_lengths_that_no_theory_takes(lengths, message):
+    model = dataclasses.replace(SMALL, gradients=rl.ClusteredGradients(*lengths))
+    with pytest.raises(ValueError, match=message):
+        checked_lengths(model)
+    if any(lengths):  # an H-term sets the scale
+        assert checked_lengths(dataclasses.replace(model, sigma_H=1.0)) is model.gradients
+
+
 class Other:
     def draw_gradients(self, labels, num_classes, num_parameters, rng):
         raise NotImplementedError
-
-
-SMALL = rl.LandscapeModel.fort_ganguli(10, 3, 20, sigma_z=1.0)
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,9 @@ def _sandwich(one: Matrices, two: Matrices, bent: Array, crossed: Array) -> Arra
     n = _times(one.n, one.k)
     kn, slope_n = np.sum(one.k * n, axis=1)[:, None], np.sum(one.k_slope * n, axis=1)[:, None]
     other_kn = n @ two.k.T
-    squares = _pairs(one.n, two.k[:, :, None] * two.k[:, None, :])
-    own, crossed = own - eps * kn, crossed - other_eps * squares
-    found = -(one.own_slope[:, None] + (own - crossed) / rise) / rise
-    found = found + other_eps * (kn - 2 * other_kn + squares) / rise**2
+    # What k_2 has of n_1 is in both, and drops out.
+    found = -(one.own_slope[:, None] + (own - eps * kn - crossed) / rise) / rise
+    found = found + other_eps * (kn - 2 * other_kn) / rise**2
     ahead = (kn - other_kn) / rise
     found = found + 2 * eps * (-(slope_n + ahead) / rise + other_eps * theta * ahead)
     return np.asarray(one.b[:, None] * (found + eps**2 * (bent + other_eps * theta**2) * kn))
