@@ -86,3 +86,31 @@ def test_where_it_does_not_pay_or_apply(eager, monkeypatch):
     assert spikes_apart(whole) is whole
     monkeypatch.setattr(mean_part, "CHEAP", 1e9)
     assert spikes_apart(whole) is whole
+
+
+def test_spikes_within_a_radius_come_with_their_eigenvectors():
+    """Of a matrix of known curve: a spike is an eigenvalue u at s = -weight / u; what lies beyond is left out."""
+    rng = np.random.default_rng(0)
+    slope = rng.standard_normal((5, 5))
+    matrices = np.array([np.diag([0.1, 1.0, 2.0, 3.5, 5.0]), 0.05 * (slope + slope.T), 0.01 * np.eye(5)])
+    spikes, vectors = mean_part._spikes(matrices, 0.8, 1.6)
+    assert spikes.shape == (4,)
+    assert vectors.shape == (4, 5)
+    assert (np.diff(spikes) > 0).all()
+    for u, vector in zip(spikes, vectors, strict=True):
+        s = -0.8 / u
+        matrix = matrices[0] + s * matrices[1] + s * s * matrices[2]
+        np.testing.assert_allclose(matrix @ vector, u * vector, atol=1e-7)
+
+
+def test_a_spike_beyond_the_radius_stays_in_the_power_series():
+    """K(s) = diag(c) / (1 + s / 2): spikes at c + weight / 2, and a slope of log det(1 + m K) in closed form."""
+    c, weight, terms = np.array([0.7, 1.0, 2.0]), 0.8, 30
+    matrices = np.array([np.diag(c) * (-0.5) ** k for k in range(terms)])
+    spikes, series, radius = mean_part._series(matrices, weight, 0.6, 3)
+    np.testing.assert_allclose(spikes, c[1:] + weight / 2, rtol=1e-9)
+    assert radius == pytest.approx(0.8 * 0.6)
+    s = 0.9 * radius * np.exp(1j * np.linspace(0, np.pi, 5))
+    rest = (c[0] + weight / 2) / (1 + s / weight * (c[0] + weight / 2)) - 3 * (weight / 2) / (1 + s / 2)
+    found = np.polynomial.polynomial.polyval(s, series)
+    np.testing.assert_allclose(found, rest, rtol=1e-8)
