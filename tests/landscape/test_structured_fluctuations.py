@@ -121,6 +121,34 @@ def test_few_examples_without_means_as_the_other_theory_has_them(num_parameters,
     for count in (1, 2):
         assert ours.gradient_power_std(count) == pytest.approx(other.gradient_power_std(count), rel=2e-3)
     np.testing.assert_allclose(ours.outliers_std(), other.outliers_std(), rtol=1e-5)
+    boundary = ours._boundary(2)
+    apart = boundary.x + boundary.distance * np.array([-1.0, 1.0])
+    assert (ours.pdf(apart) == 0).tolist() == [gap, gap]
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.7, 0.85])
+def test_a_gap_is_looked_for_in_several_places(share):
+    """Two rows of squares 1.01 and 0.81, and an interval of which one of these places alone is between them."""
+    block = Block(np.arange(2), np.eye(2))
+    covariance = rl.ResidualCovariance([1.0], [DIRECTIONS])
+    factor, scales = np.diag([1.0, 0.8**0.5]), np.full(2, 0.1)
+    rows = WeightedRows((block,), factor, scales, np.zeros(2), np.ones(2), 0.0, covariance)
+    theory = StructuredTheory.over(rows, PARAMETERS, 2)
+    low, high = 0.91 - share, 1.91 - share
+    found = theory._gap(1, low, high)
+    assert found is not None
+    assert found.x == pytest.approx(0.91)
+    assert found.distance == pytest.approx(0.5 * min(found.x - low, high - found.x))
+    assert theory._gap(1, 1.05, 1.3) is None
+
+
+def test_within_a_band_there_is_no_gap_in_any_unit():
+    logits, labels = 2 * np.random.default_rng(2).standard_normal((2, 3)), np.array([0, 1])
+    law = rl.AnisotropicGradients(np.zeros((3, 3)), 300.0)
+    theory = rl.LandscapeModel(2, 3, 60, rl.GivenLogits(logits, labels), law).theory()
+    x = theory.quantiles([2.0])[0]
+    assert theory.count_above(x) == pytest.approx(2.0, abs=1e-5)
+    assert theory._gap(2, x, x) is None
 
 
 @pytest.mark.parametrize("radius", [0.8, 1.6])
