@@ -134,7 +134,7 @@ def test_a_gap_is_looked_for_in_several_places(share):
     factor, scales = np.diag([1.0, 0.8**0.5]), np.full(2, 0.1)
     rows = WeightedRows((block,), factor, scales, np.zeros(2), np.ones(2), 0.0, covariance)
     theory = StructuredTheory.over(rows, PARAMETERS, 2)
-    low, high = 0.91 - share, 1.91 - share
+    low, high = 0.91 - 0.9 * share, 0.91 + 0.9 * (1 - share)
     found = theory._gap(1, low, high)
     assert found is not None
     assert found.x == pytest.approx(0.91)
