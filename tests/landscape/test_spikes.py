@@ -112,10 +112,11 @@ def test_a_spike_beyond_the_radius_stays_in_the_power_series():
     """K(s) = diag(c) / (1 + s / 2): spikes at c + weight / 2, and a slope of log det(1 + m K) in closed form."""
     c, weight, terms = np.array([0.7, 1.0, 2.0]), 0.8, 30
     matrices = np.array([np.diag(c) * (-0.5) ** k for k in range(terms)])
-    spikes, series, radius = mean_part._series(matrices, weight, 0.6, 3)
+    found = mean_part._series(matrices, weight, 0.6, 3)
+    assert found is not None
+    spikes, series, radius = found
     np.testing.assert_allclose(spikes, c[1:] + weight / 2, rtol=1e-9)
     assert radius == pytest.approx(0.8 * 0.6)
     s = 0.9 * radius * np.exp(1j * np.linspace(0, np.pi, 5))
     rest = (c[0] + weight / 2) / (1 + s / weight * (c[0] + weight / 2)) - 3 * (weight / 2) / (1 + s / 2)
-    found = np.polynomial.polynomial.polyval(s, series)
-    np.testing.assert_allclose(found, rest, rtol=1e-8)
+    np.testing.assert_allclose(np.polynomial.polynomial.polyval(s, series), rest, rtol=1e-8)
