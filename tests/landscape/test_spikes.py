@@ -86,3 +86,37 @@ def test_where_it_does_not_pay_or_apply(eager, monkeypatch):
     assert spikes_apart(whole) is whole
     monkeypatch.setattr(mean_part, "CHEAP", 1e9)
     assert spikes_apart(whole) is whole
+
+
+@pytest.mark.parametrize(("weight", "inside"), [(0.8, 9), (0.05, 12)])
+@pytest.mark.parametrize("group", [20, 11, 3])
+def test_spikes_within_a_radius_come_with_their_eigenvectors(monkeypatch, weight, inside, group):
+    """Of a matrix of known curve: a spike is an eigenvalue u at s = -weight / u; what lies beyond is left out.
+
+    Small groups are solved for among few neighbours, which leaves the rest of the matrix out.
+    """
+    monkeypatch.setattr(mean_part, "GROUP", group)
+    monkeypatch.setattr(mean_part, "PADDING", 2)
+    slope = np.random.default_rng(0).standard_normal((12, 12))
+    matrices = np.array([np.diag(np.append([0.1, 0.2, 0.3], np.arange(1.0, 10.0))), 0.02 * (slope + slope.T)])
+    spikes, vectors = mean_part._spikes(matrices, weight, 1.6)
+    assert spikes.shape == (inside,)
+    assert vectors.shape == (inside, 12)
+    assert (np.diff(spikes) > 0).all()
+    for u, vector in zip(spikes, vectors, strict=True):
+        matrix = matrices[0] - weight / u * matrices[1]
+        np.testing.assert_allclose(matrix @ vector, u * vector, atol=1e-7 if group == 20 else 0.08)
+
+
+def test_a_spike_beyond_the_radius_stays_in_the_power_series():
+    """K(s) = diag(c) / (1 + s / 2): spikes at c + weight / 2, and a slope of log det(1 + m K) in closed form."""
+    c, weight, terms = np.array([0.7, 1.0, 2.0]), 0.8, 30
+    matrices = np.array([np.diag(c) * (-0.5) ** k for k in range(terms)])
+    found = mean_part._series(matrices, weight, 0.6, 3)
+    assert found is not None
+    spikes, series, radius = found
+    np.testing.assert_allclose(spikes, c[1:] + weight / 2, rtol=1e-9)
+    assert radius == pytest.approx(0.8 * 0.6)
+    s = 0.9 * radius * np.exp(1j * np.linspace(0, np.pi, 5))
+    rest = (c[0] + weight / 2) / (1 + s / weight * (c[0] + weight / 2)) - 3 * (weight / 2) / (1 + s / 2)
+    np.testing.assert_allclose(np.polynomial.polynomial.polyval(s, series), rest, rtol=1e-8)

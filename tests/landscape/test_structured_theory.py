@@ -6,6 +6,8 @@ import pytest
 import rmtland as rl
 from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable
+from rmtland.landscape.theory.structured import StructuredTheory
+from rmtland.landscape.weighted_rows import WeightedRows
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
 
@@ -217,17 +219,63 @@ def test_a_solution_solves_the_matrix_equations():
 
 
 def test_nothing_random_is_exact():
-    for law in (rl.KernelGradients(kernels()), rl.AnisotropicGradients(np.eye(C) + 0.3, 0.0)):
+    gram = np.eye(C) + 0.3
+    laws = rl.KernelGradients(kernels()), *(rl.AnisotropicGradients(square * gram, 0.0) for square in (1.0, 1e14))
+    for law in laws:
         model = model_of(law)
         theory, spectrum = model.theory(), model.spectrum(rng=0)
         np.testing.assert_allclose(theory.outliers(), spectrum.outliers(), rtol=1e-9)
-        assert theory.gradient_power(1) == pytest.approx(spectrum.gradient_power(1))
+        for count in (1, 2):
+            assert theory.gradient_power(count) == pytest.approx(spectrum.gradient_power(count))
         assert theory.goldilocks_ratio() == pytest.approx(spectrum.goldilocks_ratio())
-        assert not theory.outliers_std().any()
-        assert theory.goldilocks_ratio_std() == 0
-        assert theory.count_above(0.5 * theory.outliers()[-1]) >= 1
+        np.testing.assert_array_equal(theory.outliers_std(), np.zeros(C - 1))
+        assert theory.goldilocks_ratio_std() == theory.gradient_power_std(1) == 0
+        smaller, largest = theory.outliers()[-2:].tolist()
+        assert [theory.count_above(x) for x in (largest, 0.5 * (smaller + largest), smaller)] == [0, 1, 1]
         with pytest.raises(ValueError, match="must have residuals for a density"):
             theory.pdf(0.1)
+
+
+def test_what_is_fixed_has_places_for_as_many_as_there_are():
+    """Of means alone as many eigenvalues are positive as means; zeros beyond."""
+    theory = model_of(rl.AnisotropicGradients(np.eye(C) + 0.3, 0.0)).theory()
+    places = theory.quantiles([0.5, 1.0, 1.5, 2.0, C + 0.5, C + 1.5, D])
+    largest, smaller = theory.outliers()[::-1]
+    np.testing.assert_array_equal(places, [largest, largest, smaller, smaller, 0, 0, 0])
+
+
+def test_a_gradient_of_zero():
+    """Every class once and no class preferred: the means' parts of the gradient cancel; residuals may be made to."""
+    logits, labels = np.zeros((C, C)), np.arange(C)
+    given = rl.GivenLogits(logits, labels)
+    fixed = rl.LandscapeModel(C, C, D, given, rl.AnisotropicGradients(np.eye(C), 0.0)).theory()
+    assert (fixed.equation.vector_square, fixed._points[0].max() > 0) == (0.0, True)
+    assert np.isnan(fixed._points[1]).all()
+    slopes = rl.CrossEntropy().gradient(logits, labels)
+    law = rl.AnisotropicGradients(np.zeros((C, C)), 1.0, COVARIANCE, cancelling=slopes)
+    theory = rl.LandscapeModel(C, C, D, given, law).theory()
+    assert theory.equation.vector_square == 0.0
+    x = theory.quantiles([0.5])[0] * np.array([1.0, 1e9])
+    np.testing.assert_array_equal(theory.gradient_pdf(x), [np.nan, 0.0])
+    assert theory.pdf(x[0]) > 0
+
+
+def test_what_no_row_has_of_the_gradient_is_in_the_null_space():
+    rows = WeightedRows((), np.zeros((0, 0)), np.ones(4), np.zeros(0), np.full(4, 0.5), 1.5, COVARIANCE)
+    theory = StructuredTheory.over(rows, D, C)
+    assert theory.gradient_power(D) == pytest.approx(1 - 1.5**2 / (4 * 0.5**2 + 1.5**2))
+
+
+def test_densities_in_other_units():
+    """Gradients 100 times as long have eigenvalues 1e4 times as large."""
+    one, two = (model_of(rl.AnisotropicGradients.clustered(C, s, 0.7 * s, 0.4 * s)).theory() for s in (1.0, 100.0))
+    x = one.bulk_edge * np.array([0.5, 0.0, 0.3, 0.2, -1.0, 0.3])
+    for name in ("pdf", "gradient_pdf"):
+        found = getattr(one, name)(x)
+        np.testing.assert_allclose(getattr(two, name)(1e4 * x), found / 1e4, rtol=1e-6)
+        np.testing.assert_array_equal(found > 0, x > 0)
+        np.testing.assert_allclose(found[[0, 3]], [getattr(one, name)(x[j]) for j in (0, 3)], rtol=1e-6)
+    assert one._along(x[[0, 2]]) is one._along(x[[0, 2]])  # kept for the other density
 
 
 def test_bad_input():

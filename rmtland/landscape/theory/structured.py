@@ -217,12 +217,22 @@ class StructuredTheory(Spectral):
     def _find_boundary(self, count: int) -> fluctuations.Boundary:
         high = self._at_count(count - 0.5).z.real
         low = float(self._spikes[count]) if count < self._spikes.size else min(self.bulk_edge, high)
+        found = self._gap(count, low, high)
+        if found is not None:
+            return found
+        state = self._at_count(float(count))
+        if not state.trace.imag > 0:  # a gap that no mean makes, between eigenvalues of unequal residuals
+            found = self._gap(count, self._quantile(count + 0.5), high)
+        return found or fluctuations.Boundary(state, 0.0)
+
+    def _gap(self, count: int, low: float, high: float) -> fluctuations.Boundary | None:
+        """A point between two places with no eigenvalue near and so many above, if one of a few is."""
         for share in (0.5, 0.3, 0.7, 0.15, 0.85):
             state = self._solver.solve(low + share * (high - low))
             if abs(state.m.imag) < NEAR * abs(state.m) and abs(self.equation.count_above(state) - count) < 1e-3:
                 distance = 0.5 * min(share, 1 - share) * (high - low)
                 return fluctuations.Boundary(state.real, distance)
-        return fluctuations.Boundary(self._at_count(float(count)), 0.0)
+        return None
 
     def _power(self, count: int) -> float:
         if self._points is not None:

@@ -213,9 +213,9 @@ def power_deviation(solver: Continuation, boundary: Boundary) -> float:
     """
     equation = solver.equation
     first, second = paths_between(solver, boundary)
-    # The number of directions is given, not the level: each eigenvalue more or less brings its power.
+    # The number of directions is given, not the level: each eigenvalue more or less brings its power. None in a gap.
     at_boundary = boundary.state
-    rate = equation.power(at_boundary).imag / at_boundary.trace.imag if boundary.distance == 0 else 0.0
+    rate = equation.power(at_boundary).imag / at_boundary.trace.imag if at_boundary.trace.imag > 0 else 0.0
     mean = equation.vector_square
     share = first.integral(np.array([equation.power(state) for state in first.states])) / mean
     moved = _Moved.of(equation, first, rate)
