@@ -103,6 +103,15 @@ def test_the_transformer():
         total = conv(3, units, 4) + 64 * units + depth * layer + norm(units) + units * 10 + 10
         assert count(rl.nets.transformer(depth=depth)) == total
     assert rl.nets.transformer(width=0.3, heads=8).head.in_features == 16
+    # Patches as rows of pixels, an embedding of each and of its place, the mean over what the layers make of them.
+    network = rl.nets.transformer(image_size=8, channels=3, dtype=torch.float64)
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    patches = torch.stack(
+        [x[:, :, i : i + 4, j : j + 4].reshape(2, -1) for i in (0, 4) for j in (0, 4)], dim=1
+    )  # fmt: skip
+    tokens = patches @ network.embedding.weight.reshape(units, -1).T + network.embedding.bias + network.positions
+    by_hand = network.head(network.norm(network.layers(tokens)).mean(dim=1))
+    torch.testing.assert_close(network(x), by_hand)
     # Positions matter: the same patches in another order are another image.
     network = rl.nets.transformer(image_size=8, channels=1)
     x = torch.rand(1, 1, 8, 8)
