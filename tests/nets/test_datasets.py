@@ -158,6 +158,13 @@ def test_idx_files_that_cannot_be_read(tmp_path):
     images.write_bytes(whole[:-5])
     with pytest.raises(ValueError, match=r"must be whole; .*ubyte holds 187 of 192 bytes for shape \(12, 4, 4\)"):
         load_dataset("mnist", tmp_path)
+    for wrong, told in (
+        (whole[:16], r"0 of 192 bytes for shape \(12, 4, 4\)"),
+        (b"\0\0\x08\0", r"0 of 1 bytes for shape"),
+    ):
+        images.write_bytes(wrong)
+        with pytest.raises(ValueError, match=f"must be whole; .*ubyte holds {told}"):
+            load_dataset("mnist", tmp_path)
     for wrong in (b"", b"\0\0\x08\x03\0", b"\0\0\x0d" + whole[3:], b"<html>no such file"):
         images.write_bytes(wrong)
         with pytest.raises(ValueError, match="must be an IDX file of unsigned bytes; .* does not begin like one"):
