@@ -161,7 +161,7 @@ class Odd(Between):
         self.shift = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
     def forward(self, x):
-        outputs = self.factor * (super().forward(x) + self.shift)
+        outputs = self.factor * super().forward(x) * (1 + self.shift)
         return torch.cat([torch.zeros_like(outputs[:, :1]), outputs[:, 1:]], dim=1)
 
 
