@@ -128,6 +128,8 @@ def test_the_transformer():
         total = conv(3, units, 4) + 64 * units + depth * layer + norm(units) + units * 10 + 10
         assert count(rl.nets.transformer(depth=depth)) == total
     assert rl.nets.transformer(width=0.3, heads=8).head.in_features == 16
+    assert rl.nets.transformer(heads=43, image_size=8, depth=1).head.in_features == 43  # 64 is nearer to 43 than to 86
+    assert rl.nets.transformer(depth=1).positions.std().item() == pytest.approx(0.02, rel=0.05)  # 4096 of them
     # Patches as rows of pixels, an embedding of each and of its place, the mean over what the layers make of them.
     network = rl.nets.transformer(image_size=8, channels=3, dtype=torch.float64)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmtland.nets import Dataset, Training, load_dataset, mlp, train, training_stages
-from rmtland.nets.training import load_checkpoint, save_checkpoint
+from rmtland.nets.training import choose_probes, load_checkpoint, save_checkpoint
 
 
 def blobs(n=60, classes=3):
@@ -81,6 +81,26 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     torch.save(training.state_dict() | {"step": Path("0")}, tmp_path / "other.pt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         load_checkpoint(training, tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("num_test", [0, 1, 2, 3])
+def test_a_test_set_of_two_is_measured_too(num_test):
+    data = blobs(n=12)
+    whole = Dataset("small", data.x_train, data.y_train, data.x_train[:num_test], data.y_train[:num_test])
+    probes = choose_probes(whole, None, seed=0)
+    assert list(probes) == (["train", "test"] if num_test > 1 else ["train"])
+    for name, x in (("train", data.x_train), ("test", data.x_train[:num_test])):
+        if name in probes:
+            np.testing.assert_array_equal(probes[name][0], x)
+
+
+def test_velocities_of_another_network_are_refused():
+    data = blobs()
+    training = Training(mlp([4, 3]), data.x_train, data.y_train, epochs=1)
+    state = training.state_dict()
+    state["optimiser"]["velocities"].pop()
+    with pytest.raises(ValueError, match="shorter"):
+        training.load_state_dict(state)
 
 
 def test_a_network_that_does_not_fit():
