@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import rmtland as rl
 from rmtland.nets import NetworkLogitGradients
+from rmtland.nets.checkpointing import without_reentrant
 from tests.nets.networks import flat, trainable
 
 N, C = 11, 3
@@ -82,6 +83,40 @@ def test_tokens_are_examples_and_padding_is_none(chunk_size, weighted):
     each = F.cross_entropy(outputs, y.reshape(-1), reduction="none")
     w = torch.ones(30).double() if weights is None else weights.repeat_interleave(5)
     check(source, outputs[kept], (w * each)[kept].sum() / w[kept].sum(), trainable(module))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4)])
+def test_tokens_with_soft_targets_and_weights_of_sequences_or_tokens(shape):
+    torch.manual_seed(0)
+    module, x = Language(4).double(), torch.randint(4, (3, 4))
+    y, weights = torch.rand(3, 4, 4).double().softmax(2), torch.rand(*shape).double()
+    source = NetworkLogitGradients(module, x, y, nn.CrossEntropyLoss(), weights=weights)
+    outputs = module(x).reshape(-1, 4)
+    each = -(y.reshape(-1, 4) * outputs.log_softmax(1)).sum(dim=1)
+    w = weights.reshape(-1) if len(shape) == 2 else weights.repeat_interleave(4)
+    check(source, outputs, (w * each).sum() / w.sum(), trainable(module))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        # Sequences have 0, 5, 5, 2, 5 and 5 examples: whole ones together while they fit, as they do on average.
+        (22, [(6, 22)]),
+        (11, [(3, 10), (3, 11), (3, 1)]),
+        (10, [(2, 5), (2, 7), (2, 10)]),
+        (3, [(1, 3), (1, 2), (1, 3), (1, 2), (1, 2), (1, 3), (1, 2), (1, 3), (1, 2)]),
+        (1, [(1, 1)] * 22),
+        (0, [(1, 1)] * 22),
+    ],
+)
+def test_pieces_of_tokens_are_whole_sequences_or_parts_of_one(size, expected):
+    module, x, y = Language().double(), torch.randint(7, (6, 5)), torch.randint(7, (6, 5))
+    y[0], y[3, 2:] = -100, -100
+    source = NetworkLogitGradients(module, x, y, nn.CrossEntropyLoss(), chunk_size=100, batch_size=6)
+    (chunk,) = source.chunks()
+    pieces = list(chunk.pieces(size))
+    assert [(piece.num_inputs, len(piece.labels)) for piece in pieces] == expected
+    assert torch.equal(torch.cat([piece.labels for piece in pieces]), y[y != -100])
 
 
 def test_tokens_from_a_loader_with_class_weights():
@@ -242,6 +277,17 @@ def test_modules_that_functional_transforms_do_not_take(kind):
     outputs = twin(*inputs)
     check(source, outputs, F.cross_entropy(outputs, Y), trainable(twin))
     assert all(torch.equal(t, state[n]) for n, t in module.state_dict().items())
+
+
+def test_reentrant_checkpoints_are_replaced_until_the_last_is_done_with():
+    own = torch.utils.checkpoint.CheckpointFunction
+    with without_reentrant():
+        replaced = torch.utils.checkpoint.CheckpointFunction
+        with without_reentrant():
+            pass
+        assert torch.utils.checkpoint.CheckpointFunction is replaced
+        assert replaced is not own
+    assert torch.utils.checkpoint.CheckpointFunction is own
 
 
 def test_packed_sequences_are_packed_by_the_network():

@@ -80,6 +80,31 @@ def test_the_shortcut_of_resnet20_subsamples_and_fills_up_with_zeros():
     assert out[:, [0, 3]].abs().max() == 0
 
 
+def test_a_residual_block_adds_its_input():
+    from rmtland.nets.architectures.residual import ResidualBlock
+
+    block, x = ResidualBlock(2, 2, 1, projection=True), torch.rand(3, 2, 4, 4)
+    assert block.projection is None  # nothing to project
+    plain = torch.nn.Sequential(block.conv1, block.norm1, torch.nn.ReLU(), block.conv2, block.norm2)
+    torch.testing.assert_close(block(x), torch.relu(x + plain(x)))
+
+
+@pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg11"])
+def test_images_below_32_pixels_have_their_borders_repeated(name):
+    build = IMAGE_NETWORKS[name]
+    assert isinstance(build(channels=1, image_size=32, width=0.05)[0], torch.nn.Conv2d)
+    x = torch.rand(2, 1, 27, 27)
+    padded = build(channels=1, image_size=27, width=0.05)[0](x)
+    np.testing.assert_array_equal(padded, np.pad(x, ((0, 0), (0, 0), (2, 3), (2, 3)), mode="edge"))
+
+
+def test_alexnet_takes_sizes_between_those_that_its_strides_divide():
+    for size, side in ((31, 1), (60, 1), (61, 2), (64, 2), (92, 2), (93, 3)):
+        network = rl.nets.alexnet(2, channels=1, image_size=size, width=0.02)
+        assert network[-1].in_features == 5 * side**2  # 60 pixels are 15, 7, 3 and 1; 61 are 16, 8, 4 and 2
+        assert network(torch.rand(1, 1, size, size)).shape == (1, 2)
+
+
 def test_densenet40():
     channels, total = 16, conv(3, 16, 3, bias=False)
     for block in range(3):
@@ -103,6 +128,17 @@ def test_the_transformer():
         total = conv(3, units, 4) + 64 * units + depth * layer + norm(units) + units * 10 + 10
         assert count(rl.nets.transformer(depth=depth)) == total
     assert rl.nets.transformer(width=0.3, heads=8).head.in_features == 16
+    assert rl.nets.transformer(heads=43, image_size=8, depth=1).head.in_features == 43  # 64 is nearer to 43 than to 86
+    assert rl.nets.transformer(depth=1).positions.std().item() == pytest.approx(0.02, rel=0.05)  # 4096 of them
+    # Patches as rows of pixels, an embedding of each and of its place, the mean over what the layers make of them.
+    network = rl.nets.transformer(image_size=8, channels=3, dtype=torch.float64)
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    patches = torch.stack(
+        [x[:, :, i : i + 4, j : j + 4].reshape(2, -1) for i in (0, 4) for j in (0, 4)], dim=1
+    )  # fmt: skip
+    tokens = patches @ network.embedding.weight.reshape(units, -1).T + network.embedding.bias + network.positions
+    by_hand = network.head(network.norm(network.layers(tokens)).mean(dim=1))
+    torch.testing.assert_close(network(x), by_hand)
     # Positions matter: the same patches in another order are another image.
     network = rl.nets.transformer(image_size=8, channels=1)
     x = torch.rand(1, 1, 8, 8)

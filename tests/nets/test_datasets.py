@@ -1,12 +1,13 @@
 import gzip
 import os
+import re
 import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rmtland.nets import dataset_files, gaussian_clusters, load_dataset
+from rmtland.nets import Dataset, dataset_files, gaussian_clusters, load_dataset
 from rmtland.nets.dataset_files import IDX_PARTS
 
 
@@ -157,6 +158,13 @@ def test_idx_files_that_cannot_be_read(tmp_path):
     images.write_bytes(whole[:-5])
     with pytest.raises(ValueError, match=r"must be whole; .*ubyte holds 187 of 192 bytes for shape \(12, 4, 4\)"):
         load_dataset("mnist", tmp_path)
+    for wrong, told in (
+        (whole[:16], r"0 of 192 bytes for shape \(12, 4, 4\)"),
+        (b"\0\0\x08\0", r"0 of 1 bytes for shape"),
+    ):
+        images.write_bytes(wrong)
+        with pytest.raises(ValueError, match=f"must be whole; .*ubyte holds {told}"):
+            load_dataset("mnist", tmp_path)
     for wrong in (b"", b"\0\0\x08\x03\0", b"\0\0\x0d" + whole[3:], b"<html>no such file"):
         images.write_bytes(wrong)
         with pytest.raises(ValueError, match="must be an IDX file of unsigned bytes; .* does not begin like one"):
@@ -206,6 +214,9 @@ def test_binary_files_of_cifar(tmp_path):
     fine = load_dataset("cifar100", tmp_path)
     np.testing.assert_array_equal(fine.y_train, [99, 3])
     assert fine.num_classes == 100
+    (folder / "test.bin").write_bytes(cifar_records([100], 0, coarse=True)[1].tobytes())
+    with pytest.raises(ValueError, match=r"`data` must have labels below 100; .*test.bin has 100"):
+        load_dataset("cifar100", tmp_path)
 
 
 def test_binary_files_that_cannot_be_read(tmp_path):
@@ -215,6 +226,9 @@ def test_binary_files_that_cannot_be_read(tmp_path):
     whole = batch.read_bytes()
     batch.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=r"whole records of 3073 bytes; .*data_batch_2.bin has 9218"):
+        load_dataset("cifar10", tmp_path)
+    batch.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"whole records of 3073 bytes; .*data_batch_2.bin has 0"):
         load_dataset("cifar10", tmp_path)
     batch.write_bytes(b"\x0a" + whole[1:])
     with pytest.raises(ValueError, match=r"`data` must have labels below 10; .*data_batch_2.bin has 10"):
@@ -342,6 +356,23 @@ def test_shapes_for_convolutions(tmp_path):
     np.savez(tmp_path / "four.npz", **arrays(x_train=rng.random((12, 5, 5, 4)), x_test=rng.random((6, 5, 5, 4))))
     with pytest.raises(ValueError, match=r"four has examples of shape \(5, 5, 4\)"):
         load_dataset(tmp_path / "four.npz").as_images()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_one_or_three_channels_may_come_first_or_last(channels):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((6, 5, 7, channels)), np.arange(6) % 2
+    last = Dataset("last", x, y, x[:2], y[:2])
+    first = Dataset("first", x.transpose(0, 3, 1, 2), y, x[:2].transpose(0, 3, 1, 2), y[:2])
+    if channels in (1, 3):
+        assert first.as_images() is first
+        assert same(last.as_images(), first)
+    else:
+        for dataset, shape in ((last, (5, 7, channels)), (first, (channels, 5, 7))):
+            with pytest.raises(
+                ValueError, match=re.escape(f"images of 1 or 3 channels; {dataset.name} has examples of shape {shape}")
+            ):
+                dataset.as_images()
 
 
 def test_clusters_are_what_they_say():

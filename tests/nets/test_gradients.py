@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import rmtland as rl
 from rmtland.nets import NetworkLogitGradients
+from rmtland.nets.budget import Budget
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
 
@@ -122,6 +125,38 @@ def test_a_loader_of_unequal_batches_is_the_same_data(memory_budget, shuffle):
         torch.testing.assert_close(product @ v, operator(arrays) @ v)  # a second pass, kept or not
     torch.testing.assert_close(rl.gradient(source), rl.gradient(arrays))
     assert rl.clustering(source).same_logit == pytest.approx(rl.clustering(arrays).same_logit, rel=1e-12)
+
+
+def test_what_is_taken_for_graphs_comes_back_with_them():
+    budget = Budget(100)
+    assert [budget.take(30), budget.take(50, graph=True), budget.take(21), budget.take(20)] == [True, True, False, True]
+    assert (budget.taken, budget.left) == (100, 0)
+    assert pickle.loads(pickle.dumps(budget)).left == 50  # pickles have no graphs
+    for _ in range(2):
+        budget.return_graphs()
+        assert budget.left == 50
+        assert budget.take(10, graph=True)
+
+
+def test_graphs_that_are_forgotten_are_recorded_anew():
+    passes = []
+
+    def forward(module, x):
+        passes.append(len(x))
+        return module(x)
+
+    module, inputs = build("mlp")
+    source = NetworkLogitGradients(module, inputs, LABELS, forward=forward)
+    v = torch.ones(source.num_parameters, 1, dtype=torch.float64)
+    first = next(iter(source.chunks())).jvp(v)
+    passes.clear()
+    again = next(iter(source.chunks())).jvp(v)
+    assert not passes  # graphs are kept
+    source.forget_graphs()
+    anew = next(iter(source.chunks())).jvp(v)
+    assert passes == [N]
+    assert torch.equal(first, again)
+    assert torch.equal(first, anew)
 
 
 def test_the_budget_is_kept():

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import rmtland as rl
 from rmtland.nets import TrainingRecord, mlp, moment
 from rmtland.spectra import partial
-from tests.nets.networks import full_hessian
+from tests.nets.networks import flat, full_hessian
 from tests.nets.records import C, N, data
 
 
@@ -40,6 +41,24 @@ def test_large_networks_take_the_same_numbers_from_products(tmp_path, monkeypatc
     again = TrainingRecord(tmp_path / "again", module, data(), steps=[0]).dataset().load()
     xr.testing.assert_identical(again.drop_attrs(), estimated.drop_attrs())
     assert not other.hessian_goldilocks_ratio.equals(estimated.hessian_goldilocks_ratio)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_power_of_the_gradient_is_in_all_classes_but_one_however_few_eigenvalues(
+    tmp_path, monkeypatch, num_classes
+):
+    monkeypatch.setattr(moment, "EXACT", 10)
+    (x, y), module = data(), mlp([16, 6, num_classes], seed=2)
+    y = y % num_classes
+    found = TrainingRecord(tmp_path / "record", module, (x, y), steps=[0], statistics="hessian", k=1).dataset().load()
+    values, vectors = np.linalg.eigh(full_hessian(module, x, y).numpy())
+    loss = torch.nn.functional.cross_entropy(module(x), y)
+    slope = flat(torch.autograd.grad(loss, list(module.parameters())), list(module.parameters())).numpy()
+    powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+    assert found.hessian_eigenvalues.to_numpy().ravel() == pytest.approx(values[-1:], rel=1e-6)
+    assert found.hessian_powers.to_numpy().ravel() == pytest.approx(powers[-1:], rel=1e-3)
+    assert found.hessian_gradient_power.item() == pytest.approx(powers[-(num_classes - 1) :].sum(), rel=1e-3)
+    assert 0 < found.hessian_gradient_power_error.item() < 1e-2
 
 
 def test_all_but_one_eigenvalue_can_be_asked_for_by_products(tmp_path, monkeypatch):
@@ -120,3 +139,11 @@ def test_the_error_of_gradient_power_is_a_bound_and_no_idle_one():
     assert max(tightness) > 0.3
     assert moment.power_error(0.5, np.array([0.0, 3.0, 0.0]), np.array([1.0, 2.0, 3.0]), 2) == 1
     assert np.isnan(moment.power_error(np.nan, residuals, values, 3))
+
+
+def test_the_error_of_gradient_power_by_hand():
+    values, residuals = np.array([-9.0, -7.0, 1.0, 5.0, 9.0]), np.array([0.5, 0.25, 1.0, 0.24, 0.18])
+    # The gap is 5 - 1, less what the 1 may be off by; residuals of 0.3 in it are an angle of sine 0.1.
+    for power, error in ((0.5, 0.11), (0.2, 0.09), (1.0, 0.01), (1.0 + 1e-9, 0.01)):
+        assert moment.power_error(power, residuals, values, 2) == pytest.approx(error, rel=1e-9)
+    assert moment.power_error(0.2, 8 * residuals[[0, 0, 1, 3, 4]], values, 2) == 1  # 2.4 in a gap of 2

@@ -54,8 +54,24 @@ def test_what_does_not_fit_is_nan(tmp_path, monkeypatch):
     )
     dataset = record.dataset()
     assert np.isfinite(dataset.trace_B1).all()
-    for name in ("top_eigenvalue_A1", "outliers_in_B1", "outlier_overlaps_rest"):
+    for name, shape in (
+        ("top_eigenvalue_A1", ()), ("outliers_in_B1", ()), ("outlier_overlaps_rest", (9,)),
+        ("outlier_shares_A1", (9,)), ("group_trace_A1", (4,)),
+    ):  # fmt: skip
         assert np.isnan(dataset[name]).all()
+        assert dataset[name].shape[-len(shape) or 2 :] == shape
+
+
+def test_two_classes_have_one_outlier_and_no_differences_of_cross_classes(tmp_path):
+    inputs, labels = digits()
+    two, module = labels < 2, rl.nets.mlp([64, 3, 2])
+    record = rl.nets.TrainingRecord(tmp_path / "r", module, inputs[two], labels[two], every=1, statistics="hierarchy")
+    dataset = record.dataset().load()
+    # One cross class for each class: its mean is the mean of the class, and A1 has all there is.
+    assert dataset.top_eigenvalue_B1.item() == 0
+    assert dataset.trace_B1.item() == pytest.approx(0, abs=1e-12 * dataset.trace_A1.item())
+    assert dataset.sizes["outlier"] == 1
+    assert sum(dataset[f"outliers_in_{place}"].item() for place in ("A1", "B1", "rest")) == 1
 
 
 def test_it_is_not_measured_unasked(tmp_path):

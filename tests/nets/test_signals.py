@@ -8,6 +8,7 @@ from torch import nn
 import rmtland as rl
 from rmtland.nets.importance import Sampled
 from rmtland.nets.reduction import leading
+from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
 from tests.nets.networks import build, jacobian
 
@@ -36,6 +37,28 @@ def test_signals_are_the_dense_logit_gradients_less_those_of_the_last(name):
     cotangents -= cotangents.mean(dim=1, keepdim=True)
     expected = np.einsum("ncd,nck->dk", gradients.numpy(), cotangents.numpy())
     np.testing.assert_allclose(view.vjp(cotangents), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_overlaps_of_factors_are_those_of_gradients_written_out(positions):
+    generator = torch.Generator().manual_seed(0)
+
+    def some(n):
+        inputs = torch.randn(n, positions, 5, generator=generator, dtype=torch.float64)
+        signals = torch.randn(n, 2, positions, 6, generator=generator, dtype=torch.float64)
+        gradients = torch.einsum("nlpb,npa->nlba", signals, inputs).flatten(2)
+        cotangents = torch.randn(n, 2, 7, generator=generator, dtype=torch.float64)
+        return Outer(inputs, signals), gradients, cotangents, torch.einsum("nld,nlk->kd", gradients, cotangents)
+
+    (here, gradients, weights, sums), (there, others, more, other_sums) = some(4), some(3)
+    expected = (sums * other_sums).sum(dim=1)
+    torch.testing.assert_close(here.overlaps(weights, there, more), expected)
+    torch.testing.assert_close(Formed(gradients).overlaps(weights, Formed(others), more), expected)
+    tangents = torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    for kind in (here, here.shortest(), Formed(gradients)):
+        torch.testing.assert_close(kind.pushed(tangents, None), gradients @ tangents)
+        torch.testing.assert_close(kind.pulled(weights)[0], sums)
+    assert isinstance(here.shortest(), Formed if positions > 1 else Outer)
 
 
 @pytest.mark.parametrize("name", NAMES)

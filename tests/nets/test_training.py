@@ -1,8 +1,12 @@
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from rmtland.nets import Dataset, Training, load_dataset, mlp, train, training_stages
+from rmtland.nets.training import choose_probes, load_checkpoint, save_checkpoint
 
 
 def blobs(n=60, classes=3):
@@ -62,6 +66,41 @@ def test_bad_settings(options, message):
 def test_one_class_is_no_classification():
     with pytest.raises(ValueError, match="`dataset` must have at least 2 classes; got 1"):
         training_stages(blobs(classes=1), num_examples=20)
+
+
+def test_two_classes_and_two_examples_are_enough():
+    stages = training_stages(blobs(classes=2), hidden=(3,), epochs=2, num_examples=2)
+    assert all(source.num_classes == source.num_examples == 2 for source in stages.values())
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    data = blobs()
+    training = Training(mlp([4, 3]), data.x_train, data.y_train, epochs=1)
+    save_checkpoint(training, tmp_path / "own.pt")
+    load_checkpoint(training, tmp_path / "own.pt")
+    torch.save(training.state_dict() | {"step": Path("0")}, tmp_path / "other.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        load_checkpoint(training, tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("num_test", [0, 1, 2, 3])
+def test_a_test_set_of_two_is_measured_too(num_test):
+    data = blobs(n=12)
+    whole = Dataset("small", data.x_train, data.y_train, data.x_train[:num_test], data.y_train[:num_test])
+    probes = choose_probes(whole, None, seed=0)
+    assert list(probes) == (["train", "test"] if num_test > 1 else ["train"])
+    for name, x in (("train", data.x_train), ("test", data.x_train[:num_test])):
+        if name in probes:
+            np.testing.assert_array_equal(probes[name][0], x)
+
+
+def test_velocities_of_another_network_are_refused():
+    data = blobs()
+    training = Training(mlp([4, 3]), data.x_train, data.y_train, epochs=1)
+    state = training.state_dict()
+    state["optimiser"]["velocities"].pop()
+    with pytest.raises(ValueError, match="shorter"):
+        training.load_state_dict(state)
 
 
 def test_a_network_that_does_not_fit():
@@ -217,6 +256,16 @@ def test_a_last_batch_of_one_joins_the_one_before():
     steps = []
     train(module, data.x_train, data.y_train, epochs=2, batch_size=16, after_step=steps.append)
     assert steps == [1, 2, 3, 4]  # 16 + 17, twice
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (49, [16, 16, 17]), (1, [1])])
+def test_every_example_is_in_one_batch_of_an_epoch(n, sizes):
+    module, seen = mlp([1, 3]), []
+    module.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten().tolist()))
+    numbers = np.arange(n, dtype=float)
+    train(module, numbers[:, None], np.zeros(n, int), epochs=1, batch_size=16, learning_rate=1e-9)
+    assert [len(batch) for batch in seen] == sizes
+    assert sorted(number for batch in seen for number in batch) == list(numbers)
 
 
 def test_networks_by_name_take_the_shape_they_need():

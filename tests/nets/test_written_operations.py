@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import rmtland as rl
 from rmtland.nets import NetworkLogitGradients
+from rmtland.nets.snapshot import PlainWeightNorm
 from tests.nets.test_any_network import check, second
 from tests.nets.test_twice import Between, Y, by_differences, data
 
@@ -148,3 +149,58 @@ def test_a_kink_proves_nothing():
     module, x = AtKink(), data()
     outputs = module(x)
     check(NetworkLogitGradients(module, x, Y), outputs, F.cross_entropy(outputs, Y), tuple(module.parameters()))
+
+
+class Odd(Between):
+    """Outputs of another size, one of them zero; a parameter at zero, one without use."""
+
+    def __init__(self, function, factor):
+        super().__init__(function)
+        self.factor = factor
+        self.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        outputs = self.factor * super().forward(x) * (1 + self.shift)
+        return torch.cat([torch.zeros_like(outputs[:, :1]), outputs[:, 1:]], dim=1)
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1.0, 1e6])
+def test_the_size_of_outputs_and_parameters_hides_nothing(factor):
+    v = torch.ones(NetworkLogitGradients(Odd(ByInput.apply, factor), data(), Y).num_parameters, dtype=torch.float64)
+    assert (rl.nets.hessian(NetworkLogitGradients(Odd(ByInput.apply, factor), data(), Y)) @ v).isfinite().all()
+    with pytest.raises(ValueError, match="the backward of BySaved takes what its forward made"):
+        rl.nets.hessian(NetworkLogitGradients(Odd(BySaved.apply, factor), data(), Y)) @ v
+
+
+class Steep(Between):
+    """Beside the operation something linear that is much larger."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        self.slope = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return super().forward(x) + 1e4 * self.slope
+
+
+def test_a_large_linear_part_hides_nothing():
+    source = NetworkLogitGradients(Steep(BySaved.apply), data(), Y)
+    v = torch.ones(source.num_parameters, dtype=torch.float64)
+    with pytest.raises(ValueError, match="the backward of BySaved takes what its forward made"):
+        rl.nets.hessian(source) @ v
+
+
+def test_weights_are_normalised_along_any_axis():
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    rows, columns = torch.arange(1.0, 4)[:, None].double(), torch.arange(1.0, 5)[None].double()
+    by_row, by_column = (g * v / v.square().sum(dim=d, keepdim=True).sqrt() for g, d in ((rows, 1), (columns, 0)))
+    with PlainWeightNorm():
+        for found, expected in (
+            (torch._weight_norm(v, rows), by_row),
+            (torch._weight_norm(v, rows, 0), by_row),
+            (torch._weight_norm(v, columns, 1), by_column),
+            (torch._weight_norm(v, columns, dim=1), by_column),
+        ):
+            torch.testing.assert_close(found, expected)

@@ -9,6 +9,7 @@ import rmtland as rl
 from rmtland.ensembles.sweeps import spiked_covariance_cell, spiked_wigner_cell
 from rmtland.landscape.sweeps import landscape_cell, theory_cell
 
+from .. import oracles
 from ..statistical import assert_mean
 
 SMALL = {"num_examples": 40, "num_classes": 4, "num_parameters": 100}
@@ -105,6 +106,68 @@ def test_networks_out_of_range(parameters, message):
     network_cell = pytest.importorskip("rmtland.nets.sweeps").network_cell
     with pytest.raises(ValueError, match=message):
         network_cell(**parameters, rng=np.random.default_rng(0))
+
+
+def test_a_network_is_trained_and_measured_on_the_first_classes_alone(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from tests.nets.networks import jacobian
+
+    digits, rng = rl.nets.load_dataset("digits"), np.random.default_rng(7)
+    three = digits.y_train < 3
+    x, y, seed = digits.x_train[three], digits.y_train[three], int(rng.integers(2**31))
+    module = rl.nets.mlp([64, 4, 3], seed=seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 0.5
+    train, threads, inside = rl.nets.train, torch.get_num_threads(), []
+    train(module, x, y, epochs=1, seed=seed)
+    chosen = np.sort(rng.permutation(len(x))[:20])
+    gradients, z = jacobian(module, torch.as_tensor(x[chosen]))
+    gradients, z, labels = gradients.numpy(), z.numpy(), y[chosen]
+    values, vectors = np.linalg.eigh(oracles.gauss_newton(z, gradients))
+    slope = oracles.gradient(z, labels, gradients)
+    p = np.array([oracles.softmax(row) for row in z])
+
+    def one_thread(*args, **kwargs):
+        inside.append(torch.get_num_threads())
+        assert inside == [1]
+        train(*args, **kwargs)
+
+    monkeypatch.setattr("rmtland.nets.training.train", one_thread)
+    settings = {"width": 4, "num_classes": 3, "weight_scale": 0.5, "depth": 1, "epochs": 1, "num_examples": 20}
+    torch.set_num_threads(3)
+    try:
+        cell = rl.nets.network_cell(**settings, rng=np.random.default_rng(7))
+        assert torch.get_num_threads() == 3  # as found
+    finally:
+        torch.set_num_threads(threads)
+    sigma_z, sigma_c, sigma_E, _ = oracles.scales(z, labels, gradients)
+    expected = {
+        "accuracy": np.mean(z.argmax(axis=1) == labels),
+        "loss": -np.log(p[np.arange(20), labels]).mean(),
+        "sigma_z": sigma_z,
+        "snr": (sigma_c / sigma_E) ** 2,
+        "clustering": oracles.q_values(gradients, labels)[0],
+        "top_eigenvalue": values[-1],
+        "gradient_power": ((vectors[:, -2:].T @ slope) ** 2).sum() / (slope @ slope),
+        "goldilocks_ratio": values.sum() / np.linalg.norm(values),
+    }
+    assert cell == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_first_classes_of_both_parts_of_a_data_set():
+    from rmtland.nets.sweeps import first_classes
+
+    y_train, y_test = np.array([0, 3, 1, 2, 1, 0, 2]), np.array([2, 1, 3, 0])
+    whole = rl.nets.Dataset("four", 10.0 * np.arange(7)[:, None], y_train, np.arange(4.0)[:, None], y_test)
+    some = first_classes(whole, 2)
+    assert some.x_train.ravel().tolist() == [0, 20, 40, 50]
+    assert some.x_test.ravel().tolist() == [1, 3]
+    assert (some.y_train.tolist(), some.y_test.tolist(), some.num_classes) == ([0, 1, 1, 0], [1, 0], 2)
+    assert first_classes(whole, 4) is whole
+    for wrong in (1, 5):
+        with pytest.raises(ValueError, match=f"`num_classes` must be >= 2 and <= 4; got {wrong}"):
+            first_classes(whole, wrong)
 
 
 @pytest.mark.slow
