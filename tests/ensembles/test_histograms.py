@@ -69,6 +69,10 @@ def test_linear_statistics():
             "`functions` must be finite on the eigenvalues; got 'log' infinite or NaN at 0",
         ),
         (
+            lambda: linear_statistics([[0.5, 3.0], [2.0, 1.0]], {"root": lambda x: np.sqrt(1.5 - x)}),
+            "got 'root' infinite or NaN at 3$",
+        ),
+        (
             lambda: linear_statistics(Wishart(2, 3), {"max": np.max}, 5),
             r"`functions` must act element by element; got shape \(\) of 'max' for \(5, 2\)",
         ),

@@ -103,6 +103,14 @@ def test_hard_edge_law_continues_the_draws(beta):
     assert stats.ks_2samp(x, other).pvalue < 1e-6
 
 
+def test_hard_edge_law_is_edelmans():
+    """P(n lambda > x) = exp(-x), and exp(-x / 2 - sqrt(x)) for real matrices, of the same exponential draws."""
+    n = 2**23
+    real, complex_ = (float(n) ** 2 * Wishart(n, n, beta).smallest(size=400, rng=3)[:, 0] for beta in (1, 2))
+    assert stats.kstest(complex_, "expon").pvalue > 1e-3
+    np.testing.assert_allclose(real / 2 + np.sqrt(real), complex_, rtol=1e-12)
+
+
 def test_small_eigenvalues_have_small_relative_errors():
     model = Wishart(60, 60)
     import mpmath
