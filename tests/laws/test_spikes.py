@@ -266,6 +266,18 @@ def test_wigner_formulas():
     assert rl.SpikedWignerLaw().locations.tolist() == [2.5]
 
 
+def test_wigner_edges_are_in_units_of_sigma():
+    """Of the plain Gaussian unitary ensemble: n^(1/6) (extreme / sqrt(n) - 2 sqrt(n)), without any shift."""
+    tracy_widom = rl.TracyWidom(2)
+    for n, sigma in ((1, 3.0), (64, 0.5)):
+        law = rl.SpikedWignerLaw(sigma, [0.0, -0.1], n=n, beta=2)
+        assert law.edge() == (pytest.approx(2 * sigma), pytest.approx(sigma * n ** (-2 / 3)))
+        assert law.edge("left") == (-law.edge()[0], law.edge()[1])
+        np.testing.assert_allclose(law.locations_std, sigma * n ** (-2 / 3) * tracy_widom.std())
+    # Johnstone and Ma's n - 1/2 of real matrices, down to the smallest.
+    assert rl.SpikedWignerLaw(n=1).edge() == (pytest.approx(2**0.5), pytest.approx(2 ** (1 / 6)))
+
+
 def test_edge_of_the_gaussian_orthogonal_ensemble():
     rng = np.random.default_rng(31)
     n = 24
