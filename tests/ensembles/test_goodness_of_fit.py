@@ -142,6 +142,18 @@ def test_zeros_in_between_change_nothing():
     assert found.p_values == plain.p_values
 
 
+def test_power_is_the_share_of_trials_that_reach_the_level():
+    # Of 20 matrices one far out is the first by its sums: 2 tests of p = 1/20.
+    sets = GaussianEnsemble(6).eigenvalues(1, rng=1)
+    far, near = (
+        goodness_of_fit(Semicircle(), sets, alternative=factor, alpha=0.1, num_calibration=20, rng=0).power
+        for factor in (100.0, 1.5)
+    )
+    assert far == 1.0
+    assert 0 < near < 1
+    assert 60 * near == pytest.approx(round(60 * near))  # of sixty
+
+
 def test_matching_sizes():
     assert matching_ensemble(MarchenkoPastur(4.0), 25)[0] == Wishart(100, 25)
     assert matching_ensemble(MarchenkoPastur(0.25, sigma=2.0), 25) == (Wishart(25, 100), 4.0)

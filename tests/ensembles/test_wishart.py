@@ -174,6 +174,14 @@ def test_a_left_spike_leaves_to_the_left():
             lambda: SpikedCovariance(5, 5, spikes=[0.1, 1e10]),
             "`spikes` must, where there are several, be within a factor of 1e.10 of each other and of 1; got 0.1 to",
         ),
+        (
+            lambda: SpikedCovariance(5, 5, spikes=[3.0, 1.5e10]),
+            "be within a factor of 1e.10 of each other and of 1; got 3 to 1.5e.10",
+        ),
+        (
+            lambda: SpikedCovariance(5, 5, spikes=[0.3, 0.5e-10]),
+            "be within a factor of 1e.10 of each other and of 1; got 5e-11 to 0.3",
+        ),
         (lambda: SpikedCovariance(2, 5, spikes=[2.0] * 3), "`spikes` must be at most `num_features` = 2; got 3"),
         (lambda: SpikedCovariance(5, 5, spikes=[[2.0]]), "`spikes` must have 1 dimension"),
         (lambda: SpikedCovariance(5, 5, spikes=[np.nan]), "`spikes` must be finite"),

@@ -203,6 +203,9 @@ def test_limit_below_freezing():
     assert (limit.participation(), limit.max_probability(), limit.entropy()) == (0.0, 0.0, math.inf)
     assert limit.entropy_density() == 0.75
     assert not limit.is_frozen
+    point = rl.RandomEnergyLimit(1.0)
+    assert (point.is_frozen, point.participation(), point.max_probability()) == (False, 0.0, 0.0)
+    assert (point.entropy(), point.entropy_density()) == (math.inf, 0.0)
     frozen = rl.RandomEnergyLimit(4.0)
     assert frozen.is_frozen
     assert frozen.participation() == 0.75

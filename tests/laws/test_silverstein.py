@@ -559,6 +559,7 @@ def test_outliers_of_one_atom_follow_the_bbp_transition():
     assert np.isnan(law.outlier(1.2))
     np.testing.assert_array_equal(law.is_outlier([0.5, 1.5]), False)  # at the very threshold
     np.testing.assert_array_equal(np.isnan(law.outlier([0.5, 1.5])), True)
+    assert law.place(1.5) == law.support[0, 1]
     assert law.place(1.2) == law.support[0, 1]
     assert law.place(0.7) == law.support[0, 0]
     assert np.isnan(law.place(3.0))
@@ -789,6 +790,8 @@ def test_bad_calls():
     for method in (law.outlier, law.is_outlier, law.place):
         with pytest.raises(ValueError, match=r"`theta` must be > 0; got -2"):
             method([-2.0, 1.0])
+        with pytest.raises(ValueError, match=r"`theta` must be > 0; got 0"):
+            method(0.0)
         with pytest.raises(ValueError, match=r"`theta` must be finite"):
             method(np.nan)
     with pytest.raises(ValueError, match=r"`k` must be >= 0 and <= 5; got 6"):
