@@ -151,6 +151,9 @@ def test_edge_is_johnstones_at_large_sizes():
         centre, scale = rl.SpikedCovarianceLaw(p / n, [1.0], num_samples=n, beta=beta).edge()
         assert centre == pytest.approx((1 + (p / n) ** 0.5) ** 2, rel=1e-6)
         assert n * scale == pytest.approx((n**0.5 + p**0.5) * (n**-0.5 + p**-0.5) ** (1 / 3), rel=1e-6)
+    # Down to one sample and one feature, each shifted to 1/2 for real matrices; less than 1/2 is never taken.
+    assert rl.SpikedCovarianceLaw(1.0, [], num_samples=1).edge() == pytest.approx((2.0, 2.0))
+    assert rl.SpikedCovarianceLaw(0.25, [], num_samples=1, beta=2).edge()[0] == pytest.approx((1 + 0.5**0.5) ** 2)
     # The general bulk gives the same without the shifts.
     bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0], p / n)
     general = rl.SpikedCovarianceLaw.on_bulk(bulk, [1.1, 0.9], num_samples=n)
