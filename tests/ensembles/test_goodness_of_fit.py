@@ -156,6 +156,7 @@ def test_power_is_the_share_of_trials_that_reach_the_level():
 
 def test_matching_sizes():
     assert matching_ensemble(MarchenkoPastur(4.0), 25)[0] == Wishart(100, 25)
+    assert matching_ensemble(MarchenkoPastur(2.0), 25)[0] == Wishart(50, 25)
     assert matching_ensemble(MarchenkoPastur(0.25, sigma=2.0), 25) == (Wishart(25, 100), 4.0)
     model, _ = matching_ensemble(GeneralizedMarchenkoPastur.sample_covariance([1.0, 5.0], 0.5, [3, 1]), 8)
     np.testing.assert_array_equal(model.population, [1.0] * 6 + [5.0] * 2)
