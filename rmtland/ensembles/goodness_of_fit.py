@@ -70,11 +70,11 @@ class GoodnessOfFit:
             return f"Not this law (p = {self.p_value:.2g}, {many} against {reference}): {reasons}."
         if np.isnan(self.power):
             return f"No sign against this law (p = {self.p_value:.2g}, {many} against {reference})."
-        percent = 100 * abs(self.alternative - 1)
+        percent, way = 100 * abs(self.alternative - 1), "larger" if self.alternative >= 1 else "smaller"
         weak = " That is little: take more matrices or draws." if self.power < 0.5 else ""
         return (
             f"No sign against this law (p = {self.p_value:.2g}, {many} against {reference}); eigenvalues {percent:g}% "
-            f"larger would have been noticed with probability {self.power:.2f}.{weak}"
+            f"{way} would have been noticed with probability {self.power:.2f}.{weak}"
         )
 
 

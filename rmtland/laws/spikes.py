@@ -359,7 +359,7 @@ class SpikedWignerLaw(Spikes):
         Raises
         ------
         ValueError
-            If `size` was not given.
+            If `n` was not given.
 
         References
         ----------
@@ -367,5 +367,5 @@ class SpikedWignerLaw(Spikes):
         """
         sign = 1 if choice("side", side, ("right", "left")) == "right" else -1
         n = self._size()
-        shifted = max(n + edge_shift(self.beta), 0.5)
+        shifted = n + edge_shift(self.beta)  # 1/2 at least
         return sign * 2 * self.sigma * (shifted / n) ** 0.5, self.sigma * shifted ** (-1 / 6) / n**0.5

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rmtland.ensembles.goodness_of_fit import _features, goodness_of_fit, matching_ensemble
+from rmtland.ensembles.goodness_of_fit import GoodnessOfFit, _features, goodness_of_fit, matching_ensemble
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
@@ -111,11 +111,65 @@ def test_power_and_words():
     assert (strong.num_draws, strong.num_calibration) == (20, 199)
 
 
+@pytest.mark.parametrize(
+    ("p_value", "power", "alternative", "num_draws", "words"),
+    [
+        (0.051, np.nan, np.nan, 1, "No sign against this law (p = 0.051, 1 matrix against 199 draws of {})."),
+        (0.3, 0.5, 1.02, 2, "(p = 0.3, 2 matrices against 199 draws of {}); eigenvalues 2% larger {} 0.50."),
+        (0.3, 0.49, 0.75, 2, "; eigenvalues 25% smaller {} 0.49. That is little: take more matrices or draws."),
+        (
+            0.05,
+            0.9,
+            1.02,
+            3,
+            "Not this law (p = 0.05, 3 matrices against 199 draws of {}): the extreme eigenvalues {}.",
+        ),
+    ],
+)
+def test_each_outcome_in_words(p_value, power, alternative, num_draws, words):
+    p_values = {"means": 2 * p_value, "edge": p_value}
+    found = GoodnessOfFit(p_value, p_values, 0.05, power, alternative, num_draws, 199)
+    assert found.rejected == (p_value <= 0.05)
+    words = words.replace("draws of {}", "draws of the matching ensemble")
+    words = words.replace("eigenvalues {}.", "eigenvalues are off.")
+    assert str(found).endswith(words.replace("{}", "would have been noticed with probability"))
+
+
+def test_zeros_in_between_change_nothing():
+    sets = GaussianEnsemble(12).eigenvalues(5, rng=1)
+    padded = np.concatenate([sets[:, :4], np.zeros((5, 3)), sets[:, 4:]], axis=1)
+    plain, found = (goodness_of_fit(Semicircle(), s, alternative=None, rng=0) for s in (sets, padded))
+    assert found.p_values == plain.p_values
+
+
+def test_power_is_the_share_of_trials_that_reach_the_level():
+    # Of 20 matrices one far out is the first by its sums: 2 tests of p = 1/20.
+    sets = GaussianEnsemble(6).eigenvalues(1, rng=1)
+    far, near = (
+        goodness_of_fit(Semicircle(), sets, alternative=factor, alpha=0.1, num_calibration=20, rng=0).power
+        for factor in (100.0, 1.5)
+    )
+    assert far == 1.0
+    assert 0 < near < 1
+    assert 60 * near == pytest.approx(round(60 * near))  # of sixty
+
+
 def test_matching_sizes():
     assert matching_ensemble(MarchenkoPastur(4.0), 25)[0] == Wishart(100, 25)
+    assert matching_ensemble(MarchenkoPastur(2.0), 25)[0] == Wishart(50, 25)
     assert matching_ensemble(MarchenkoPastur(0.25, sigma=2.0), 25) == (Wishart(25, 100), 4.0)
     model, _ = matching_ensemble(GeneralizedMarchenkoPastur.sample_covariance([1.0, 5.0], 0.5, [3, 1]), 8)
     np.testing.assert_array_equal(model.population, [1.0] * 6 + [5.0] * 2)
+    assert model.num_samples == 16
+    # More features than samples: as many nonzero eigenvalues as samples. Without weights all count alike.
+    for weights, population in (([1, 3], [1.0] * 6 + [5.0] * 2), (None, [1.0] * 4 + [5.0] * 4)):
+        law = GeneralizedMarchenkoPastur.sample_covariance([5.0, 1.0], 2.0, weights)
+        model, factor = matching_ensemble(law, 4)
+        np.testing.assert_array_equal(model.population, population)
+        assert (model.num_samples, factor) == (4, 1.0)
+    assert matching_ensemble(law, 1)[0].num_samples == 1
+    model, factor = matching_ensemble(SpikedCovarianceLaw(0.5, [4.0]), 30)
+    assert (model.num_features, model.num_samples, model.spikes.tolist(), factor) == (30, 60, [4.0], 1.0)
     from rmtland.laws.spikes import SpikedWignerLaw
 
     model, factor = matching_ensemble(SpikedWignerLaw(2.0, [6.0]), 30)
@@ -143,6 +197,11 @@ def test_an_ensemble_may_be_given():
             lambda: goodness_of_fit(TracyWidom(), [1.0]),
             TypeError,
             "`ensemble` must be given for a law of type TracyWidom",
+        ),
+        (
+            lambda: goodness_of_fit(GeneralizedMarchenkoPastur([1.0], 4), [1.0]),
+            TypeError,
+            "`ensemble` must be given for a law of type GeneralizedMarchenkoPastur",
         ),
     ],
 )

@@ -30,6 +30,12 @@ def test_chunks_do_not_matter(split):
     np.testing.assert_allclose(parts.standard_error, whole.standard_error)
 
 
+def test_two_matrices_have_a_standard_error():
+    found = empirical_density([[0.5, 1.5], [1.2, 1.8]], [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(found.density, [0.25, 0.75])
+    np.testing.assert_allclose(found.standard_error, 0.25)
+
+
 def test_errors_are_between_matrices():
     # Bin counts of one matrix are rigid: a Poisson error would be several times too large.
     model, size = GaussianEnsemble(400), 100
@@ -56,6 +62,7 @@ def test_linear_statistics():
     ("make", "message"),
     [
         (lambda: empirical_density(Wishart(2, 3), [1.0, 0.5], 3), "`bins` must be at least two increasing edges"),
+        (lambda: empirical_density(Wishart(2, 3), [1.0, 1.0], 3), "`bins` must be at least two increasing edges"),
         (lambda: empirical_density(np.ones((1, 4)), [0.0, 2.0]), "`num_draws` must be >= 2 for standard errors; got 1"),
         (
             lambda: empirical_density(np.ones((3, 4)), [0.0, 2.0], 5),
@@ -67,6 +74,10 @@ def test_linear_statistics():
         (
             lambda: linear_statistics(Wishart(3, 2), {"log": np.log}, 5),
             "`functions` must be finite on the eigenvalues; got 'log' infinite or NaN at 0",
+        ),
+        (
+            lambda: linear_statistics([[0.5, 3.0], [2.0, 1.0]], {"root": lambda x: np.sqrt(1.5 - x)}),
+            "got 'root' infinite or NaN at 3$",
         ),
         (
             lambda: linear_statistics(Wishart(2, 3), {"max": np.max}, 5),

@@ -62,6 +62,7 @@ def test_ziggurat_layers_have_equal_areas():
     assert np.all(np.diff(widths) < 0)
     np.testing.assert_allclose(areas[:-1], base, rtol=1e-10)
     np.testing.assert_allclose(areas[-1], base, rtol=1e-6)  # the last one closes at the peak
+    assert widths[0] * heights[1] == pytest.approx(base, rel=1e-14)  # the tail, as a rectangle
 
 
 def test_normals():

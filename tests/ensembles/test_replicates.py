@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rmtland.ensembles.replicates import Streams, in_threads, tridiagonal_eigenvalues
+from rmtland.ensembles.replicates import Streams, _dsterf, in_threads, tridiagonal_eigenvalues
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.transition import bbp_transition
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -98,6 +98,18 @@ def test_seeds_of_every_kind():
     )
 
 
+def test_a_seed_of_another_pool_gives_one_child_to_each_call():
+    model = Wishart(5, 9)
+    used, spawned = (np.random.SeedSequence(3, pool_size=8) for _ in range(2))
+    model.largest(rng=used)
+    spawned.spawn(1)
+    assert model.largest(rng=used) == model.largest(rng=spawned)
+    # What NumPy draws from the words of the first child.
+    child = np.random.SeedSequence(np.random.SeedSequence(3, pool_size=8).spawn(1)[0].generate_state(8).tolist())
+    streams = Streams.of(np.random.SeedSequence(3, pool_size=8), 2)
+    assert streams.generator(1).random() == np.random.default_rng(child.spawn(2)[1]).random()
+
+
 def test_generators_of_replicates_are_those_of_the_children():
     child = np.random.SeedSequence(8).spawn(3)[2]
     assert Streams.of(8, 3).generator(2).random() == np.random.default_rng(child).random()
@@ -121,6 +133,7 @@ def test_pieces_cover_everything_and_an_error_ends_the_run():
 
 
 def test_sterf_against_numpy():
+    _dsterf.cache_clear()  # found here, whatever ran before
     generator = np.random.default_rng(0)
     for m in (1, 2, 30):
         d, e = generator.standard_normal(m), generator.standard_normal(m - 1)

@@ -46,8 +46,19 @@ def test_tails():
     x = np.abs(pareto.draw(generator, (200_000,)))
     for t in (1.0, 2.0, 10.0):
         assert_mean(x > t, t**-1.5, detect=0.02)
+    with pytest.warns(UserWarning, match="`degrees` = 2 has fewer than four moments: there is no variance"):
+        student = StudentTEntries(2)
+    x = np.abs(student.draw(generator, (200_000,)))  # as they come
+    for t in (0.5, 2.0, 10.0):
+        assert_mean(x > t, 1 - t / (2 + t * t) ** 0.5, detect=0.02)
     with pytest.warns(UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"):
         StudentTEntries(3)
+    assert [pareto.has_variance, student.has_variance] == [False, False]
+    with pytest.warns(UserWarning, match="`index` = 2 has fewer than four moments: there is no variance"):
+        assert not ParetoEntries(2).has_variance
+    for law in (StudentTEntries, ParetoEntries):
+        with pytest.warns(UserWarning, match="= 2.1 has fewer than four moments: largest eigenvalues leave"):
+            assert law(2.1).has_variance
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         StudentTEntries(4.5)
@@ -86,6 +97,14 @@ def test_threads_and_replicates(entries):
     np.testing.assert_array_equal(model.largest(2, 7, rng=5), one[:, -2:])
     np.testing.assert_array_equal(model.smallest(2, 7, rng=5), one[:, 10:12])
     assert not one[:, :10].any()
+
+
+@pytest.mark.parametrize(("p", "n"), [(3, 5), (5, 3)])
+def test_dense_matrices_are_on_the_side_of_the_features(p, n):
+    population = np.arange(1.0, p + 1)
+    draws = np.array([SampleCovariance(population, n).matrix(rng=i) for i in range(60)])
+    assert draws.shape == (60, p, p)
+    assert_mean(draws / np.sqrt(np.outer(population, population)), np.eye(p), detect=1.7)
 
 
 def test_single_precision():
@@ -163,3 +182,6 @@ def test_what_fits_is_the_smaller_side(monkeypatch, p, n):
         assert_mean(np.array([(model.matrix(rng=i) ** 2).sum() for i in range(600)]) / expected, 1, detect=0.06)
     model.eigenvalues(rng=0, threads=1)
     assert asked[-1] == 8 * p + 3 * 8 * 9 + 32 * 256 * 3
+    asked.clear()
+    list(model.iterate_eigenvalues(7, rng=0, chunk_size=3, threads=1))
+    assert asked == [8 * p * count + 3 * 8 * 9 + 32 * 256 * 3 for count in (3, 3, 1)]

@@ -56,7 +56,9 @@ def test_laguerre_sums_against_the_eigenvalues(above):
 @pytest.mark.parametrize("start", [-1e6, -1.0, 1.0, 1e7])
 def test_laguerre_from_anywhere(start):
     a, b = rows(QD, 30, 4)
-    values = np.linalg.eigvalsh(tridiagonal.dense_block(QD, a, b))
+    block = tridiagonal.dense_block(QD, a, b)
+    np.testing.assert_array_equal(block, block.T)
+    values = np.linalg.eigvalsh(block)
     assert extreme(QD, a, b, 30, start, 0.1, True) == pytest.approx(values[-1], rel=1e-13)
     assert extreme(QD, a, b, 30, start, 0.1, False) == pytest.approx(values[0], rel=1e-9)
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rmtland.ensembles._ensemble import normal_matrix
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
 from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
@@ -70,6 +71,20 @@ def test_spiked_edges_and_overlaps_are_those_of_dense_matrices(beta):
     assert_same_law(y, values[:, 0], mean=0.25 * y.std(), variance=0.6)
     seen = model.eigenvectors_overlap(size=count, rng=5)[:, 0]
     assert_same_law(seen, overlaps[:, -1], mean=0.06, variance=1.0)
+
+
+def test_normal_entries_are_those_that_numpy_draws_next():
+    rng, same = np.random.default_rng(3), np.random.default_rng(3)
+    for beta in (1, 2, 4):
+        x = normal_matrix((2, 3), beta, rng, np.float64)
+        parts = same.standard_normal((beta, 2, 3)) / beta**0.5
+        if beta == 1:
+            np.testing.assert_array_equal(x, parts[0])
+        else:
+            np.testing.assert_allclose(x[:2, :3], parts[0] + 1j * parts[1], rtol=1e-14)
+        if beta == 4:
+            np.testing.assert_allclose(x[:2, 3:], parts[2] + 1j * parts[3], rtol=1e-14)
+    assert rng.random() == same.random()
 
 
 def test_smallest_of_a_seed_is_that_of_its_eigenvalues():

@@ -103,6 +103,14 @@ def test_hard_edge_law_continues_the_draws(beta):
     assert stats.ks_2samp(x, other).pvalue < 1e-6
 
 
+def test_hard_edge_law_is_edelmans():
+    """P(n lambda > x) = exp(-x), and exp(-x / 2 - sqrt(x)) for real matrices, of the same exponential draws."""
+    n = 2**23
+    real, complex_ = (float(n) ** 2 * Wishart(n, n, beta).smallest(size=400, rng=3)[:, 0] for beta in (1, 2))
+    assert stats.kstest(complex_, "expon").pvalue > 1e-3
+    np.testing.assert_allclose(real / 2 + np.sqrt(real), complex_, rtol=1e-12)
+
+
 def test_small_eigenvalues_have_small_relative_errors():
     model = Wishart(60, 60)
     import mpmath
@@ -165,6 +173,14 @@ def test_a_left_spike_leaves_to_the_left():
         (
             lambda: SpikedCovariance(5, 5, spikes=[0.1, 1e10]),
             "`spikes` must, where there are several, be within a factor of 1e.10 of each other and of 1; got 0.1 to",
+        ),
+        (
+            lambda: SpikedCovariance(5, 5, spikes=[3.0, 1.5e10]),
+            "be within a factor of 1e.10 of each other and of 1; got 3 to 1.5e.10",
+        ),
+        (
+            lambda: SpikedCovariance(5, 5, spikes=[0.3, 0.5e-10]),
+            "be within a factor of 1e.10 of each other and of 1; got 5e-11 to 0.3",
         ),
         (lambda: SpikedCovariance(2, 5, spikes=[2.0] * 3), "`spikes` must be at most `num_features` = 2; got 3"),
         (lambda: SpikedCovariance(5, 5, spikes=[[2.0]]), "`spikes` must have 1 dimension"),

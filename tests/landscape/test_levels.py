@@ -86,8 +86,9 @@ def test_counts_and_outliers_against_draws(draws):
     top = solver.quantiles(np.array([2.5, 1.5, 0.5]))
     assert_mean(values[:, -3:], top, bias=3 / D * top, detect=0.2 * top)
     for x in (1.0, 2.0, 3.0):
-        count = solver.counts(np.array([x]))[0][0]
-        assert_mean(np.sum(values > x, axis=1), count, bias=0.3, detect=0.02 * N)
+        above, below = (float(count[0]) for count in solver.counts(np.array([x])))
+        assert_mean(np.sum(values > x, axis=1), above, bias=0.3, detect=0.02 * N)
+        assert_mean(np.sum(values <= x, axis=1), below, bias=0.3, detect=0.02 * N)
     wrong = Solver(Subordination((dataclasses.replace(BULK, weight=1.1 * N), *EQUATION.levels[1:]), float(D)))
     with pytest.raises(AssertionError, match="off by"):
         assert_mean(np.sum(values > 2.0, axis=1), wrong.counts(np.array([2.0]))[0][0], bias=0.3, detect=0.02 * N)

@@ -184,11 +184,28 @@ def test_limit_is_poisson_dirichlet(ratio):
         assert_mean(entropy, limit.entropy(), bias=0.03, detect=0.5)
 
 
+@pytest.mark.parametrize("ratio", [1.2, 2.0, 6.0])
+def test_largest_of_poisson_dirichlet_by_its_transform(ratio):
+    # E exp(-s / p_max + s) = 1 / 1F1(-m; 1 - m; -s) (Pitman and Yor 1997), integrated over s.
+    m = 1 / mpmath.mpf(ratio)
+    expected = mpmath.quad(lambda s: mpmath.exp(-s) / mpmath.hyp1f1(-m, 1 - m, -s), [0, 1, 4, 16, 60])
+    assert rl.RandomEnergyLimit(ratio).max_probability() == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_matrix_of_integrals_is_exact_for_polynomials():
+    nodes, matrix = random_energy._NODES, random_energy._right_integration()
+    for k in range(16):
+        np.testing.assert_allclose(matrix @ nodes**k, 0.5 * (1 - nodes ** (k + 1)) / (k + 1), atol=1e-13)
+
+
 def test_limit_below_freezing():
     limit = rl.RandomEnergyLimit(0.5)
     assert (limit.participation(), limit.max_probability(), limit.entropy()) == (0.0, 0.0, math.inf)
     assert limit.entropy_density() == 0.75
     assert not limit.is_frozen
+    point = rl.RandomEnergyLimit(1.0)
+    assert (point.is_frozen, point.participation(), point.max_probability()) == (False, 0.0, 0.0)
+    assert (point.entropy(), point.entropy_density()) == (math.inf, 0.0)
     frozen = rl.RandomEnergyLimit(4.0)
     assert frozen.is_frozen
     assert frozen.participation() == 0.75

@@ -16,7 +16,8 @@ from rmtland.laws.atoms import counts as counts
 from rmtland.laws.atoms import edges as edges
 from rmtland.laws.atoms import kernels as kernels
 from rmtland.laws.atoms.plain import PlainAtoms
-from rmtland.laws.numerics import extrapolate
+from rmtland.laws.numerics import Slopes, extrapolate
+from rmtland.laws.subordination import Atoms, Subordination
 from tests.statistical import assert_mean
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -556,6 +557,9 @@ def test_outliers_of_one_atom_follow_the_bbp_transition():
     assert law.outlier(5.0) == pytest.approx(5 * (1 + 0.25 / 4), rel=1e-14)
     assert law.outlier(0.1) == pytest.approx(0.1 * (1 - 0.25 / 0.9), rel=1e-13)
     assert np.isnan(law.outlier(1.2))
+    np.testing.assert_array_equal(law.is_outlier([0.5, 1.5]), False)  # at the very threshold
+    np.testing.assert_array_equal(np.isnan(law.outlier([0.5, 1.5])), True)
+    assert law.place(1.5) == law.support[0, 1]
     assert law.place(1.2) == law.support[0, 1]
     assert law.place(0.7) == law.support[0, 0]
     assert np.isnan(law.place(3.0))
@@ -577,6 +581,25 @@ def test_outliers_between_bands_and_without_copies():
     law = rl.GeneralizedMarchenkoPastur([1.0, 2.0], 50, [30, 30])
     assert law.support[0, 0] < law.place(1.5) < law.support[0, 1]
     assert law.outlier([[5.0]]).shape == (1, 1)
+
+
+def test_a_spike_among_the_population_stays_where_the_curve_has_it():
+    t, ratio, theta = np.array([20.0, 24.0, 40.0]), 0.6, 23.0
+    law = rl.GeneralizedMarchenkoPastur.sample_covariance(t, ratio)
+
+    def location(v):
+        u = complex(theta, v)
+        return u * (1 + np.sum(ratio / 3 * t / (u - t)))
+
+    v = brentq(lambda v: location(v).imag, 1.0, 100.0, xtol=1e-14)
+    assert law.place(theta) == pytest.approx(location(v).real, rel=1e-12)
+
+
+def test_a_spike_at_the_near_side_of_a_band_is_of_that_band():
+    law = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, *np.linspace(3, 13, 21)], 0.1)
+    assert len(law.support) == 2
+    place = law.place(2.8)  # beyond the population of the band from 3 on, nearer to the other band than to its own end
+    assert place == law.support[1, 0]
 
 
 def test_outlier_of_a_dense_draw():
@@ -735,6 +758,20 @@ def test_guesses_are_those_of_the_polynomial_through_the_last_points():
     assert extrapolate([points[0], points[0]], 4.0) == 0.0  # the same place twice says nothing
 
 
+def test_slopes_are_secants_once_there_are_two_points():
+    t, w, dimension = np.array([1.0, 3.0]), np.array([2.0, 5.0]), 20.0
+    slopes = Slopes(Subordination((Atoms(t, w),), dimension), PlainAtoms.of(t, w, dimension), by_differences=True)
+
+    def z(u):
+        return u + np.sum(w * t * u / (u - t)) / dimension
+
+    first, second = 4.0 + 1.0j, 3.5 + 1.5j
+    slope = 1 - np.sum(w * t**2 / (first - t) ** 2) / dimension
+    for _ in range(2):  # the same point again tells no secant
+        assert slopes.at(first) == (pytest.approx(z(first)), pytest.approx(slope))
+    assert slopes.at(second) == (pytest.approx(z(second)), pytest.approx((z(second) - z(first)) / (second - first)))
+
+
 def test_bad_sample_covariance():
     make = rl.GeneralizedMarchenkoPastur.sample_covariance
     for ratio in (-0.5, 0.0, 1e-100):
@@ -753,6 +790,8 @@ def test_bad_calls():
     for method in (law.outlier, law.is_outlier, law.place):
         with pytest.raises(ValueError, match=r"`theta` must be > 0; got -2"):
             method([-2.0, 1.0])
+        with pytest.raises(ValueError, match=r"`theta` must be > 0; got 0"):
+            method(0.0)
         with pytest.raises(ValueError, match=r"`theta` must be finite"):
             method(np.nan)
     with pytest.raises(ValueError, match=r"`k` must be >= 0 and <= 5; got 6"):

@@ -151,6 +151,9 @@ def test_edge_is_johnstones_at_large_sizes():
         centre, scale = rl.SpikedCovarianceLaw(p / n, [1.0], num_samples=n, beta=beta).edge()
         assert centre == pytest.approx((1 + (p / n) ** 0.5) ** 2, rel=1e-6)
         assert n * scale == pytest.approx((n**0.5 + p**0.5) * (n**-0.5 + p**-0.5) ** (1 / 3), rel=1e-6)
+    # Down to one sample and one feature, each shifted to 1/2 for real matrices; less than 1/2 is never taken.
+    assert rl.SpikedCovarianceLaw(1.0, [], num_samples=1).edge() == pytest.approx((2.0, 2.0))
+    assert rl.SpikedCovarianceLaw(0.25, [], num_samples=1, beta=2).edge()[0] == pytest.approx((1 + 0.5**0.5) ** 2)
     # The general bulk gives the same without the shifts.
     bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0], p / n)
     general = rl.SpikedCovarianceLaw.on_bulk(bulk, [1.1, 0.9], num_samples=n)
@@ -264,6 +267,18 @@ def test_wigner_formulas():
     np.testing.assert_allclose(law.overlaps, [0.75, 0, 0, 0, 0.75, 0])
     assert law.bulk == rl.Semicircle(2.0)
     assert rl.SpikedWignerLaw().locations.tolist() == [2.5]
+
+
+def test_wigner_edges_are_in_units_of_sigma():
+    """Of the plain Gaussian unitary ensemble: n^(1/6) (extreme / sqrt(n) - 2 sqrt(n)), without any shift."""
+    tracy_widom = rl.TracyWidom(2)
+    for n, sigma in ((1, 3.0), (64, 0.5)):
+        law = rl.SpikedWignerLaw(sigma, [0.0, -0.1], n=n, beta=2)
+        assert law.edge() == (pytest.approx(2 * sigma), pytest.approx(sigma * n ** (-2 / 3)))
+        assert law.edge("left") == (-law.edge()[0], law.edge()[1])
+        np.testing.assert_allclose(law.locations_std, sigma * n ** (-2 / 3) * tracy_widom.std())
+    # Johnstone and Ma's n - 1/2 of real matrices, down to the smallest.
+    assert rl.SpikedWignerLaw(n=1).edge() == (pytest.approx(2**0.5), pytest.approx(2 ** (1 / 6)))
 
 
 def test_edge_of_the_gaussian_orthogonal_ensemble():

@@ -75,6 +75,9 @@ def test_spiked_ensembles_go_to_their_limits():
 def test_the_ratio_is_that_of_whole_numbers():
     cell = spiked_covariance_cell(4.0, 0.33, 10, rng=np.random.default_rng(0))
     assert cell["theory_top_eigenvalue"] == pytest.approx(4.0 * (1 + 0.3 / 3.0))
+    for num_samples in (1, 5):  # one feature at least
+        cell = spiked_covariance_cell(4.0, 0.05, num_samples, rng=np.random.default_rng(0))
+        assert cell["theory_top_eigenvalue"] == pytest.approx(4.0 * (1 + 1 / num_samples / 3.0))
 
 
 @pytest.mark.parametrize(

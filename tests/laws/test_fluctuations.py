@@ -1,0 +1,28 @@
+"""Fluctuations of any equation of levels, against sums over all values of few Gaussian entries."""
+
+import numpy as np
+import pytest
+
+from rmtland.laws.fluctuations import ratio_deviation
+from rmtland.laws.subordination import Atoms, Semicircle, Subordination
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 2.0])
+def test_deviation_of_trace_over_norm_by_cubature(sigma):
+    """Moments of G = sum_i t_i x_i x_i^T + S in the plane: Gauss-Hermite nodes for each entry are exact."""
+    d, t = 2, np.array([1.0, 2.5])
+    rules = [np.polynomial.hermite_e.hermegauss(n) for n in (5, 5, 5, 5, *([3, 3, 3] if sigma else []))]
+    points = np.array([p.ravel() for p in np.meshgrid(*(nodes for nodes, _ in rules))])
+    weight = np.prod([w.ravel() for w in np.meshgrid(*(w / w.sum() for _, w in rules))], axis=0)
+    x, y = points[:2], points[2:4]
+    matrices = t[0] * x[:, None] * x + t[1] * y[:, None] * y
+    if sigma:
+        matrices += sigma * d**0.5 * np.array([[2**0.5 * points[4], points[6]], [points[6], 2**0.5 * points[5]]])
+    trace, square = matrices[0, 0] + matrices[1, 1], (matrices**2).sum(axis=(0, 1))
+    means = np.array([trace @ weight, square @ weight])
+    off = np.array([trace, square]) - means[:, None]
+    slope = np.array([1 / means[1] ** 0.5, -0.5 * means[0] / means[1] ** 1.5])
+    expected = slope @ (off * weight @ off.T) @ slope
+    levels = (Atoms(t, np.ones(2)), *([Semicircle(sigma, float(d))] if sigma else []))
+    found = ratio_deviation(Subordination(levels, float(d)), float(d))
+    assert found == pytest.approx(expected**0.5, rel=1e-9)
