@@ -52,6 +52,14 @@ def test_count_of_equal_eigenvalues():
     assert found.count_above(5.0) == 0
 
 
+def test_counts_are_of_what_is_larger():
+    found = rl.recover_spectrum(moments(POWER))
+    for i in (0, 3, found.eigenvalues.size - 2, found.eigenvalues.size - 1):
+        at = found.eigenvalues[i]
+        assert found.count_above(at) == pytest.approx(found.multiplicities[i + 1 :].sum(), rel=1e-12, abs=0)
+        assert found.count_above(at * (1 - 1e-12)) == pytest.approx(found.multiplicities[i:].sum(), rel=1e-12)
+
+
 def test_errors_grow_with_those_of_the_moments():
     small, large = (rl.recover_spectrum(moments(POWER, relative)) for relative in (0.01, 0.05))
 
@@ -81,7 +89,10 @@ def test_bad_input():
     values = np.array([1.0, -0.1, 0.2])
     with pytest.raises(ValueError, match="tr Sigma\\^2 > 0"):
         rl.recover_spectrum(rl.ResidualMoments(values, np.eye(3), 10))
-    assert np.isnan(rl.ResidualMoments(values, np.eye(3), 10).effective_dimension)
+    for second in (-0.1, 0.0):
+        without = rl.ResidualMoments(np.array([1.0, second, 0.2]), np.eye(3), 10)
+        assert np.isnan(without.effective_dimension)
+        assert np.isnan(without.effective_dimension_error)
     with pytest.raises(ValueError, match="`num_draws` must be >= 2"):
         rl.recover_spectrum(moments(POWER), num_draws=1)
     found = rl.recover_spectrum(moments(POWER))

@@ -377,6 +377,23 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
     np.testing.assert_allclose(given.cdf(points), exact, atol=0.03)
 
 
+@pytest.mark.parametrize("rest", [np.zeros(28), np.linspace(-0.1, 0.1, 28)], ids=["nothing left", "a bulk left"])
+@pytest.mark.parametrize("deflate", [0, 2])
+@pytest.mark.parametrize("method", ["lanczos", "kpm"])
+def test_every_product_is_counted(method, deflate, rest):
+    operator = SymmetricOperator.from_matrix(of_spectrum([3.0, 2.0, *rest])).counted()
+    found = rl.spectral_density(operator, method=method, deflate=deflate, num_probes=3, num_steps=12, rng=0)
+    assert found.num_products == operator.num_products
+
+
+def test_a_transform_to_tiny_values_is_the_transform_scaled():
+    found = rl.spectral_density(MATRIX, num_probes=2, num_steps=30, rng=0)
+    plain, tiny = (found.transform(lambda x, s=s: s * np.exp(x / 5)) for s in (1.0, 2.0**-100))
+    for name, power in (("grid", 1), ("bounds", 1), ("width", 1), ("density", -1), ("standard_error", -1)):
+        scaled = np.ldexp(getattr(plain, name), -100 * power)
+        np.testing.assert_allclose(getattr(tiny, name), scaled, rtol=1e-12, err_msg=name)
+
+
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
     np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.sweeps import engines
+from rmtland.sweeps.grids import check_grid
+from rmtland.sweeps.work import Task
 
 from .functions import held_noise, noise, sometimes, store_bytes
 
@@ -90,6 +93,37 @@ def test_a_worker_without_the_package_is_named(scheduler, tmp_path):
     wait_for_workers(scheduler, 0)
     result = rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", workers=1)
     assert np.isfinite(result.x).all()
+
+
+def test_threads_of_the_workers_are_counted_once_a_second_and_are_one_of_none(monkeypatch):
+    now, threads, asked = [50.0], {}, []
+
+    class Client:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def run(self, *arguments, **options):
+            return {}
+
+        def nthreads(self):
+            asked.append(now[0])
+            return dict(threads)
+
+    monkeypatch.setattr("distributed.Client", Client)
+    monkeypatch.setattr(engines, "ask_scheduler", lambda address: None)
+    monkeypatch.setattr(engines.time, "monotonic", lambda: now[0])
+    task = Task(noise, check_grid(noise, {"a": [1.0]}, 1, None), 0)
+    engine = engines.DaskEngine(task, "tcp://host:8786")
+    assert engine.capacity() == 1
+    threads.update(one=3, two=1)
+    now[0] = 51.0
+    assert engine.capacity() == 1  # as it was known
+    now[0] = 51.25
+    assert engine.capacity() == 4
+    threads.clear()
+    now[0] = 52.5
+    assert engine.capacity() == 1
+    assert asked == [50.0, 51.25, 52.5]
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):

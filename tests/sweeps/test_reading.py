@@ -1,11 +1,13 @@
+import numba
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 
 import rmtland as rl
-from rmtland.sweeps import reading
+from rmtland.sweeps import planning, reading
 from rmtland.sweeps.grids import parse_axis
+from rmtland.sweeps.work import cell_generator
 
 from ..statistical import assert_mean
 from .functions import noise, sometimes
@@ -127,6 +129,44 @@ def test_a_plan_counts_and_runs_nothing_else(tmp_path):
         rl.plan_sweep(lambda a: {"x": 1 / a}, {"a": [0]})
 
 
+def test_a_plan_times_the_cell_in_the_middle_with_one_thread():
+    before, calls = numba.get_num_threads(), []
+
+    def function(a, b, rng):
+        calls.append((a, b, rng.random(), numba.get_num_threads()))
+        return {"x": a}
+
+    rl.plan_sweep(function, {"a": [1, 2, 3], "b": [10, 20, 30]}, 5, seed=7)
+    assert calls == [(2, 20, cell_generator(7, 4, 2).random(), 1)] * 2
+    assert numba.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.125, "0.12 seconds"),
+        (119.0, "1.2e+02 seconds"),
+        (120.0, "2.0 minutes"),
+        (7199.0, "120.0 minutes"),
+        (7200.0, "2.0 hours"),
+        (172799.0, "48.0 hours"),
+        (172800.0, "2.0 days"),
+        (864000.0, "10.0 days"),
+    ],
+)
+def test_a_plan_tells_its_time_from_two_of_a_unit_on(seconds, told):
+    plan = planning.SweepPlan({"a": 2, "trial": 3}, 100, seconds / 3, 2, {"x": ""})
+    assert f"estimate  {told} with 2 workers" in str(plan)
+
+
+def test_a_plan_says_what_fits_in_nine_tenths_of_the_memory(monkeypatch):
+    monkeypatch.setattr(planning, "available_memory", lambda: 10 * 2**20)
+    fits, larger = (str(planning.SweepPlan({"trial": 1}, 9 * 2**20 - less, 1.0, 1, {"x": ""})) for less in (1, 0))
+    assert "size      9.0 MiB before compression; they fit in memory\n" in fits
+    assert "they do not fit in memory: open_sweep reads in parts\n" in larger
+    assert larger.endswith("with 1 worker")
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -134,6 +174,11 @@ def test_a_plan_counts_and_runs_nothing_else(tmp_path):
         ("0.5", [0.5]),
         ("1:3:3", [1, 2, 3]),
         ("0:1:3", [0.0, 0.5, 1.0]),
+        ("-1:3:3:lin", [-1, 1, 3]),
+        ("1:-3:3", [1, -1, -3]),
+        ("-1.0:3:3", [-1.0, 1.0, 3.0]),
+        (f"0:{2**53 - 1}:2", [0, 2**53 - 1]),
+        (f"0:{2**53}:2", [0.0, 2.0**53]),  # from here on not every whole number is a float
         ("0.001:100:6:log", [0.001, 0.01, 0.1, 1, 10, 100]),
     ],
 )

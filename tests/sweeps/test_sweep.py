@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import rmtland as rl
 from rmtland._lock import RunLock
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
-from rmtland.sweeps.provenance import fingerprint
+from rmtland.sweeps.provenance import fingerprint, qualified_name
 from rmtland.sweeps.work import cell_generator
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
@@ -329,6 +330,35 @@ def test_other_settings_are_refused_by_name(tmp_path, change, message):
     with pytest.raises(ValueError, match=f"was made with {message}.*; name another store"):
         rl.sweep(**{**arguments, **change})
     assert store_bytes(tmp_path / "s") == before
+
+
+def test_long_axes_are_told_by_their_ends(tmp_path):
+    for size, told in ((6, "[0, 1, 2, 3, 4, 5] (6 values)"), (7, "[0, 1, 2, ..., 5, 6] (7 values)")):
+        arguments = {"store": tmp_path / str(size), "workers": 1}
+        rl.sweep(deterministic, {"a": np.arange(size)}, **arguments)
+        with pytest.raises(ValueError, match=re.escape(f"was made with `a` {told}, not [9] (1 values)")):
+            rl.sweep(deterministic, {"a": [9]}, **arguments)
+
+
+def test_fixed_parameters_are_the_same_in_any_order(tmp_path):
+    def function(a, b, c):
+        return {"x": a + 2 * b + 3 * c}
+
+    first = rl.sweep(function, {"a": [1, 2]}, store=tmp_path / "s", fixed={"c": 5, "b": 7}, workers=1)
+    again = rl.sweep(function, {"a": [1, 2]}, store=tmp_path / "s", fixed={"b": 7, "c": 5}, workers=1)
+    np.testing.assert_array_equal(again.x.to_numpy().ravel(), [30, 31])
+    assert again.equals(first)
+
+
+def test_bound_arguments_are_named_by_their_value_where_it_is_short_and_plain():
+    def function(*values, **named):
+        pass
+
+    short, long = "s" * 38, "s" * 39  # with quotes 40 and 41
+    bound = functools.partial(function, 1, 2.5, None, True, 1j, short, long, [1], LARGE, k=3, t=(1,))
+    name = f"{__name__}.{function.__qualname__}"
+    expected = f"{name}(1, 2.5, None, True, 1j, '{short}', str, list, ndarray, k=3, t=tuple)"
+    assert qualified_name(bound) == expected
 
 
 def test_another_source_text_is_refused(tmp_path, monkeypatch):
