@@ -194,7 +194,7 @@ def test_predictions():
     assert rl.CrossEntropy().predictions(np.array([[1.0, 2.0], [3.0, 0.0]])).tolist() == [1, 0]
     assert rl.Logistic().predictions(np.array([[0.1], [0.0], [-0.1]])).tolist() == [1, 0, 0]
     assert rl.Logistic().predictions(np.array([[0.1, 0.0], [-0.1, 5e-324]])).tolist() == [[1, 0], [0, 1]]
-    assert rl.SquaredError().predictions(np.array([[1.0, 2.0]])).tolist() == [1]
+    assert rl.SquaredError().predictions(np.array([[0.25, 2.0], [3.0, 2.0]])).tolist() == [1, 0]
     assert rl.SquaredError().predictions(np.array([[0.25]])).tolist() == [0.25]
 
 

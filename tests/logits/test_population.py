@@ -60,6 +60,27 @@ def test_counts_are_of_what_is_larger():
         assert found.count_above(at * (1 - 1e-12)) == pytest.approx(found.multiplicities[i:].sum(), rel=1e-12)
 
 
+def test_bounds_are_of_what_is_at_or_above_the_threshold():
+    measured = moments(np.ones(300), relative=0.005)
+    found = rl.recover_spectrum(measured)
+    for at in found.eigenvalues[[-3, -1]]:
+        below, exactly, above = (found.variance_bounds(at * factor) for factor in (1 - 1e-9, 1, 1 + 1e-9))
+        assert exactly == below
+        assert exactly[1] > 1.05 * above[1]
+
+
+def test_moments_of_no_spectrum_are_as_far_off_as_the_nearest_ones_at_least():
+    values = np.array([1.0, 0.5, 0.05, 0.1])  # tr Sigma^2 above the square root of tr Sigma times tr Sigma^3
+    measured = rl.ResidualMoments(values, np.diag((0.01 * values) ** 2), num_pairs=50)
+    found = rl.recover_spectrum(measured)
+    nearest = [np.sum(found.multiplicities * found.eigenvalues**p) for p in range(1, 5)]
+    off = np.abs(module._whitener(measured) @ (nearest - values)).max()
+    assert off > 5
+    none, same, wider = (found.variance_bounds(0.1, errors=e) for e in (1e-3, 1.01 * off, 1.5 * off))
+    np.testing.assert_allclose(none, same, rtol=1e-4)
+    assert wider[1] - wider[0] > 1.1 * (none[1] - none[0])
+
+
 def test_errors_grow_with_those_of_the_moments():
     small, large = (rl.recover_spectrum(moments(POWER, relative)) for relative in (0.01, 0.05))
 

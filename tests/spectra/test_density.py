@@ -258,6 +258,16 @@ def test_grid_and_bounds_as_given():
     assert whole.width == found.width > rl.spectral_density(MATRIX, num_steps=20, rng=0).width
 
 
+def test_bounds_may_be_the_outermost_nodes_themselves():
+    free = rl.spectral_density(MATRIX, num_steps=20, num_probes=2, rng=0)
+    low, high = free.nodes.min(), free.nodes.max()
+    tight = rl.spectral_density(MATRIX, num_steps=20, num_probes=2, bounds=(low, high), rng=0)
+    assert tight.bounds == (low, high)
+    for bounds in ((np.nextafter(low, high), high), (low, np.nextafter(high, low))):
+        with pytest.raises(ValueError, match="`bounds` must contain the spectrum"):
+            rl.spectral_density(MATRIX, num_steps=20, num_probes=2, bounds=bounds, rng=0)
+
+
 def test_chebyshev_moments_are_those_of_dense_eigenvalues():
     moments = quadrature.chebyshev(
         quadrature.Complement.of(SymmetricOperator.from_matrix(MATRIX), 0, None), 3, 12, (-2.0, 14.0), 0

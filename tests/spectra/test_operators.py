@@ -179,6 +179,7 @@ def test_operators_add_and_scale_as_matrices_do(left, right):
         np.testing.assert_allclose(combined @ np.arange(5.0), expected @ np.arange(5.0), atol=1e-13)
     in_torch = left is torch.tensor or right is torch.tensor
     assert isinstance((one + other).prototype, torch.Tensor if in_torch else np.ndarray)
+    assert len((one + other).prototype) == 0
     np.testing.assert_allclose((b + one).to_dense(), a + b)
     np.testing.assert_allclose((b - one).to_dense(), b - a)
 

@@ -37,7 +37,10 @@ def test_ratio_of_operator_eigenvalues_and_spectrum_agree():
         torch.tensor(spectrum.eigenvalues, requires_grad=True),
         spectrum.eigenvalues[spectrum.eigenvalues > 0],
     ):
-        assert rl.goldilocks_ratio(given_as) == pytest.approx(expected, rel=1e-12)
+        found = rl.goldilocks_ratio(given_as)
+        assert found == pytest.approx(expected, rel=1e-12)
+        assert found.standard_error == 0
+        assert found.num_products == (30 if isinstance(given_as, rl.SymmetricOperator) else 0)
     assert spectrum.goldilocks_ratio() == pytest.approx(expected, rel=1e-12)
 
 

@@ -99,8 +99,8 @@ def test_threads_of_the_workers_are_counted_once_a_second_and_are_one_of_none(mo
     now, threads, asked = [50.0], {}, []
 
     class Client:
-        def __init__(self, *arguments, **options):
-            pass
+        def __init__(self, address, timeout, set_as_default):
+            assert (address, set_as_default) == ("tcp://host:8786", False)  # the user's own client stays theirs
 
         def run(self, *arguments, **options):
             return {}

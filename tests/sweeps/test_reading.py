@@ -136,9 +136,25 @@ def test_a_plan_times_the_cell_in_the_middle_with_one_thread():
         calls.append((a, b, rng.random(), numba.get_num_threads()))
         return {"x": a}
 
-    rl.plan_sweep(function, {"a": [1, 2, 3], "b": [10, 20, 30]}, 5, seed=7)
-    assert calls == [(2, 20, cell_generator(7, 4, 2).random(), 1)] * 2
+    rl.plan_sweep(function, {"a": [1, 2, 3], "b": [10, 20, 30]}, 5, seed=2**100)
+    assert calls == [(2, 20, cell_generator(2**100, 4, 2).random(), 1)] * 2
     assert numba.get_num_threads() == before
+
+
+def test_a_plan_runs_a_slow_cell_once(monkeypatch):
+    for seconds, runs in ((2.0, 2), (2.5, 1)):
+        clock, calls = [0.0], []
+        monkeypatch.setattr(planning.time, "perf_counter", lambda clock=clock: clock[0])
+
+        def function(a, clock=clock, calls=calls, seconds=seconds):
+            calls.append(a)
+            clock[0] += seconds
+            return {"x": a, "y": np.zeros(3)}
+
+        plan = rl.plan_sweep(function, {"a": [1, 2, 3, 4]}, workers=1)
+        assert calls == [3] * runs
+        assert (plan.seconds_per_cell, plan.seconds) == (seconds, 4 * seconds)
+        assert plan.num_bytes == 4 * (8 + 24 + 1)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +218,8 @@ def test_both_ends_of_an_axis_are_finite(text):
 def test_logarithmic_axes_are_positive():
     with pytest.raises(ValueError, match="a logarithmic axis must have ends > 0; got '0:1:3:log'"):
         parse_axis("0:1:3:log")
+    with pytest.raises(ValueError, match="a logarithmic axis must have ends > 0; got '1:0:3:log'"):
+        parse_axis("1:0:3:log")
 
 
 @pytest.mark.slow

@@ -441,6 +441,9 @@ def test_versions_that_go_on_with_a_store_are_noted(tmp_path, monkeypatch):
     for _ in range(2):
         result = rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
     assert result.attrs["resumed_with"] == '["{\\"numpy\\": \\"9.9\\"}"]'
+    monkeypatch.setattr("rmtland.sweeps.provenance.versions", lambda: "later")
+    result = rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
+    assert json.loads(result.attrs["resumed_with"]) == ['{"numpy": "9.9"}', "later"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
