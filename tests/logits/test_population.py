@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import rmtland as rl
 from rmtland.logits import population as module
+from rmtland.logits.population import PopulationSpectrum
 
 
 def moments(tau, relative=0.02, order=5):
@@ -58,6 +61,19 @@ def test_counts_are_of_what_is_larger():
         at = found.eigenvalues[i]
         assert found.count_above(at) == pytest.approx(found.multiplicities[i + 1 :].sum(), rel=1e-12, abs=0)
         assert found.count_above(at * (1 - 1e-12)) == pytest.approx(found.multiplicities[i:].sum(), rel=1e-12)
+
+
+def test_the_largest_are_where_the_number_above_passes_halves():
+    values, numbers = np.array([1.0, 2.0, 3.0, 5.0, 8.0]), np.array([2.2, 0.3, 1.4, 0.1, 0.5])
+    found = PopulationSpectrum(values, numbers, np.zeros(5), moments(POWER), 0.0)
+    # 0.5 of 8, then 0.6, 2.0, 2.3 and 4.5 down to 5, 3, 2 and 1.
+    assert found.top(7).tolist() == [8.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_bounds_that_no_programme_finds_are_nan(monkeypatch):
+    found = rl.recover_spectrum(moments(POWER))
+    monkeypatch.setattr(module, "linprog", lambda *_, **__: SimpleNamespace(fun=0.25, success=False))
+    assert np.isnan(found.variance_bounds(0.1)).all()
 
 
 def test_bounds_are_of_what_is_at_or_above_the_threshold():

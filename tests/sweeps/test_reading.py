@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numba
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 import rmtland as rl
 from rmtland.sweeps import planning, reading
@@ -11,6 +14,7 @@ from rmtland.sweeps.work import cell_generator
 
 from ..statistical import assert_mean
 from .functions import noise, sometimes
+from .functions import threads as count_threads
 
 
 def test_numbers_are_read_when_they_are_used(tmp_path, monkeypatch):
@@ -139,6 +143,19 @@ def test_a_plan_times_the_cell_in_the_middle_with_one_thread():
     rl.plan_sweep(function, {"a": [1, 2, 3], "b": [10, 20, 30]}, 5, seed=2**100)
     assert calls == [(2, 20, cell_generator(2**100, 4, 2).random(), 1)] * 2
     assert numba.get_num_threads() == before
+
+
+def test_a_plan_is_for_the_processors_that_there_are(monkeypatch):
+    def workers(**of_os):
+        monkeypatch.setattr(planning, "os", SimpleNamespace(**of_os))
+        return rl.plan_sweep(lambda a: {"x": a}, {"a": [1, 2]}).workers
+
+    assert workers(sched_getaffinity=lambda pid: {0: range(3)}[pid], cpu_count=lambda: 8) == 3
+    assert workers(cpu_count=lambda: 8) == 8
+    assert workers(cpu_count=lambda: None) == 1
+    with threadpool_limits(2):
+        plan = rl.plan_sweep(lambda a: {f"t{count_threads(a, rng=None)['threads']}": a}, {"a": [1, 2]}, workers=1)
+    assert plan.results == {"t1": ""}
 
 
 def test_a_plan_runs_a_slow_cell_once(monkeypatch):
