@@ -70,6 +70,10 @@ def test_the_largest_are_where_the_number_above_passes_halves():
     assert found.top(7).tolist() == [8.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
+def test_all_of_the_variance_is_above_nothing():
+    assert rl.recover_spectrum(moments(POWER)).variance_bounds(1e-12) == pytest.approx((1, 1), rel=1e-9)
+
+
 def test_bounds_that_no_programme_finds_are_nan(monkeypatch):
     found = rl.recover_spectrum(moments(POWER))
     monkeypatch.setattr(module, "linprog", lambda *_, **__: SimpleNamespace(fun=0.25, success=False))

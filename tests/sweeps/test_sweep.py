@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
+from rmtland.sweeps import engines
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.provenance import fingerprint, qualified_name
@@ -660,6 +663,74 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
     result = rl.sweep(dies_once, grid, 3, 1, tmp_path / "s", fixed={"flag": flag}, workers=2)
     whole = rl.sweep(dies_once, grid, 3, 1, fixed={"flag": flag}, workers=1)
     np.testing.assert_array_equal(result.x, whole.x)
+
+
+class Pool:
+    """Processes that do as they are told: None never ends, an exception breaks, else it is the batch."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.sent = list(outcomes), []
+
+    def submit(self, function, payload, schema, cells):
+        if not self.outcomes:
+            raise BrokenProcessPool
+        assert (function, payload, schema) == (engines.run_batch, "task", None)
+        self.sent.append(cells)
+        future, outcome = Future(), self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        elif outcome is not None:
+            future.set_result(outcome)
+        return future
+
+
+def local_engine(first, *others):
+    """An engine whose pools are these, one after the other, and those that are left."""
+    engine, left = object.__new__(engines.LocalEngine), list(others)
+    engine.payload, engine.workers, engine.executor, engine.pool = "task", 2, first, lambda: left.pop(0)
+    engine.waiting, engine.running = engines.deque(), {}
+    return engine, left
+
+
+def attempts(engine):
+    return [(cells, attempt) for _, cells, attempt in engine.running.values()]
+
+
+def test_a_pool_that_breaks_when_it_is_given_a_batch_is_made_again_three_times():
+    engine, left = local_engine(Pool(), Pool(), Pool(), Pool("done"), Pool())
+    engine.submit(None, [0])
+    assert engine.result() == "done"
+    assert len(left) == 1
+    engine, left = local_engine(*(Pool() for _ in range(8)))
+    engine.submit(None, [0])
+    assert (len(left), len(engine.waiting)) == (4, 1)
+    with pytest.raises(RuntimeError, match="workers cannot be started; all that was stored is safe"):
+        engine.result()
+    assert len(left) == 1
+    # While others run there they fail first, and `result` makes the next pool.
+    engine, left = local_engine(Pool(None), Pool())
+    engine.submit(None, [0])
+    engine.submit(None, [1])
+    assert attempts(engine) == [([0], 1)]
+    assert (len(left), len(engine.waiting)) == (1, 1)
+
+
+def test_batches_of_a_pool_that_broke_are_tried_again_in_order_and_the_last_time_alone():
+    broken = BrokenProcessPool()
+    pools = Pool(broken, broken), Pool(None, "second"), Pool(broken), Pool("first"), Pool()
+    engine, left = local_engine(*pools)
+    engine.submit(None, [0])
+    engine.submit(None, [1])
+    assert engine.result() == "second"
+    assert pools[1].sent == [[0], [1]]
+    assert attempts(engine) == [([0], 2)]
+    assert engine.result(timeout=0) is None
+    engine.submit(None, [2])
+    next(iter(engine.running)).set_exception(broken)
+    with pytest.raises(RuntimeError, match=r"a worker died 3 times while it ran cells 0 to 0 \(out of memory\?\)"):
+        engine.result()
+    assert pools[2].sent == [[0]]
+    assert len(left) == 1
 
 
 def test_a_cell_that_kills_every_worker_is_named(tmp_path):
