@@ -270,6 +270,17 @@ def test_scipy_dtypes_are_kept_where_they_float():
     assert rl.as_operator(scipy.sparse.csr_array((3, 3))).shape == (3, 3)  # nothing stored
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_sparse_matrix_may_differ_from_its_transpose_by_rounding_of_its_size(scale):
+    for off, allowed in ((1e-8, True), (1e-5, False)):
+        matrix = scipy.sparse.csr_array(scale * np.array([[1.0, 0.5], [0.5 + off, -1.0]]))
+        if allowed:
+            np.testing.assert_allclose(rl.as_operator(matrix).to_dense(), matrix.toarray(), rtol=1e-7)
+        else:
+            with pytest.raises(ValueError, match="`operator` must be symmetric; got one that differs"):
+                rl.as_operator(matrix)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

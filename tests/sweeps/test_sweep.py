@@ -533,8 +533,10 @@ def test_one_holder_at_a_time(tmp_path):
 
 def test_failed_cells_are_recorded_and_run_again_on_request(tmp_path, monkeypatch):
     store = tmp_path / "s"
-    with pytest.warns(RuntimeWarning, match=r"3 of 9 cells failed, the first: \(a=2, trial 0\) ZeroDivisionError: two"):
+    told = r"3 of 9 cells failed, the first: \(a=2, trial 0\) ZeroDivisionError: two"
+    with pytest.warns(RuntimeWarning, match=told) as warned:
         result = rl.sweep(sometimes, {"a": [1, 2, 3]}, 3, 1, store, workers=1)
+    assert warned[0].filename == __file__  # it points at the call
     assert np.isnan(result.x.sel(a=2)).all()
     assert (result.status.sel(a=2) == 2).all()
     assert np.isfinite(result.x.sel(a=[1, 3])).all()
