@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland._arrays import num_bytes, short, shortened, told
+from rmtland._arrays import short, shortened, told
 
 torch = pytest.importorskip("torch")
 
@@ -168,9 +168,3 @@ def test_arrays_are_told_in_full_up_to_six_numbers_in_a_row():
 def test_a_text_of_240_characters_is_whole_and_a_longer_one_cut():
     assert shortened("a" * 240) == "a" * 240
     assert shortened("a" * 241) == "a" * 236 + "...)"
-
-
-def test_bytes_of_an_array():
-    for array in (np.zeros((3, 5), np.float32), torch.zeros(3, 5)):
-        assert num_bytes(array) == 60
-    assert num_bytes(np.zeros((0, 5))) == num_bytes(torch.zeros(0)) == 0

@@ -192,6 +192,10 @@ def test_bad_input(draws):
         rl.residual_moments(few)
     with pytest.raises(ValueError, match="must leave more than 3 pairs"):
         rl.mean_moments(few)
+    labels = np.repeat(np.arange(4), 4)  # a pair of each class
+    few = rl.DenseLogitGradients(rng.normal(size=(16, 4)), labels, rng.normal(size=(16, 4, 5)))
+    with pytest.raises(ValueError, match="must leave more than 4 pairs of examples, .* up to order 4; got 4"):
+        rl.mean_moments(few, 4)
 
 
 def test_errors_of_moments_of_means_are_those_of_a_jackknife(draws, monkeypatch):

@@ -266,6 +266,7 @@ def test_as_operator_takes_what_has_products(wrap):
 
 def test_scipy_dtypes_are_kept_where_they_float():
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).dtype == np.float32
+    assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).prototype.size == 0
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.int64)).dtype == np.float64
     assert rl.as_operator(scipy.sparse.csr_array((3, 3))).shape == (3, 3)  # nothing stored
 
