@@ -261,6 +261,7 @@ def test_progress_shows_on_a_terminal_only(capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "lanczos" in shown
     assert "20/20" in shown
+    assert shown.endswith("\x1b[1A\x1b[2K")  # its line is taken back
     rl.lanczos(np.eye(3), 2, rng=0)
     assert capsys.readouterr().err == ""
 

@@ -223,6 +223,7 @@ def test_polynomials_of_an_operator(polynomial):
         composed = counted.composed(polynomial)
         np.testing.assert_allclose(composed.to_dense(), (vectors * polynomial(values)) @ vectors.T, atol=1e-12)
         assert counted.num_products == 6 * polynomial.degree()
+        assert composed.rounding_scale == 0  # what it gives says how large it is
 
 
 def test_a_chebyshev_series_is_stable_to_high_degree():
@@ -269,6 +270,8 @@ def test_scipy_dtypes_are_kept_where_they_float():
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).prototype.size == 0
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.int64)).dtype == np.float64
     assert rl.as_operator(scipy.sparse.csr_array((3, 3))).shape == (3, 3)  # nothing stored
+    zeros = scipy.sparse.csr_array((np.zeros(2), ([0, 1], [1, 2])), shape=(3, 3))  # two zeros stored
+    assert not rl.as_operator(zeros).to_dense().any()
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])

@@ -259,6 +259,18 @@ def test_no_direction_is_taken_out_twice():
         np.testing.assert_allclose(gram, np.eye(4), atol=1e-12)
 
 
+def test_a_weak_direction_found_beside_a_strong_one_is_orthogonal_to_the_space():
+    """Its part of the products is hardly more than their rounding."""
+    values = np.append([3.0, 2.0, 1.0, 1e-11], np.zeros(26))
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+    matrix = (vectors * values) @ vectors.T
+    run = probes.Run(rl.as_operator((matrix + matrix.T) / 2), 100, None, 0)
+    run.take_out(run.products(vectors[:, :2]))
+    run.take_out((vectors * values) @ np.random.default_rng(1).normal(size=(30, 3)))
+    assert run.num_kept == 4
+    np.testing.assert_allclose(run._basis.T @ run._basis, np.eye(4), atol=1e-12)
+
+
 def test_inner_products_add_up_over_blocks_of_rows():
     a, b = np.random.default_rng(0).normal(size=(2, 9000, 300)).astype(np.float32)
     assert 2**22 // 600 < 9000  # two blocks
