@@ -155,6 +155,22 @@ def test_moments_of_means_by_the_definition(order):
     assert np.all(found.standard_error > 0)
 
 
+def test_the_error_of_the_effective_dimension_is_to_first_order_in_those_of_the_moments():
+    covariance = np.array([[0.04, 0.01, 0.3], [0.01, 0.02, 0.1], [0.3, 0.1, 9.0]])
+    found = rl.ResidualMoments(np.array([3.0, 0.5, 0.2]), covariance, num_pairs=10)
+    assert found.effective_dimension == pytest.approx(18.0, rel=1e-12)
+
+    def dimension(first, second):
+        return first**2 / second
+
+    step = 1e-6
+    slope = np.array([dimension(3 + step, 0.5) - dimension(3 - step, 0.5),
+                      dimension(3, 0.5 + step) - dimension(3, 0.5 - step)]) / (2 * step)  # fmt: skip
+    error = np.sqrt(slope @ covariance[:2, :2] @ slope)
+    assert found.effective_dimension_error == pytest.approx(error, rel=1e-8)
+    np.testing.assert_allclose(found.standard_error, [0.2, np.sqrt(0.02), 3.0], rtol=1e-12)
+
+
 def test_means_anywhere_are_not_aligned():
     rng = np.random.default_rng(3)
     tau = np.append(np.full(10, 20.0), np.zeros(2000))

@@ -213,6 +213,7 @@ def test_a_plan_says_what_fits_in_nine_tenths_of_the_memory(monkeypatch):
         (f"0:{2**53 - 1}:2", [0, 2**53 - 1]),
         (f"0:{2**53}:2", [0.0, 2.0**53]),  # from here on not every whole number is a float
         ("0.001:100:6:log", [0.001, 0.01, 0.1, 1, 10, 100]),
+        ("1:0.01:3:log", [1, 0.1, 0.01]),
     ],
 )
 def test_axes_from_text(text, values):
