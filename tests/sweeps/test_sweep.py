@@ -723,7 +723,7 @@ def test_batches_of_a_pool_that_broke_are_tried_again_in_order_and_the_last_time
     engine, left = local_engine(*pools)
     engine.submit(None, [0])
     engine.submit(None, [1])
-    assert engine.result() == "second"
+    assert engine.result(timeout=0) == "second"
     assert pools[1].sent == [[0], [1]]
     assert attempts(engine) == [([0], 2)]
     assert engine.result(timeout=0) is None
