@@ -1,11 +1,13 @@
 """What a result is fits into two lines of a terminal, whatever its size, and holds its numbers."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland._arrays import short, shortened, told
 
 torch = pytest.importorskip("torch")
 
@@ -130,3 +132,39 @@ def test_what_follows_a_training_tells_how_far_it_is(tmp_path):
     assert repr(record) == "TrainingRecord(Sequential, 2 measurements, the last at step 4)"
     monitor = rl.nets.OutlierMonitor(module, inputs, labels)
     assert repr(monitor) == "OutlierMonitor(Sequential, 0 measurements)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """Fields of every kind."""
+
+    values: object
+    count: float = 2.5
+    note: object = None
+    kept: int = dataclasses.field(default=3, repr=False)
+
+    __repr__ = told
+
+
+def test_fields_are_told_unless_they_stand_at_their_default_or_are_not_to_be():
+    assert repr(Thing(1)) == "Thing(values=1)"
+    assert repr(Thing(1, float("2.5"), None, 4)) == "Thing(values=1)"
+    assert repr(Thing(1, 1 / 3, ("a", 1 / 7), 4)) == "Thing(values=1, count=0.333333, note=('a', 0.142857))"
+    assert repr(Thing({"a": 1 / 3, 2: None}, 5.0)) == "Thing(values={'a': 0.333333, 2: None}, count=5)"
+
+
+def test_arrays_are_told_in_full_up_to_six_numbers_in_a_row():
+    sixths = np.arange(1, 7) / 6
+    row = "[0.16667, 0.33333, 0.5    , 0.66667, 0.83333, 1.     ]"
+    for array in (sixths, torch.tensor(sixths)):
+        assert short(array) == row
+        assert short(array.reshape(2, 3)) == "<2 x 3 float64>"
+        assert short(array.reshape(1, 6)) == "<1 x 6 float64>"
+    assert short(np.zeros(7)) == "<7 float64>"
+    assert short(torch.zeros(7, dtype=torch.bfloat16)) == "<7 bfloat16>"
+    assert short(torch.ones(2, dtype=torch.bfloat16)) == "[1., 1.]"
+
+
+def test_a_text_of_240_characters_is_whole_and_a_longer_one_cut():
+    assert shortened("a" * 240) == "a" * 240
+    assert shortened("a" * 241) == "a" * 236 + "...)"

@@ -146,8 +146,9 @@ def quadratures(
     low, high, spent = math.inf, -math.inf, complement.num_products
     for i, child in enumerate(probes):
         start = complement.start(child)
+        spent += int(complement.eigenvalues.size > 0)  # the product that tells whether anything is left
         if complement.nothing_left(start):
-            weights[i, 0], spent = complement.share, spent + 1
+            weights[i, 0] = complement.share
             low, high = min(low, 0.0), max(high, 0.0)
             continue
         run = lanczos(

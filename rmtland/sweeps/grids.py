@@ -229,5 +229,5 @@ def parse_axis(text: str) -> npt.NDArray[Any]:
             raise ValueError(f"a logarithmic axis must have ends > 0; got {text!r}")
         return np.geomspace(first, last, count)
     values = np.linspace(first, last, count)
-    whole = ":".join(parts[:2]).replace(":", "").lstrip("-").isdigit() and (values == np.round(values)).all()
+    whole = all(part.removeprefix("-").isdigit() for part in parts[:2]) and (values == np.round(values)).all()
     return values.astype(np.int64) if whole and abs(values).max() < 2**53 else values

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from scipy import stats
 
 import rmtland as rl
+from rmtland.logits.attribution import Attribution
 from rmtland.spectra.eigenpairs import Eigenpairs
 from tests import oracles
 from tests.nets.networks import build
@@ -72,6 +75,15 @@ def test_chance_is_what_random_vectors_have():
         assert shares.std(ddof=1) == pytest.approx(found.chance_std[name], rel=0.15)
 
 
+def test_spread_of_chance_is_that_of_a_beta_distribution():
+    ranks = {"A1": 1, "B1": 2, "A1 + B1": 3}
+    found = Attribution(np.ones(1), {}, {}, {}, ranks, num_parameters=5)
+    for name, rank in (("A1", 1), ("B1", 2), ("rest", 2)):
+        law = stats.beta(rank / 2, (5 - rank) / 2)
+        assert found.chance[name] == pytest.approx(law.mean(), rel=1e-12)
+        assert found.chance_std[name] == pytest.approx(law.std(), rel=1e-12)
+
+
 def pairs_of(vectors, values=None):
     k = vectors.shape[1]
     values = np.arange(1.0, k + 1) if values is None else values
@@ -120,6 +132,9 @@ def test_changes():
     counts = [[0, 9, 0], [np.nan] * 3, [5, 4, 0], [1, 2, 6], [1, 2, 6]]
     assert rl.attribution_changes([0, 1, 2, 4, 8], counts) == [(2, "B1", "A1"), (4, "A1", "rest")]
     assert rl.attribution_changes([], np.zeros((0, 3))) == []
+    columns = {"A1": [0, 5, 1], "B1": [9, 4, 7], "rest": [0, 0, 6]}  # as many steps as places
+    record = xr.Dataset({f"outliers_in_{name}": ("step", column) for name, column in columns.items()})
+    assert rl.attribution_changes(record.assign_coords(step=[1, 2, 4])) == [(2, "B1", "A1"), (4, "A1", "B1")]
     with pytest.raises(ValueError, match=r"`counts` must have shape \(2, 3\); got \(3, 3\)"):
         rl.attribution_changes([0, 1], np.zeros((3, 3)))
 

@@ -278,3 +278,20 @@ def test_more_resamplings_than_memory():
     draw = rl.LandscapeModel.fort_ganguli(20, 3, 30).sample(0)
     with pytest.raises(MemoryError, match="1000000000000 resamplings needs .*; take fewer `num_bootstrap` instead"):
         rl.clustering(draw, num_bootstrap=10**12)
+
+
+@pytest.mark.parametrize("num_groups", [None, 5])
+def test_one_output_has_cosines_of_one_logit_alone(num_groups):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 1, 5)) + 1
+    source = rl.DenseLogitGradients(rng.normal(size=(20, 1)), np.arange(20) % 2, rows, loss=rl.Logistic())
+    found = rl.clustering(source, num_groups=num_groups)
+    unit = rows[:, 0] / np.linalg.norm(rows[:, 0], axis=1, keepdims=True)
+    assert found.same_logit == pytest.approx((unit @ unit.T)[~np.eye(20, dtype=bool)].mean(), rel=1e-12)
+    assert 0 < found.same_logit_error < 0.2
+    others = [
+        found.same_logit_same_class, found.different_logits,
+        found.same_logit_same_class_error, found.different_logits_error,
+    ]  # fmt: skip
+    assert np.isnan(others).all()
+    assert found.classes_left_out == ()

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,10 @@ def test_k_of_a_spectrum():
     spectrum = rl.gauss_newton_spectrum(rl.DenseLogitGradients(*oracles.examples(8, 3, 30)))
     with pytest.raises(ValueError, match="`k` must be >= 1 and <= 16; got 17"):
         rl.confinement(spectrum, None, 17)
+    single = SimpleNamespace(eigenvalues=[2.0], powers=[0.25])
+    assert float(rl.confinement(single, None, 1)) == 0.25
+    with pytest.raises(ValueError, match="`k` must be >= 1 and <= 1; got 2"):
+        rl.confinement(single, None, 2)
 
 
 def test_a_gradient_of_any_size():

@@ -177,6 +177,14 @@ def test_what_does_not_fit_is_not_kept(monkeypatch):
         rl.logit_scales(source)
 
 
+def test_means_that_were_not_kept_are_told_with_their_size():
+    class_sums = np.broadcast_to(0.0, (100, 2**27))  # 100^2 2^27 numbers of 8 bytes are 10^4 GiB
+    means = CrossClassMeans(1, np.ones(100), np.ones((100, 100)), class_sums, None)
+    for read, name in ((lambda: means.pair_means, "pair_means"), (means.kept_factor, "pair_factor")):
+        with pytest.raises(MemoryError, match=rf"^`{name}` needs the 100\^2 cross-class means, 1e\+04 GiB, which were"):
+            read()
+
+
 def test_measured_beside_others_it_is_what_it_is_alone():
     source = rl.DenseLogitGradients(*ARRAYS, chunk_size=17)
     beside = rl.measure(source, "clustering", "cross_class_means", "logit_scales").cross_class_means

@@ -93,6 +93,29 @@ def test_against_loops(scale):
     assert again.length_spread == pytest.approx(found.length_spread, abs=1e-6)
 
 
+def test_two_logits_have_one_direction_and_no_spread():
+    rng = np.random.default_rng(4)
+    n = 40
+    logits, labels = rng.normal(size=(n, 2)), np.arange(n) % 2
+    lengths = rng.exponential(size=(n, 1, 1))
+    gradients = lengths * rng.normal(size=(n, 2, D)) / np.arange(1, D + 1) + rng.normal(size=(2, D))
+    found = rl.curvature_moments(rl.DenseLogitGradients(logits, labels, gradients))
+    # A = a u u^T, u = (1, -1) / sqrt 2: one vector for each example.
+    p = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
+    a = 2 * p * (1 - p)
+    vectors = (gradients[:, 0] - gradients[:, 1]) / np.sqrt(2)
+    inner, weights = vectors @ vectors.T, np.outer(a, a)
+    off, own = weights * ~np.eye(n, dtype=bool), np.sum(a**2)
+    mean = np.sum(off * inner) / off.sum()
+    rest = a @ np.diag(inner) / a.sum() - mean
+    share = (np.sum(off * inner**2) / off.sum() - mean**2 - 2 * mean * rest / D) / rest**2
+    fourth = np.sum(a**2 * np.diag(inner) ** 2) / own - mean**2 - 2 * mean * rest * (1 + 2 / D)
+    spread = math.sqrt(fourth / (rest**2 * (1 + 2 * share)) - 1)
+    assert mean > 0 < share < 1
+    expected = math.sqrt(mean), math.sqrt(rest), 1 / share, spread, 0.0
+    np.testing.assert_allclose(dataclasses.astuple(found)[:5], expected, rtol=1e-9)
+
+
 def test_known_laws_give_their_numbers_back():
     law = rl.UnevenGradients(0.6, 1.0, effective_dimension=25.0, length_spread=0.9, logit_spread=0.6)
     model = rl.LandscapeModel(150, 4, 400, rl.UnfrozenLogits(2.0, 2.0, 2.0), law)

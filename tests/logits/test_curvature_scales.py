@@ -94,7 +94,9 @@ def test_without_means_or_curvature_and_bad_input():
     assert dataclasses.astuple(nothing)[:4] == (0.0, 0.0, False, False)
     assert np.isnan([nothing.mean_length_error, nothing.residual_length_error]).all()
     frozen = rl.DenseLogitGradients(1e4 * np.eye(3)[labels], labels, rng.normal(size=(6, 3, 4)))
-    assert np.isnan(rl.curvature_scales(frozen).mean_length)
+    lengths = dataclasses.astuple(rl.curvature_scales(frozen))
+    assert np.isnan([*lengths[:2], *lengths[4:]]).all()
+    assert lengths[2:4] == (False, False)
     with pytest.raises(ValueError, match="at least 2 examples; got 1"):
         rl.curvature_scales(rl.DenseLogitGradients(logits[:1], labels[:1], rng.normal(size=(1, 3, 4))))
     bad = rl.DenseLogitGradients(logits, labels, np.full((6, 3, 4), 1e200))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.logits import blocks
+from rmtland._arrays import is_torch
+from rmtland.logits import blocks, exact_spectrum
 from tests import oracles
 
 
@@ -180,3 +183,21 @@ def test_the_operator_is_scale_free_in_its_breakdown():
         rl.gauss_newton_spectrum(tiny).eigenvalues * 1e120, rl.gauss_newton_spectrum(big).eigenvalues, rtol=1e-10
     )
     np.testing.assert_allclose(rl.gauss_newton_spectrum(tiny).powers, rl.gauss_newton_spectrum(big).powers, rtol=1e-8)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it lies on another device than the processor."""
+
+    device = property(lambda self: SimpleNamespace(type="elsewhere"))
+
+
+def test_eigenvalues_of_a_matrix_on_another_device_are_found_there():
+    rng = np.random.default_rng(0)
+    matrix, vector = rng.normal(size=(6, 6)), rng.normal(size=6)
+    matrix += matrix.T
+    assert is_torch(torch.tensor(matrix).as_subclass(Elsewhere))
+    there = [torch.tensor(x).as_subclass(Elsewhere) for x in (matrix, vector)]
+    values, parts = exact_spectrum._eigenvalues_and_overlaps(*there)
+    expected, vectors = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    np.testing.assert_allclose(np.abs(parts), np.abs(vectors.T @ vector), rtol=1e-10)

@@ -63,6 +63,9 @@ def test_factors(case):
     assert len(hierarchy.factors) == 4
     for name, factor in hierarchy.factors.items():
         close(factor @ factor.T, sums[name])
+    in_torch = rl.hierarchy(rl.DenseLogitGradients(*map(torch.as_tensor, CASES[case])))
+    for name, factor in hierarchy.factors.items():
+        np.testing.assert_allclose(in_torch.factors[name].numpy(), factor, atol=1e-13 * np.abs(factor).max())
     with pytest.raises(KeyError, match="C3"):
         hierarchy.factors["C3"]
 

@@ -32,6 +32,12 @@ def test_against_the_singular_values_of_the_rearrangement(monkeypatch, terms, de
     np.testing.assert_allclose(fit.shares, values[:terms] ** 2 / np.sum(values**2), rtol=1e-10)
     best = (left[:, :terms] * values[:terms]) @ right[:terms]
     np.testing.assert_allclose(rearranged(fit.matrix()), best, atol=1e-9 * np.abs(best).max())
+    for t in range(terms):  # each term at its own place
+        alone = np.outer(fit.theta[t], fit.outputs[t])
+        np.testing.assert_allclose(alone, values[t] * np.outer(left[:, t], right[t]), atol=1e-9 * np.abs(best).max())
+    tiny = rl.kronecker_fit(gram_of(1e-20 * gram.matrix), terms)
+    np.testing.assert_allclose(tiny.shares, fit.shares, rtol=1e-10)
+    np.testing.assert_allclose(tiny.matrix(), 1e-20 * fit.matrix(), atol=1e-29 * np.abs(best).max())
     assert fit.share == pytest.approx(1 - np.sum((gram.matrix - fit.matrix()) ** 2) / np.sum(gram.matrix**2))
     assert np.trace(fit.outputs[0]) == pytest.approx(3)
     assert np.trace(fit.theta[0]) > 0

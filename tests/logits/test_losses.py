@@ -192,8 +192,9 @@ def test_two_softmax_classes_are_one_logistic_output():
 
 def test_predictions():
     assert rl.CrossEntropy().predictions(np.array([[1.0, 2.0], [3.0, 0.0]])).tolist() == [1, 0]
-    assert rl.Logistic().predictions(np.array([[0.1], [-0.1]])).tolist() == [1, 0]
-    assert rl.SquaredError().predictions(np.array([[1.0, 2.0]])).tolist() == [1]
+    assert rl.Logistic().predictions(np.array([[0.1], [0.0], [-0.1]])).tolist() == [1, 0, 0]
+    assert rl.Logistic().predictions(np.array([[0.1, 0.0], [-0.1, 5e-324]])).tolist() == [[1, 0], [0, 1]]
+    assert rl.SquaredError().predictions(np.array([[0.25, 2.0], [3.0, 2.0]])).tolist() == [1, 0]
     assert rl.SquaredError().predictions(np.array([[0.25]])).tolist() == [0.25]
 
 
@@ -251,6 +252,21 @@ def test_bad_outputs_and_labels(loss, outputs, labels, error, message, library):
         message = message.replace("got float64", "got torch.float64")
     with pytest.raises(error, match=message):
         loss.check(outputs, labels)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor])
+def test_targets_up_to_their_ends_are_taken(library):
+    outputs, ends = library(np.zeros((2, 2))), library(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    off = library(np.array([[0.25, 0.7509], [0.5, 0.4991]]))
+    for loss in (rl.CrossEntropy(), rl.Logistic(), rl.SquaredError()):
+        loss.check(outputs, ends)
+        loss.check(outputs, off)
+    rl.SquaredError().check(outputs, library(np.array([[-1e300, 1e300], [-2.0, -3.0]])))
+    rl.Logistic().check(outputs[:, :1], library(np.array([0.0, 1.0])))
+    with pytest.raises(ValueError, match="probabilities of sum 1; got sums off by 0.0011"):
+        rl.CrossEntropy().check(outputs, library(np.array([[0.25, 0.7511], [0.5, 0.5]])))
+    with pytest.raises(ValueError, match=r"`labels` must be probabilities in 0..1; got -0.001"):
+        rl.Logistic().check(outputs, ends - 0.001)
 
 
 def test_arrays_of_one_library():

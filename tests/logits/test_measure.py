@@ -76,6 +76,16 @@ def test_options_and_names_of_ones_own():
     same(measured.slope, rl.gradient(source(shuffle=False)))
 
 
+def test_some_parameters_of_a_group_are_those_of_the_whole():
+    grouped = rl.DenseLogitGradients(*ARRAYS, chunk_size=17, parameter_groups=GROUPS)
+    for name, group in GROUPS.items():
+        restricted = rl.restrict(grouped, name)
+        size = group.stop - group.start
+        for some in (slice(None), slice(1, size), slice(size - 1, None), slice(0, 1)):
+            found = np.concatenate([np.asarray(chunk.dense(some)) for chunk in restricted.chunks()])
+            np.testing.assert_array_equal(found, np.asarray(ARRAYS[2])[:, :, group][:, :, some])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_states_merge(name):
     # Two halves, accumulated apart as two workers would, are the whole.

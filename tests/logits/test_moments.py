@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -114,6 +115,62 @@ def test_moments_of_means_without_bias(draws):
     assert alignment > 0.7
 
 
+def split_by_definition(gradients, split, order):
+    """m1^T S_1 ... S_p m2 for all increasing p-tuples of pairs, then tr S and tr S S'; classes of four or more."""
+    first, second, pairs = [], [], []
+    for members in split:
+        quarter = len(members) // 4
+        if quarter == 0:
+            continue
+        first.append(gradients[members[:quarter]].mean(axis=0))
+        second.append(gradients[members[quarter : 2 * quarter]].mean(axis=0))
+        rest = members[2 * quarter :]
+        of_class = [(rest[2 * i], rest[2 * i + 1]) for i in range(len(rest) // 2)]
+        pairs += [(i / len(of_class), len(first), one) for i, one in enumerate(of_class)]  # classes take turns
+    matrices = []
+    for _, _, (i, j) in sorted(pairs, key=lambda pair: pair[:2]):
+        residual = (gradients[i] - gradients[j]) / np.sqrt(2)
+        matrices.append(residual.T @ residual / len(residual))
+    one, two = np.concatenate(first), np.concatenate(second)
+    values = [np.mean(np.sum(one * two, axis=1))]
+    for p in range(1, order + 1):
+        products = [functools.reduce(np.matmul, some) for some in itertools.combinations(matrices, p)]
+        values.append(np.mean([np.mean(np.sum((one @ product) * two, axis=1)) for product in products]))
+    both = [np.trace(a @ b) for a, b in itertools.combinations(matrices, 2)]
+    return np.array([*values, np.mean([np.trace(a) for a in matrices]), np.mean(both)])
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_moments_of_means_by_the_definition(order):
+    rng = np.random.default_rng(5)
+    labels = rng.permutation(np.repeat(np.arange(4), [4, 3, 13, 9]))  # three of a class are left out
+    gradients = rng.normal(size=(29, 4, 6)) * np.arange(1, 7) + 5 * rng.normal(size=(4, 4, 6))[labels]
+    source = rl.DenseLogitGradients(rng.normal(size=(29, 4)), labels, gradients)
+    found = rl.mean_moments(source, order, num_splits=2, rng=3)
+    classes = [np.flatnonzero(labels == y) for y in (0, 2, 3)]
+    splits = [[child.permutation(members) for members in classes] for child in np.random.default_rng(3).spawn(3)[1:]]
+    expected = np.mean([split_by_definition(gradients, split, order) for split in splits], axis=0)
+    np.testing.assert_allclose(found.values, expected[: order + 1], rtol=1e-9)
+    assert found.alignment == pytest.approx(expected[1] / expected[0] / (expected[-1] / expected[-2]), rel=1e-9)
+    assert np.all(found.standard_error > 0)
+
+
+def test_the_error_of_the_effective_dimension_is_to_first_order_in_those_of_the_moments():
+    covariance = np.array([[0.04, 0.01, 0.3], [0.01, 0.02, 0.1], [0.3, 0.1, 9.0]])
+    found = rl.ResidualMoments(np.array([3.0, 0.5, 0.2]), covariance, num_pairs=10)
+    assert found.effective_dimension == pytest.approx(18.0, rel=1e-12)
+
+    def dimension(first, second):
+        return first**2 / second
+
+    step = 1e-6
+    slope = np.array([dimension(3 + step, 0.5) - dimension(3 - step, 0.5),
+                      dimension(3, 0.5 + step) - dimension(3, 0.5 - step)]) / (2 * step)  # fmt: skip
+    error = np.sqrt(slope @ covariance[:2, :2] @ slope)
+    assert found.effective_dimension_error == pytest.approx(error, rel=1e-8)
+    np.testing.assert_allclose(found.standard_error, [0.2, np.sqrt(0.02), 3.0], rtol=1e-12)
+
+
 def test_means_anywhere_are_not_aligned():
     rng = np.random.default_rng(3)
     tau = np.append(np.full(10, 20.0), np.zeros(2000))
@@ -143,12 +200,18 @@ def test_bad_input(draws):
         rl.mean_moments(draws[0], 0)
     with pytest.raises(ValueError, match="`num_splits` must be >= 1"):
         rl.mean_moments(draws[0], num_splits=0)
+    with pytest.raises(MemoryError, match="1000000000001 random streams needs .* take fewer `num_splits`"):
+        rl.mean_moments(draws[0], num_splits=10**12)
     rng = np.random.default_rng(0)
     few = rl.DenseLogitGradients(rng.normal(size=(8, 4)), np.arange(8) % 4, rng.normal(size=(8, 4, 5)))
     with pytest.raises(ValueError, match="more than 5 pairs"):
         rl.residual_moments(few)
     with pytest.raises(ValueError, match="must leave more than 3 pairs"):
         rl.mean_moments(few)
+    labels = np.repeat(np.arange(4), 4)  # a pair of each class
+    few = rl.DenseLogitGradients(rng.normal(size=(16, 4)), labels, rng.normal(size=(16, 4, 5)))
+    with pytest.raises(ValueError, match="must leave more than 4 pairs of examples, .* up to order 4; got 4"):
+        rl.mean_moments(few, 4)
 
 
 def test_errors_of_moments_of_means_are_those_of_a_jackknife(draws, monkeypatch):
@@ -166,7 +229,11 @@ def test_errors_of_moments_of_means_are_those_of_a_jackknife(draws, monkeypatch)
     np.testing.assert_array_equal(masks[0], False)
     assert len(masks) == 17
     np.testing.assert_array_equal(np.sum(masks, axis=0), 1)  # each example is left out once
-    for y in range(NUM_CLASSES):
+    child = np.random.default_rng(0).spawn(2)[0]
+    for y in range(NUM_CLASSES):  # in turn, from any of them on, in a random order
+        members, start = np.flatnonzero(y == LABELS), child.integers(16)
+        for rank, place in enumerate(child.permutation(members)):
+            assert masks[1 + (start + rank) % 16][place]
         lost = [np.sum(mask[y == LABELS]) for mask in masks[1:]]
         assert max(lost) - min(lost) <= 1
     np.testing.assert_array_equal(moments.values, found[0][:2])

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import rmtland as rl
 from rmtland.logits import population as module
+from rmtland.logits.population import PopulationSpectrum
 
 
 def moments(tau, relative=0.02, order=5):
@@ -52,6 +55,52 @@ def test_count_of_equal_eigenvalues():
     assert found.count_above(5.0) == 0
 
 
+def test_counts_are_of_what_is_larger():
+    found = rl.recover_spectrum(moments(POWER))
+    for i in (0, 3, found.eigenvalues.size - 2, found.eigenvalues.size - 1):
+        at = found.eigenvalues[i]
+        assert found.count_above(at) == pytest.approx(found.multiplicities[i + 1 :].sum(), rel=1e-12, abs=0)
+        assert found.count_above(at * (1 - 1e-12)) == pytest.approx(found.multiplicities[i:].sum(), rel=1e-12)
+
+
+def test_the_largest_are_where_the_number_above_passes_halves():
+    values, numbers = np.array([1.0, 2.0, 3.0, 5.0, 8.0]), np.array([2.2, 0.3, 1.4, 0.1, 0.5])
+    found = PopulationSpectrum(values, numbers, np.zeros(5), moments(POWER), 0.0)
+    # 0.5 of 8, then 0.6, 2.0, 2.3 and 4.5 down to 5, 3, 2 and 1.
+    assert found.top(7).tolist() == [8.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_all_of_the_variance_is_above_nothing():
+    assert rl.recover_spectrum(moments(POWER)).variance_bounds(1e-12) == pytest.approx((1, 1), rel=1e-9)
+
+
+def test_bounds_that_no_programme_finds_are_nan(monkeypatch):
+    found = rl.recover_spectrum(moments(POWER))
+    monkeypatch.setattr(module, "linprog", lambda *_, **__: SimpleNamespace(fun=0.25, success=False))
+    assert np.isnan(found.variance_bounds(0.1)).all()
+
+
+def test_bounds_are_of_what_is_at_or_above_the_threshold():
+    measured = moments(np.ones(300), relative=0.005)
+    found = rl.recover_spectrum(measured)
+    for at in found.eigenvalues[[-3, -1]]:
+        below, exactly, above = (found.variance_bounds(at * factor) for factor in (1 - 1e-9, 1, 1 + 1e-9))
+        assert exactly == below
+        assert exactly[1] > 1.05 * above[1]
+
+
+def test_moments_of_no_spectrum_are_as_far_off_as_the_nearest_ones_at_least():
+    values = np.array([1.0, 0.5, 0.05, 0.1])  # tr Sigma^2 above the square root of tr Sigma times tr Sigma^3
+    measured = rl.ResidualMoments(values, np.diag((0.01 * values) ** 2), num_pairs=50)
+    found = rl.recover_spectrum(measured)
+    nearest = [np.sum(found.multiplicities * found.eigenvalues**p) for p in range(1, 5)]
+    off = np.abs(module._whitener(measured) @ (nearest - values)).max()
+    assert off > 5
+    none, same, wider = (found.variance_bounds(0.1, errors=e) for e in (1e-3, 1.01 * off, 1.5 * off))
+    np.testing.assert_allclose(none, same, rtol=1e-4)
+    assert wider[1] - wider[0] > 1.1 * (none[1] - none[0])
+
+
 def test_errors_grow_with_those_of_the_moments():
     small, large = (rl.recover_spectrum(moments(POWER, relative)) for relative in (0.01, 0.05))
 
@@ -81,7 +130,10 @@ def test_bad_input():
     values = np.array([1.0, -0.1, 0.2])
     with pytest.raises(ValueError, match="tr Sigma\\^2 > 0"):
         rl.recover_spectrum(rl.ResidualMoments(values, np.eye(3), 10))
-    assert np.isnan(rl.ResidualMoments(values, np.eye(3), 10).effective_dimension)
+    for second in (-0.1, 0.0):
+        without = rl.ResidualMoments(np.array([1.0, second, 0.2]), np.eye(3), 10)
+        assert np.isnan(without.effective_dimension)
+        assert np.isnan(without.effective_dimension_error)
     with pytest.raises(ValueError, match="`num_draws` must be >= 2"):
         rl.recover_spectrum(moments(POWER), num_draws=1)
     found = rl.recover_spectrum(moments(POWER))

@@ -258,6 +258,16 @@ def test_grid_and_bounds_as_given():
     assert whole.width == found.width > rl.spectral_density(MATRIX, num_steps=20, rng=0).width
 
 
+def test_bounds_may_be_the_outermost_nodes_themselves():
+    free = rl.spectral_density(MATRIX, num_steps=20, num_probes=2, rng=0)
+    low, high = free.nodes.min(), free.nodes.max()
+    tight = rl.spectral_density(MATRIX, num_steps=20, num_probes=2, bounds=(low, high), rng=0)
+    assert tight.bounds == (low, high)
+    for bounds in ((np.nextafter(low, high), high), (low, np.nextafter(high, low))):
+        with pytest.raises(ValueError, match="`bounds` must contain the spectrum"):
+            rl.spectral_density(MATRIX, num_steps=20, num_probes=2, bounds=bounds, rng=0)
+
+
 def test_chebyshev_moments_are_those_of_dense_eigenvalues():
     moments = quadrature.chebyshev(
         quadrature.Complement.of(SymmetricOperator.from_matrix(MATRIX), 0, None), 3, 12, (-2.0, 14.0), 0
@@ -375,6 +385,23 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
     given = rl.spectral_density(matrix, deflate=pairs, bounds=(low - 0.2, low + 2.2), **options)
     assert given.num_products == 8 * 60 + pairs.num_products
     np.testing.assert_allclose(given.cdf(points), exact, atol=0.03)
+
+
+@pytest.mark.parametrize("rest", [np.zeros(28), np.linspace(-0.1, 0.1, 28)], ids=["nothing left", "a bulk left"])
+@pytest.mark.parametrize("deflate", [0, 2])
+@pytest.mark.parametrize("method", ["lanczos", "kpm"])
+def test_every_product_is_counted(method, deflate, rest):
+    operator = SymmetricOperator.from_matrix(of_spectrum([3.0, 2.0, *rest])).counted()
+    found = rl.spectral_density(operator, method=method, deflate=deflate, num_probes=3, num_steps=12, rng=0)
+    assert found.num_products == operator.num_products
+
+
+def test_a_transform_to_tiny_values_is_the_transform_scaled():
+    found = rl.spectral_density(MATRIX, num_probes=2, num_steps=30, rng=0)
+    plain, tiny = (found.transform(lambda x, s=s: s * np.exp(x / 5)) for s in (1.0, 2.0**-100))
+    for name, power in (("grid", 1), ("bounds", 1), ("width", 1), ("density", -1), ("standard_error", -1)):
+        scaled = np.ldexp(getattr(plain, name), -100 * power)
+        np.testing.assert_allclose(getattr(tiny, name), scaled, rtol=1e-12, err_msg=name)
 
 
 def test_kernel_polynomials_of_nothing_left():

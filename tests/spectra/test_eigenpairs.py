@@ -376,6 +376,17 @@ def test_no_product_is_spent_after_convergence_where_looking_is_cheap():
             rl.top_eigenpairs(operator, 3, rng=seed, check_products=0, max_products=pairs.num_products - 1)
 
 
+def test_copies_found_with_the_last_products_are_told_with_their_own_vectors():
+    matrix = of_spectrum([6.0, 5.0, 5.0, 4.5, 4.0, *np.linspace(-1, 1, 60)])
+    for limit in (25, 29, 33):  # after the first two the pairs found in two rounds cannot be rotated into each other
+        pairs = rl.top_eigenpairs(matrix, 4, rng=0, method="lanczos", max_products=limit)
+        np.testing.assert_allclose(pairs.eigenvalues, [4.5, 5, 5, 6], atol=1e-8)
+        left = np.linalg.norm(matrix @ pairs.eigenvectors - pairs.eigenvectors * pairs.eigenvalues, axis=0)
+        assert np.all(left <= pairs.residuals * (1 + 1e-6))
+        assert pairs.num_products == limit
+        np.testing.assert_allclose(pairs.eigenvectors.T @ pairs.eigenvectors, np.eye(4), atol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:.* eigenpairs did not converge:RuntimeWarning")
 def test_no_more_products_than_were_allowed():
     """Wherever the budget ends: before, within or after the look for copies that were missed."""

@@ -202,6 +202,29 @@ def test_a_residual_tolerance_stops(reorthogonalize):
     np.testing.assert_array_equal(looser.alpha, result.alpha[: looser.num_products])
 
 
+@pytest.mark.parametrize("extreme", [10.0, -10.0])
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_it_stops_at_the_first_step_within_the_tolerance_of_the_larger_modulus(extreme, tolerance):
+    matrix = of_spectrum([extreme, *np.linspace(-1, 1, 29)])
+    start = np.random.default_rng(0).normal(size=30)
+    found = rl.lanczos(matrix, 30, start=start, tolerance=tolerance)
+    converged = []
+    for size in range(2, 20):  # where every step is checked
+        run = rl.lanczos(matrix, size, start=start)
+        values, vectors = np.linalg.eigh(tridiagonal(run))
+        residuals = run.beta[-1] * np.abs(vectors[-1])
+        converged.append(max(residuals[0], residuals[-1]) <= tolerance * np.abs(values).max())
+    assert found.num_products == 2 + converged.index(True)
+
+
+def test_checks_of_the_tolerance_are_a_twentieth_of_the_steps_apart(monkeypatch):
+    checked = []
+    monkeypatch.setattr(module.Recurrence, "ends_converged", lambda run, tolerance: checked.append(run.size))
+    rl.lanczos(of_spectrum(RANDOM), 65, rng=0, tolerance=0.1)
+    expected = [*range(2, 20), *range(20, 40, 2), *range(40, 60, 3), *range(61, 66, 4)]
+    assert checked == expected
+
+
 def test_a_time_budget_stops_after_the_step_that_passes_it(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
@@ -238,6 +261,7 @@ def test_progress_shows_on_a_terminal_only(capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "lanczos" in shown
     assert "20/20" in shown
+    assert shown.endswith("\x1b[1A\x1b[2K")  # its line is taken back
     rl.lanczos(np.eye(3), 2, rng=0)
     assert capsys.readouterr().err == ""
 

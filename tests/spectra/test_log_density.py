@@ -80,6 +80,15 @@ def test_deflation_and_degenerate_operators():
     assert one.magnitudes[np.argmax(one.negative)] == pytest.approx(1, rel=0.05)
 
 
+def test_a_single_magnitude_is_shown_in_the_decade_around_it():
+    for matrix, magnitude in ((-np.eye(20), 1 + 1e-6), (np.zeros((20, 20)), 1e-6)):
+        found = rl.log_spectral_density(matrix, kappa=5.0, rng=0)
+        ends = np.log([magnitude / np.sqrt(10), magnitude * np.sqrt(10)])
+        np.testing.assert_allclose(found.grid[[0, -1]], ends, rtol=1e-12)
+        # The Gaussians have fallen to 1 / kappa half-way between two of 20 nodes that are even in the decade.
+        assert norm.pdf(np.log(10) / 38, 0, found.width) == pytest.approx(norm.pdf(0, 0, found.width) / 5)
+
+
 def test_a_power_law_tail_is_found_in_a_log_spectrum():
     # Density x^-1.7 per unit of x is x^-0.7 per unit of log x, which is what is plotted.
     eigenvalues = (1 - np.arange(0.5, 400) / 400) ** (-1 / 0.7)

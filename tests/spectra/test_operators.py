@@ -179,6 +179,7 @@ def test_operators_add_and_scale_as_matrices_do(left, right):
         np.testing.assert_allclose(combined @ np.arange(5.0), expected @ np.arange(5.0), atol=1e-13)
     in_torch = left is torch.tensor or right is torch.tensor
     assert isinstance((one + other).prototype, torch.Tensor if in_torch else np.ndarray)
+    assert len((one + other).prototype) == 0
     np.testing.assert_allclose((b + one).to_dense(), a + b)
     np.testing.assert_allclose((b - one).to_dense(), b - a)
 
@@ -222,6 +223,7 @@ def test_polynomials_of_an_operator(polynomial):
         composed = counted.composed(polynomial)
         np.testing.assert_allclose(composed.to_dense(), (vectors * polynomial(values)) @ vectors.T, atol=1e-12)
         assert counted.num_products == 6 * polynomial.degree()
+        assert composed.rounding_scale == 0  # what it gives says how large it is
 
 
 def test_a_chebyshev_series_is_stable_to_high_degree():
@@ -265,8 +267,22 @@ def test_as_operator_takes_what_has_products(wrap):
 
 def test_scipy_dtypes_are_kept_where_they_float():
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).dtype == np.float32
+    assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.float32)).prototype.size == 0
     assert rl.as_operator(scipy.sparse.eye_array(3, dtype=np.int64)).dtype == np.float64
     assert rl.as_operator(scipy.sparse.csr_array((3, 3))).shape == (3, 3)  # nothing stored
+    zeros = scipy.sparse.csr_array((np.zeros(2), ([0, 1], [1, 2])), shape=(3, 3))  # two zeros stored
+    assert not rl.as_operator(zeros).to_dense().any()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_sparse_matrix_may_differ_from_its_transpose_by_rounding_of_its_size(scale):
+    for off, allowed in ((1e-8, True), (1e-5, False)):
+        matrix = scipy.sparse.csr_array(scale * np.array([[1.0, 0.5], [0.5 + off, -1.0]]))
+        if allowed:
+            np.testing.assert_allclose(rl.as_operator(matrix).to_dense(), matrix.toarray(), rtol=1e-7)
+        else:
+            with pytest.raises(ValueError, match="`operator` must be symmetric; got one that differs"):
+                rl.as_operator(matrix)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,17 @@ def test_a_residual_across_the_threshold_is_refused():
         rl.count_outliers(values, residuals=[0.1, 0.1, 3.6, 0.1])
 
 
+def test_residuals_of_a_solver_are_taken_unless_others_are_given():
+    result = SimpleNamespace(eigenvalues=[9.0, 8.0, 1.0, 0.9], residuals=[0.1, 3.6, 0.1, 0.1])
+    with pytest.raises(ValueError, match="such as 8 with residual 3.6"):
+        rl.count_outliers(result)
+    assert rl.count_outliers(result, residuals=[0.1] * 4) == 2
+    result.residuals = [0.1] * 4
+    with pytest.raises(ValueError, match="such as 8 with residual 3.7"):
+        rl.count_outliers(result, residuals=[0.1, 3.7, 0.1, 0.1])
+    assert rl.count_outliers(result) == 2
+
+
 def test_lanczos_runs_are_read_and_ghosts_refused():
     eigenvalues = np.append(np.linspace(0, 1, 300), [4.0, 5.0, 6.0])
     run = lanczos(np.diag(eigenvalues), 40, rng=0)

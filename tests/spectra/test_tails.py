@@ -155,6 +155,14 @@ def test_line_takes_part_of_a_density():
     assert rl.power_law_line(x, density, xmax=0.9).exponent == pytest.approx(0, abs=1e-12)
 
 
+def test_the_ends_of_a_line_are_part_of_it():
+    x, density = np.array([1.0, 2.0, 3.0, 5.0, 8.0]), np.array([9.0, 4.0, 2.0, 1.5, 0.1])
+    line = rl.power_law_line(x, density, xmin=2.0, xmax=5.0)
+    slope, height = np.polyfit(np.log(x[1:4]), np.log(density[1:4]), 1)
+    assert (line.exponent, line.log_prefactor) == (pytest.approx(-slope), pytest.approx(height))
+    assert (line.xmin, line.xmax, line.num_points) == (2.0, 5.0, 3)
+
+
 def test_signs_and_results():
     values = np.concatenate([-pareto(2.5, 300, 0), pareto(1.8, 300, 1), np.zeros(10)])
     negative = rl.fit_power_law(values, sign="negative", num_bootstrap=0)

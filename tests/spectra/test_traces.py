@@ -12,6 +12,7 @@ import rmtland as rl
 from rmtland.spectra import probes, traces
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import trace_and_norm
+from tests.spectra.spectra import of_spectrum
 from tests.statistical import assert_mean
 
 
@@ -37,7 +38,10 @@ def test_ratio_of_operator_eigenvalues_and_spectrum_agree():
         torch.tensor(spectrum.eigenvalues, requires_grad=True),
         spectrum.eigenvalues[spectrum.eigenvalues > 0],
     ):
-        assert rl.goldilocks_ratio(given_as) == pytest.approx(expected, rel=1e-12)
+        found = rl.goldilocks_ratio(given_as)
+        assert found == pytest.approx(expected, rel=1e-12)
+        assert found.standard_error == 0
+        assert found.num_products == (30 if isinstance(given_as, rl.SymmetricOperator) else 0)
     assert spectrum.goldilocks_ratio() == pytest.approx(expected, rel=1e-12)
 
 
@@ -238,6 +242,33 @@ def test_an_operator_with_a_graph_leaves_none():
     operator = SymmetricOperator(lambda v: weights[:, None] * v, 300, weights)
     assert not rl.diagonal_estimate(operator, num_products=10, rng=0).estimate.requires_grad
     assert rl.trace_estimate(operator, rng=0).estimate == pytest.approx(300, rel=1e-5)
+
+
+def test_no_direction_is_taken_out_twice():
+    """Products of a matrix of rank 4, most of them within the space so far."""
+    eigenvalues = np.append([3.0, 2.0, -1.0, 0.5], np.zeros(26))
+    for array in (of_spectrum(eigenvalues), torch.tensor(of_spectrum(eigenvalues))):
+        run = probes.Run(rl.as_operator(array), 100, None, 0)
+        for width, kept in ((3, 3), (3, 4), (2, 4)):
+            run.take_out(run.products(probes.gaussian(run.operator, width, run.rng)))
+            assert run.num_kept == kept
+        trace, square = run._exact
+        assert trace * run.unit == pytest.approx(4.5, rel=1e-12)
+        assert square * run.unit**2 == pytest.approx(14.25, rel=1e-12)
+        gram = np.asarray(run._basis.T @ run._basis)
+        np.testing.assert_allclose(gram, np.eye(4), atol=1e-12)
+
+
+def test_a_weak_direction_found_beside_a_strong_one_is_orthogonal_to_the_space():
+    """Its part of the products is hardly more than their rounding."""
+    values = np.append([3.0, 2.0, 1.0, 1e-11], np.zeros(26))
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+    matrix = (vectors * values) @ vectors.T
+    run = probes.Run(rl.as_operator((matrix + matrix.T) / 2), 100, None, 0)
+    run.take_out(run.products(vectors[:, :2]))
+    run.take_out((vectors * values) @ np.random.default_rng(1).normal(size=(30, 3)))
+    assert run.num_kept == 4
+    np.testing.assert_allclose(run._basis.T @ run._basis, np.eye(4), atol=1e-12)
 
 
 def test_inner_products_add_up_over_blocks_of_rows():

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.sweeps import engines
+from rmtland.sweeps.grids import check_grid
+from rmtland.sweeps.work import Task
 
 from .functions import held_noise, noise, sometimes, store_bytes
 
@@ -92,11 +97,87 @@ def test_a_worker_without_the_package_is_named(scheduler, tmp_path):
     assert np.isfinite(result.x).all()
 
 
+@pytest.mark.parametrize("engine", ["DaskEngine", "LocalEngine"])
+def test_an_engine_is_broken_where_its_run_did_not_end(monkeypatch, engine):
+    closed = []
+
+    class Engine:
+        def __init__(self, *arguments):
+            self.close = closed.append
+
+    monkeypatch.setattr(engines, engine, Engine)
+    made = None, 2, "tcp://host:8786" if engine == "DaskEngine" else None, 5
+    with engines.make_engine(*made) as got:
+        assert isinstance(got, Engine)
+    with pytest.raises(ZeroDivisionError), engines.make_engine(*made):
+        raise ZeroDivisionError
+    assert closed == [False, True]
+
+
+def test_processes_are_ended_at_once_where_they_broke_and_left_warm_else():
+    asked = []
+    engine = object.__new__(engines.LocalEngine)
+    engine.executor = SimpleNamespace(shutdown=lambda **options: asked.append(options))
+    engine.close(False)
+    assert asked == []
+    engine.close(True)
+    assert asked == [{"wait": True, "kill_workers": True}]
+
+
+def test_a_client_counts_threads_once_a_second_and_gives_back_what_came_of_cells(monkeypatch):
+    now, threads, asked, sent = [50.0], {}, [], []
+
+    class Client:
+        def __init__(self, address, timeout, set_as_default):
+            assert (address, set_as_default) == ("tcp://host:8786", False)  # the user's own client stays theirs
+
+        def run(self, *arguments, **options):
+            return {}
+
+        def nthreads(self):
+            asked.append(now[0])
+            return dict(threads)
+
+        def submit(self, function, *arguments, pure):
+            assert not pure  # a cell that is sent again is computed again
+            future = Future()
+            sent.append((future, function, arguments))
+            return future
+
+    monkeypatch.setattr("distributed.Client", Client)
+    monkeypatch.setattr(engines, "ask_scheduler", lambda address: None)
+    monkeypatch.setattr(engines.time, "monotonic", lambda: now[0])
+    task = Task(noise, check_grid(noise, {"a": [1.0]}, 1, None), 0)
+    engine = engines.DaskEngine(task, "tcp://host:8786")
+    assert engine.capacity() == 1
+    threads.update(one=3, two=1)
+    now[0] = 51.0
+    assert engine.capacity() == 1  # as it was known
+    now[0] = 51.25
+    assert engine.capacity() == 4
+    threads.clear()
+    now[0] = 52.5
+    assert engine.capacity() == 1
+    assert asked == [50.0, 51.25, 52.5]
+    engine.submit(None, np.arange(3, 5))
+    assert engine.result(timeout=0.01) is None
+    future, function, arguments = sent.pop()
+    future.set_result(function(*arguments))
+    assert engine.result() == future.result()
+    for error, told in ((ValueError("two is hard"), "cells 6 to 8: ValueError: two is hard; all that was stored"),
+                        (OSError(), "connection was lost to the scheduler at tcp://host:8786; all")):  # fmt: skip
+        engine.submit(None, np.arange(6, 9))
+        sent.pop()[0].set_exception(error)
+        with pytest.raises(ConnectionError if isinstance(error, OSError) else RuntimeError, match=told):
+            engine.result()
+    assert engine.running == {}
+
+
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("rmtland.sweeps.engines.CONNECT_SECONDS", 0.5)
     with pytest.raises(ConnectionError, match="`scheduler` tcp://127.0.0.1:9 cannot be reached"):
         rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
-    for address in ("nonsense://x", "host", "tcp://", "tcp://host:port"):
+    for address in ("nonsense://x", "host", "tcp://", "inproc://", "tcp://host:port", "tcp://host"):
         with pytest.raises(ValueError, match=f"`scheduler` must be an address like tcp://host:8786; got '{address}'"):
             rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=address)
     assert int((rl.open_sweep(tmp_path / "s").status == 0).sum()) == 4

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 
 import rmtland as rl
+from rmtland.sweeps import engines
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.arrays import DamageError
 
@@ -130,6 +131,40 @@ def test_what_says_which_cells_are_done_is_repaired_too(store, change, file):
     np.testing.assert_array_equal(rl.open_sweep(store).x, rl.open_sweep(store.with_name("whole")).x)
     assert (rl.open_sweep(store).status == 1).all()
     assert rl.open_sweep(store).k.values.tolist() == [5, 6, 7]
+
+
+def test_axes_of_an_unfinished_sweep_are_repaired(tmp_path, monkeypatch):
+    result, left = engines.SerialEngine.result, iter([False, False, True])
+
+    def interrupted(engine, timeout=None):
+        if next(left):
+            raise KeyboardInterrupt
+        return result(engine, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines.SerialEngine, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "s")
+    assert 0 < int((rl.open_sweep(tmp_path / "s").status == 1).sum()) < 24
+    flip(tmp_path / "s" / "a" / "c" / "0")
+    run(tmp_path / "s", repair=True)
+    run(tmp_path / "whole")
+    assert store_bytes(tmp_path / "s") == store_bytes(tmp_path / "whole")
+
+
+def test_failures_are_told_with_their_parameters_and_trial(tmp_path):
+    def function(a, kind, rng):
+        if a == 2 and rng.random() < 0.5:
+            raise ZeroDivisionError(kind)
+        return {"x": a}
+
+    with pytest.warns(RuntimeWarning, match="cells failed"):
+        result = rl.sweep(function, GRID, 4, 7, tmp_path / "s", workers=1)
+    failures = rl.sweep_failures(tmp_path / "s")
+    expected = [[GRID["a"][i], GRID["kind"][j], t] for i, j, t in np.argwhere(result.status.to_numpy() == 2)]
+    assert len({(kind, trial) for _, kind, trial in expected}) > 2
+    assert failures[["a", "kind", "trial"]].to_numpy().tolist() == expected
+    assert failures["error"].tolist() == [f"ZeroDivisionError: {kind}" for _, kind, _ in expected]
 
 
 @pytest.mark.parametrize("change", [flip, lambda file: file.unlink()])

@@ -1,14 +1,20 @@
+from types import SimpleNamespace
+
+import numba
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 import rmtland as rl
-from rmtland.sweeps import reading
+from rmtland.sweeps import planning, reading
 from rmtland.sweeps.grids import parse_axis
+from rmtland.sweeps.work import cell_generator
 
 from ..statistical import assert_mean
 from .functions import noise, sometimes
+from .functions import threads as count_threads
 
 
 def test_numbers_are_read_when_they_are_used(tmp_path, monkeypatch):
@@ -127,6 +133,73 @@ def test_a_plan_counts_and_runs_nothing_else(tmp_path):
         rl.plan_sweep(lambda a: {"x": 1 / a}, {"a": [0]})
 
 
+def test_a_plan_times_the_cell_in_the_middle_with_one_thread():
+    before, calls = numba.get_num_threads(), []
+
+    def function(a, b, rng):
+        calls.append((a, b, rng.random(), numba.get_num_threads()))
+        return {"x": a}
+
+    rl.plan_sweep(function, {"a": [1, 2, 3], "b": [10, 20, 30]}, 5, seed=2**100)
+    assert calls == [(2, 20, cell_generator(2**100, 4, 2).random(), 1)] * 2
+    assert numba.get_num_threads() == before
+
+
+def test_a_plan_is_for_the_processors_that_there_are(monkeypatch):
+    def workers(**of_os):
+        monkeypatch.setattr(planning, "os", SimpleNamespace(**of_os))
+        return rl.plan_sweep(lambda a: {"x": a}, {"a": [1, 2]}).workers
+
+    assert workers(sched_getaffinity=lambda pid: {0: range(3)}[pid], cpu_count=lambda: 8) == 3
+    assert workers(cpu_count=lambda: 8) == 8
+    assert workers(cpu_count=lambda: None) == 1
+    with threadpool_limits(2):
+        plan = rl.plan_sweep(lambda a: {f"t{count_threads(a, rng=None)['threads']}": a}, {"a": [1, 2]}, workers=1)
+    assert plan.results == {"t1": ""}
+
+
+def test_a_plan_runs_a_slow_cell_once(monkeypatch):
+    for seconds, runs in ((2.0, 2), (2.5, 1)):
+        clock, calls = [0.0], []
+        monkeypatch.setattr(planning.time, "perf_counter", lambda clock=clock: clock[0])
+
+        def function(a, clock=clock, calls=calls, seconds=seconds):
+            calls.append(a)
+            clock[0] += seconds
+            return {"x": a, "y": np.zeros(3)}
+
+        plan = rl.plan_sweep(function, {"a": [1, 2, 3, 4]}, workers=1)
+        assert calls == [3] * runs
+        assert (plan.seconds_per_cell, plan.seconds) == (seconds, 4 * seconds)
+        assert plan.num_bytes == 4 * (8 + 24 + 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.125, "0.12 seconds"),
+        (119.0, "1.2e+02 seconds"),
+        (120.0, "2.0 minutes"),
+        (7199.0, "120.0 minutes"),
+        (7200.0, "2.0 hours"),
+        (172799.0, "48.0 hours"),
+        (172800.0, "2.0 days"),
+        (864000.0, "10.0 days"),
+    ],
+)
+def test_a_plan_tells_its_time_from_two_of_a_unit_on(seconds, told):
+    plan = planning.SweepPlan({"a": 2, "trial": 3}, 100, seconds / 3, 2, {"x": ""})
+    assert f"estimate  {told} with 2 workers" in str(plan)
+
+
+def test_a_plan_says_what_fits_in_nine_tenths_of_the_memory(monkeypatch):
+    monkeypatch.setattr(planning, "available_memory", lambda: 10 * 2**20)
+    fits, larger = (str(planning.SweepPlan({"trial": 1}, 9 * 2**20 - less, 1.0, 1, {"x": ""})) for less in (1, 0))
+    assert "size      9.0 MiB before compression; they fit in memory\n" in fits
+    assert "they do not fit in memory: open_sweep reads in parts\n" in larger
+    assert larger.endswith("with 1 worker")
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -134,7 +207,13 @@ def test_a_plan_counts_and_runs_nothing_else(tmp_path):
         ("0.5", [0.5]),
         ("1:3:3", [1, 2, 3]),
         ("0:1:3", [0.0, 0.5, 1.0]),
+        ("-1:3:3:lin", [-1, 1, 3]),
+        ("1:-3:3", [1, -1, -3]),
+        ("-1.0:3:3", [-1.0, 1.0, 3.0]),
+        (f"0:{2**53 - 1}:2", [0, 2**53 - 1]),
+        (f"0:{2**53}:2", [0.0, 2.0**53]),  # from here on not every whole number is a float
         ("0.001:100:6:log", [0.001, 0.01, 0.1, 1, 10, 100]),
+        ("1:0.01:3:log", [1, 0.1, 0.01]),
     ],
 )
 def test_axes_from_text(text, values):
@@ -157,6 +236,8 @@ def test_both_ends_of_an_axis_are_finite(text):
 def test_logarithmic_axes_are_positive():
     with pytest.raises(ValueError, match="a logarithmic axis must have ends > 0; got '0:1:3:log'"):
         parse_axis("0:1:3:log")
+    with pytest.raises(ValueError, match="a logarithmic axis must have ends > 0; got '1:0:3:log'"):
+        parse_axis("1:0:3:log")
 
 
 @pytest.mark.slow

@@ -4,12 +4,15 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +24,10 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
+from rmtland.sweeps import engines
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
-from rmtland.sweeps.provenance import fingerprint
+from rmtland.sweeps.provenance import fingerprint, qualified_name
 from rmtland.sweeps.work import cell_generator
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
@@ -331,6 +335,35 @@ def test_other_settings_are_refused_by_name(tmp_path, change, message):
     assert store_bytes(tmp_path / "s") == before
 
 
+def test_long_axes_are_told_by_their_ends(tmp_path):
+    for size, told in ((6, "[0, 1, 2, 3, 4, 5] (6 values)"), (7, "[0, 1, 2, ..., 5, 6] (7 values)")):
+        arguments = {"store": tmp_path / str(size), "workers": 1}
+        rl.sweep(deterministic, {"a": np.arange(size)}, **arguments)
+        with pytest.raises(ValueError, match=re.escape(f"was made with `a` {told}, not [9] (1 values)")):
+            rl.sweep(deterministic, {"a": [9]}, **arguments)
+
+
+def test_fixed_parameters_are_the_same_in_any_order(tmp_path):
+    def function(a, b, c):
+        return {"x": a + 2 * b + 3 * c}
+
+    first = rl.sweep(function, {"a": [1, 2]}, store=tmp_path / "s", fixed={"c": 5, "b": 7}, workers=1)
+    again = rl.sweep(function, {"a": [1, 2]}, store=tmp_path / "s", fixed={"b": 7, "c": 5}, workers=1)
+    np.testing.assert_array_equal(again.x.to_numpy().ravel(), [30, 31])
+    assert again.equals(first)
+
+
+def test_bound_arguments_are_named_by_their_value_where_it_is_short_and_plain():
+    def function(*values, **named):
+        pass
+
+    short, long = "s" * 38, "s" * 39  # with quotes 40 and 41
+    bound = functools.partial(function, 1, 2.5, None, True, 1j, short, long, [1], LARGE, k=3, t=(1,))
+    name = f"{__name__}.{function.__qualname__}"
+    expected = f"{name}(1, 2.5, None, True, 1j, '{short}', str, list, ndarray, k=3, t=tuple)"
+    assert qualified_name(bound) == expected
+
+
 def test_another_source_text_is_refused(tmp_path, monkeypatch):
     rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
 
@@ -411,6 +444,9 @@ def test_versions_that_go_on_with_a_store_are_noted(tmp_path, monkeypatch):
     for _ in range(2):
         result = rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
     assert result.attrs["resumed_with"] == '["{\\"numpy\\": \\"9.9\\"}"]'
+    monkeypatch.setattr("rmtland.sweeps.provenance.versions", lambda: "later")
+    result = rl.sweep(noise, GRID, 2, 1, tmp_path / "s", workers=1)
+    assert json.loads(result.attrs["resumed_with"]) == ['{"numpy": "9.9"}', "later"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -497,8 +533,10 @@ def test_one_holder_at_a_time(tmp_path):
 
 def test_failed_cells_are_recorded_and_run_again_on_request(tmp_path, monkeypatch):
     store = tmp_path / "s"
-    with pytest.warns(RuntimeWarning, match=r"3 of 9 cells failed, the first: \(a=2, trial 0\) ZeroDivisionError: two"):
+    told = r"3 of 9 cells failed, the first: \(a=2, trial 0\) ZeroDivisionError: two"
+    with pytest.warns(RuntimeWarning, match=told) as warned:
         result = rl.sweep(sometimes, {"a": [1, 2, 3]}, 3, 1, store, workers=1)
+    assert warned[0].filename == __file__  # it points at the call
     assert np.isnan(result.x.sel(a=2)).all()
     assert (result.status.sel(a=2) == 2).all()
     assert np.isfinite(result.x.sel(a=[1, 3])).all()
@@ -627,6 +665,74 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
     result = rl.sweep(dies_once, grid, 3, 1, tmp_path / "s", fixed={"flag": flag}, workers=2)
     whole = rl.sweep(dies_once, grid, 3, 1, fixed={"flag": flag}, workers=1)
     np.testing.assert_array_equal(result.x, whole.x)
+
+
+class Pool:
+    """Processes that do as they are told: None never ends, an exception breaks, else it is the batch."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.sent = list(outcomes), []
+
+    def submit(self, function, payload, schema, cells):
+        if not self.outcomes:
+            raise BrokenProcessPool
+        assert (function, payload, schema) == (engines.run_batch, "task", None)
+        self.sent.append(cells)
+        future, outcome = Future(), self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        elif outcome is not None:
+            future.set_result(outcome)
+        return future
+
+
+def local_engine(first, *others):
+    """An engine whose pools are these, one after the other, and those that are left."""
+    engine, left = object.__new__(engines.LocalEngine), list(others)
+    engine.payload, engine.workers, engine.executor, engine.pool = "task", 2, first, lambda: left.pop(0)
+    engine.waiting, engine.running = engines.deque(), {}
+    return engine, left
+
+
+def attempts(engine):
+    return [(cells, attempt) for _, cells, attempt in engine.running.values()]
+
+
+def test_a_pool_that_breaks_when_it_is_given_a_batch_is_made_again_three_times():
+    engine, left = local_engine(Pool(), Pool(), Pool(), Pool("done"), Pool())
+    engine.submit(None, [0])
+    assert engine.result() == "done"
+    assert len(left) == 1
+    engine, left = local_engine(*(Pool() for _ in range(8)))
+    engine.submit(None, [0])
+    assert (len(left), len(engine.waiting)) == (4, 1)
+    with pytest.raises(RuntimeError, match="workers cannot be started; all that was stored is safe"):
+        engine.result()
+    assert len(left) == 1
+    # While others run there they fail first, and `result` makes the next pool.
+    engine, left = local_engine(Pool(None), Pool())
+    engine.submit(None, [0])
+    engine.submit(None, [1])
+    assert attempts(engine) == [([0], 1)]
+    assert (len(left), len(engine.waiting)) == (1, 1)
+
+
+def test_batches_of_a_pool_that_broke_are_tried_again_in_order_and_the_last_time_alone():
+    broken = BrokenProcessPool()
+    pools = Pool(broken, broken), Pool(None, "second"), Pool(broken), Pool("first"), Pool()
+    engine, left = local_engine(*pools)
+    engine.submit(None, [0])
+    engine.submit(None, [1])
+    assert engine.result(timeout=0) == "second"
+    assert pools[1].sent == [[0], [1]]
+    assert attempts(engine) == [([0], 2)]
+    assert engine.result(timeout=0) is None
+    engine.submit(None, [2])
+    next(iter(engine.running)).set_exception(broken)
+    with pytest.raises(RuntimeError, match=r"a worker died 3 times while it ran cells 0 to 0 \(out of memory\?\)"):
+        engine.result()
+    assert pools[2].sent == [[0]]
+    assert len(left) == 1
 
 
 def test_a_cell_that_kills_every_worker_is_named(tmp_path):
