@@ -282,10 +282,10 @@ def mean_moments(
     children = spawn(rng, count + 1, "num_splits")
     classes = [m for m in _classes(gram.labels) if m.size >= 4]
     splits = [[child.permutation(members) for members in classes] for child in children[1:]]
-    # Groups by rank within a random order of each class, so that all classes lose alike.
-    group = np.empty(gram.num_examples, dtype=np.intp)
-    for members in classes:
-        group[children[0].permutation(members)] = (np.arange(members.size) + children[0].integers(GROUPS)) % GROUPS
+    # Groups are dealt out to the shuffled classes one after another: all classes lose alike, and all groups are alike.
+    group = np.full(gram.num_examples, GROUPS)
+    dealt = np.concatenate([np.arange(0), *(children[0].permutation(members) for members in classes)])
+    group[dealt] = np.arange(dealt.size) % GROUPS
     everything = np.zeros(gram.num_examples, dtype=bool)
     values = _split_moments(gram.matrix, splits, everything, order)
     left = np.array([_split_moments(gram.matrix, splits, group == g, order) for g in range(GROUPS)])
