@@ -279,13 +279,13 @@ def mean_moments(
     order = integer("max_order", max_order, at_least=1)
     count = integer("num_splits", num_splits, at_least=1)
     gram = gram_of(source)
-    children = spawn(rng, count + 1, "num_splits")
+    dealer, *children = spawn(rng, count + 1, "num_splits")
     classes = [m for m in _classes(gram.labels) if m.size >= 4]
-    splits = [[child.permutation(members) for members in classes] for child in children[1:]]
-    # Groups by rank within a random order of each class, so that all classes lose alike.
-    group = np.empty(gram.num_examples, dtype=np.intp)
-    for members in classes:
-        group[children[0].permutation(members)] = (np.arange(members.size) + children[0].integers(GROUPS)) % GROUPS
+    splits = [[child.permutation(members) for members in classes] for child in children]
+    # Groups are dealt out to the shuffled classes one after another: all classes lose alike, and all groups are alike.
+    group = np.full(gram.num_examples, GROUPS)
+    dealt = np.concatenate([np.arange(0), *(dealer.permutation(members) for members in classes)])
+    group[dealt] = np.arange(dealt.size) % GROUPS
     everything = np.zeros(gram.num_examples, dtype=bool)
     values = _split_moments(gram.matrix, splits, everything, order)
     left = np.array([_split_moments(gram.matrix, splits, group == g, order) for g in range(GROUPS)])

@@ -262,3 +262,58 @@ def test_pairings_are_averaged_and_what_they_differ_by_is_taken_off(monkeypatch)
         between = 0.8 * (told - told.mean(axis=0)).T @ (told - told.mean(axis=0)) / 4
         np.testing.assert_allclose(found.values, told.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(found.covariance, one - between if kept else one, rtol=1e-10)
+
+
+def test_moments_of_means_are_sums_over_increasing_pairs(monkeypatch):
+    """From the vectors themselves: two means of a quarter each, the rest in pairs, of classes in turn."""
+    sizes = [3, 12, 8, 4]  # the first is too small, the last as soon as one of it is left out
+    labels = np.repeat(np.arange(4), sizes)
+    rng = np.random.default_rng(5)
+    gradients = rng.normal(size=(labels.size, 4, 6)) + 2 * rng.normal(size=(4, 4, 6))[labels]
+    source = rl.DenseLogitGradients(rng.normal(size=(labels.size, 4)), labels, gradients)
+    calls = []
+    split_moments = module._split_moments
+
+    def noted(matrix, splits, left_out, order):
+        calls.append((splits, left_out, split_moments(matrix, splits, left_out, order)))
+        return calls[-1][-1]
+
+    monkeypatch.setattr(module, "_split_moments", noted)
+    found = rl.mean_moments(source, 3, num_splits=2, rng=0)
+    assert len(calls) == 17
+    dealt = np.array([left_out for _, left_out, _ in calls])
+    np.testing.assert_array_equal(dealt.sum(axis=0), labels > 0)
+    np.testing.assert_array_equal(sorted(dealt.sum(axis=1)), [0, *[1] * 8, *[2] * 8])  # 24 examples in 16 groups
+    used = []
+    for splits, left_out, values in calls:
+        assert len(splits) == 2
+        assert any(np.any(a != b) for a, b in zip(*splits, strict=True))
+        expected = []
+        for split in splits:
+            assert [sorted(members) for members in split] == [list(np.flatnonzero(labels == y)) for y in (1, 2, 3)]
+            means, residuals = [], []
+            for members in split:
+                kept = [mu for mu in members if not left_out[mu]]
+                if len(kept) < 4:
+                    continue
+                quarter = len(kept) // 4
+                means.append([gradients[kept[a : a + quarter]].mean(axis=0) for a in (0, quarter)])
+                rest = kept[2 * quarter :]
+                count = len(rest) // 2
+                for a in range(count):
+                    row = (gradients[rest[2 * a]] - gradients[rest[2 * a + 1]]) / np.sqrt(2)
+                    residuals.append((a / count, len(means), row))
+            used.append(len(means))
+            covariances = [row.T @ row / 4 for *_, row in sorted(residuals, key=lambda place: place[:2])]
+            told = [np.mean([np.sum(one * two) / 4 for one, two in means])]
+            for p in (1, 2, 3):
+                paths = [functools.reduce(np.matmul, path) for path in itertools.combinations(covariances, p)]
+                told.append(np.mean([np.trace(one @ path @ two.T) / 4 for path in paths for one, two in means]))
+            told.append(np.mean([np.trace(one) for one in covariances]))
+            told.append(np.mean([np.trace(one @ two) for one, two in itertools.combinations(covariances, 2)]))
+            expected.append(told)
+        np.testing.assert_allclose(values, np.mean(expected, axis=0), rtol=1e-9)
+    assert set(used) == {2, 3}
+    np.testing.assert_array_equal(found.values, calls[0][-1][:4])
+    with pytest.raises(ValueError, match="more than 5 pairs .* up to order 5; got 5$"):  # without one of the last class
+        rl.mean_moments(source, 5, num_splits=2, rng=0)
