@@ -96,7 +96,7 @@ def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("rmtland.sweeps.engines.CONNECT_SECONDS", 0.5)
     with pytest.raises(ConnectionError, match="`scheduler` tcp://127.0.0.1:9 cannot be reached"):
         rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
-    for address in ("nonsense://x", "host", "tcp://", "tcp://host:port"):
+    for address in ("nonsense://x", "host", "tcp://", "tcp://host:port", "inproc://"):
         with pytest.raises(ValueError, match=f"`scheduler` must be an address like tcp://host:8786; got '{address}'"):
             rl.sweep(noise, {"a": [1.0, 2.0]}, 2, 3, tmp_path / "s", scheduler=address)
     assert int((rl.open_sweep(tmp_path / "s").status == 0).sum()) == 4
