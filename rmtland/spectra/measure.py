@@ -75,7 +75,7 @@ def spectral_measure(matrix: Floats, vector: Floats) -> tuple[Floats, Floats]:
             )
         assert info == 0
     else:
-        diagonal, off_diagonal = reduced[0], np.empty(0)
+        diagonal, off_diagonal = reduced[0], np.zeros(0)
     # Largest first is what comes out where the vector leans to the top eigenvectors; QL wants it last.
     values, rows = diagonal[::-1].copy(), np.zeros(size)
     rows[-1] = 1.0

@@ -126,6 +126,15 @@ def test_the_check_is_what_finds_copies():
     assert counts[2] - counts[0] == 9
 
 
+def test_a_check_that_the_budget_cuts_short_is_none():
+    matrix = of_spectrum(np.arange(30.0))
+    needed = rl.top_eigenpairs(matrix, 2, rng=0, check_products=0).num_products
+    for more, checked in ((0, False), (1, False), (8, False), (9, True), (10, True)):
+        pairs = rl.top_eigenpairs(matrix, 2, rng=0, check_products=9, max_products=needed + more)
+        assert pairs.converged.all()
+        assert (pairs.multiplicity_checked, pairs.num_products) == (checked, needed + min(more, 9))
+
+
 def test_products_are_counted_pair_by_pair_and_in_all():
     operator = rl.as_operator(of_spectrum(SPECTRA["outliers"])).counted()
     pairs = rl.top_eigenpairs(operator, 6, rng=0)
@@ -154,8 +163,9 @@ def test_what_has_not_converged_is_called_so():
     matrix = of_spectrum([50.0, *np.linspace(0, 1, 299)])
     with pytest.warns(
         RuntimeWarning, match="[23] of 3 eigenpairs did not converge within 12 products; see `.converged`"
-    ):
+    ) as warned:
         pairs = rl.top_eigenpairs(matrix, 3, rng=0, max_products=12)
+    assert warned[0].filename == __file__  # it points at the call
     assert pairs.num_products == 12
     assert not pairs.converged[0]
     assert not pairs.multiplicity_checked
@@ -184,6 +194,23 @@ def test_the_other_methods_agree(method, kind):
     which = "magnitude" if method == "subspace" else "largest"
     pairs = rl.top_eigenpairs(cast(matrix, kind), 6, which=which, method=method, rng=0)
     assert_pairs(numpy(cast(matrix, kind)), pairs, wanted(SPECTRA["outliers"], 6, which), kind)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_lobpcg_stops_at_the_rounding_that_an_operator_states(scale):
+    """Products rounded to 10 bits, relative to the operator: 2^-10 of the largest eigenvalue is as near as it gets."""
+    matrix = scale * of_spectrum([8.0, 6.0, 4.0, *np.linspace(0, 1, 97)])
+
+    def multiply(block):
+        mantissa, exponent = np.frexp(matrix @ block)
+        return np.ldexp(np.round(mantissa * 2**10) / 2**10, exponent)
+
+    operator = rl.SymmetricOperator(multiply, 100, matrix, rounding=2**-10)
+    pairs = rl.top_eigenpairs(operator, 3, method="lobpcg", rng=0, tolerance=1e-8)
+    assert pairs.converged.all()
+    assert pairs.num_products < 150
+    np.testing.assert_allclose(pairs.eigenvalues / scale, [4, 6, 8], rtol=1e-3)
+    assert np.all(pairs.residuals <= 8 * 2**-10 * 8 * scale)
 
 
 @pytest.mark.parametrize("which", ENDS)
@@ -348,7 +375,9 @@ def test_progress_shows_on_a_terminal_only(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     rl.top_eigenpairs(EYE, 1, rng=0, progress=True)
-    assert "eigenpairs" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "eigenpairs" in shown
+    assert shown.endswith("\r\x1b[1A\x1b[2K")  # one line up, which is wiped: nothing of the bar stays
 
 
 @every_kind

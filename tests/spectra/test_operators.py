@@ -109,10 +109,22 @@ def test_bad_matrices(matrix, error, message):
         rl.SymmetricOperator.from_matrix(matrix)
 
 
-def test_a_matrix_symmetric_but_for_rounding_is_taken():
-    matrix = symmetric(3)
-    matrix[0, 1] *= 1 + 1e-9
-    assert rl.SymmetricOperator.from_matrix(matrix).shape == (3, 3)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("wrap", [np.asarray, torch.tensor, scipy.sparse.csr_array])
+def test_a_matrix_is_symmetric_to_a_millionth_of_its_largest_entry(wrap, scale):
+    def lopsided(share):
+        return wrap(scale * np.array([[4.0, 1.0 + 4 * share], [1.0, -2.0]]))
+
+    assert rl.as_operator(lopsided(0.99e-6)).shape == (2, 2)
+    with pytest.raises(ValueError, match="`operator` must be symmetric; got one that differs from its transpose"):
+        rl.as_operator(lopsided(1.01e-6))
+    with pytest.raises(ValueError, match="must be symmetric"):
+        rl.as_operator(lopsided(0.25))
+
+
+@pytest.mark.parametrize("zeros", [np.zeros((2, 2)), scipy.sparse.coo_array(([0.0, 0.0], ([0, 1], [1, 1])))])
+def test_zeros_are_symmetric(zeros):
+    np.testing.assert_array_equal(rl.as_operator(zeros).to_dense(), np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +182,7 @@ def test_operators_add_and_scale_as_matrices_do(left, right):
         (2 * one, 2 * a),
         (one * np.float64(2), 2 * a),
         (one / 4, a / 4),
+        (one / 1, a),
         (-one, -a),
         (one.shifted(0.5), a - 0.5 * np.eye(5)),
         (3 * (one - other.shifted(1.0)) / 2 - one, 1.5 * (a - b + np.eye(5)) - a),
@@ -192,6 +205,22 @@ def test_a_sum_works_in_the_longer_dtype():
             assert combined.dtype == double.dtype
             np.testing.assert_allclose(combined.to_dense(), 2 * matrix, rtol=1e-6, atol=1e-6)
         assert (single + single).dtype == single.dtype
+
+
+def test_the_scale_of_rounding_follows_the_algebra():
+    """Products of A - s 1 are differences of vectors s times as long as the operand."""
+    shifted, other = rl.as_operator(symmetric(3)).shifted(-6.0), rl.as_operator(symmetric(3)).shifted(0.5)
+    scales = [x.rounding_scale for x in (shifted / 4, shifted / -4, -2 * shifted, shifted + other, other - shifted)]
+    assert scales == [1.5, 1.5, 12.0, 6.5, 6.5]
+    assert shifted.shifted(1.0).counted().rounding_scale == 7.0
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_a_polynomial_does_not_matter(scale):
+    matrix = scale * symmetric(30)
+    pairs = rl.top_eigenpairs(rl.as_operator(matrix).composed(Polynomial([0.0, -1.0])), 2, rng=0, tolerance=1e-9)
+    np.testing.assert_allclose(pairs.eigenvalues, -np.linalg.eigvalsh(matrix)[[1, 0]], rtol=1e-12)
+    assert np.all(pairs.residuals <= 1e-9 * pairs.eigenvalues)
 
 
 def test_operators_are_compared_by_identity():

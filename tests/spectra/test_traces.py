@@ -204,6 +204,21 @@ def test_scale_does_not_matter(scale, method):
         assert norm.standard_error > 0
 
 
+@pytest.mark.parametrize("small", [[], [1e-12] * 5])
+def test_a_space_found_block_by_block_holds_each_direction_once(small, monkeypatch):
+    """Blocks of 7: the second finds two large directions, and five that rounding nearly hides."""
+    eigenvalues = np.array([5.0, 4.5, 4.0, 3.0, 2.5, 2.0, -1.5, 1.0, 0.5, *small])
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(200, eigenvalues.size)))[0]
+    matrix = (vectors * eigenvalues) @ vectors.T
+    monkeypatch.setattr(probes, "block_width", lambda dimension: 7)
+    for seed in range(3):
+        trace = rl.trace_estimate(matrix, method="hutch++", num_products=90, rng=seed)
+        norm = rl.frobenius_estimate(matrix, method="hutch++", num_products=90, rng=seed)
+        assert trace.estimate == pytest.approx(eigenvalues.sum(), rel=1e-13)
+        assert norm.estimate == pytest.approx(np.linalg.norm(eigenvalues), rel=1e-13)
+        assert max(trace.standard_error, norm.standard_error) < 1e-13
+
+
 @pytest.mark.parametrize("method", traces.METHODS)
 def test_seeds_and_blocks(method, monkeypatch):
     first, again, other = (rl.trace_estimate(MATRIX, method=method, rng=seed).estimate for seed in (0, 0, 1))

@@ -121,6 +121,20 @@ def test_chunks_of_a_lost_array_are_not_taken_for_those_of_the_new_one(tmp_path)
     assert rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1, repair=True).x.equals(whole.x)
 
 
+def test_an_axis_of_a_sweep_that_was_stopped_is_repaired(tmp_path):
+    def stop(*counts):
+        raise KeyboardInterrupt
+
+    grid = {"a": [1.0, 2.0]}
+    with pytest.raises(KeyboardInterrupt):
+        rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1, progress=stop)
+    flip(tmp_path / "s" / "a" / "c" / "0")
+    with pytest.raises(DamageError, match="axis `a` cannot be read back"):
+        rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1)
+    repaired = rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1, repair=True)
+    assert repaired.equals(rl.sweep(noise, grid, 2, 7, workers=1))
+
+
 @pytest.mark.parametrize("change", [flip, cut])
 @pytest.mark.parametrize("file", ["status/c/1/0/0", "a/c/0", "kind/c/0", "k/c/0"])
 def test_what_says_which_cells_are_done_is_repaired_too(store, change, file):

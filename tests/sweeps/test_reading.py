@@ -59,8 +59,9 @@ def test_intervals_cover_as_they_say():
 
 
 def test_failed_trials_are_left_out():
-    with pytest.warns(RuntimeWarning, match="cells failed"):
+    with pytest.warns(RuntimeWarning, match="cells failed") as warned:
         result = rl.sweep(sometimes, {"a": [1, 2, 3]}, 4, workers=1)
+    assert [warning.filename for warning in warned] == [__file__]  # it points at the call
     summary = rl.summarize_sweep(result)
     assert summary.num_trials.values.tolist() == [4, 0, 4]
     assert np.isnan(summary.x.sel(a=2)).all()

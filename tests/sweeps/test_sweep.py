@@ -552,6 +552,15 @@ def test_failed_cells_are_recorded_and_run_again_on_request(tmp_path, monkeypatc
     assert rl.sweep_failures(store).empty
 
 
+def test_a_table_of_failures_has_a_column_for_each_axis(tmp_path):
+    grid = {"a": [2, 3], "b": ["u", "v", "w"]}
+    with pytest.warns(RuntimeWarning, match="12 of 24 cells failed"):
+        rl.sweep(lambda a, b, rng: {"x": 1 / (a - 2)}, grid, 4, store=tmp_path / "s", workers=1)
+    failures = rl.sweep_failures(tmp_path / "s")
+    assert list(failures) == ["a", "b", "trial", "error"]
+    assert failures[["a", "b", "trial"]].to_numpy().tolist() == [[2, b, trial] for b in "uvw" for trial in range(4)]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ragged_results_are_failures_of_their_cells(tmp_path, workers):
     with pytest.warns(RuntimeWarning, match=r"4 of 6 cells failed.*must have shape \(3,\).*got \(1,\)"):
