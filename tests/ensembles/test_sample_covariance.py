@@ -51,8 +51,11 @@ def test_tails():
     x = np.abs(student.draw(generator, (200_000,)))  # as they come
     for t in (0.5, 2.0, 10.0):
         assert_mean(x > t, 1 - t / (2 + t * t) ** 0.5, detect=0.02)
-    with pytest.warns(UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"):
+    with pytest.warns(
+        UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"
+    ) as found:
         StudentTEntries(3)
+    assert found[0].filename == __file__  # points at the call
     assert [pareto.has_variance, student.has_variance] == [False, False]
     with pytest.warns(UserWarning, match="`index` = 2 has fewer than four moments: there is no variance"):
         assert not ParetoEntries(2).has_variance
