@@ -154,6 +154,16 @@ def test_power_is_the_share_of_trials_that_reach_the_level():
     assert 60 * near == pytest.approx(round(60 * near))  # of sixty
 
 
+def test_power_is_found_with_few_permutations():
+    # Matrices far out are the first of 200 groups, in three tests: the least p-value of a trial is 3 / 200.
+    sets = GaussianEnsemble(6).eigenvalues(5, rng=1)
+    options = {"alternative": 100.0, "num_calibration": 80, "rng": 0}
+    for num_permutations, least in ((99, 3 / 100), (400, 3 / 200)):
+        for level, power in ((1.001 * least, 1.0), (0.999 * least, 0.0)):
+            found = goodness_of_fit(Semicircle(), sets, num_permutations=num_permutations, alpha=level, **options)
+            assert found.power == power
+
+
 def test_matching_sizes():
     assert matching_ensemble(MarchenkoPastur(4.0), 25)[0] == Wishart(100, 25)
     assert matching_ensemble(MarchenkoPastur(2.0), 25)[0] == Wishart(50, 25)

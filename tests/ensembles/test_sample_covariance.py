@@ -51,12 +51,17 @@ def test_tails():
     x = np.abs(student.draw(generator, (200_000,)))  # as they come
     for t in (0.5, 2.0, 10.0):
         assert_mean(x > t, 1 - t / (2 + t * t) ** 0.5, detect=0.02)
-    with pytest.warns(UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"):
+    with pytest.warns(
+        UserWarning, match="`degrees` = 3 has fewer than four moments: largest eigenvalues leave"
+    ) as found:
         StudentTEntries(3)
+    assert found[0].filename == __file__  # points at the call
     assert [pareto.has_variance, student.has_variance] == [False, False]
     with pytest.warns(UserWarning, match="`index` = 2 has fewer than four moments: there is no variance"):
         assert not ParetoEntries(2).has_variance
     for law in (StudentTEntries, ParetoEntries):
+        with pytest.warns(UserWarning, match="= 4 has fewer than four moments: largest eigenvalues leave"):
+            assert law(4).has_variance  # E x^4 is infinite: it diverges like a logarithm
         with pytest.warns(UserWarning, match="= 2.1 has fewer than four moments: largest eigenvalues leave"):
             assert law(2.1).has_variance
     with warnings.catch_warnings():
@@ -182,6 +187,8 @@ def test_what_fits_is_the_smaller_side(monkeypatch, p, n):
         assert_mean(np.array([(model.matrix(rng=i) ** 2).sum() for i in range(600)]) / expected, 1, detect=0.06)
     model.eigenvalues(rng=0, threads=1)
     assert asked[-1] == 8 * p + 3 * 8 * 9 + 32 * 256 * 3
+    model.matrix(rng=0)  # has the side of the features, and asks for one spectrum
+    assert asked[-1] == 8 * p + 3 * 8 * p**2 + 32 * 256 * p
     asked.clear()
     list(model.iterate_eigenvalues(7, rng=0, chunk_size=3, threads=1))
     assert asked == [8 * p * count + 3 * 8 * 9 + 32 * 256 * 3 for count in (3, 3, 1)]

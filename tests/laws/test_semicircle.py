@@ -36,6 +36,7 @@ def test_moments_are_catalan_numbers():
     for k, expected in enumerate(catalan):
         assert law.moment(2 * k) == expected * 4.0**k
         assert law.moment(2 * k + 1) == 0
+    assert law.moment(100) == float(math.comb(100, 50) // 51) * 2.0**100  # the last one from whole numbers
 
 
 def test_edges_and_values():

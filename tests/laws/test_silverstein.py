@@ -468,6 +468,13 @@ def test_locations():
     assert rl.GeneralizedMarchenkoPastur.sample_covariance(np.ones(12), 0.5).classical_locations().shape == (12,)
 
 
+def test_a_size_that_rounding_made_too_small_keeps_its_last_location():
+    eps = np.finfo(float).eps
+    for below, size in ((2.0, 3), (4.0, 3), (4.5, 2), (6.0, 2)):
+        law = rl.GeneralizedMarchenkoPastur([1.0], 4 * (1 - below * eps) * 0.75, [1.0])
+        assert law.classical_locations().shape == (size,), below
+
+
 def test_many_parameters():
     # D = 1e12: every atom its own semicircle of relative width 4 sqrt(w / D).
     t = np.array([1.0, 2.0, 7.0])

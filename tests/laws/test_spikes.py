@@ -361,6 +361,11 @@ def test_bad_input():
     bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 2.0], 0.5)
     with pytest.raises(ValueError, match=r"`general_bulk` must have ratio 0.3; got 0.5"):
         rl.SpikedCovarianceLaw(0.3, [5.0], general_bulk=bulk)
+    for ratio in (0.01, 100.0):  # to nine digits, whatever the ratio
+        bulk = rl.GeneralizedMarchenkoPastur.sample_covariance([1.0, 2.0], ratio)
+        assert rl.SpikedCovarianceLaw(ratio * (1 + 5e-10), [5.0], general_bulk=bulk).general_bulk == bulk
+        with pytest.raises(ValueError, match=f"`general_bulk` must have ratio {ratio:g}; got {ratio:g}"):
+            rl.SpikedCovarianceLaw(ratio * (1 + 2e-9), [5.0], general_bulk=bulk)
     with pytest.raises(ValueError, match=r"`general_bulk` must be made by `sample_covariance`; got the law of sum"):
         rl.SpikedCovarianceLaw.on_bulk(rl.GeneralizedMarchenkoPastur([1.0, 2.0], 4), [5.0])
     with pytest.raises(TypeError, match=r"`bulk` must be a GeneralizedMarchenkoPastur; got MarchenkoPastur"):

@@ -200,6 +200,24 @@ def test_quantiles_from_end_to_end_of_the_floats(beta):
 
 
 @pytest.mark.parametrize("beta", [1, 2, 4])
+def test_quantiles_start_near_their_end(beta, monkeypatch):
+    """Newton's method from a good guess takes two steps nearly everywhere, bisection many."""
+    tracy_widom._table.cache_clear()  # the guesses are made here, whatever ran before
+    evaluate, points = tracy_widom._Table.log_mass_and_slope, []
+
+    def counted(table, s):
+        points.append(s.size)
+        return evaluate(table, s)
+
+    monkeypatch.setattr(tracy_widom._Table, "log_mass_and_slope", counted)
+    p = 10.0 ** -np.linspace(0.5, 300, 1000)
+    for method in (rl.TracyWidom(beta).ppf, rl.TracyWidom(beta).isf):
+        method(p)
+        assert sum(points) < 2.2 * p.size
+        points.clear()
+
+
+@pytest.mark.parametrize("beta", [1, 2, 4])
 def test_seams_of_the_table_do_not_show(beta):
     law, scale = LAWS[beta], SCALE[beta]
     for s in (-12.0, -4.0, -2.0, 0.125, 16.0):
