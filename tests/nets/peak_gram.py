@@ -37,7 +37,8 @@ def main(budget):
     kept = source._budget.taken / 2**20
     (PROC / "clear_refs").write_text("5")  # the high-water mark starts anew
     rl.gauss_newton_spectrum(source)
-    print(json.dumps({"kept": kept, "peak": status("VmHWM") - base}))
+    vector = 4 * source.num_parameters / 2**20
+    print(json.dumps({"kept": kept, "vector": vector, "peak": status("VmHWM") - base}))
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ def test_layers_of_a_gram_matrix_find_room_beside_what_products_keep():
     budget = 96
     found = measured("peak_gram", budget)
     assert found["kept"] > 0.8 * budget  # recorded graphs; layer inputs and signals take as much, in two passes
-    batch, blocks, held_back = budget / 4, budget / 8, 16
-    assert found["peak"] <= budget + batch + blocks + held_back, found
+    batch, blocks = budget / 4, budget / 8
+    gradient = 2 * found["vector"]  # whose powers are told: the sum, and a chunk's part of it
+    held_back = 24  # of freed pages: 6 to 9 in most runs, to 18 in one of eight; graphs not forgotten are 60 more
+    assert found["peak"] <= budget + batch + blocks + gradient + held_back, found
 
 
 @pytest.mark.slow
