@@ -108,6 +108,8 @@ def test_q_values_in_both_limits():
     assert np.isnan(rl.ClusteredGradients(0.0, 0.0).q_values(5)).all()
     one_dead = rl.ClusteredGradients(1.0, 0.0, relative_lengths=[1.0, 0.0])
     assert one_dead.q_values(2) == (1.0, 1.0, 0.0)
+    few = rl.ClusteredGradients(1.0, 2.0, class_length=3.0)
+    assert few.q_values(2, [0, 0, 1]) == pytest.approx((10 / 14, (1 + 9 / 3) / 14, 0.0))  # one pair of three
 
 
 @pytest.mark.parametrize(

@@ -373,3 +373,9 @@ def test_groups_of_rows_are_put_side_by_side_without_products():
     together = reduced._apart(blocks)
     expected = block_diag(*[block.T @ block for block in blocks])
     np.testing.assert_allclose(together.T @ together, expected, atol=1e-12)
+
+
+def test_the_top_of_a_matrix_of_zeros_is_zero():
+    eigenvalues, squares, sums = reduced._measure(np.zeros((50, 50)), np.zeros(50), 2)
+    assert (*eigenvalues, *squares) == (0.0, 0.0, 0.0, 0.0)
+    assert sums == (0.0, 0.0)

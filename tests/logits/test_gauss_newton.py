@@ -10,6 +10,7 @@ import rmtland as rl
 from rmtland import _arguments
 from rmtland._arrays import is_torch
 from rmtland.logits import blocks, exact_spectrum
+from rmtland.logits.accumulate import same_order
 from tests import oracles
 
 
@@ -65,6 +66,16 @@ def test_another_order_between_blocks_is_refused_not_summed(monkeypatch):
     with pytest.raises(RuntimeError, match="`source` must yield its examples in the same order on every pass here"):
         rl.gauss_newton_spectrum(shuffling)
     check(rl.gauss_newton_spectrum(oracles.ScratchSource(*arrays, rl.CrossEntropy(), shuffle=False)), matrix, slope)
+
+
+def test_examples_differ_once_their_logits_do_by_a_thousandth_of_the_largest():
+    before = np.array([1.0, 1.5, 2.0])
+    within = before + np.array([0.0, 1.9e-3, -1.9e-3])
+    np.testing.assert_array_equal(same_order(before, within), within)
+    for now in (before[[1, 0, 2]], *(before + 2.1e-3 * np.eye(3))):
+        with pytest.raises(RuntimeError, match="got another order"):
+            same_order(before, now)
+    np.testing.assert_array_equal(same_order(None, before), before)
 
 
 def test_each_chunk_hands_out_its_gradients_once():

@@ -12,7 +12,8 @@ from torch import nn
 
 import rmtland as rl
 from rmtland.logits.accumulate import SharedChunk
-from rmtland.nets import layer_pieces, layer_rows
+from rmtland.logits.gradients import example_slices
+from rmtland.nets import chunks, layer_pieces, layer_rows
 from tests import oracles
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
@@ -402,5 +403,13 @@ def test_units_of_some_outputs_at_a_time(monkeypatch):
     module, inputs = build("recurrent")
     source = rl.nets.NetworkLogitGradients(module, inputs, LABELS)
     expected = jacobian(module, inputs)[0]
-    monkeypatch.setattr("rmtland.nets.chunks.UNIT_BYTES", 2 * N * C * 8)
+    sizes = []
+
+    def noted(*counts):
+        sizes.append(counts)
+        return example_slices(*counts)
+
+    monkeypatch.setattr(chunks, "example_slices", noted)
+    monkeypatch.setattr(chunks, "UNIT_BYTES", 2 * N * C * 8)
     torch.testing.assert_close(next(source.chunks()).dense(), expected)
+    assert sizes.count((C, 2)) == N
