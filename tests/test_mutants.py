@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import forked, line_map, mutants
+from tools import forked, line_map, live, mutants
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,3 +148,16 @@ def test_what_does_not_end_is_told(small):
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", str(test)], 1) is None
     test.write_text("import nothing_of_that_name\n")
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", str(test)], 100) == "tests/laws/test_x.py"
+
+
+def test_changes_of_functions_that_are_loaded(small):
+    path, names = "rmtland/laws/x.py", [f"tests/laws/test_x.py::test_{which}" for which in ("above", "far_below")]
+    endless = CODE.replace("return x + 1", "while True: pass")
+    changes = [
+        (CODE.replace("x + 1", "x - 1"), names), (CODE.replace("2 * low", "3 * low"), names),
+        (CODE.replace("2 * low", "2 + low"), names[:1]), (CODE.replace("2 * low", "2 + low"), names), (endless, names),
+    ]  # fmt: skip
+    given = [live.Mutant(number, path, source, tests, 3.0) for number, (source, tests) in enumerate(changes)]
+    assert live.killed(small, given, ["tests/laws"], 2) == {0: names[0], 3: names[1]}
+    with pytest.raises(RuntimeError, match="pytest did not collect: (?s:.*)tests/nothing"):
+        live.killed(small, given, ["tests/nothing"], 1)

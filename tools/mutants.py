@@ -3,9 +3,10 @@
 Each mutant is one changed node of a syntax tree (an operator, a comparison, a number, a truth value), drawn by a seed,
 in a copy of the tree. The fast tests run once with their lines noted (`tools.line_map`, some twenty minutes of a core,
 kept for the next seed and, folder by folder, until its tests or the code change); of each mutant only those run that
-come by its line, the quickest first, up to the first that fails, in a fork of a process that has the libraries loaded
-(`tools.forked`), several mutants side by side. Survivors are printed as lines to change back by hand; those that change
-nothing a test could see (equivalent mutants) are listed in `equivalent.toml`, with the reason.
+come by its line, up to the first that fails: some of them in a process that has collected them all (`tools.live`); of
+what survives that, all of them, the quickest first, in a fork of a process that has the libraries loaded
+(`tools.forked`). Several mutants run side by side. Survivors are printed as lines to change back by hand; those that
+change nothing a test could see (equivalent mutants) are listed in `equivalent.toml`, with the reason.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tools import live
 from tools.forked import failure, load
 from tools.line_map import LineMap, functions
 
@@ -43,6 +45,8 @@ UNSEEN = {
     *("mew", "figsize", "dpi", "padding", "capsize"),
 }  # fmt: skip
 """Keywords whose values no test could see: of lengths that are equal anyway, and of widths and sizes in figures."""
+FEW = 100
+"""Tests of a mutant that are tried at once."""
 SKIPPED = ("tabulate", "names.py", "_version.py", "__init__.py")
 EQUIVALENT = {
     (mutant["file"], mutant["line"]): mutant["why"]
@@ -213,22 +217,60 @@ def touch_callers(tree: Path, path: Path) -> None:
         (tree / file).touch()
 
 
-def told(folder: Path, number: int, place: tuple[Path, ast.AST], given: argparse.Namespace) -> str:
+def equivalent(path: Path, source: str, after: str) -> str | None:
+    """Why no test could see the change, if so it is."""
+    same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
+    return "nothing changed" if same else EQUIVALENT.get((str(path), after))
+
+
+def noticed_at_once(drawn: list[tuple[int, tuple[Path, ast.AST]]], given: argparse.Namespace) -> dict[int, str]:
+    """Which mutants one of a few tests notices, and which test: one of each function, those of the own file first."""
+    mutants = []
+    for number, (path, node) in drawn:
+        source, _, after = mutated((ROOT / path).read_text(), node)
+        if equivalent(path, source, after):
+            continue
+        every: dict[str, float] = {}
+        for arguments in folders(path)[: 1 if given.own else None]:
+            known = line_map(tuple(arguments), given.maps)
+            every |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, node.lineno)}  # type: ignore[attr-defined]
+        own = f"test_{path.stem.strip('_')}.py"
+        seen: dict[str, int] = {}
+        ranks = {}
+        for test, seconds in sorted(every.items(), key=lambda one: one[1]):
+            name = test.split("[")[0]
+            ranks[test] = seen.get(name, 0), own not in test, seconds
+            seen[name] = seen.get(name, 0) + 1
+        few, spent = [], 0.0
+        for test in sorted(ranks, key=lambda test: ranks[test])[:FEW]:
+            if not few or spent + every[test] <= given.limit / 30:
+                few.append(test)
+                spent += every[test]
+        mutants.append(live.Mutant(number, str(path), source, few, 20 + 5 * spent))
+    arguments = [name for folder in folders(Path("rmtland/laws")) for name in folder]
+    return live.killed(ROOT, mutants, [*PYTEST[6:], *arguments], given.jobs)
+
+
+def told(
+    folder: Path, number: int, place: tuple[Path, ast.AST], given: argparse.Namespace, at_once: dict[int, str]
+) -> str:
     """The fate of a mutant, printed: its place, and what was changed there where no test has noticed."""
     path, node = place
     row = node.lineno  # type: ignore[attr-defined]
-    tree = folder / f"tree{number}"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
     source, before, after = mutated((ROOT / path).read_text(), node)
-    (tree / path).write_text(source)
-    if any(function.compiled and function.path == path for function in functions()):
-        touch_callers(tree, path)
-    same = ast.dump(ast.parse(source)) == ast.dump(ast.parse((ROOT / path).read_text()))
-    reason = "nothing changed" if same else EQUIVALENT.get((str(path), after))
-    found = "equivalent" if reason else fate(tree, path, row, given)
+    reason = equivalent(path, source, after)
+    if reason or (number in at_once and not fails_anyway(at_once[number], given.limit)):
+        found = "equivalent" if reason else f"killed by {at_once[number]}"
+    else:
+        tree = folder / f"tree{number}"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
+        (tree / path).write_text(source)
+        if any(function.compiled and function.path == path for function in functions()):
+            touch_callers(tree, path)
+        found = fate(tree, path, row, given)
+        shutil.rmtree(tree)
     change = "" if found.startswith("killed") else f" {reason or ''}\n    - {before}\n    + {after}"
     print(f"{number} {path}:{row} {found}{change}", flush=True)
-    shutil.rmtree(tree)
     return found
 
 
@@ -258,7 +300,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         needed = {tuple(tests) for _, (path, _) in drawn for tests in folders(path)[: 1 if given.own else None]}
         list(pool.map(functools.partial(line_map, maps=given.maps), sorted(needed)))
-        fates = list(pool.map(lambda mutant: told(Path(folder), *mutant, given), drawn))
+        at_once = noticed_at_once(drawn, given)
+        fates = list(pool.map(lambda mutant: told(Path(folder), *mutant, given, at_once), drawn))
     hung, count = fates.count("hung"), len(fates) - fates.count("equivalent")
     lost = sum(fate.startswith("killed") for fate in fates) + hung  # what never ends is noticed
     share = 100 * lost / max(count, 1)

@@ -1,0 +1,137 @@
+"""Mutants in forks of one pytest that has collected all tests: a second for each that is noticed.
+
+``pytest -p tools.live`` runs no test of itself. For each mutant it forks, gives the functions that are loaded the
+changed code, and runs the mutant's tests up to the first that fails. What Numba has compiled, what other processes run
+and what ran once and was kept cannot be changed so: who survives here is tried in a tree of its own (`tools.mutants`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+
+class Mutant(NamedTuple):
+    """A changed file, the tests to run in this order, and seconds for all of them."""
+
+    number: int
+    path: str
+    source: str
+    tests: list[str]
+    limit: float
+
+
+def killed(root: Path, mutants: Sequence[Mutant], arguments: Sequence[str], jobs: int) -> dict[int, str]:
+    """Numbers of the mutants that a test has noticed, and which; `arguments` of pytest collect all tests named."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, fates = Path(folder) / "mutants", Path(folder) / "fates"
+        given.write_bytes(pickle.dumps(list(map(tuple, mutants))))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tools.live", *arguments]
+        told = {"LIVE_MUTANTS": str(given), "LIVE_FATES": str(fates), "LIVE_JOBS": str(jobs)}
+        done = subprocess.run(command, cwd=root, env=os.environ | told, capture_output=True, text=True, check=False)
+        if not fates.exists():
+            raise RuntimeError(f"pytest did not collect: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return {int(number): test for number, test in json.loads(fates.read_text()).items()}
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    """Judge the mutants in place of running tests."""
+    waiting = [Mutant(*mutant) for mutant in pickle.loads(Path(os.environ["LIVE_MUTANTS"]).read_bytes())][::-1]
+    functions = _functions(session.config.rootpath)
+    gc.collect()
+    gc.freeze()
+    running: dict[int, tuple[Mutant, int, float]] = {}
+    fates: dict[int, str] = {}
+    while waiting or running:
+        while waiting and len(running) < int(os.environ["LIVE_JOBS"]):
+            mutant = waiting.pop()
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                _child(session, mutant, functions, writing)
+            os.close(writing)
+            running[child] = mutant, reading, time.monotonic() + mutant.limit
+        for child, (mutant, reading, end) in list(running.items()):
+            over = os.waitpid(child, os.WNOHANG)[0] != 0
+            if over or time.monotonic() > end:
+                _kill(child)  # and what its tests have started
+                if not over:
+                    os.waitpid(child, 0)
+                if test := os.read(reading, 4096).decode():
+                    fates[mutant.number] = test
+                os.close(reading)
+                del running[child]
+        time.sleep(0.01)
+    Path(os.environ["LIVE_FATES"]).write_text(json.dumps(fates))
+    return True
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+
+
+def _place(code: CodeType) -> tuple[str, str, int]:
+    return code.co_filename, code.co_qualname, code.co_firstlineno
+
+
+def _functions(root: Path) -> dict[tuple[str, str, int], list[FunctionType]]:
+    found: dict[tuple[str, str, int], list[FunctionType]] = {}
+    for thing in gc.get_objects():
+        if type(thing) is FunctionType and thing.__code__.co_filename.startswith(str(root)):
+            found.setdefault(_place(thing.__code__), []).append(thing)
+    return found
+
+
+def _changed(before: CodeType, after: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """Pairs of code objects that differ, functions within functions too."""
+    if before != after:
+        yield before, after
+    inner = [[part for part in code.co_consts if isinstance(part, CodeType)] for code in (before, after)]
+    for pair in zip(*inner, strict=True):
+        yield from _changed(*pair)
+
+
+def _child(
+    session: pytest.Session, mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]], file: int
+) -> NoReturn:
+    try:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        path = session.config.rootpath / mutant.path
+        before, after = (compile(text, str(path), "exec") for text in (path.read_text(), mutant.source))
+        for one, other in _changed(before, after):
+            for function in functions.get(_place(one), ()):
+                function.__code__ = other
+        failed: list[str] = []
+
+        class Noted:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                failed.extend([report.nodeid] * report.failed)
+
+        session.config.pluginmanager.register(Noted())
+        items = {item.nodeid: item for item in session.items}
+        for test in mutant.tests:
+            if test in items:
+                session.config.hook.pytest_runtest_protocol(item=items[test], nextitem=None)
+            if failed:
+                os.write(file, failed[0].encode())
+                break
+    finally:
+        os._exit(0)
