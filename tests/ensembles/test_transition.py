@@ -104,3 +104,11 @@ def test_bad_values(arguments, message):
         bbp_transition(0.5, [2.0], 10, 5, beta=3)
     with pytest.raises(MemoryError, match="1000000000000 draws needs .* take fewer `num_draws` instead"):
         bbp_transition(0.5, [2.0], 10, 10**12)
+
+
+def test_the_smallest_ratio_is_that_of_the_largest_whole_number():
+    result = bbp_transition(4 / 2**53, [2.0], 4, 2, rng=0)
+    np.testing.assert_allclose(result.eigenvalues, 2.0, rtol=1e-6)
+    for ratio in (3.9 / 2**53, 4 / 2**54):
+        with pytest.raises(ValueError, match=r"`ratio` must be >= num_features / 2\^53 = 4.44e-16"):
+            bbp_transition(ratio, [2.0], 4, 2, rng=0)

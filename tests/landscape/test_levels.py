@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,3 +138,23 @@ def test_an_order_not_asked_for_is_told():
     assert math.isnan(psi.second)
     assert math.isnan(psi.value.real)
     assert math.isfinite(EQUATION.evaluate(0.1, 2, logs=True).psi.value.real)
+
+
+def test_eigenvalues_are_counted_beside_one_that_stops_the_count():
+    class OneOrTwo:
+        """Eigenvalues 1 and 2; a point within an ulp of one of them is singular."""
+
+        tried = ()
+
+        def count_above(self, point):
+            u = float(-1 / point.m.real)
+            self.tried += (u,)
+            if min(abs(u - 1), abs(u - 2)) < 3e-16:
+                raise np.linalg.LinAlgError
+            return int(u < 1) + int(u < 2)
+
+    for u, count, tries in ((0.5, 2, 1), (1.0, 1, 2), (1.5, 1, 1), (2.0, 0, 2)):
+        level = OneOrTwo()
+        assert Subordination.atoms_above(SimpleNamespace(levels=[level]), u) == count
+        assert len(level.tried) == tries
+        assert level.tried[-1] == pytest.approx(u, rel=2e-15)

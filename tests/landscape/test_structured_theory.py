@@ -5,7 +5,7 @@ import pytest
 
 import rmtland as rl
 from rmtland.landscape.theory.continuation import Continuation
-from rmtland.landscape.theory.separable import Separable
+from rmtland.landscape.theory.separable import Separable, State
 from rmtland.landscape.theory.structured import StructuredTheory
 from rmtland.landscape.weighted_rows import WeightedRows
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
@@ -293,3 +293,9 @@ def test_bad_input():
         rl.LandscapeModel(N, C, D, GIVEN, LAW, sigma_H=1.0).theory()
     with pytest.raises(ValueError, match="`num_directions` must be"):
         theory.gradient_power(D + 1)
+
+
+def test_a_state_on_the_axis_has_the_real_part_of_each_number():
+    numbers = [complex(k, 0.1 * k) for k in range(1, 10)]
+    state = State(*numbers[:4], tuple(numbers[4:7]), tuple(numbers[7:]))
+    assert state.real == State(1, 2, 3, 4, (5, 6, 7), (8, 9))
