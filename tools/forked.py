@@ -46,14 +46,25 @@ class FirstFailure:
             os.write(self.file, report.nodeid.encode() + b"\n")
 
 
+def detach() -> None:
+    """Make a fork the head of a group that `end` ends whole, without the streams of its parent."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+
+
+def end(child: int) -> None:
+    """Kill a detached fork with all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+
+
 def _child(tree: Path, arguments: list[str], file: int) -> NoReturn:
     code = 3
     try:
-        os.setsid()
+        detach()
         os.chdir(tree)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nothing, stream)
         sys.path.insert(0, str(tree))
         os.environ["PYTHONPATH"] = str(tree)
         code = int(pytest.main(["--assert=plain", *arguments], plugins=[FirstFailure(file)]))
@@ -69,16 +80,15 @@ def failure(tree: Path, arguments: list[str], limit: float) -> str | None:
         os.close(reading)
         _child(tree, arguments, writing)
     os.close(writing)
-    end = time.monotonic() + limit
+    last = time.monotonic() + limit
     status = None
-    while status is None and time.monotonic() < end:
+    while status is None and time.monotonic() < last:
         done, found = os.waitpid(child, os.WNOHANG)
         if done:
             status = found
         else:
             time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):  # what the tests have started ends with them
-        os.killpg(child, signal.SIGKILL)
+    end(child)  # and what its tests have started
     if status is None:
         os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:

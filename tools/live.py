@@ -7,12 +7,10 @@ and what ran once and was kept cannot be changed so: who survives here is tried 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,8 @@ from types import CodeType, FunctionType
 from typing import NamedTuple, NoReturn
 
 import pytest
+
+from tools.forked import detach, end
 
 
 class Mutant(NamedTuple):
@@ -65,10 +65,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
                 _child(session, mutant, functions, writing)
             os.close(writing)
             running[child] = mutant, reading, time.monotonic() + mutant.limit
-        for child, (mutant, reading, end) in list(running.items()):
+        for child, (mutant, reading, last) in list(running.items()):
             over = os.waitpid(child, os.WNOHANG)[0] != 0
-            if over or time.monotonic() > end:
-                _kill(child)  # and what its tests have started
+            if over or time.monotonic() > last:
+                end(child)  # and what its tests have started
                 if not over:
                     os.waitpid(child, 0)
                 if test := os.read(reading, 4096).decode():
@@ -78,11 +78,6 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         time.sleep(0.01)
     Path(os.environ["LIVE_FATES"]).write_text(json.dumps(fates))
     return True
-
-
-def _kill(child: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
 
 
 def _place(code: CodeType) -> tuple[str, str, int]:
@@ -110,10 +105,7 @@ def _child(
     session: pytest.Session, mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]], file: int
 ) -> NoReturn:
     try:
-        os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nothing, stream)
+        detach()
         path = session.config.rootpath / mutant.path
         before, after = (compile(text, str(path), "exec") for text in (path.read_text(), mutant.source))
         for one, other in _changed(before, after):

@@ -171,14 +171,20 @@ def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     return LineMap(place)
 
 
+def tests_of(stage: list[list[str]], path: Path, line: int, maps: Path) -> dict[str, float]:
+    """The fast tests of these folders that come by a line, and how long each takes."""
+    found: dict[str, float] = {}
+    for arguments in stage:
+        known = line_map(tuple(arguments), maps)
+        found |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, line)}
+    return found
+
+
 def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
     """Whether a test fails in the mutated tree, none does, or they do not end in time."""
     own, *others = folders(path)
     for stage in [[own], others][: 1 if given.own else None]:
-        found: dict[str, float] = {}
-        for arguments in stage:
-            known = line_map(tuple(arguments), given.maps)
-            found |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, line)}
+        found = tests_of(stage, path, line, given.maps)
         tests, seconds = [], 0.0
         for test in found if stage == [own] else sorted(found, key=lambda test: found[test]):
             seconds += found[test]
@@ -228,12 +234,11 @@ def noticed_at_once(drawn: list[tuple[int, tuple[Path, ast.AST]]], given: argpar
     mutants = []
     for number, (path, node) in drawn:
         source, _, after = mutated((ROOT / path).read_text(), node)
-        if equivalent(path, source, after):
+        line = node.lineno  # type: ignore[attr-defined]
+        compiled = any(f.compiled and f.path == path and f.first <= line <= f.last for f in functions())
+        if compiled or equivalent(path, source, after):
             continue
-        every: dict[str, float] = {}
-        for arguments in folders(path)[: 1 if given.own else None]:
-            known = line_map(tuple(arguments), given.maps)
-            every |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, node.lineno)}  # type: ignore[attr-defined]
+        every = tests_of(folders(path)[: 1 if given.own else None], path, line, given.maps)
         own = f"test_{path.stem.strip('_')}.py"
         seen: dict[str, int] = {}
         ranks = {}
