@@ -162,3 +162,27 @@ def test_changes_of_functions_that_are_loaded(small):
     assert live.killed(small, given, ["tests/laws"], 2) == {0: names[0], 3: names[1]}
     with pytest.raises(RuntimeError, match="pytest did not collect: (?s:.*)tests/nothing"):
         live.killed(small, given, ["tests/nothing"], 1)
+
+
+COMPILED = """from numba import njit
+
+@njit(cache=True)
+def part(x):
+    return x + 1
+
+@njit(cache=True)
+def f(x, low=0):
+    if x < low:
+        return 2 * low
+    return part(x)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_compiled_again_with_what_calls_it(small):
+    path, names = "rmtland/laws/x.py", ["tests/laws/test_x.py::test_above"]
+    (small / path).write_text(COMPILED)
+    changes = [COMPILED.replace("x + 1", "x - 1"), COMPILED.replace("2 * low", "3 * low"), COMPILED]
+    given = [live.Mutant(number, path, source, names, 100.0) for number, source in enumerate(changes)]
+    for _ in range(2):  # the second finds what the first has kept on disk
+        assert live.killed(small, given, ["tests/laws"], 1) == {0: names[0]}

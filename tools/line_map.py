@@ -108,14 +108,14 @@ class LineMap:
         lines = self.lines.get(path, {})
         return {test for line in range(first, last + 1) for test in lines.get(line, ()) if test}
 
-    def tests(self, path: Path, line: int) -> list[str]:
+    def running(self, path: Path, line: int) -> list[str]:
         """Tests that run this line, those of its own test file first, then the quickest.
 
         Compiled functions leave no trace, nor do processes that a test starts: theirs are the tests that run a function
-        which names them or whose file does, and of what nothing runs those whose file names one of these or the module.
+        which names them or whose file does.
         """
         found = self.between(path, *statement(ast.parse((ROOT / path).read_text()), line))
-        here = {f for f in functions() if f.path == path and f.first <= line <= f.last}
+        here = functions_at(path, line)
         around, seen = {f for f in here if f.compiled}, set(here)
         while around:
             callers = {g for f in around for g in callers_of(f)} - seen
@@ -124,13 +124,28 @@ class LineMap:
                 found |= self.between(f.path, f.first, f.last)
             around = {f for f in callers if f.compiled}
         lifted = {f.name for f in here if f.compiled}
-        found |= {test for test in self.seconds if words(test.split("::")[0]) & lifted}
-        if not found:
-            near = here | {g for f in here for g in callers_of(f)}
-            names = {path.stem} | {g.name for f in near for g in (f, *callers_of(f)) if not g.name.startswith("_")}
-            found = {test for test in self.seconds if words(test.split("::")[0]) & names}
+        return self.sorted(found | self.naming(lifted), path)
+
+    def near(self, path: Path, line: int) -> list[str]:
+        """Tests whose file names what stands at this line, its callers or its module: where none is known to run it."""
+        here = functions_at(path, line)
+        near = here | {g for f in here for g in callers_of(f)}
+        names = {path.stem} | {g.name for f in near for g in (f, *callers_of(f)) if not g.name.startswith("_")}
+        return self.sorted(self.naming(names), path)
+
+    def naming(self, names: set[str]) -> set[str]:
+        """Tests whose file names one of these."""
+        return {test for test in self.seconds if words(test.split("::")[0]) & names}
+
+    def sorted(self, found: set[str], path: Path) -> list[str]:
+        """In the order in which they are tried."""
         own = f"test_{path.stem.strip('_')}.py"
         return sorted(found, key=lambda test: (own not in test, self.seconds.get(test, 0.0)))
+
+
+def functions_at(path: Path, line: int) -> set[Function]:
+    """The functions in which a line stands."""
+    return {f for f in functions() if f.path == path and f.first <= line <= f.last}
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Mutants in forks of one pytest that has collected all tests: a second for each that is noticed.
 
 ``pytest -p tools.live`` runs no test of itself. For each mutant it forks, gives the functions that are loaded the
-changed code, and runs the mutant's tests up to the first that fails. What Numba has compiled, what other processes run
-and what ran once and was kept cannot be changed so: who survives here is tried in a tree of its own (`tools.mutants`).
+changed code, and runs the mutant's tests up to the first that fails. What other processes run and what ran once and was
+kept cannot be changed so: who survives here is tried in a tree of its own (`tools.mutants`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import pytest
 
 from tools.forked import detach, end
+
+Place: TypeAlias = tuple[str, str, int]
+"""File, name and first line of a function."""
 
 
 class Mutant(NamedTuple):
@@ -51,7 +54,7 @@ def killed(root: Path, mutants: Sequence[Mutant], arguments: Sequence[str], jobs
 def pytest_runtestloop(session: pytest.Session) -> bool:
     """Judge the mutants in place of running tests."""
     waiting = [Mutant(*mutant) for mutant in pickle.loads(Path(os.environ["LIVE_MUTANTS"]).read_bytes())][::-1]
-    functions = _functions(session.config.rootpath)
+    loaded = _functions(session.config.rootpath), _compiled()
     gc.collect()
     gc.freeze()
     running: dict[int, tuple[Mutant, int, float]] = {}
@@ -62,7 +65,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             reading, writing = os.pipe()
             child = os.fork()
             if child == 0:
-                _child(session, mutant, functions, writing)
+                _child(session, mutant, *loaded, writing)
             os.close(writing)
             running[child] = mutant, reading, time.monotonic() + mutant.limit
         for child, (mutant, reading, last) in list(running.items()):
@@ -80,12 +83,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     return True
 
 
-def _place(code: CodeType) -> tuple[str, str, int]:
+def _place(code: CodeType) -> Place:
     return code.co_filename, code.co_qualname, code.co_firstlineno
 
 
-def _functions(root: Path) -> dict[tuple[str, str, int], list[FunctionType]]:
-    found: dict[tuple[str, str, int], list[FunctionType]] = {}
+def _functions(root: Path) -> dict[Place, list[FunctionType]]:
+    found: dict[Place, list[FunctionType]] = {}
     for thing in gc.get_objects():
         if type(thing) is FunctionType and thing.__code__.co_filename.startswith(str(root)):
             found.setdefault(_place(thing.__code__), []).append(thing)
@@ -101,16 +104,49 @@ def _changed(before: CodeType, after: CodeType) -> Iterator[tuple[CodeType, Code
         yield from _changed(*pair)
 
 
+def _compiled() -> list[Any]:
+    """All functions that Numba compiles."""
+    if "numba" not in sys.modules:
+        return []
+    from numba.core.dispatcher import Dispatcher
+
+    return [thing for thing in gc.get_objects() if isinstance(thing, Dispatcher)]
+
+
+def _compile_again(compiled: list[Any], changed: set[Place]) -> None:
+    """Let Numba forget, in this process, what it has compiled of the changed functions and of all that call them."""
+    from numba.core.caching import NullCache
+
+    stale = [function for function in compiled if _place(function.py_func.__code__) in changed]
+    for function in stale:  # grows
+        stale += [
+            caller
+            for caller in compiled
+            if any(caller.py_func.__globals__.get(name) is function for name in caller.py_func.__code__.co_names)
+            and not any(caller is one for one in stale)
+        ]
+    for function in stale:
+        function._can_compile, function._cache = True, NullCache()  # what lies on disk is of the code as it is
+        function._make_finalizer()()
+        function._reset_overloads()
+
+
 def _child(
-    session: pytest.Session, mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]], file: int
+    session: pytest.Session,
+    mutant: Mutant,
+    functions: dict[Place, list[FunctionType]],
+    compiled: list[Any],
+    file: int,
 ) -> NoReturn:
     try:
         detach()
         path = session.config.rootpath / mutant.path
         before, after = (compile(text, str(path), "exec") for text in (path.read_text(), mutant.source))
-        for one, other in _changed(before, after):
-            for function in functions.get(_place(one), ()):
-                function.__code__ = other
+        changed = {_place(one): other for one, other in _changed(before, after)}
+        for place, code in changed.items():
+            for function in functions.get(place, ()):
+                function.__code__ = code
+        _compile_again(compiled, set(changed))
         failed: list[str] = []
 
         class Noted:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from tools import live
 from tools.forked import failure, load
-from tools.line_map import LineMap, functions
+from tools.line_map import LineMap, functions, functions_at
 
 ROOT = Path(__file__).parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
@@ -171,22 +171,29 @@ def line_map(arguments: tuple[str, ...], maps: Path) -> LineMap:
     return LineMap(place)
 
 
-def tests_of(stage: list[list[str]], path: Path, line: int, maps: Path) -> dict[str, float]:
-    """The fast tests of these folders that come by a line, and how long each takes."""
-    found: dict[str, float] = {}
-    for arguments in stage:
-        known = line_map(tuple(arguments), maps)
-        found |= {test: known.seconds.get(test, 0.0) for test in known.tests(path, line)}
+def tests_of(path: Path, line: int, given: argparse.Namespace) -> list[dict[str, float]]:
+    """The fast tests that come by a line, and how long each takes: of the module's own folder, then of all others.
+
+    Where no test is known to, those whose files name what stands there.
+    """
+    own, *others = folders(path)
+    stages = [[line_map(tuple(tests), given.maps) for tests in stage] for stage in ([own], [] if given.own else others)]
+    found: list[dict[str, float]] = []
+    for way in (LineMap.running, LineMap.near):
+        found = [
+            {test: known.seconds.get(test, 0.0) for known in maps for test in way(known, path, line)} for maps in stages
+        ]
+        if any(found):
+            break
     return found
 
 
 def fate(tree: Path, path: Path, line: int, given: argparse.Namespace) -> str:
     """Whether a test fails in the mutated tree, none does, or they do not end in time."""
-    own, *others = folders(path)
-    for stage in [[own], others][: 1 if given.own else None]:
-        found = tests_of(stage, path, line, given.maps)
+    own, others = tests_of(path, line, given)
+    for found in (own, dict(sorted(others.items(), key=lambda one: one[1]))):
         tests, seconds = [], 0.0
-        for test in found if stage == [own] else sorted(found, key=lambda test: found[test]):
+        for test in found:
             seconds += found[test]
             if tests and seconds > given.limit / 3:
                 break
@@ -235,10 +242,11 @@ def noticed_at_once(drawn: list[tuple[int, tuple[Path, ast.AST]]], given: argpar
     for number, (path, node) in drawn:
         source, _, after = mutated((ROOT / path).read_text(), node)
         line = node.lineno  # type: ignore[attr-defined]
-        compiled = any(f.compiled and f.path == path and f.first <= line <= f.last for f in functions())
-        if compiled or equivalent(path, source, after):
+        if equivalent(path, source, after):
             continue
-        every = tests_of(folders(path)[: 1 if given.own else None], path, line, given.maps)
+        patience = 120 if any(f.compiled for f in functions_at(path, line)) else 20
+        own_folder, others = tests_of(path, line, given)
+        every = own_folder | others
         own = f"test_{path.stem.strip('_')}.py"
         seen: dict[str, int] = {}
         ranks = {}
@@ -251,7 +259,7 @@ def noticed_at_once(drawn: list[tuple[int, tuple[Path, ast.AST]]], given: argpar
             if not few or spent + every[test] <= given.limit / 30:
                 few.append(test)
                 spent += every[test]
-        mutants.append(live.Mutant(number, str(path), source, few, 20 + 5 * spent))
+        mutants.append(live.Mutant(number, str(path), source, few, patience + 5 * spent))
     arguments = [name for folder in folders(Path("rmtland/laws")) for name in folder]
     return live.killed(ROOT, mutants, [*PYTEST[6:], *arguments], given.jobs)
 
