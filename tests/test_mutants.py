@@ -59,6 +59,18 @@ def test_equivalent_mutants_are_those_of_lines_that_are_there():
     assert [(file, after) for file, after in mutants.EQUIVALENT if after not in made[file]] == []
 
 
+def test_callers_are_those_who_import_a_function_or_its_module():
+    callers = {
+        function.name: {f"{f.path.stem}.{f.name}" for f in line_map.callers_of(function)}
+        for function in line_map.functions()
+        if function.name in ("band_extremes", "evaluate_real")
+    }
+    assert callers == {
+        "band_extremes": {"_ensemble._extreme", "_ensemble.piece"},  # which says `banded.band_extremes`
+        "evaluate_real": {"counts._quantile", "edges.edges", "kernels.climb", "plain._range"},
+    }
+
+
 CODE = '''"""A package of one function."""
 
 

@@ -150,12 +150,13 @@ def functions_at(path: Path, line: int) -> set[Function]:
 
 @functools.cache
 def callers_of(function: Function) -> list[Function]:
-    """Functions that name this one, in its own file or one that imports from it."""
-    module = ".".join(function.path.with_suffix("").parts)
+    """Functions that name this one, in its own file or one that imports it or from it."""
+    package, name = ".".join(function.path.parent.parts), function.path.stem
+    imported = re.compile(rf"{package}\.{name}\b|from {package} import .*\b{name}\b")
     return [
         f
         for f in functions()
-        if function.name in f.words and (f.path == function.path or module in (ROOT / f.path).read_text())
+        if function.name in f.words and (f.path == function.path or imported.search((ROOT / f.path).read_text()))
     ]
 
 
