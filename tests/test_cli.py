@@ -301,6 +301,9 @@ def test_a_bug_of_this_package_is_one_too(monkeypatch, capsys):
 def test_widths():
     assert parse_widths("16, 8") == [16, 8]
     assert parse_widths("") == []
+    assert parse_widths("1,2") == [1, 2]
+    with pytest.raises(ValueError, match="`hidden` must be >= 1 everywhere; got '3,0'"):
+        parse_widths("3,0")
 
 
 SMALL_MODEL = ["--examples", "20", "--classes", "3", "--parameters", "30", "--draws", "2"]

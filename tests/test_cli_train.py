@@ -3,15 +3,21 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
+from rich.console import Console
 from typer.testing import CliRunner
 
 import rmtland as rl
 from rmtland.cli import app
+from rmtland.cli.measure import import_builder
+from rmtland.cli.networks import check_training, load_data
+from rmtland.cli.train import print_record
 from tests.test_cli import COMMAND, images, run_apart  # noqa: F401
 
 FAST = ["--epochs", "2", "--examples", "20", "--statistics", "outputs,lengths"]
@@ -92,6 +98,28 @@ def test_a_training_goes_on_only_as_itself(tmp_path):
     with pytest.raises(ValueError, match="`out` must be new, an empty folder or a training to go on with; got .*mine"):
         train(tmp_path / "mine", *DIGITS)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_ctrl_c_stops_after_the_step_that_is_under_way(monkeypatch, run, step):
+    """The slow test below sends it to a process of its own; here it comes at a known step, the last one too."""
+    arguments = ["train", *DIGITS, *FAST, "--statistics", "outputs", "--out", "run"]
+    record_step = rl.nets.TrainingRecord.step
+
+    def interrupted(record, number, *more):
+        record_step(record, number, *more)
+        if number == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rl.nets.TrainingRecord, "step", interrupted)
+        done = run(*arguments)
+    assert done.returncode == (130 if step == 3 else 0), done.stderr
+    assert ("interrupted after step 3; the same command goes on" in done.stderr) == (step == 3)
+    assert torch.load("run/checkpoint.pt", weights_only=True)["step"] == step
+    again = run(*arguments)
+    assert f"going on after step {step} of 4" in again.stdout
+    assert rl.nets.open_record("run/record").step.values.tolist() == [0, 1, 2, 4]
 
 
 @pytest.mark.slow
@@ -195,3 +223,121 @@ def test_measure_takes_two_examples_and_not_one(run):
     measure = "measure", "none.pt", "--network", "mlp", "--examples"
     assert "`examples` must be >= 2; got 1" in run(*measure, "1").stderr
     assert "`checkpoints` must be files; found none at none.pt" in run(*measure, "2").stderr
+
+
+@pytest.fixture
+def shapes(tmp_path, monkeypatch):
+    """What a network of one's own is given by `rmtland measure`."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    class Looking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(10))
+
+        def forward(self, x):
+            seen.append((*x.shape[1:], x.dtype))
+            return x.flatten(1)[:, :10].to(self.weight.dtype) * self.weight
+
+    monkeypatch.setattr(sys.modules["rmtland.cli.measure"], "import_builder", lambda text: Looking)
+    torch.save(Looking().state_dict(), "it.pt")
+
+    def measured(*options):
+        seen.clear()
+        invoke("measure", "it.pt", "--module", "a:b", "--examples", "4", "--statistics", "outputs", *options)
+        return set(seen)
+
+    return measured
+
+
+def test_images_come_as_images_unless_they_are_to_be_flat(shapes):
+    assert shapes("--out", "images") == {(1, 8, 8, torch.float32)}
+    assert shapes("--flatten", "--out", "flat") == {(64, torch.float32)}
+    clusters = shapes("--data", "clusters", "--out", "points")
+    assert {len(shape) for shape in clusters} == {2}  # points have no picture
+    x, y = np.random.default_rng(0).random((9, 4, 5, 3)), np.arange(9) % 3
+    np.savez("colours.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])
+    assert shapes("--data", "colours.npz", "--out", "colours") == {(3, 4, 5, torch.float32)}
+
+
+def test_modules_are_looked_for_in_the_current_folder_first(tmp_path, monkeypatch):
+    for folder, number in (("elsewhere", 1), ("here", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "some_network.py").write_text(f"def build():\n    return {number}\n")
+    (tmp_path / "here" / "asks_for_more.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "here" / "refuses.py").write_text("raise ModuleNotFoundError('not on this machine')\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "here")
+    before = list(sys.path)
+    assert import_builder("some_network:build")() == 2
+    for module, told in (
+        ("asks_for_more", "No module named 'nothing_of_this_name'"), ("refuses", "not on this machine"),
+        ("no_package.part", "`module` must name a module that can be imported; found no no_package.part"),
+    ):  # fmt: skip
+        with pytest.raises(ModuleNotFoundError, match=told):
+            import_builder(f"{module}:build")
+    assert sys.path == before
+    del sys.modules["some_network"]
+
+
+def load(data, network="mlp", per_class=None, clusters=None, covariance=None):
+    return load_data(data, None, per_class, False, clusters, covariance, network, 3)
+
+
+def test_data_in_the_precision_of_the_network():
+    assert load("digits").x_train.dtype == np.float64
+    assert load("digits", "cnn").x_train.dtype == np.float32
+
+
+def test_clusters_by_default_and_as_told():
+    usual = rl.nets.gaussian_clusters(10, covariance=1.0, seed=3)
+    np.testing.assert_array_equal(load("clusters").x_train, usual.x_train)
+    other = rl.nets.gaussian_clusters(3, covariance=4.0, seed=3)
+    np.testing.assert_array_equal(load("clusters", clusters=3, covariance=4.0).x_train, other.x_train)
+    fewer = load("clusters", per_class=2)
+    np.testing.assert_array_equal(np.bincount(fewer.y_train), np.full(10, 2))
+
+
+def test_settings_of_training_are_wanted_only_where_one_trains():
+    assert check_training("mlp", "3", 1.0) == [3]
+    for wrong, told in (((0.0, 1), "`learning_rate` must be > 0"), ((1.0, 0), "`batch_size` must be >= 1; got 0")):
+        with pytest.raises(ValueError, match=told):
+            check_training("mlp", "3", 1.0, *wrong)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_record_is_printed_by_step_or_checkpoint(named):
+    names = {"step": [0, 12], "split": ["train", "test"], "rank": [1, 2, 3]}
+    values = np.arange(12.0).reshape(2, 2, 3)
+    record = xr.Dataset(
+        {
+            "loss": (("step", "split"), values[..., 0] + 0.1234), "accuracy": (("step", "split"), values[..., 1]),
+            "hessian_eigenvalues": (("step", "split", "rank"), 100 - values), "other": ((), 777.0),
+        },
+        coords=names | ({"checkpoint": ("step", ["a.pt", "b.pt"])} if named else {}),
+    )  # fmt: skip
+    with Console(width=80, highlight=False) as console, console.capture() as captured:
+        print_record(record, console)
+    told = [line.split() for line in captured.get().splitlines() if line.strip() and "\u2500" not in line]
+    head = ["checkpoint" if named else "step", "split", "loss", "acc", "Hess", "1"]
+    rows = [["train", "0.123", "1", "100"], ["test", "3.12", "4", "97"],
+            ["train", "6.12", "7", "94"], ["test", "9.12", "10", "91"]]  # fmt: skip
+    places = ["a.pt", "a.pt", "b.pt", "b.pt"] if named else ["0", "0", "12", "12"]
+    assert told == [head, *([place, *row] for place, row in zip(places, rows, strict=True))]
+
+
+def test_training_in_a_folder_within_new_folders(tmp_path):
+    train(tmp_path / "a" / "b" / "run", *DIGITS, "--statistics", "outputs", "--examples", "2", "--epochs", "1")
+    assert (tmp_path / "a" / "b" / "run" / "checkpoint.pt").is_file()
+
+
+def test_long_names_of_checkpoints_are_shown_whole():
+    name = "/".join(f"folder{number}" for number in range(20))
+    names = {"step": [0], "split": ["train"], "checkpoint": ("step", [name])}
+    record = xr.Dataset({"loss": (("step", "split"), [[0.125]])}, coords=names)
+    with Console(width=80) as console, console.capture() as captured:
+        print_record(record, console)
+    lines = [line.split() for line in captured.get().splitlines() if "folder" in line]
+    assert "".join(words[0] for words in lines) == name
+    assert [word for words in lines for word in words[1:]] == ["train", "0.125"]

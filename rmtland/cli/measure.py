@@ -59,7 +59,7 @@ def measure(
         raise ValueError(
             f"`module` or `network` must say which network the checkpoints are of; got neither{hint(checkpoints[0])}"
         )
-    widths = check_training(network, hidden, width, 1.0, 1)
+    widths = check_training(network, hidden, width)
     if examples is not None:
         integer("examples", examples, at_least=2)
     integer("seed", seed, at_least=0)
@@ -89,9 +89,9 @@ def measure(
     except KeyboardInterrupt:
         print(f"rmtland: interrupted; what was measured is in {out}, the same command goes on", file=sys.stderr)
         raise
-    console = Console()
+    console = Console(highlight=False)
     print_record(record, console)
-    console.print(f"\nWritten to {out}", highlight=False)
+    console.print(f"\nWritten to {out}")
 
 
 def hint(checkpoint: Path) -> str:

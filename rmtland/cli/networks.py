@@ -59,14 +59,20 @@ def epochs_or_default(epochs: int | None, network: str, num_examples: int, batch
 
 
 def check_training(
-    network: str | None, hidden: str | None, width: float, learning_rate: float, batch_size: int
+    network: str | None,
+    hidden: str | None,
+    width: float,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
 ) -> list[int]:
     """The hidden widths; wrong settings are told before torch is imported. A network of None is the user's own."""
     if network is not None:
         choice("network", network, NETWORKS)
     real("width", width, above=0)
-    real("learning_rate", learning_rate, above=0)
-    integer("batch_size", batch_size, at_least=1)
+    if learning_rate is not None:
+        real("learning_rate", learning_rate, above=0)
+    if batch_size is not None:
+        integer("batch_size", batch_size, at_least=1)
     if hidden is not None and network != "mlp":
         raise ValueError(f"`hidden` must be left out for {network or 'a network of your own'}; got {hidden!r}")
     return parse_widths("16,16" if hidden is None else hidden)

@@ -72,7 +72,7 @@ def make_command(name: str) -> Callable[..., None]:
             told = f"One name, or several with commas. Default: {parameter.default}."
         else:
             told = f"One value, several like 1,2,5, or first:last:count[:log]. Default: {parameter.default:g}."
-        annotations[parameter.name] = Annotated[str | None, typer.Option(help=told, show_default=False)]
+        annotations[parameter.name] = Annotated[str | None, typer.Option(help=told)]
     defaults: dict[str, Any] = dict.fromkeys(annotations)
     for option, (kind, default, told) in OPTIONS.items():
         flags = (f"--{option.replace('_', '-')}",) if kind is bool else ()
@@ -149,7 +149,7 @@ def run(function: Callable[..., Any], given: dict[str, Any], drawn: str) -> None
         print(f"rmtland: {error}", file=sys.stderr)
         raise typer.Exit(SOME_FAILED) from None
     failed = int((dataset.status == 2).sum())
-    print_sweep(dataset, Console())
+    print_sweep(dataset, Console(highlight=False))
     if given["plot"] is not None:
         write_plot(dataset, given["variable"] or drawn, given["plot"])
     if failed:
@@ -189,13 +189,13 @@ def show(
     if plot is not None:
         figure_option("--plot", plot)
     dataset = rl.open_sweep(store)
-    console = Console()
+    console = Console(highlight=False)
     attributes = dataset.attrs
     for key in ("function", "seed", "trials", "fixed", "versions", "host"):
         value = str(attributes.get(key, ""))
         if value.startswith("{"):
             value = ", ".join(f"{k} {v}" for k, v in json.loads(value).items()) or "none"
-        console.print(f"{key:9} {value}", highlight=False, soft_wrap=True)
+        console.print(f"{key:9} {value}", soft_wrap=True)
     print_sweep(dataset, console)
     failures = rl.sweep_failures(store)
     if len(failures):
@@ -205,7 +205,7 @@ def show(
             table.add_row(where, str(row["error"]))
         console.print(table)
         if len(failures) > 10:
-            console.print(f"and {len(failures) - 10} more", highlight=False)
+            console.print(f"and {len(failures) - 10} more")
     if plot is not None:
         if variable is None and not dataset.data_vars:
             raise ValueError(f"`--plot` needs results; no cell of {store} is done")
@@ -219,15 +219,13 @@ def print_sweep(dataset: xr.Dataset, console: Console) -> None:
         if name in dataset.coords:
             axis = dataset[name].to_numpy()
             ends = f"{axis[0]} .. {axis[-1]}" if axis.dtype.kind not in "f" else f"{axis[0]:g} .. {axis[-1]:g}"
-            console.print(f"{name!s:9} {axis.size} values, {ends}", highlight=False)
-    console.print(
-        f"cells     {sum(states):,}: {states[1]:,} done, {states[0]:,} missing, {states[2]:,} failed", highlight=False
-    )
+            console.print(f"{name!s:9} {axis.size} values, {ends}")
+    console.print(f"cells     {sum(states):,}: {states[1]:,} done, {states[0]:,} missing, {states[2]:,} failed")
     table = Table("result", "axes", "mean", "min", "max", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, variable in dataset.data_vars.items():
         own = [f"{d} {variable.sizes[d]}" for d in variable.dims if d not in dataset.status.dims]
         told = ["", "", ""]
-        if variable.dtype.kind == "f" and variable.size <= 10**7 and bool(variable.notnull().any()):
+        if variable.size <= 10**7 and bool(variable.notnull().any()):
             told = [f"{float(value):.4g}" for value in (variable.mean(), variable.min(), variable.max())]
         table.add_row(str(name), ", ".join(own), *told)
     console.print(table)

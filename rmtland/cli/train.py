@@ -112,14 +112,14 @@ def train(
     probes = choose_probes(dataset, examples, seed)
     names = parse_statistics(statistics)
     prepare_folder(out, settings)
-    console = Console()
+    console = Console(highlight=False)
     if run(training, probes, names, every, seed, out, console):
         print(f"rmtland: interrupted after step {training.step}; the same command goes on", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     from rmtland.nets import open_record
 
     print_record(open_record(out / "record"), console)
-    console.print(f"\nWritten to {out}: checkpoint.pt, record, settings.json", highlight=False)
+    console.print(f"\nWritten to {out}: checkpoint.pt, record, settings.json")
 
 
 def run(
@@ -138,9 +138,9 @@ def run(
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         load_checkpoint(training, checkpoint)
-        console.print(f"going on after step {training.step} of {training.num_steps}", highlight=False)
+        console.print(f"going on after step {training.step} of {training.num_steps}")
     each, last = training.steps_per_epoch, training.num_steps
-    chosen = range(0, last + 1, every) if every is not None else [0, *(2**i for i in range(last.bit_length()))]
+    chosen = range(0, last, every) if every is not None else [0, *(2**i for i in range(last.bit_length()))]
     record = TrainingRecord(
         out / "record", training.module, probes["train"], test=probes.get("test"), steps={*chosen, last},
         start=training.step, statistics=statistics, seed=seed,

@@ -116,7 +116,7 @@ def _checksum(tensor: Tensor) -> tuple[str, tuple[int, ...], int]:
 
 def digest_of_arrays(inputs: Any, labels: Any) -> bytes:
     """Of the labels and some of the inputs: enough to tell two halves of a dataset apart."""
-    digest = hashlib.blake2b(repr(np.shape(labels)).encode())
+    digest = hashlib.blake2b(repr(tuple(np.shape(labels))).encode())
     few = slice(None, None, max(1, len(labels) // 16))
     for leaf in [labels, *(leaf[few] for leaf in tree_leaves(inputs))]:
         digest.update(np.ascontiguousarray(to_numpy(torch.as_tensor(leaf, device="cpu").float())).tobytes())

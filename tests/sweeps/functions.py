@@ -62,3 +62,10 @@ def dies(a, *, rng):
 def store_bytes(path):
     """Every file of a store to its bytes."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def often_fails(n, kind, *, rng):
+    """Fails where n is 1 to 12, whatever the kind; else a number, an array and a whole number."""
+    if 1 <= n <= 12:
+        raise ValueError(f"{n} is too many")
+    return {"x": n + (1.0 if kind == "b" else 0.25), "y": (("k",), np.array([1.0, -2.0, 4.0])), "count": int(n)}

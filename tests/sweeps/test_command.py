@@ -1,7 +1,9 @@
 """`rmtland sweep` as a user runs it."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import rmtland as rl
 from rmtland.cli.sweep import parse_parameters
 from rmtland.ensembles.sweeps import spiked_wigner_cell
 from rmtland.plots import sweeps as plots
+from tests.sweeps.functions import noise, often_fails
 
 COMMAND = str(Path(sys.executable).with_name("rmtland"))
 WIGNER = ["sweep", "spiked-wigner", "--spike", "0.5,2", "--n", "100", "--trials", "3", "--workers", "1", "--seed", "4"]
@@ -115,6 +119,91 @@ def test_a_dry_run_writes_nothing(tmp_path, run):
     assert "estimate" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert "`--store` must name a folder" in run(*WIGNER).stderr
+
+
+def rows(text):
+    """Lines without what is empty, each cut where two spaces or more stand."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip() and "─" not in line]
+
+
+def test_show_tells_axes_results_and_the_first_ten_failures(tmp_path, run):
+    ns = list(range(14))
+    with pytest.warns(RuntimeWarning, match="24 of 28 cells"):
+        rl.sweep(often_fails, {"n": ns, "kind": ["a", "b"]}, store=tmp_path / "s", workers=1, seed=7)
+    done = run("sweep", "show", "s")
+    assert done.returncode == 0
+    told = rows(done.stdout)
+    keys = {line.split(" ")[0]: line for line in done.stdout.splitlines()}
+    assert keys["function"] == "function  tests.sweeps.functions.often_fails"
+    assert (keys["seed"], keys["trials"], keys["fixed"]) == ("seed      7", "trials    1", "fixed     none")
+    versions = json.loads(rl.open_sweep(tmp_path / "s").attrs["versions"])
+    assert keys["versions"] == "versions  " + ", ".join(f"{name} {of}" for name, of in versions.items())  # in one line
+    assert ["n", "14 values, 0 .. 13"] in told
+    assert ["kind", "2 values, a .. b"] in told
+    assert ["cells", "28: 4 done, 0 missing, 24 failed"] in told
+    assert ["x", "7.125", "0.25", "14"] in told  # the mean of 0.25, 1, 13.25 and 14
+    assert ["y", "k 3", "1", "-2", "4"] in told
+    assert ["count", "6.5", "0", "13"] in told
+    failed = [line for line in told if line[0].startswith("n=")]
+    cells = [(n, kind) for n in range(1, 6) for kind in "ab"]
+    assert failed == [[f"n={n}, kind={kind}, trial=0", f"ValueError: {n} is too many"] for n, kind in cells]
+    assert told[-1] == ["and 14 more"]
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_ten_failures_are_told_without_a_remainder(tmp_path, run, count):
+    ns = [0, *range(1, count + 1), 13]
+    with pytest.warns(RuntimeWarning, match=f"{count} of {count + 2} cells"):
+        rl.sweep(often_fails, {"n": ns}, store=tmp_path / "s", workers=1, fixed={"kind": "a"})
+    done = run("sweep", "show", "s")
+    assert "fixed     kind a" in done.stdout.splitlines()
+    told = rows(done.stdout)
+    assert sum(line[0].startswith("n=") for line in told) == 10
+    assert [line for line in told if line[0].endswith(" more")] == [["and 1 more"]] * (count == 11)
+
+
+def test_axes_of_real_numbers_are_told_shortly(tmp_path, run):
+    rl.sweep(noise, {"a": [1 / 3, 2.0], "b": [0.0, 1e-7]}, store=tmp_path / "s", workers=1)
+    told = rows(run("sweep", "show", "s").stdout)
+    assert ["a", "2 values, 0.333333 .. 2"] in told
+    assert ["b", "2 values, 0 .. 1e-07"] in told
+
+
+def test_cells_that_are_missing_are_told(tmp_path, run):
+    rl.sweep(noise, {"a": [1.0, 2.0]}, 3, store=tmp_path / "s", workers=1)
+    status = zarr.open_array(tmp_path / "s" / "status")
+    status[0, 1] = 0
+    assert ["cells", "6: 5 done, 1 missing, 0 failed"] in rows(run("sweep", "show", "s").stdout)
+
+
+def test_a_plot_needs_two_axes_at_most(tmp_path, run):
+    done = run(
+        "sweep", "spiked-wigner", "--spike", "1,2", "--n", "10,11", "--beta", "1,2", "--store", "s", "--plot", "x.png"
+    )
+    assert done.returncode == 2
+    assert "`--plot` needs one or two axes of several values; got 3" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_theory_is_drawn_where_the_sweep_has_it(tmp_path, run, monkeypatch):
+    asked = []
+    plot = plots.plot_sweep
+    monkeypatch.setattr(plots, "plot_sweep", lambda *a, **k: asked.append(k["theory"]) or plot(*a, **k))
+    cells = ["--sigma-z", "1,2", "--num-parameters", "40", "--num-classes", "3", "--workers", "1"]
+    assert run("sweep", "landscape", *cells, "--store", "s", "--plot", "a.png").returncode == 0
+    stored = rl.open_sweep(tmp_path / "s")
+    without = next(name for name in stored.data_vars if f"theory_{name}" not in stored.data_vars)
+    assert run("sweep", "show", "s", "--plot", "b.png", "--variable", without).returncode == 0
+    assert asked == ["theory_mean_outlier", None]
+
+
+def test_help_of_a_sweep_tells_parameters_and_options_once(run):
+    told = run("sweep", "spiked-wigner", "--help").stdout
+    assert "--spike" in told
+    assert "Default: 2" in " ".join(told.split())  # of --spike, as the help says it
+    assert "--dry-run" in told
+    for never in ("--no-", "[default: None]", "--rng"):
+        assert never not in told
 
 
 def test_axes_of_one_value_are_fixed():
