@@ -100,8 +100,8 @@ class RestartedLanczos:
         j = self.size
         q, out = self.rows[j], self.rows[j + 1]
         product = self.budget.multiply(self.operator, q)
-        after_restart = self.border == j and j > 0
-        coupling = float(self.projected[j - 1, j]) if j and not after_restart else 0.0
+        after_restart = self.border == j  # or at the start, where no vector is before
+        coupling = 0.0 if after_restart else float(self.projected[j - 1, j])
         alpha = _vectors.subtract(out, product, coupling, self.rows[j - 1] if coupling else q, q)
         if not math.isfinite(alpha):
             raise _vectors.not_finite(self.budget.done)

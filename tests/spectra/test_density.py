@@ -387,6 +387,60 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
     np.testing.assert_allclose(given.cdf(points), exact, atol=0.03)
 
 
+def test_kernel_polynomials_are_jacksons_kernel_around_each_eigenvalue():
+    """The kernel as the square of a trigonometric polynomial (Weisse et al. 2006, sec. II.C.3), in the angle."""
+    eigenvalues = np.array([-1.8, -0.7, 0.1, 0.4, 1.3, 2.2, 9.0])
+    size, steps, low, high = 7, 12, -3.0, 4.0
+    values, vectors = np.linalg.eigh(rotated(eigenvalues))
+    starts = []
+
+    def multiply(block):
+        starts.append(block[:, 0] / np.linalg.norm(block))
+        return (vectors * values) @ (vectors.T @ block)
+
+    operator = SymmetricOperator(multiply, size, values)
+    pairs = rl.top_eigenpairs(operator, 1, rng=0, tolerance=1e-12)
+    starts.clear()
+    grid = np.array([low - 1, low, -1.9, -0.6, 0.0, 0.5, 1.1, 2.0, 3.9, high, 8.8, 9.0, 9.3])
+    options = {"num_probes": 2, "num_steps": steps, "method": "kpm", "bounds": (low, high), "deflate": pairs, "rng": 0}
+    found = rl.spectral_density(operator, grid=grid, **options)
+    assert len(starts) == 2 * steps
+    count = 2 * steps
+    amplitudes = np.sin(np.pi * np.arange(1, count + 1) / (count + 1))
+    damping = np.correlate(amplitudes, amplitudes, "full")[count - 1 :] / (amplitudes @ amplitudes)
+
+    def kernel(angle):
+        return np.abs(np.exp(1j * np.multiply.outer(angle, np.arange(count))) @ amplitudes) ** 2 / (
+            2 * np.pi * amplitudes @ amplitudes
+        )
+
+    inside = (grid > low) & (grid < high)
+    angles, places = (np.arccos((x - 0.5) / 3.5) for x in (grid[inside], eigenvalues[:-1]))
+    heights = np.zeros((2, grid.size))
+    for probe, height, weights, nodes in zip((0, steps), heights, found.weights, found.nodes, strict=True):
+        shares = (vectors[:, :-1].T @ starts[probe]) ** 2 * 6 / 7
+        apart, mirrored = np.subtract.outer(angles, places), np.add.outer(angles, places)
+        height[inside] = (kernel(apart) + kernel(mirrored)) @ shares / (3.5 * np.sin(angles))
+        for k in range(count):
+            of_nodes, exact = (np.cos(k * a) for a in (np.arccos((nodes - 0.5) / 3.5), places))
+            assert weights @ of_nodes == pytest.approx(damping[k] * shares @ exact, abs=1e-10), k
+    np.testing.assert_allclose(found.density[:-3], heights.mean(axis=0)[:-3], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.standard_error, np.abs(heights[0] - heights[1]) / 2, rtol=1e-6, atol=1e-10)
+    # What was taken out is as wide as the kernel makes an eigenvalue in the middle.
+    turn = np.linspace(-np.pi, np.pi, 20001)
+    spread = 3.5 * np.sqrt(np.trapezoid(np.sin(turn) ** 2 * kernel(turn), turn))
+    np.testing.assert_allclose(found.density[-3:], stats.norm.pdf(grid[-3:], 9, spread) / 7, rtol=0.04)
+    # Nodes lie as far apart, in the middle, as the Gaussians that stand for them are wide.
+    assert (np.diff(found.nodes) > 0).all()
+    assert found.width == pytest.approx(np.diff(found.nodes[0]).max(), rel=1e-3)
+    assert found.nodes.shape == found.weights.shape == (2, 4 * count)
+    whole = rl.spectral_density(operator, num_points=101, **options)
+    added = np.setdiff1d(whole.grid, np.linspace(low, high, 101))
+    assert whole.grid.size == 101 + added.size
+    np.testing.assert_allclose([added.min(), added.max()], [9 - 8 * spread, 9 + 8 * spread], rtol=0.02)
+    assert np.trapezoid(whole.density, whole.grid) == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.parametrize("rest", [np.zeros(28), np.linspace(-0.1, 0.1, 28)], ids=["nothing left", "a bulk left"])
 @pytest.mark.parametrize("deflate", [0, 2])
 @pytest.mark.parametrize("method", ["lanczos", "kpm"])
@@ -407,6 +461,13 @@ def test_a_transform_to_tiny_values_is_the_transform_scaled():
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
     np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)
+
+
+def test_a_single_zero_that_deflation_leaves():
+    found = rl.spectral_density(np.diag([5.0, 4.0, 0.0]), deflate=2, num_probes=2, rng=0)
+    np.testing.assert_allclose(found.weights, [[1 / 3], [1 / 3]], rtol=1e-12)
+    assert found.nodes.tolist() == [[0.0], [0.0]]
+    np.testing.assert_allclose(found.count_below([-1.0, 1.0, 4.5, 6.0])[0], [0, 1, 2, 3], atol=1e-9)
 
 
 @pytest.mark.parametrize("num_probes", [2, 3])
