@@ -201,7 +201,7 @@ class RestartedLanczos:
 
 def _steps_to_go(before: tuple[int, float] | None, now: tuple[int, float]) -> int:
     """Steps to the next look at the Ritz values: half of those that the residuals' fall so far promises."""
-    if before is None or not 0 < now[1] < before[1] or now[1] <= 1:
+    if before is None or not 1 < now[1] < before[1]:
         return max(1, now[0] // 10)
     rate = math.log(before[1] / now[1]) / (now[0] - before[0])
     return max(1, min(int(math.log(now[1]) / rate / 2), now[0] // 5))

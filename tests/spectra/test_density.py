@@ -73,6 +73,29 @@ def test_grid_contains_every_outlier_of_every_probe():
     assert found.bounds[1] == pytest.approx(8 + 0.05 * (8 - eigenvalues.min()), rel=0.01)
 
 
+def test_bounds_are_the_extreme_ritz_values_of_all_probes_and_their_residuals():
+    vectors = []
+
+    def multiply(block):
+        vectors.append(block[:, 0])
+        return MATRIX @ block
+
+    operator = SymmetricOperator(multiply, SIZE, MATRIX)
+    found = rl.spectral_density(operator, num_probes=3, num_steps=5, margin=0.0, rng=0)
+    ends = []
+    for start in vectors[::5]:
+        powers = [start]
+        while len(powers) < 5:
+            powers.append(MATRIX @ powers[-1])
+        basis = np.linalg.qr(np.stack(powers, axis=1))[0]
+        values, turn = np.linalg.eigh(basis.T @ MATRIX @ basis)
+        left = np.linalg.norm(MATRIX @ basis @ turn - (basis @ turn) * values, axis=0)
+        ends.append((values[0] - left[0], values[-1] + left[-1]))
+    low, high = np.transpose(ends)
+    assert found.bounds == (pytest.approx(low.min(), rel=1e-6), pytest.approx(high.max(), rel=1e-6))
+    assert min(low.max() - low.min(), high.max() - high.min()) > 0.01
+
+
 def test_quadrature_is_exact_for_polynomials_up_to_degree_2m_minus_1():
     steps = 5
     found = rl.spectral_density(MATRIX, num_steps=steps, rng=3)
@@ -461,6 +484,36 @@ def test_a_transform_to_tiny_values_is_the_transform_scaled():
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
     np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)
+
+
+def test_what_is_left_below_the_errors_of_what_was_taken_out_is_nothing():
+    def left(size, residual=0.0, rounding=0.0):
+        operator = SymmetricOperator(lambda block: size * block, 16, np.ones(0), rounding=rounding)
+        space = quadrature.Complement(operator, np.array([-8.0, 4.0]), None, residual, 0)
+        return not space.nothing_left(np.full(16, 5.0))
+
+    for factor in (1 / 3, 3):
+        assert left(factor * 8 * 100 * np.finfo(float).eps) == (factor > 1)
+        assert left(factor * 2e-3, residual=1e-3) == (factor > 1)
+        # In half precision residuals are bounds, of which a random vector sees the share of two in 16 dimensions.
+        assert left(factor * 2e-3 / 8**0.5, residual=1e-3, rounding=1e-3) == (factor > 1)
+    assert left(0.9e-3, residual=1e-3, rounding=1e-3)
+    assert not left(0.9e-3, residual=1e-3)
+    whole = quadrature.Complement.of(rl.as_operator(np.zeros((4, 4))), 0, None)
+    assert (whole.share, whole.nothing_left(np.ones(4))) == (1, False)
+
+
+def test_bounds_are_widened_and_never_of_no_length():
+    assert quadrature.widened((1.0, 3.0), 0.05) == pytest.approx((0.9, 3.1))
+    assert quadrature.widened((-3.0, -1.0), 0.0) == (-3.0, -1.0)
+    assert quadrature.widened((0.0, 0.0), 0.05) == (-1.0, 1.0)
+    # A point is known up to rounding; what is left of larger eigenvalues, up to theirs.
+    for bounds, scale, size in (((2.0, 2.0), 0.0, 2.0), ((-2.0, -2.0 + 1e-7), 0.0, 2.0), ((1e-20, 3e-20), 1e3, 1.0)):
+        low, high = quadrature.widened(bounds, 0.05, scale)
+        assert low + high == pytest.approx(sum(bounds), abs=1e-9)
+        assert 1e-4 * size < high - low < 1e-2 * size
+    assert quadrature.widened((1e-20, 3e-20), 0.05, 1e-7) == pytest.approx((0.9e-20, 3.1e-20))
+    assert quadrature.widened((2.0, 2.0001), 0.05) == pytest.approx((1.999995, 2.000105), rel=1e-9)
 
 
 def test_a_single_zero_that_deflation_leaves():

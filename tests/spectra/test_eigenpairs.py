@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.spectra import eigenpairs
+from rmtland.spectra import _restarted, eigenpairs
 from rmtland.spectra._restarted import Goal, RestartedLanczos
 from tests.spectra.spectra import cast, epsilon, every_kind, is_of_kind, numpy, of_spectrum
 
@@ -474,10 +474,33 @@ def test_what_counts_as_missed_is_wanted_more_than_the_last_one_known_and_not_it
     assert missed(np.array([2 + 1.5e-4, 2 + 1.7e-4])).tolist() == [1]
 
 
-def test_the_products_without_a_limit_grow_with_the_pairs():
-    """Eigenvalues too close together for a basis of so few vectors."""
-    diagonal = np.linspace(0, 1, 3000)
-    operator = rl.SymmetricOperator(lambda v: diagonal[:, None] * v, diagonal.size, diagonal)
-    with pytest.warns(RuntimeWarning, match="2 of 2 eigenpairs did not converge within 1200 products"):
-        pairs = rl.top_eigenpairs(operator, 2, rng=0, basis_size=5, tolerance=1e-12)
-    assert pairs.num_products == 1200
+def test_the_products_without_a_limit_grow_with_the_pairs(monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        eigenpairs, "_by_lanczos", lambda matrix, goal, budget, *rest: limits.append(budget.limit) or 1 / 0
+    )
+    for k in (1, 2, 7):
+        with pytest.raises(ZeroDivisionError):
+            rl.top_eigenpairs(np.eye(10), k)
+    assert limits == [1100, 1200, 1700]
+
+
+def test_the_next_look_comes_half_way_to_where_the_residuals_would_have_fallen():
+    """From 10^4 to 10^2 times what is allowed in ten steps: ten more would do."""
+    for before, now, steps in (
+        ((20, 1e4), (30, 1e2), 5),
+        ((50, 1e4), (60, 1e3), 12),  # 15, but no more than a fifth of those done
+        ((60, 1e4), (61, 1.01), 1),
+        (None, (30, 5.0), 3),  # nothing to go by: a tenth
+        (None, (5, 5.0), 1),
+        ((20, 5.0), (30, 5.0), 3),
+        ((20, 5.0), (30, 6.0), 3),
+        ((20, 5.0), (30, 1.0), 3),
+        ((20, 5.0), (30, 0.0), 3),
+        ((20, np.inf), (30, np.inf), 3),
+    ):
+        assert _restarted._steps_to_go(before, now) == steps
+    # Ten n^3 operations for the Ritz values against 4 n D for a vector.
+    for size, dimension, cheap in ((20, 1000, True), (20, 999, False), (2, 10, True), (2, 9, False)):
+        process = SimpleNamespace(size=size, operator=SimpleNamespace(dimension=dimension))
+        assert RestartedLanczos._looks_cost_little(process) == cheap

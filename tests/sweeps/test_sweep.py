@@ -28,6 +28,7 @@ from rmtland._lock import RunLock
 from rmtland.sweeps import engines
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
+from rmtland.sweeps.progress import reporter
 from rmtland.sweeps.provenance import fingerprint, qualified_name
 from rmtland.sweeps.work import Batch, cell_generator
 
@@ -90,6 +91,14 @@ def test_batches_take_half_a_second_and_at_least_one_cell():
         run._receive(Batch(np.arange(4), {}, {}, {}, 4 * seconds))
     run.size = 100
     assert run._batch_size() in (49, 50)
+    # At most eight times the last one, 16 MiB of results, and towards the end a quarter of each worker's share.
+    run.size, run.seconds_per_cell = 3, 1e-9
+    assert [run._batch_size() for _ in range(3)] == [24, 192, 1536]
+    run.seconds_per_cell = 0.01
+    for number, left, workers, size in ((2**20, 10**6, 1, 2), (1, 47, 3, 3), (1, 5, 3, 2), (1, 0, 3, 2)):
+        run.size, run.left, run.engine = 100, left, SimpleNamespace(capacity=lambda workers=workers: workers)
+        store.schema = {"x": np.empty((1, number)), "y": np.empty((0, 3))}
+        assert run._batch_size() == size
 
 
 @given(
@@ -903,9 +912,36 @@ def test_progress_tells_done_and_failed_cells_apart():
     assert all(failed <= 5 and total == 15 for _, failed, total in seen)
 
 
+def test_a_bar_counts_all_cells_and_names_the_failed_ones(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    for progress in (True, None):
+        with reporter(progress, 3, 0, 10) as report:
+            report(2, 0)
+        shown = capsys.readouterr().err
+        assert "sweep" in shown
+        assert " 5/10" in shown
+        assert "failed" not in shown
+        with reporter(progress, 3, 1, 10) as report:
+            for more, lost in ((1, 0), (1, 1), (1, 0)):
+                report(more, lost)
+        shown = capsys.readouterr().err
+        assert " 8/10" in shown
+        assert "2 failed" in shown
+        assert "cells/s" in shown
+        assert shown.endswith("\r\x1b[1A\x1b[2K")  # one line up, which is wiped
+    with reporter(True, 3, 1, 10):
+        pass
+    assert " 4/10" in capsys.readouterr().err
+    with reporter(False, 3, 1, 10) as report:
+        report(2, 1)
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_printed_off_a_terminal(capfd):
-    rl.sweep(noise, GRID, 2, workers=1)
-    assert capfd.readouterr() == ("", "")
+    for progress in (None, True):
+        rl.sweep(noise, GRID, 2, workers=1, progress=progress)
+        assert capfd.readouterr() == ("", "")
 
 
 def test_more_results_than_memory():
