@@ -323,6 +323,13 @@ def test_kernel_polynomials_give_the_same_density():
     assert outside.density[[0, 2]].tolist() == [0, 0]
     with pytest.raises(ValueError, match="`bounds` must contain the spectrum, without NaN; got -2 to 9"):
         rl.spectral_density(MATRIX, method="kpm", bounds=(-2, 9), rng=0)
+    # T_8(1.003) = 1.2: barely outside is outside, by more than rounding.
+    with pytest.raises(ValueError, match="`bounds` must contain the spectrum"):
+        rl.spectral_density(1.003 * np.eye(4), method="kpm", bounds=(-1, 1), num_steps=5, rng=0)
+    assert rl.spectral_density((1 + 1e-9) * np.eye(4), method="kpm", bounds=(-1, 1), num_steps=5, rng=0).bounds == (
+        -1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("method", ["lanczos", "kpm"])
@@ -499,13 +506,14 @@ def test_what_is_left_below_the_errors_of_what_was_taken_out_is_nothing():
         assert left(factor * 2e-3 / 8**0.5, residual=1e-3, rounding=1e-3) == (factor > 1)
     assert left(0.9e-3, residual=1e-3, rounding=1e-3)
     assert not left(0.9e-3, residual=1e-3)
+    assert left(3e-3, residual=1e-3)
     whole = quadrature.Complement.of(rl.as_operator(np.zeros((4, 4))), 0, None)
     assert (whole.share, whole.nothing_left(np.ones(4))) == (1, False)
 
 
 def test_bounds_are_widened_and_never_of_no_length():
     assert quadrature.widened((1.0, 3.0), 0.05) == pytest.approx((0.9, 3.1))
-    assert quadrature.widened((-3.0, -1.0), 0.0) == (-3.0, -1.0)
+    assert quadrature.widened((-3.0, -1.0), 0.0, 100.0) == (-3.0, -1.0)
     assert quadrature.widened((0.0, 0.0), 0.05) == (-1.0, 1.0)
     # A point is known up to rounding; what is left of larger eigenvalues, up to theirs.
     for bounds, scale, size in (((2.0, 2.0), 0.0, 2.0), ((-2.0, -2.0 + 1e-7), 0.0, 2.0), ((1e-20, 3e-20), 1e3, 1.0)):

@@ -454,6 +454,9 @@ def test_no_more_products_than_were_allowed():
         operator = rl.SymmetricOperator.from_matrix(matrix).counted()
         pairs = rl.top_eigenpairs(operator, 3, rng=0, method="lanczos", max_products=limit)
         assert operator.num_products == pairs.num_products <= limit
+        # Three pairs take three products at least; what has not converged is of no product.
+        assert (pairs.converged_after[pairs.converged] >= 3).all()
+        assert (pairs.converged_after[~pairs.converged] == -1).all()
 
 
 def test_what_counts_as_missed_is_wanted_more_than_the_last_one_known_and_not_its_copy():

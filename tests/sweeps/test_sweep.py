@@ -95,7 +95,7 @@ def test_batches_take_half_a_second_and_at_least_one_cell():
     run.size, run.seconds_per_cell = 3, 1e-9
     assert [run._batch_size() for _ in range(3)] == [24, 192, 1536]
     run.seconds_per_cell = 0.01
-    for number, left, workers, size in ((2**20, 10**6, 1, 2), (1, 47, 3, 3), (1, 5, 3, 2), (1, 0, 3, 2)):
+    for number, left, workers, size in ((2**20, 10**6, 1, 2), (1, 48, 3, 4), (1, 5, 3, 2), (1, 0, 3, 2)):
         run.size, run.left, run.engine = 100, left, SimpleNamespace(capacity=lambda workers=workers: workers)
         store.schema = {"x": np.empty((1, number)), "y": np.empty((0, 3))}
         assert run._batch_size() == size
