@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtland as rl
-from rmtland.spectra import probes, traces
+from rmtland.spectra import _vectors, probes, traces
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import trace_and_norm
 from tests.spectra.spectra import of_spectrum
@@ -438,6 +438,35 @@ def test_an_operator_that_is_not_symmetric_is_named(dtype, scale):
         with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = .*, q\^T A p = "):
             estimate(operator)
         estimate(symmetric)
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e150])
+def test_products_may_be_as_far_from_symmetric_as_a_millionth_of_the_operator(unit):
+    """Whatever the lengths of the two vectors; the operator is as large as it says or its products show."""
+    p, q = np.array([3.0, 0.0, 0.0]), np.array([0.0, 0.1, 0.0])
+
+    def check(difference, beyond=0.0, rest=0.0, **known):
+        images = unit * np.array([[4.0, 1 + difference, beyond], [1.0, 2.0, rest]]).T * [3.0, 0.1]
+        known = {name: value * (unit if name == "rounding_scale" else 1) for name, value in known.items()}
+        operator = SymmetricOperator(None, 3, np.zeros(0), **known)
+        _vectors.require_symmetric_products(operator, np.stack([p, q], axis=1), images)
+
+    for known, size in (
+        ({}, 17**0.5),
+        ({"beyond": 30.0}, 917**0.5),
+        ({"rest": 20.0}, 405**0.5),
+        ({"rounding_scale": 100.0}, 100),
+        ({"rounding": 1e-3}, 16e3 * 17**0.5),  # in half precision
+    ):
+        for sign in (-1, 1):
+            check(sign * 0.9e-6 * size, **known)
+            with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = "):
+                check(sign * 1.2e-6 * size, **known)
+    for vectors in (np.stack([p, 0 * q], axis=1), np.stack([0 * p, q], axis=1)):
+        _vectors.require_symmetric_products(SymmetricOperator(None, 3, np.zeros(0)), vectors, np.eye(3, 2, 1))
+    # Products of a frozen network have lost their digits to underflow.
+    tiny = 1e-31 * np.array([[0.0, 9.0], [1.0, 0.0], [0.0, 0.0]])
+    _vectors.require_symmetric_products(SymmetricOperator(None, 3, np.zeros(0)), np.eye(3, 2), tiny)
 
 
 def test_errors_at_the_fewest_products():
