@@ -68,6 +68,11 @@ def test_neighbours_a_rounding_apart_are_told_apart():
     assert rl.count_outliers([5.0] * 6) == 0
 
 
+def test_one_outlier_over_copies_of_another_eigenvalue():
+    for method in ("gap", "ratio", "elbow"):
+        assert rl.count_outliers([9.0, 1.0, 1.0, 1.0, 1.0, 1.0], method, max_outliers=5) == 1
+
+
 def test_ratios_are_of_positive_eigenvalues_alone():
     for last in (0.0, -1e-9, -5.0):
         count = rl.count_outliers([8.0, 4.0, 3.9, last], "ratio", max_outliers=3)
