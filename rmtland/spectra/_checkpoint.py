@@ -141,7 +141,7 @@ class Checkpoint:
 
     def write(self, run: Recurrence) -> None:
         """Replace the file by the run's state; the old or the new one is there at any moment."""
-        if run.size == self.size and self.identity is not None:
+        if run.size == self.size:
             return
         begun = time.monotonic()
         if run.has_basis:

@@ -62,7 +62,7 @@ def arpack(
     prototype = _vectors.working_prototype(operator)
     first = to_numpy(_vectors.start_vector(operator, rng, start))
     ncv = size or min(operator.dimension, max(2 * goal.count + 1, 20))
-    cycles = max(1, (budget.limit - budget.done - goal.count) // max(ncv - goal.count, 1))
+    cycles = max(1, (budget.limit - budget.done - goal.count) // (ncv - goal.count))
     try:
         columns = eigsh(
             _linear(operator, prototype, budget), k=goal.count, which=ARPACK_NAMES[which], v0=first, ncv=ncv,

@@ -100,8 +100,8 @@ class RestartedLanczos:
         j = self.size
         q, out = self.rows[j], self.rows[j + 1]
         product = self.budget.multiply(self.operator, q)
-        after_restart = self.border == j and j > 0
-        coupling = float(self.projected[j - 1, j]) if j and not after_restart else 0.0
+        after_restart = self.border == j  # or at the start, where no vector is before
+        coupling = 0.0 if after_restart else float(self.projected[j - 1, j])
         alpha = _vectors.subtract(out, product, coupling, self.rows[j - 1] if coupling else q, q)
         if not math.isfinite(alpha):
             raise _vectors.not_finite(self.budget.done)
@@ -201,7 +201,7 @@ class RestartedLanczos:
 
 def _steps_to_go(before: tuple[int, float] | None, now: tuple[int, float]) -> int:
     """Steps to the next look at the Ritz values: half of those that the residuals' fall so far promises."""
-    if before is None or not 0 < now[1] < before[1] or now[1] <= 1:
+    if before is None or not 1 < now[1] < before[1]:
         return max(1, now[0] // 10)
     rate = math.log(before[1] / now[1]) / (now[0] - before[0])
     return max(1, min(int(math.log(now[1]) / rate / 2), now[0] // 5))

@@ -235,7 +235,7 @@ def require_symmetric_products(operator: SymmetricOperator, vectors: Array, imag
     """
     p, q, image_p, image_q = vectors[:, 0], vectors[:, 1], images[:, 0], images[:, 1]
     lengths = norm(p), norm(q)
-    if 0.0 in lengths or operator.dimension < 2:
+    if 0.0 in lengths:
         return
     # One after the other: squares of a frozen network's products underflow.
     one_way, other_way = (dot(p / lengths[0], image_q) / lengths[1], dot(q / lengths[1], image_p) / lengths[0])

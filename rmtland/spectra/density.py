@@ -305,7 +305,7 @@ def _kernel_polynomial(
     with np.errstate(divide="ignore"):
         heights = np.where(inside, terms @ np.cos(k[:, None] * places) / (math.pi * half * np.sin(places)), 0.0)
     peaks = gaussians(grid, outliers, width).sum(axis=0) / operator.dimension
-    density, error = mean_and_error(np.where(inside, heights, 0.0) + peaks)
+    density, error = mean_and_error(heights + peaks)
     nodes = np.broadcast_to(centre + half * np.cos(angles), weights.shape)
     return SpectralDensity(
         grid=grid, density=density, standard_error=error, nodes=nodes[:, ::-1], weights=weights[:, ::-1],

@@ -211,7 +211,7 @@ class SymmetricOperator:
         >>> operator.composed(np.polynomial.Polynomial([0.0, 1.0, 1.0])) @ np.ones(3)
         array([ 2.,  6., 12.])
         """
-        if not (hasattr(polynomial, "mapparms") and hasattr(polynomial, "convert")):
+        if not hasattr(polynomial, "mapparms"):
             raise TypeError(f"`polynomial` must be one of numpy.polynomial's series; got {type(polynomial).__name__}")
         if not isinstance(polynomial, Polynomial):
             polynomial = polynomial.convert(kind=Chebyshev, domain=polynomial.domain)

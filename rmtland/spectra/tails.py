@@ -341,7 +341,7 @@ def _replicate(
     size = values.size
     # With a given start the tail keeps its size, as one conditions on it.
     in_tail = size - place
-    if given is None and place > 0:
+    if given is None:
         in_tail = max(int(rng.binomial(size, in_tail / size)), MIN_TAIL)
     drawn = start * (1.0 - rng.random(in_tail)) ** (-1.0 / (exponent - 1.0))
     below = rng.choice(values[:place], size - in_tail) if place else np.empty(0)

@@ -313,7 +313,7 @@ def diagonal_estimate(operator: Any, *, num_products: int = NUM_PRODUCTS, rng: S
             diagonal[block] = double(xp.linalg.diagonal(columns[block, :]))
         return DiagonalEstimate(diagonal, 0.0 * diagonal, matrix.dimension)
     mean = zeros(matrix.prototype, (matrix.dimension,), widest(matrix.prototype))
-    spread, seen = 0.0 * mean, 0  # Welford's sums by blocks: squares of means would cancel
+    spread, seen = mean, 0  # Welford's sums by blocks: squares of means would cancel
     while seen < count:
         width = min(block_width(matrix.dimension), count - seen)
         probes = rademacher(matrix, width, source)

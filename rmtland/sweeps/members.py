@@ -67,6 +67,9 @@ def read_coordinate(group: zarr.Group, name: str, path: Path | None) -> npt.NDAr
     """Values of an axis; DamageError where they are lost or damaged."""
     array = stored_array(group, name, path)
     try:
+        # Zarr takes a file that is not there for zeros.
+        if path is not None and not (path / name / array.metadata.encode_chunk_key((0,))).exists():
+            raise ValueError("its file is lost")
         values = np.asarray(array[:])
     except (OSError, MemoryError):
         raise
@@ -84,7 +87,7 @@ def write_coordinate(group: zarr.Group, name: str, values: npt.NDArray[Any], uni
         name,
         overwrite=True,  # one that a kill left without its values
         shape=values.shape,
-        chunks=(max(values.size, 1),),
+        chunks=values.shape,
         dtype=str if values.dtype.kind == "U" else values.dtype,
         compressors=CODECS,
         dimension_names=(name,),

@@ -31,7 +31,7 @@ def reporter(
     from rich.console import Console
 
     console = Console(stderr=True)
-    if progress is False or (progress is None and not console.is_terminal):
+    if progress is False or not console.is_terminal:
         yield count
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

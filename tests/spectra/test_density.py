@@ -73,6 +73,29 @@ def test_grid_contains_every_outlier_of_every_probe():
     assert found.bounds[1] == pytest.approx(8 + 0.05 * (8 - eigenvalues.min()), rel=0.01)
 
 
+def test_bounds_are_the_extreme_ritz_values_of_all_probes_and_their_residuals():
+    vectors = []
+
+    def multiply(block):
+        vectors.append(block[:, 0])
+        return MATRIX @ block
+
+    operator = SymmetricOperator(multiply, SIZE, MATRIX)
+    found = rl.spectral_density(operator, num_probes=3, num_steps=5, margin=0.0, rng=0)
+    ends = []
+    for start in vectors[::5]:
+        powers = [start]
+        while len(powers) < 5:
+            powers.append(MATRIX @ powers[-1])
+        basis = np.linalg.qr(np.stack(powers, axis=1))[0]
+        values, turn = np.linalg.eigh(basis.T @ MATRIX @ basis)
+        left = np.linalg.norm(MATRIX @ basis @ turn - (basis @ turn) * values, axis=0)
+        ends.append((values[0] - left[0], values[-1] + left[-1]))
+    low, high = np.transpose(ends)
+    assert found.bounds == (pytest.approx(low.min(), rel=1e-6), pytest.approx(high.max(), rel=1e-6))
+    assert min(low.max() - low.min(), high.max() - high.min()) > 0.01
+
+
 def test_quadrature_is_exact_for_polynomials_up_to_degree_2m_minus_1():
     steps = 5
     found = rl.spectral_density(MATRIX, num_steps=steps, rng=3)
@@ -300,6 +323,13 @@ def test_kernel_polynomials_give_the_same_density():
     assert outside.density[[0, 2]].tolist() == [0, 0]
     with pytest.raises(ValueError, match="`bounds` must contain the spectrum, without NaN; got -2 to 9"):
         rl.spectral_density(MATRIX, method="kpm", bounds=(-2, 9), rng=0)
+    # T_8(1.003) = 1.2: barely outside is outside, by more than rounding.
+    with pytest.raises(ValueError, match="`bounds` must contain the spectrum"):
+        rl.spectral_density(1.003 * np.eye(4), method="kpm", bounds=(-1, 1), num_steps=5, rng=0)
+    assert rl.spectral_density((1 + 1e-9) * np.eye(4), method="kpm", bounds=(-1, 1), num_steps=5, rng=0).bounds == (
+        -1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("method", ["lanczos", "kpm"])
@@ -387,6 +417,60 @@ def test_kernel_polynomials_of_what_deflation_leaves(low):
     np.testing.assert_allclose(given.cdf(points), exact, atol=0.03)
 
 
+def test_kernel_polynomials_are_jacksons_kernel_around_each_eigenvalue():
+    """The kernel as the square of a trigonometric polynomial (Weisse et al. 2006, sec. II.C.3), in the angle."""
+    eigenvalues = np.array([-1.8, -0.7, 0.1, 0.4, 1.3, 2.2, 9.0])
+    size, steps, low, high = 7, 12, -3.0, 4.0
+    values, vectors = np.linalg.eigh(rotated(eigenvalues))
+    starts = []
+
+    def multiply(block):
+        starts.append(block[:, 0] / np.linalg.norm(block))
+        return (vectors * values) @ (vectors.T @ block)
+
+    operator = SymmetricOperator(multiply, size, values)
+    pairs = rl.top_eigenpairs(operator, 1, rng=0, tolerance=1e-12)
+    starts.clear()
+    grid = np.array([low - 1, low, -1.9, -0.6, 0.0, 0.5, 1.1, 2.0, 3.9, high, 8.8, 9.0, 9.3])
+    options = {"num_probes": 2, "num_steps": steps, "method": "kpm", "bounds": (low, high), "deflate": pairs, "rng": 0}
+    found = rl.spectral_density(operator, grid=grid, **options)
+    assert len(starts) == 2 * steps
+    count = 2 * steps
+    amplitudes = np.sin(np.pi * np.arange(1, count + 1) / (count + 1))
+    damping = np.correlate(amplitudes, amplitudes, "full")[count - 1 :] / (amplitudes @ amplitudes)
+
+    def kernel(angle):
+        return np.abs(np.exp(1j * np.multiply.outer(angle, np.arange(count))) @ amplitudes) ** 2 / (
+            2 * np.pi * amplitudes @ amplitudes
+        )
+
+    inside = (grid > low) & (grid < high)
+    angles, places = (np.arccos((x - 0.5) / 3.5) for x in (grid[inside], eigenvalues[:-1]))
+    heights = np.zeros((2, grid.size))
+    for probe, height, weights, nodes in zip((0, steps), heights, found.weights, found.nodes, strict=True):
+        shares = (vectors[:, :-1].T @ starts[probe]) ** 2 * 6 / 7
+        apart, mirrored = np.subtract.outer(angles, places), np.add.outer(angles, places)
+        height[inside] = (kernel(apart) + kernel(mirrored)) @ shares / (3.5 * np.sin(angles))
+        for k in range(count):
+            of_nodes, exact = (np.cos(k * a) for a in (np.arccos((nodes - 0.5) / 3.5), places))
+            assert weights @ of_nodes == pytest.approx(damping[k] * shares @ exact, abs=1e-10), k
+    np.testing.assert_allclose(found.density[:-3], heights.mean(axis=0)[:-3], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.standard_error, np.abs(heights[0] - heights[1]) / 2, rtol=1e-6, atol=1e-10)
+    # What was taken out is as wide as the kernel makes an eigenvalue in the middle.
+    turn = np.linspace(-np.pi, np.pi, 20001)
+    spread = 3.5 * np.sqrt(np.trapezoid(np.sin(turn) ** 2 * kernel(turn), turn))
+    np.testing.assert_allclose(found.density[-3:], stats.norm.pdf(grid[-3:], 9, spread) / 7, rtol=0.04)
+    # Nodes lie as far apart, in the middle, as the Gaussians that stand for them are wide.
+    assert (np.diff(found.nodes) > 0).all()
+    assert found.width == pytest.approx(np.diff(found.nodes[0]).max(), rel=1e-3)
+    assert found.nodes.shape == found.weights.shape == (2, 4 * count)
+    whole = rl.spectral_density(operator, num_points=101, **options)
+    added = np.setdiff1d(whole.grid, np.linspace(low, high, 101))
+    assert whole.grid.size == 101 + added.size
+    np.testing.assert_allclose([added.min(), added.max()], [9 - 8 * spread, 9 + 8 * spread], rtol=0.02)
+    assert np.trapezoid(whole.density, whole.grid) == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.parametrize("rest", [np.zeros(28), np.linspace(-0.1, 0.1, 28)], ids=["nothing left", "a bulk left"])
 @pytest.mark.parametrize("deflate", [0, 2])
 @pytest.mark.parametrize("method", ["lanczos", "kpm"])
@@ -407,6 +491,44 @@ def test_a_transform_to_tiny_values_is_the_transform_scaled():
 def test_kernel_polynomials_of_nothing_left():
     found = rl.spectral_density(of_spectrum([3.0, 2.0] + [0.0] * 28), method="kpm", deflate=2, num_steps=20, rng=0)
     np.testing.assert_allclose(found.count_below(0.5)[0], 28, rtol=1e-6)
+
+
+def test_what_is_left_below_the_errors_of_what_was_taken_out_is_nothing():
+    def left(size, residual=0.0, rounding=0.0):
+        operator = SymmetricOperator(lambda block: size * block, 16, np.ones(0), rounding=rounding)
+        space = quadrature.Complement(operator, np.array([-8.0, 4.0]), None, residual, 0)
+        return not space.nothing_left(np.full(16, 5.0))
+
+    for factor in (1 / 3, 3):
+        assert left(factor * 8 * 100 * np.finfo(float).eps) == (factor > 1)
+        assert left(factor * 2e-3, residual=1e-3) == (factor > 1)
+        # In half precision residuals are bounds, of which a random vector sees the share of two in 16 dimensions.
+        assert left(factor * 2e-3 / 8**0.5, residual=1e-3, rounding=1e-3) == (factor > 1)
+    assert left(0.9e-3, residual=1e-3, rounding=1e-3)
+    assert not left(0.9e-3, residual=1e-3)
+    assert left(3e-3, residual=1e-3)
+    whole = quadrature.Complement.of(rl.as_operator(np.zeros((4, 4))), 0, None)
+    assert (whole.share, whole.nothing_left(np.ones(4))) == (1, False)
+
+
+def test_bounds_are_widened_and_never_of_no_length():
+    assert quadrature.widened((1.0, 3.0), 0.05) == pytest.approx((0.9, 3.1))
+    assert quadrature.widened((-3.0, -1.0), 0.0, 100.0) == (-3.0, -1.0)
+    assert quadrature.widened((0.0, 0.0), 0.05) == (-1.0, 1.0)
+    # A point is known up to rounding; what is left of larger eigenvalues, up to theirs.
+    for bounds, scale, size in (((2.0, 2.0), 0.0, 2.0), ((-2.0, -2.0 + 1e-7), 0.0, 2.0), ((1e-20, 3e-20), 1e3, 1.0)):
+        low, high = quadrature.widened(bounds, 0.05, scale)
+        assert low + high == pytest.approx(sum(bounds), abs=1e-9)
+        assert 1e-4 * size < high - low < 1e-2 * size
+    assert quadrature.widened((1e-20, 3e-20), 0.05, 1e-7) == pytest.approx((0.9e-20, 3.1e-20))
+    assert quadrature.widened((2.0, 2.0001), 0.05) == pytest.approx((1.999995, 2.000105), rel=1e-9)
+
+
+def test_a_single_zero_that_deflation_leaves():
+    found = rl.spectral_density(np.diag([5.0, 4.0, 0.0]), deflate=2, num_probes=2, rng=0)
+    np.testing.assert_allclose(found.weights, [[1 / 3], [1 / 3]], rtol=1e-12)
+    assert found.nodes.tolist() == [[0.0], [0.0]]
+    np.testing.assert_allclose(found.count_below([-1.0, 1.0, 4.5, 6.0])[0], [0, 1, 2, 3], atol=1e-9)
 
 
 @pytest.mark.parametrize("num_probes", [2, 3])

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
+from rmtland.spectra import _restarted, eigenpairs
+from rmtland.spectra._restarted import Goal, RestartedLanczos
 from tests.spectra.spectra import cast, epsilon, every_kind, is_of_kind, numpy, of_spectrum
 
 RANDOM = np.random.default_rng(0)
@@ -244,6 +248,26 @@ def test_subspace_iteration_keeps_signs_and_copies():
     assert vector.shape == (60,)
 
 
+def test_subspace_iteration_spends_whole_blocks_within_its_limit():
+    matrix = of_spectrum(np.linspace(-1, 1, 40))
+    for limit, spent in ((21, 17), (22, 22), (26, 22), (27, 27)):  # two that show symmetry, then five at a time
+        with pytest.warns(RuntimeWarning, match=f"did not converge within {spent} products"):
+            rl.subspace_iteration(matrix, 3, rng=0, block_size=5, max_products=limit)
+    matrix = of_spectrum([3.0, 2.5, *np.linspace(-1, 1, 38)])
+    unsaid, said = (rl.subspace_iteration(matrix, 2, rng=0, **options) for options in ({}, {"block_size": 10}))
+    np.testing.assert_array_equal(unsaid.eigenvectors, said.eigenvectors)
+    assert rl.subspace_iteration(np.diag([2.0, 1.0, 0.0]), 1, rng=0).num_products == 2 + 3  # no wider than the matrix
+
+
+def test_after_a_restart_the_product_holds_the_kept_vectors_as_before():
+    kept = np.array([5.0, -3.0, 0.0])
+    process = SimpleNamespace(projected=np.column_stack([np.zeros((3, 3)), kept]), asymmetry=1e-6, scale=10.0)
+    RestartedLanczos._require_coupled(process, kept + np.array([1e-6, -2e-6, 9e-6]), 3)
+    for place, (found, held) in enumerate([("5.00002", "5"), ("-2.99998", "-3"), ("2e-05", "0")]):
+        with pytest.raises(ValueError, match=rf"got p\^T A q = {found}, q\^T A p = {held} for"):
+            RestartedLanczos._require_coupled(process, kept + 2e-5 * np.eye(3)[place], 3)
+
+
 def test_deflation_moves_eigenvalues_to_zero():
     matrix = of_spectrum(SPECTRA["outliers"])
     pairs = rl.top_eigenpairs(matrix, 4, rng=0, tolerance=1e-11)
@@ -305,6 +329,11 @@ EYE = np.diag([3.0, 2.0, 1.0, 0.0])
         ({"k": 0}, ValueError, "`k` must be >= 1; got 0"),
         ({"k": 4, "method": "arpack"}, ValueError, '`k` must be < D = 4 with method="arpack"; got 4'),
         ({"method": "lobpcg"}, ValueError, '`k` must be < D / 5 = 0.8 with method="lobpcg"; got 1'),
+        (
+            {"operator": np.diag(np.arange(10.0)), "k": 2, "method": "lobpcg"},
+            ValueError,
+            '`k` must be < D / 5 = 2 with method="lobpcg"; got 2',
+        ),
         ({"method": "lobpcg", "which": "magnitude"}, ValueError, '`which` must be "largest" or "smallest"'),
         ({"method": "lobpcg", "start": np.ones(4)}, ValueError, "`start` must be left out"),
         ({"method": "subspace"}, ValueError, '`which` must be "magnitude" with method="subspace"; got \'largest\''),
@@ -351,11 +380,12 @@ def test_subspace_blocks_hold_what_is_wanted():
         rl.subspace_iteration(EYE, 2, block_size=1)
 
 
-def test_a_basis_that_does_not_fit_says_so(monkeypatch):
+@pytest.mark.parametrize("library", [np, torch])
+def test_a_basis_that_does_not_fit_says_so(library, monkeypatch):
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
     monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match=r"a basis of 31 vectors needs .* give a smaller `basis_size`"):
-        rl.top_eigenpairs(np.eye(100), 2, rng=0, basis_size=30)
+        rl.top_eigenpairs(library.eye(100), 2, rng=0, basis_size=30)
 
 
 def test_the_default_basis_grows_with_what_memory_allows(monkeypatch):
@@ -424,3 +454,56 @@ def test_no_more_products_than_were_allowed():
         operator = rl.SymmetricOperator.from_matrix(matrix).counted()
         pairs = rl.top_eigenpairs(operator, 3, rng=0, method="lanczos", max_products=limit)
         assert operator.num_products == pairs.num_products <= limit
+        # Three pairs take three products at least; what has not converged is of no product.
+        assert (pairs.converged_after[pairs.converged] >= 3).all()
+        assert (pairs.converged_after[~pairs.converged] == -1).all()
+
+
+def test_what_counts_as_missed_is_wanted_more_than_the_last_one_known_and_not_its_copy():
+    """Two eigenvalues are told apart where they differ by more than both residuals may be."""
+    process = SimpleNamespace(scale=5.0, noise=0.0, capacity=20)
+    of_modulus = Goal(eigenpairs.ORDERS["magnitude"], 3, 1e-6)
+    missed = eigenpairs._missed(of_modulus, np.array([5.0, 3.0, -2.0]), process)
+    candidates = np.array([2 + 1e-9, 1.9, -2 - 3e-6, 4.0, -2 - 5e-6, -1.0, 2.5])
+    assert missed(candidates).tolist() == [3, 6, 4]  # the count that is wanted, the most wanted first
+    assert missed(candidates[:3]).tolist() == [0]  # of the other sign: no copy
+    assert missed(candidates[1:3]).tolist() == []
+    for capacity, few in ((4, [3, 6]), (3, [3]), (1, [3])):
+        process.capacity = capacity
+        assert missed(candidates).tolist() == few
+    # Without a tolerance rounding tells how well they are known.
+    process.noise, exact = 1e-6, Goal(eigenpairs.ORDERS["largest"], 3, 0.0)
+    missed = eigenpairs._missed(exact, np.array([5.0, 3.0, 2.0]), process)
+    assert missed(np.array([2 + 1.5e-4, 2 + 1.7e-4])).tolist() == [1]
+
+
+def test_the_products_without_a_limit_grow_with_the_pairs(monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        eigenpairs, "_by_lanczos", lambda matrix, goal, budget, *rest: limits.append(budget.limit) or 1 / 0
+    )
+    for k in (1, 2, 7):
+        with pytest.raises(ZeroDivisionError):
+            rl.top_eigenpairs(np.eye(10), k)
+    assert limits == [1100, 1200, 1700]
+
+
+def test_the_next_look_comes_half_way_to_where_the_residuals_would_have_fallen():
+    """From 10^4 to 10^2 times what is allowed in ten steps: ten more would do."""
+    for before, now, steps in (
+        ((20, 1e4), (30, 1e2), 5),
+        ((50, 1e4), (60, 1e3), 12),  # 15, but no more than a fifth of those done
+        ((60, 1e4), (61, 1.01), 1),
+        (None, (30, 5.0), 3),  # nothing to go by: a tenth
+        (None, (5, 5.0), 1),
+        ((20, 5.0), (30, 5.0), 3),
+        ((20, 5.0), (30, 6.0), 3),
+        ((20, 5.0), (30, 1.0), 3),
+        ((20, 5.0), (30, 0.0), 3),
+        ((20, np.inf), (30, np.inf), 3),
+    ):
+        assert _restarted._steps_to_go(before, now) == steps
+    # Ten n^3 operations for the Ritz values against 4 n D for a vector.
+    for size, dimension, cheap in ((20, 1000, True), (20, 999, False), (2, 10, True), (2, 9, False)):
+        process = SimpleNamespace(size=size, operator=SimpleNamespace(dimension=dimension))
+        assert RestartedLanczos._looks_cost_little(process) == cheap

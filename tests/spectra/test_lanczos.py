@@ -393,12 +393,13 @@ def test_bad_arguments(arguments, error, message):
         rl.lanczos(**{"operator": np.eye(3), "num_steps": 2} | arguments)
 
 
-def test_a_basis_that_does_not_fit_says_so(monkeypatch):
-    monkeypatch.setattr(_arguments, "available_memory", lambda: 1000)
+@pytest.mark.parametrize("library", [np, torch])
+def test_a_basis_that_does_not_fit_says_so(library, monkeypatch):
+    monkeypatch.setattr(_arguments, "available_memory", lambda: 800)
     monkeypatch.setattr(_arguments, "LITTLE", 0)
     with pytest.raises(MemoryError, match=r"a basis of 11 vectors needs .* take fewer steps, or reorthogonalize=False"):
-        rl.lanczos(np.eye(20), 10, rng=0)
-    assert rl.lanczos(np.eye(20), 10, rng=0, reorthogonalize=False).invariant
+        rl.lanczos(library.eye(20), 10, rng=0)
+    assert rl.lanczos(library.eye(20), 10, rng=0, reorthogonalize=False).invariant
 
 
 def test_the_tridiagonal_measure_falls_back_on_lapack(monkeypatch):

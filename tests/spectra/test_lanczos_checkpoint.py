@@ -232,3 +232,12 @@ def test_the_interval_is_kept(tmp_path, monkeypatch):
     operator = rl.SymmetricOperator(multiply, 60, MATRIX)
     rl.lanczos(operator, 20, rng=1, checkpoint=tmp_path / "run.npz", checkpoint_interval=6)
     assert written == [6, 12, 18, 20]
+
+
+def test_a_single_step_is_written(tmp_path):
+    first = rl.lanczos(MATRIX, 1, rng=1, checkpoint=tmp_path / "run.npz")
+    assert_same_bits(rl.lanczos(MATRIX, 1, rng=1, checkpoint=tmp_path / "run.npz"), first)
+    calls = []
+    operator = rl.SymmetricOperator(lambda block: calls.append(1) or MATRIX @ block, 60, MATRIX)
+    assert rl.lanczos(operator, 2, rng=1, checkpoint=tmp_path / "run.npz").alpha[0] == first.alpha[0]
+    assert len(calls) == 2  # one that the operator is known by, and the second step

@@ -68,10 +68,23 @@ def test_neighbours_a_rounding_apart_are_told_apart():
     assert rl.count_outliers([5.0] * 6) == 0
 
 
+def test_one_outlier_over_copies_of_another_eigenvalue():
+    for method in ("gap", "ratio", "elbow"):
+        assert rl.count_outliers([9.0, 1.0, 1.0, 1.0, 1.0, 1.0], method, max_outliers=5) == 1
+
+
+def test_ratios_are_of_positive_eigenvalues_alone():
+    for last in (0.0, -1e-9, -5.0):
+        count = rl.count_outliers([8.0, 4.0, 3.9, last], "ratio", max_outliers=3)
+        assert (count, count.threshold) == (1, pytest.approx(32**0.5))
+    assert rl.count_outliers([8.0, 4.0, 3.9, 1e-9], "ratio", max_outliers=3) == 3
+
+
 def test_a_scree_plot_without_an_elbow_has_no_outliers():
     assert rl.count_outliers(np.linspace(0, 1, 40), "elbow") == 0
     assert rl.count_outliers(-np.geomspace(1e-3, 1, 40), "elbow") == 0  # falls faster and faster
     assert rl.count_outliers([3.0, 3.0, 3.0, 3.0, 3.0, 3.0], "elbow") == 0
+    assert rl.count_outliers([3.0, 3.0, 3.0, 3.0, 1.0], "elbow", max_outliers=4) == 0
     # Unlike a rule with logarithms, it needs no positive values.
     assert rl.count_outliers(np.append(np.linspace(-3, -2, 50), [4.0, 5.0]), "elbow") == 2
 

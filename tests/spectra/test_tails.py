@@ -90,6 +90,80 @@ def test_bootstrap_depends_on_seed_alone_and_more_samples_add_to_fewer():
     assert math.isnan(fit.p_value_error)
 
 
+@pytest.mark.parametrize("given", [None, 2.0])
+def test_bootstrap_samples_are_data_below_the_tail_and_the_law_from_there_on(given, monkeypatch):
+    values, samples = np.sort(np.append(np.linspace(0.1, 1.9, 60), pareto(2.5, 40, 3, 2.0))), []
+    monkeypatch.setattr(tails, "_search", lambda sample, start: samples.append((sample, start)) or (0, 0.0, 0.7))
+    for child in np.random.default_rng(0).spawn(300):
+        assert tails._replicate(values, 60, 2.0, 2.5, given, child) == 0.7
+    assert {sample.size for sample, _ in samples} == {100}
+    assert {start for _, start in samples} == {given}
+    assert all((np.diff(sample) >= 0).all() for sample, _ in samples)
+    drawn = np.concatenate([sample for sample, _ in samples])
+    assert stats.kstest(drawn[drawn >= 2], stats.pareto(1.5, scale=2).cdf).pvalue > 0.01
+    counts = np.unique(drawn[drawn < 2], return_counts=True)
+    np.testing.assert_array_equal(counts[0], values[:60])
+    assert stats.chisquare(counts[1]).pvalue > 0.01
+    in_tail = np.array([np.count_nonzero(sample >= 2) for sample, _ in samples])
+    if given is not None:  # one conditions on it
+        assert (in_tail == 40).all()
+        return
+    assert_mean(in_tail, 40, detect=4)
+    assert np.var(in_tail) == pytest.approx(24, rel=0.25)
+    # A tail of the fewest values is never smaller; where all of the data are the tail, nothing is drawn from below.
+    samples.clear()
+    for child in np.random.default_rng(1).spawn(50):
+        tails._replicate(values, 90, 2.0, 2.5, None, child)
+        tails._replicate(values, 0, 2.0, 2.5, None, child)
+    assert max(np.isin(sample, values).sum() for sample, _ in samples[::2]) == 90
+    assert all(sample.size == 100 and sample[0] >= 2 for sample, _ in samples[1::2])
+
+
+@pytest.mark.parametrize("bins", [3, 8])
+def test_the_line_goes_through_bins_of_one_ratio_from_the_first_value_to_the_last(bins):
+    tail = np.sort(pareto(2.5, 60, 11, 2.0))
+    line = rl.fit_power_law(np.append(tail, np.full(20, 0.5)), xmin=1.5, num_bootstrap=0, bins_per_decade=bins).line
+    number = math.ceil(bins * math.log10(tail[-1] / tail[0]))
+    place = np.minimum(number * np.log(tail / tail[0]) / np.log(tail[-1] / tail[0]), number - 1).astype(int)
+    logs, heights = [], []
+    for i in sorted(set(place.tolist())):
+        low, high = (tail[0] * (tail[-1] / tail[0]) ** (j / number) for j in (i, i + 1))
+        logs.append(0.5 * math.log(low * high))
+        heights.append(math.log(np.count_nonzero(place == i) / 80 / (high - low)))
+    slope, height = np.polyfit(logs, heights, 1)
+    assert (line.exponent, line.log_prefactor) == (pytest.approx(-slope, rel=1e-9), pytest.approx(height, rel=1e-9))
+    assert line.num_points == len(logs)
+    assert (line.xmin, line.xmax) == (pytest.approx(math.exp(logs[0])), pytest.approx(math.exp(logs[-1])))
+    assert line.standard_error == pytest.approx(stats.linregress(logs, heights).stderr, rel=1e-6)
+
+
+def test_copies_of_the_largest_value_alone_are_no_tail():
+    values = np.append(pareto(2.5, 60, 3), np.full(15, 40.0))
+    fit = rl.fit_power_law(values, num_bootstrap=0)
+    assert fit.xmin < 40
+    assert fit.exponent == pytest.approx(1 + fit.num_tail / np.log(values[values >= fit.xmin] / fit.xmin).sum())
+
+
+def test_the_share_of_bootstrap_samples_and_its_error(monkeypatch):
+    values, distances = pareto(2.5, 50, 7), iter(np.arange(16) / 100)
+    distance = rl.fit_power_law(values, num_bootstrap=0).distance
+    monkeypatch.setattr(tails, "_replicate", lambda *_: distance - 0.035 + next(distances))
+    fit = rl.fit_power_law(values, num_bootstrap=16)
+    further = np.arange(16) > 3
+    assert fit.p_value == further.mean() == 0.75
+    assert fit.p_value_error == pytest.approx(further.std() / 4, rel=1e-12)
+
+
+def test_the_fewest_values_of_a_tail():
+    values = np.append(np.linspace(0.1, 0.9, 5), pareto(1.5, 10, 0))
+    fit = rl.fit_power_law(values, xmin=1.0, num_bootstrap=0)
+    assert fit.num_tail == 10
+    # Slower than 1 / x^2: an exponent below 2, by maximum likelihood in closed form.
+    assert fit.exponent == pytest.approx(1 + 10 / np.log(values[5:]).sum(), rel=1e-6)
+    assert fit.exponent < 1.9
+    assert rl.fit_power_law(values[5:], num_bootstrap=0).num_tail == 10
+
+
 def test_rivals():
     power = rl.fit_power_law(pareto(2.2, 2000, 0), xmin=1.0, num_bootstrap=0).rivals
     assert power["exponential"].log_ratio > 0

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import statistics
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtland as rl
-from rmtland.spectra import probes, traces
+from rmtland.spectra import _vectors, probes, traces
 from rmtland.spectra.operators import SymmetricOperator
 from rmtland.spectra.traces import trace_and_norm
 from tests.spectra.spectra import of_spectrum
@@ -274,14 +275,15 @@ def test_no_direction_is_taken_out_twice():
         np.testing.assert_allclose(gram, np.eye(4), atol=1e-12)
 
 
-def test_a_weak_direction_found_beside_a_strong_one_is_orthogonal_to_the_space():
-    """Its part of the products is hardly more than their rounding."""
+@pytest.mark.parametrize("length", [1.0, 1e4])
+def test_a_weak_direction_found_beside_a_strong_one_is_orthogonal_to_the_space(length):
+    """Its part of the products, of vectors of any length, is hardly more than their rounding."""
     values = np.append([3.0, 2.0, 1.0, 1e-11], np.zeros(26))
     vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
     matrix = (vectors * values) @ vectors.T
     run = probes.Run(rl.as_operator((matrix + matrix.T) / 2), 100, None, 0)
     run.take_out(run.products(vectors[:, :2]))
-    run.take_out((vectors * values) @ np.random.default_rng(1).normal(size=(30, 3)))
+    run.take_out((vectors * values) @ np.random.default_rng(1).normal(0, length, (30, 3)))
     assert run.num_kept == 4
     np.testing.assert_allclose(run._basis.T @ run._basis, np.eye(4), atol=1e-12)
 
@@ -312,6 +314,13 @@ def test_the_error_of_the_ratio_is_that_of_leaving_one_sample_out():
     without = [(2 + np.delete(trace, i).mean()) / (5 + np.delete(square, i).mean()) ** 0.5 for i in range(400)]
     assert found[0] == pytest.approx((2 + trace.mean()) / (5 + square.mean()) ** 0.5, rel=1e-12)
     assert found[1] == pytest.approx(np.std(without) * 399**0.5, rel=0.01)
+
+
+def test_samples_are_means_with_the_errors_of_means():
+    traces, squared = np.array([3.0, 5.0, 10.0]), np.array([2.0, 7.0, 3.0])
+    samples = probes.Samples(exact_trace=2.0, exact_square=5.0, traces=traces, squared=squared, unit=4.0)
+    assert samples.trace() == pytest.approx((4 * 8.0, 4 * statistics.stdev(traces) / 3**0.5), rel=1e-12)
+    assert samples.square() == pytest.approx((9.0, statistics.stdev(squared) / 3**0.5), rel=1e-12)
 
 
 def test_diagonal_entries_with_their_errors():
@@ -388,15 +397,16 @@ def test_products_that_are_not_finite_are_refused(estimate):
         estimate(operator)
 
 
-def test_vectors_that_do_not_fit_are_refused_with_another_way(monkeypatch):
+@pytest.mark.parametrize("matrix", [MATRIX, torch.tensor(MATRIX)], ids=["numpy", "torch"])
+def test_vectors_that_do_not_fit_are_refused_with_another_way(matrix, monkeypatch):
     from rmtland import _arguments
 
     monkeypatch.setattr(_arguments, "available_memory", lambda: 300 * 8 * 30)
     monkeypatch.setattr(_arguments, "LITTLE", 0)
     for method in ("hutch++", "xtrace"):
         with pytest.raises(MemoryError, match=r'a space of \d+ vectors needs .* use method="hutchinson" instead'):
-            rl.trace_estimate(MATRIX, method=method)
-    assert rl.trace_estimate(MATRIX, method="hutchinson").num_products == 120
+            rl.trace_estimate(matrix, method=method)
+    assert rl.trace_estimate(matrix, method="hutchinson").num_products == 120
 
 
 @pytest.mark.parametrize(
@@ -428,6 +438,35 @@ def test_an_operator_that_is_not_symmetric_is_named(dtype, scale):
         with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = .*, q\^T A p = "):
             estimate(operator)
         estimate(symmetric)
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e150])
+def test_products_may_be_as_far_from_symmetric_as_a_millionth_of_the_operator(unit):
+    """Whatever the lengths of the two vectors; the operator is as large as it says or its products show."""
+    p, q = np.array([3.0, 0.0, 0.0]), np.array([0.0, 0.1, 0.0])
+
+    def check(difference, beyond=0.0, rest=0.0, **known):
+        images = unit * np.array([[4.0, 1 + difference, beyond], [1.0, 2.0, rest]]).T * [3.0, 0.1]
+        known = {name: value * (unit if name == "rounding_scale" else 1) for name, value in known.items()}
+        operator = SymmetricOperator(None, 3, np.zeros(0), **known)
+        _vectors.require_symmetric_products(operator, np.stack([p, q], axis=1), images)
+
+    for known, size in (
+        ({}, 17**0.5),
+        ({"beyond": 30.0}, 917**0.5),
+        ({"rest": 20.0}, 405**0.5),
+        ({"rounding_scale": 100.0}, 100),
+        ({"rounding": 1e-3}, 16e3 * 17**0.5),  # in half precision
+    ):
+        for sign in (-1, 1):
+            check(sign * 0.9e-6 * size, **known)
+            with pytest.raises(ValueError, match=r"`operator` must be symmetric; got p\^T A q = "):
+                check(sign * 1.2e-6 * size, **known)
+    for vectors in (np.stack([p, 0 * q], axis=1), np.stack([0 * p, q], axis=1)):
+        _vectors.require_symmetric_products(SymmetricOperator(None, 3, np.zeros(0)), vectors, np.eye(3, 2, 1))
+    # Products of a frozen network have lost their digits to underflow.
+    tiny = 1e-31 * np.array([[0.0, 9.0], [1.0, 0.0], [0.0, 0.0]])
+    _vectors.require_symmetric_products(SymmetricOperator(None, 3, np.zeros(0)), np.eye(3, 2), tiny)
 
 
 def test_errors_at_the_fewest_products():

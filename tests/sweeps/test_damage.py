@@ -113,10 +113,15 @@ def test_metadata_that_make_no_sense_are_a_lost_array(store, name):
 
 
 def test_chunks_of_a_lost_array_are_not_taken_for_those_of_the_new_one(tmp_path):
-    """After more trials the new one's chunks are cut otherwise."""
+    """After more trials the new one's chunks are cut otherwise; and nothing is read of a damaged one."""
     grid = {"a": [1.0, 2.0]}
     rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1)
     whole = rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1).load()
+    (tmp_path / "s" / "x" / "zarr.json").unlink()
+    assert rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1, repair=True).x.equals(whole.x)
+    for file in (tmp_path / "s" / "x" / "c").rglob("0"):
+        if file.is_file():
+            flip(file)
     (tmp_path / "s" / "x" / "zarr.json").unlink()
     assert rl.sweep(noise, grid, 5, 7, tmp_path / "s", workers=1, repair=True).x.equals(whole.x)
 
@@ -133,6 +138,23 @@ def test_an_axis_of_a_sweep_that_was_stopped_is_repaired(tmp_path):
         rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1)
     repaired = rl.sweep(noise, grid, 2, 7, tmp_path / "s", workers=1, repair=True)
     assert repaired.equals(rl.sweep(noise, grid, 2, 7, workers=1))
+
+
+@pytest.mark.parametrize("file", ["a/c/0", "kind/c/0", "k/c/0"])
+def test_an_axis_whose_file_is_lost_is_not_read_as_zeros(store, file):
+    (store / file).unlink()
+    told = f"axis `{file.split('/')[0]}` cannot be read back .its file is lost.; .*repair=True. writes it again$"
+    for call in (rl.open_sweep, run):
+        with pytest.raises(DamageError, match=told):
+            call(store)
+    run(store, repair=True)
+    assert store_bytes(store) == store_bytes(store.with_name("whole"))
+
+
+def test_an_axis_of_zero_is_stored(tmp_path):
+    for axis in ([0.0], [0], [False], [""]):
+        rl.sweep(lambda a: {"x": 1.0}, {"a": axis}, store=tmp_path / repr(axis), workers=1)
+        assert rl.open_sweep(tmp_path / repr(axis)).a.values.tolist() == axis
 
 
 @pytest.mark.parametrize("change", [flip, cut])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,8 +28,9 @@ from rmtland._lock import RunLock
 from rmtland.sweeps import engines
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
+from rmtland.sweeps.progress import reporter
 from rmtland.sweeps.provenance import fingerprint, qualified_name
-from rmtland.sweeps.work import cell_generator
+from rmtland.sweeps.work import Batch, cell_generator
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
 from .functions import threads as count_threads
@@ -83,6 +85,20 @@ def test_batches_take_half_a_second_and_at_least_one_cell():
         run.size, run.seconds_per_cell = 100, seconds
         sizes[seconds] = run._batch_size()
     assert sizes == {10.0: 1, 0.01: 50}
+    # A slow first cell, as of one that compiles, is forgotten.
+    run._store = lambda batch: None
+    for seconds in [60.0] + [0.01] * 40:
+        run._receive(Batch(np.arange(4), {}, {}, {}, 4 * seconds))
+    run.size = 100
+    assert run._batch_size() in (49, 50)
+    # At most eight times the last one, 16 MiB of results, and towards the end a quarter of each worker's share.
+    run.size, run.seconds_per_cell = 3, 1e-9
+    assert [run._batch_size() for _ in range(3)] == [24, 192, 1536]
+    run.seconds_per_cell = 0.01
+    for number, left, workers, size in ((2**20, 10**6, 1, 2), (1, 48, 3, 4), (1, 5, 3, 2), (1, 0, 3, 2)):
+        run.size, run.left, run.engine = 100, left, SimpleNamespace(capacity=lambda workers=workers: workers)
+        store.schema = {"x": np.empty((1, number)), "y": np.empty((0, 3))}
+        assert run._batch_size() == size
 
 
 @given(
@@ -130,6 +146,7 @@ def test_workers_have_one_thread():
 def test_text_axes_and_empty_grids(tmp_path):
     named = rl.sweep(lambda kind: {"n": len(kind)}, {"kind": ["ab", "c"]}, store=tmp_path / "s", workers=1)
     assert named.n.sel(kind="ab").item() == 2
+    assert named.kind.dtype == np.array(["ab", "c"]).dtype  # fixed width, which every reader knows
     again = rl.sweep(lambda rng: {"x": rng.random()}, {}, 3, workers=1)
     assert again.x.shape == (3,)
 
@@ -414,6 +431,11 @@ OTHERS = {
 def test_functions_that_hold_other_values_are_other_functions(kind):
     one, same, other = (fingerprint(OTHERS[kind](i)) for i in (0, 0, 1))
     assert one == same != other
+
+
+def test_a_lambda_is_known_by_its_text_whatever_a_compiler_makes_of_it():
+    compiled = [types.FunctionType(f.__code__.replace(co_consts=(*f.__code__.co_consts, "spare")), {}) for f in TWO]
+    assert [fingerprint(f) for f in compiled] == [fingerprint(f) for f in TWO]
 
 
 @pytest.mark.parametrize("kind", ["partial", "object", "lambdas on a line", "closure"])
@@ -880,9 +902,46 @@ def test_progress_reaches_a_function():
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
 
 
+def test_progress_tells_done_and_failed_cells_apart():
+    seen = []
+    with pytest.warns(RuntimeWarning, match="5 of 15 cells failed"):
+        rl.sweep(sometimes, {"a": [1, 2, 3]}, 5, workers=1, progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (10, 5, 15)
+    told = [done + failed for done, failed, _ in seen]
+    assert told == sorted(set(told))
+    assert all(failed <= 5 and total == 15 for _, failed, total in seen)
+
+
+def test_a_bar_counts_all_cells_and_names_the_failed_ones(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    for progress in (True, None):
+        with reporter(progress, 3, 0, 10) as report:
+            report(2, 0)
+        shown = capsys.readouterr().err
+        assert "sweep" in shown
+        assert " 5/10" in shown
+        assert "failed" not in shown
+        with reporter(progress, 3, 1, 10) as report:
+            for more, lost in ((1, 0), (1, 1), (1, 0)):
+                report(more, lost)
+        shown = capsys.readouterr().err
+        assert " 8/10" in shown
+        assert "2 failed" in shown
+        assert "cells/s" in shown
+        assert shown.endswith("\r\x1b[1A\x1b[2K")  # one line up, which is wiped
+    with reporter(True, 3, 1, 10):
+        pass
+    assert " 4/10" in capsys.readouterr().err
+    with reporter(False, 3, 1, 10) as report:
+        report(2, 1)
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_printed_off_a_terminal(capfd):
-    rl.sweep(noise, GRID, 2, workers=1)
-    assert capfd.readouterr() == ("", "")
+    for progress in (None, True):
+        rl.sweep(noise, GRID, 2, workers=1, progress=progress)
+        assert capfd.readouterr() == ("", "")
 
 
 def test_more_results_than_memory():
