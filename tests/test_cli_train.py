@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 import rmtland as rl
 from rmtland.cli import app
+from rmtland.cli.measure import import_builder
+from rmtland.cli.networks import load_data
 from tests.test_cli import COMMAND, images, run_apart  # noqa: F401
 
 FAST = ["--epochs", "2", "--examples", "20", "--statistics", "outputs,lengths"]
@@ -74,19 +77,19 @@ def test_the_record_is_that_of_the_checkpoint(tmp_path):
 
 
 def test_a_training_goes_on_only_as_itself(tmp_path):
-    train(tmp_path / "run", *DIGITS)
-    before = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    train(tmp_path / "new" / "run", *DIGITS)
+    before = torch.load(tmp_path / "new" / "run" / "checkpoint.pt", weights_only=True)
     assert before["step"] == 4
-    assert "going on after step 4 of 4" in train(tmp_path / "run", *DIGITS)[1]
+    assert "going on after step 4 of 4" in train(tmp_path / "new" / "run", *DIGITS)[1]
     with pytest.raises(ValueError, match=r"the same settings to go on with; .* has seed = 0, not 2"):
-        train(tmp_path / "run", *DIGITS, "--seed", "2")
+        train(tmp_path / "new" / "run", *DIGITS, "--seed", "2")
     # The default for these data is what is written down, and held against.
     train(tmp_path / "default", *DIGITS, "--epochs", "20", "--statistics", "outputs")
     assert json.loads((tmp_path / "default" / "settings.json").read_text())["epochs"] == 20
     shown = invoke("train", *FAST[2:4], *DIGITS, "--statistics", "outputs", "--out", tmp_path / "default")
     assert "going on after step 40 of 40" in shown
     with pytest.raises(ValueError, match=r"has epochs = 2, not 20"):
-        invoke("train", *FAST[2:], *DIGITS, "--out", tmp_path / "run")
+        invoke("train", *FAST[2:], *DIGITS, "--out", tmp_path / "new" / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     with pytest.raises(ValueError, match="`out` must be new, an empty folder or a training to go on with; got .*mine"):
@@ -195,3 +198,33 @@ def test_measure_takes_two_examples_and_not_one(run):
     measure = "measure", "none.pt", "--network", "mlp", "--examples"
     assert "`examples` must be >= 2; got 1" in run(*measure, "1").stderr
     assert "`checkpoints` must be files; found none at none.pt" in run(*measure, "2").stderr
+
+
+def test_the_module_of_a_network_is_looked_for_here_first(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        (folder / "own_package").mkdir(parents=True)
+        (folder / "own_builder.py").write_text(f"def build():\n    return {folder.name!r}\n")
+    (here / "lacking_builder.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(there)
+    before = list(sys.path)
+    assert import_builder("own_builder:build")() == "here"
+    for text, message in (
+        ("lacking_builder:build", "^No module named 'no_such_library'$"),
+        ("no_such_builder:build", "^`module` must name a module that can be imported; found no no_such_builder$"),
+        ("no_such.builder:build", "found no no_such.builder$"),
+        ("own_package.builder:build", "found no own_package.builder$"),
+    ):
+        with pytest.raises(ModuleNotFoundError, match=message):
+            import_builder(text)
+    assert sys.path == before
+
+
+def test_clusters_by_default():
+    def load(*options):
+        return load_data("clusters", None, None, False, *options, "mlp", 0)
+
+    default = load(None, None)
+    assert default.num_classes == 10
+    torch.testing.assert_close(torch.as_tensor(default.x_train), torch.as_tensor(load(10, 1.0).x_train))
