@@ -1,8 +1,12 @@
 """The command from a folder of its own, in this process (`run`) or through its real entry point (`run_apart`)."""
 
 import contextlib
+import dataclasses
+import importlib
+import io
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -13,11 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 
 import rmtland as rl
 from rmtland.cli import OutputFolder, parse_widths
+from rmtland.cli.output import TERMINATED, progress_bar
 from rmtland.comparison.result import RUNGS
+from rmtland.landscape.paper import sweeps
 
+landscape = importlib.import_module("rmtland.cli.landscape")
 COMMAND = Path(sys.executable).parent / "rmtland"
 SMALL = ["--hidden", "4", "--epochs", "2", "--draws", "2", "--examples", "12"]
 
@@ -184,6 +192,9 @@ def test_files_appear_together_or_not_at_all(tmp_path):
         (folder / "whole.txt").write_text("whole")
         assert list(target.glob("*.txt")) == []
     assert [path.name for path in target.iterdir()] == ["whole.txt"]
+    with OutputFolder(tmp_path / "none"):
+        pass
+    assert list((tmp_path / "none").iterdir()) == []
     with contextlib.suppress(KeyError), OutputFolder(target) as folder:
         (folder / "whole.txt").write_text("other")
         raise KeyError
@@ -194,6 +205,76 @@ def test_parents_that_were_made_go_too(tmp_path):
     with contextlib.suppress(KeyError), OutputFolder(tmp_path / "a" / "b" / "c"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyboardInterrupt(), "rmtland: interrupted; nothing was written\n"),
+        (SystemExit(TERMINATED), "rmtland: terminated; nothing was written\n"),
+        (SystemExit(1), ""),
+        (KeyError(), ""),
+    ],
+)
+def test_a_stop_says_that_nothing_was_written(tmp_path, capsys, error, told):
+    with pytest.raises(type(error)), OutputFolder(tmp_path / "out"):
+        raise error
+    assert capsys.readouterr().err == told
+    assert list(tmp_path.iterdir()) == []
+
+
+def on_screen(text):
+    """What a terminal still shows of a text: lines that are erased, and columns that are written again, are gone."""
+    lines, row = [""], 0
+    for piece in re.findall(r"\x1b\[[\d?;]*[A-Za-z]|\n|\r|[^\x1b\n\r]+", text):
+        if piece == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif piece.endswith("A") and piece[0] == "\x1b":
+            row -= int(piece[2:-1])
+        elif piece == "\x1b[2K":
+            lines[row] = ""
+        elif piece[0] not in "\x1b\r":
+            lines[row] += piece
+    return "\n".join(lines).strip()
+
+
+def test_a_bar_is_shown_on_a_terminal_and_goes_with_the_work():
+    for terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal, width=80, color_system=None, _environ={})
+        with progress_bar(console, "{task.description:12}") as bar:
+            bar.update(bar.add_task("epochs", total=7), completed=3)
+            bar.refresh()
+            meanwhile = on_screen(file.getvalue())
+        assert meanwhile.startswith("epochs       \u2501") if terminal else meanwhile == ""
+        assert ("3/7" in meanwhile) == terminal
+        assert on_screen(file.getvalue()) == ""
+
+
+def test_progress_of_a_figure_is_told_beside_the_output(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with landscape._progress("fig7") as advance:
+        advance(2, 9)
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert "fig7" in stderr
+    assert on_screen(stderr) == ""
+
+
+def test_results_in_words_and_numbers_of_json():
+    law, figure = rl.Semicircle(), sweeps.PhaseFigure
+    fields = {field.name: None for field in dataclasses.fields(figure)}
+    given = {
+        "array": np.array([[1.5, np.nan], [np.inf, 2.0]]), "list": [True, 3, "text", None, -np.inf, np.float64(0.5)],
+        "law": law, "figure": figure(**fields),
+    }  # fmt: skip
+    told = landscape._plain(given)
+    assert told == {
+        "array": [[1.5, None], [None, 2.0]], "list": [True, 3, "text", None, None, 0.5], "law": repr(law),
+        "figure": fields,
+    }  # fmt: skip
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
 def test_bbp(tmp_path, run):
@@ -298,6 +379,31 @@ def test_a_bug_of_this_package_is_one_too(monkeypatch, capsys):
     assert "broadcast" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("command", "bounds", "told"),
+    [
+        ("compare", "--examples 2 --epochs 2 --products 40 --draws 2 --workers 1", "found none at none.npz"),
+        ("train", "--examples 2 --epochs 1 --every 1", "found none at none.npz"),
+        ("measure none.pt", "--examples 2", "found none at none.pt"),
+    ],
+)
+def test_the_least_that_options_may_be_is_taken(run, command, bounds, told):
+    """Data that are not there are looked for last."""
+    data = ["--data", "none.npz", "--network", "mlp", "--hidden", "1,1", "--seed", "0"]
+    training = [] if command.startswith("measure") else ["--batch-size", "1"]
+    arguments = [*command.split(), *data, *training]
+    assert told in run(*arguments, *bounds.split()).stderr
+    for option, least in zip(bounds.split()[::2], bounds.split()[1::2], strict=True):
+        name, below = option[2:], int(least) - 1
+        assert f"`{name}` must be >= {least}; got {below}\n" in run(*arguments, option, below).stderr
+
+
+def test_claims_are_listed(run):
+    done = run("validate", "list", "laws.random_energy_freezing")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("laws.random_energy_freezing\n")
+
+
 def test_widths():
     assert parse_widths("16, 8") == [16, 8]
     assert parse_widths("") == []
@@ -331,21 +437,52 @@ def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch, blank_figur
     monkeypatch.setattr(figures, "phase_figure", lambda *a, **k: phase(*a, sigma_z=[0.5, 5.0], snr=[0.1, 1.0], **k))
     for name in ("fig3", "fig6", "fig7", "fig8", "phase", "h-term"):
         sizes = SMALL_MODEL if name != "fig3" else ["--examples", "20", "--draws", "2"]
-        more = ["--dimension", "5"] if name == "fig8" else []
+        more = {"fig8": ["--dimension", "5"], "phase": ["--draws", "1"]}.get(name, [])
         done = CliRunner().invoke(app, ["landscape", name, *sizes, *more, "--out", str(tmp_path / name)])
         assert done.exit_code == 0, done.exception
         assert {path.name for path in (tmp_path / name).iterdir()} == {f"{name}.json", f"{name}.png"}
+
+
+@pytest.mark.parametrize(("num_parameters", "dimension"), [(5, 5), (11, 10)])
+def test_figure_7_takes_fewer_parameters_than_hyperplanes_have_dimensions(monkeypatch, num_parameters, dimension):
+    """It was refused, for a `dimension` that the command does not have."""
+    from typer.testing import CliRunner
+
+    from rmtland.cli import app
+
+    given = []
+
+    def sweep_figure(*sizes, dimension, **_):
+        given.append((*sizes[:3], dimension))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "sweep_figure", sweep_figure)
+    CliRunner().invoke(app, ["landscape", "fig7", *SMALL_MODEL, "--parameters", str(num_parameters)])
+    assert given == [(20, 3, num_parameters, dimension)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["fig3", "--classes", "1"], "`classes` must be >= 2; got 1"),
+        *(
+            ([name, f"--{option}", bound - 1], f"`{option}` must be >= {bound}; got {bound - 1}")
+            for name in ("fig5", "fig6", "fig7", "fig8", "phase", "h-term")
+            for option, bound in {"examples": 2, "classes": 2, "parameters": 1, "seed": 0}.items()
+        ),
+        (["fig3", "--examples", "1"], "`examples` must be >= 2; got 1"),
+        (["phase", "--draws", "0"], "`draws` must be >= 1; got 0"),
         (["fig5", "--sigma-z", "-1"], "`sigma_z` must be >= 0; got -1.0"),
         (["fig7", "--draws", "1"], "`draws` must be >= 2; got 1"),
         (["fig8", "--dimension", "1001"], "`dimension` must be >= 1 and <= 1000; got 1001"),
-        (["phase", "--seed", "-1"], "`seed` must be >= 0; got -1"),
-        (["h-term", "--snr", "-1"], "`snr` must be > 0; got -1.0"),
+        *(
+            ([name, "--sigma-z", "0", "--snr", "-1"], "`snr` must be > 0; got -1.0")
+            for name in ("fig5", "fig6", "h-term")
+        ),
+        *(
+            ([name, "--examples", "2", "--classes", "2", "--parameters", "1", "--draws", "1"], "`draws` must be >= 2")
+            for name in ("fig5", "fig6", "fig7", "h-term")
+        ),
     ],
 )
 def test_a_wrong_argument_of_a_figure(tmp_path, arguments, message, run):

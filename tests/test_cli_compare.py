@@ -1,7 +1,10 @@
 """`rmtland compare`: every option acts, seen in the numbers it writes and in what it prints."""
 
+import contextlib
+import functools
 import io
 import json
+import re
 import sys
 
 import cloudpickle
@@ -10,11 +13,21 @@ import pytest
 from rich.console import Console
 
 import rmtland as rl
-from rmtland.cli.compare import STAGES, default_workers, parse_rungs, parse_stages, print_comparison
+from rmtland.cli.compare import (
+    STAGES,
+    default_workers,
+    in_parts,
+    parse_rungs,
+    parse_stages,
+    print_comparison,
+    print_rungs,
+    print_scores,
+)
 from rmtland.cli.networks import DEEP_PER_CLASS, epochs_or_default, fewer_for_deep
 from rmtland.comparison import reporting
-from rmtland.comparison.result import RUNGS
+from rmtland.comparison.result import RUNGS, Comparison
 from rmtland.comparison.workers import Workers
+from tests import oracles
 from tests.test_cli_train import invoke
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -92,6 +105,110 @@ def test_workers_are_given_the_rungs_of_each_stage(base, tmp_path, monkeypatch):
     shares = [(stage, (rung,)) for stage in STAGES for rung in ("gauss_newton", "full_model")]
     assert given == [(3, shares), "ended"]
     assert written["stages"] == base[0]["stages"]
+
+
+def test_one_worker_is_this_process(tmp_path, monkeypatch):
+    def started(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("rmtland.comparison.workers.Workers", started)
+    written, _ = compare(tmp_path, "--workers", "1", "--stages", "initialisation", "--rungs", "b")
+    assert list(written["stages"]) == ["initialisation"]
+
+
+class Bars:
+    """A progress bar that keeps what it is told."""
+
+    def __init__(self):
+        self.totals, self.done = {}, {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def add_task(self, name, total):
+        self.totals[name] = total
+        return name
+
+    def update(self, task, completed, **_):
+        self.done[task] = completed
+
+
+class WithoutFigures(Comparison):
+    def plot(self):
+        return {}
+
+
+def wired(monkeypatch, folder, *options):
+    """What the command gives to training and measuring, and shows on a terminal; neither is done."""
+    comparison = small_comparison()
+    given = {"bars": Bars()}
+
+    def train(dataset, **options):
+        given["training"] = options
+        return {}
+
+    def measure(sources, **options):
+        given["measuring"] = options
+        return WithoutFigures(**vars(comparison))
+
+    def default_workers(*of):
+        given["workers of"] = of
+        return 1
+
+    class Started(contextlib.ExitStack):
+        def __init__(self, count, modules):
+            super().__init__()
+            given["started"] = count
+
+    module = sys.modules["rmtland.cli.compare"]
+    monkeypatch.setattr(module, "progress_bar", lambda console, told: given["bars"])
+    monkeypatch.setattr(module, "default_workers", default_workers)
+    monkeypatch.setattr("rmtland.nets.training_stages", train)
+    monkeypatch.setattr(sys.modules["rmtland.comparison.compare"], "compare", measure)
+    monkeypatch.setattr("rmtland.comparison.workers.Workers", Started)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    given["shown"] = invoke("compare", *options, "--out", folder)
+    return given
+
+
+def test_what_training_and_measuring_are_given_by_default(tmp_path, monkeypatch):
+    given = wired(monkeypatch, tmp_path)
+    training, measuring = given["training"], given["measuring"]
+    assert training["hidden"] == [16, 16]
+    assert (training["num_examples"], training["epochs"], training["batch_size"]) == (300, 20, 32)
+    assert given["workers of"] == ("mlp", 300 * 9)  # logit gradients that count, N (C - 1)
+    assert "started" not in given
+    settings = measuring["settings"]
+    assert (settings["hidden"], settings["examples"], settings["epochs"]) == ("16,16", 300, 20)
+    assert (measuring["num_products"], measuring["num_draws"], measuring["workers"]) == (300, 8, 1)
+    # 1,797 digits are 57 steps of 32.
+    bars = given["bars"]
+    assert bars.totals == {"epochs over 1,797 examples": 20, "measuring": None}
+    assert bars.done == {"epochs over 1,797 examples": 20}
+    training["after_step"](57 * 5)
+    measuring["progress"]("rung", 2, 9)
+    assert bars.done == {"epochs over 1,797 examples": 5, "measuring": 2}
+    # Bold and dim, and no numbers in colours.
+    assert set(re.findall(r"\x1b\[([\d;]*)m", given["shown"])) <= {"0", "1", "2", "3"}
+    plain = re.sub(r"\x1b\[[\d;]*m", "", given["shown"])
+    assert " ".join(plain.split()).endswith(f"Written to {tmp_path}: comparison.json")
+
+
+def test_what_training_and_measuring_are_given_when_told(tmp_path, monkeypatch):
+    given = wired(
+        monkeypatch, tmp_path, "--network", "cnn", "--examples", "20", "--workers", "2", "--batch-size", "100",
+        "--per-class", "15",
+    )  # fmt: skip
+    assert given["started"] == 2
+    assert given["measuring"]["settings"]["hidden"] is None
+    assert given["measuring"]["settings"]["per_class"] == 15
+    given["training"]["after_step"](3)
+    assert given["bars"].done == {"epochs over 150 examples": 1.5}
 
 
 def test_workers_by_default(monkeypatch):
@@ -286,3 +403,73 @@ def test_every_rung_fits_the_terminal():
     for label in comparison.rung_labels.values():
         assert label in legend  # in one piece
         assert f" {label[:3]} " in tables
+    # The ladder, what is beside it, and what the theory expects: no rung twice in a kind of table but (b) G.
+    titles = [line.split() for line in tables.splitlines() if re.fullmatch(r"( *\([a-k]\))+ *", line)]
+    told = ["".join(title) for title in titles]
+    assert told == ["(b)(c)(d)(e)", "(b)(f)(g)", "(b)(h)(i)(j)(k)", "(e)(f)(g)(i)(j)", "(k)"]
+
+
+@functools.cache
+def small_comparison():
+    source = rl.DenseLogitGradients(*oracles.examples(12, 3, 20))
+    return rl.compare({"epoch 3": source}, rungs=["gauss_newton", "mean_gradients", "full_model"], num_draws=2)
+
+
+def test_tables_of_a_stage():
+    comparison = small_comparison()
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(comparison, console)
+    lines = console.export_text().splitlines()
+    titles = [line.split() for line in lines if re.fullmatch(r"( *\([a-k]\))+ *", line)]
+    assert titles == [["(b)", "(g)"], ["(b)", "(h)"], ["(g)"]]
+    stage = comparison.stages["epoch 3"]
+    for name, scores in stage.scores().items():
+        (line,) = (line for line in lines if line.startswith(f" {RUNGS[name]} ") and "  (" not in line)
+        values = list(scores.to_dict().values())
+        told = [f"{v:{sign}.3f}".strip() for v, sign in zip(values[:5], " +++ ", strict=True) if v == v]
+        assert line.removeprefix(f" {RUNGS[name]} ").split() == [*told, f"{values[5]:,.0f}"]
+    assert any("beside (b) G" in line for line in lines)
+    assert f"N=12 C=3 D=20, accuracy {stage.outputs.accuracy:.1%}, loss {stage.outputs.loss:.3g}" in "\n".join(lines)
+
+
+def test_rows_stay_one_line_on_a_narrow_terminal():
+    comparison = small_comparison()
+
+    def count(width, show, *arguments):
+        file = io.StringIO()
+        show(*arguments, Console(width=width, file=file))
+        return len([line for line in file.getvalue().splitlines() if line.strip()])
+
+    rungs = ["gauss_newton", "full_model"]
+    for width in (60, 50, 40, 34):
+        tables = ((print_rungs, comparison.table()["epoch 3"], rungs), (print_scores, comparison.stages["epoch 3"]))
+        for show, *arguments in tables:
+            assert count(width, show, *arguments) == count(80, show, *arguments)
+
+
+def test_parts_that_fit_a_table():
+    assert in_parts("abcdefghi") == ["abcd", "efgh", "i"]
+    assert in_parts("abcd", 5) == ["abcd"]
+    assert in_parts("abcdef", 5) == ["abcde", "f"]
+    assert in_parts("") == []
+
+
+def test_numbers_of_layers_are_whole_whatever_the_layers_are_called():
+    arrays = oracles.examples(12, 3, 20)
+    groups = {f"{k}: " + "a very long name of a layer " * 3: slice(10 * k, 10 * k + 10) for k in (0, 1)}
+    source = rl.DenseLogitGradients(*arrays, parameter_groups=groups)
+    comparison = rl.compare(source, rungs=["gauss_newton"], num_draws=2, by="parameter_groups")
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_comparison(comparison, console)
+    layers = console.export_text().split("layer by layer")[1].splitlines()
+    assert "eigenvalue and traces of (b)" in layers[0]
+    titles = ["D", "q_SLSC", "q_SL", "SNR", "top", "eigenvalue", "trace", "Trace/||.||_F"]
+    assert any(line.split() == titles for line in layers)
+    frame = comparison.table()
+    for k, name in enumerate(groups):
+        stage = f"network: {name}"
+        (line,) = (line for line in layers if line.strip().startswith(f"{k}:"))
+        rows = "top_eigenvalue", "trace", "goldilocks_ratio"
+        told = [str(frame.loc[row, (stage, RUNGS["gauss_newton"])]) for row in rows]
+        assert line.split()[-3:] == told
+        assert f"{comparison.stages[stage].scales.snr:.3g}" in line.split()

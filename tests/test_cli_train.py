@@ -80,19 +80,19 @@ def test_the_record_is_that_of_the_checkpoint(tmp_path):
 
 
 def test_a_training_goes_on_only_as_itself(tmp_path):
-    train(tmp_path / "run", *DIGITS)
-    before = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    train(tmp_path / "new" / "run", *DIGITS)
+    before = torch.load(tmp_path / "new" / "run" / "checkpoint.pt", weights_only=True)
     assert before["step"] == 4
-    assert "going on after step 4 of 4" in train(tmp_path / "run", *DIGITS)[1]
+    assert "going on after step 4 of 4" in train(tmp_path / "new" / "run", *DIGITS)[1]
     with pytest.raises(ValueError, match=r"the same settings to go on with; .* has seed = 0, not 2"):
-        train(tmp_path / "run", *DIGITS, "--seed", "2")
+        train(tmp_path / "new" / "run", *DIGITS, "--seed", "2")
     # The default for these data is what is written down, and held against.
     train(tmp_path / "default", *DIGITS, "--epochs", "20", "--statistics", "outputs")
     assert json.loads((tmp_path / "default" / "settings.json").read_text())["epochs"] == 20
     shown = invoke("train", *FAST[2:4], *DIGITS, "--statistics", "outputs", "--out", tmp_path / "default")
     assert "going on after step 40 of 40" in shown
     with pytest.raises(ValueError, match=r"has epochs = 2, not 20"):
-        invoke("train", *FAST[2:], *DIGITS, "--out", tmp_path / "run")
+        invoke("train", *FAST[2:], *DIGITS, "--out", tmp_path / "new" / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     with pytest.raises(ValueError, match="`out` must be new, an empty folder or a training to go on with; got .*mine"):

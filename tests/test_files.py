@@ -1,6 +1,7 @@
 import pytest
 
 from rmtland._files import replace_file, replace_text, unused_name
+from rmtland._lock import RunLock
 
 
 def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -30,3 +31,11 @@ def test_a_file_is_replaced_whole(tmp_path):
         replace_text(tmp_path / "file", text)
         assert (tmp_path / "file").read_text(encoding="utf-8") == text
     assert unused_name(tmp_path / "file") != unused_name(tmp_path / "file")
+
+
+def test_a_lock_that_somebody_took_away_is_let_go_all_the_same(tmp_path):
+    lock = RunLock(tmp_path / "store", "sweep")
+    for _ in range(2):
+        with lock:
+            lock.path.unlink()
+    assert list(tmp_path.iterdir()) == []

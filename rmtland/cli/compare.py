@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rmtland._arguments import choice, integer
@@ -35,7 +34,7 @@ from rmtland.cli.networks import (
     fewer_for_deep,
     load_data,
 )
-from rmtland.cli.output import OutputFolder
+from rmtland.cli.output import OutputFolder, progress_bar
 from rmtland.comparison.result import (
     BESIDE,
     GAP_RULES,
@@ -107,7 +106,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for comparison.json and the figures.")] = Path("report"),
 ) -> None:
     """Train a network and set it beside the random model, rung by rung."""
-    console = Console()
+    console = Console(highlight=False)
     # Before torch is imported and a network trained, not after.
     widths = check_training(network, hidden, width, learning_rate, batch_size)
     chosen, measured = parse_rungs(rungs), parse_stages(stages)
@@ -135,10 +134,7 @@ def compare(
         from rmtland.comparison.workers import Workers
         from rmtland.nets import training_stages
 
-        with ExitStack() as stack, Progress(
-            TextColumn("{task.description:45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        ) as progress:  # fmt: skip
+        with ExitStack() as stack, progress_bar(console, "{task.description:45}") as progress:
             dataset = load_data(data, data_folder, per_class, download, clusters, covariance, network, seed)
             if per_class is None:
                 dataset, settings["per_class"] = fewer_for_deep(dataset, network, seed)
@@ -172,7 +168,7 @@ def compare(
             figure.savefig(folder / f"{name}.png", dpi=130)
     print_comparison(comparison, console)
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.suffix in {".json", ".png"}))
-    console.print(f"\nWritten to {out}: {names}", highlight=False)
+    console.print(f"\nWritten to {out}: {names}")
 
 
 def _default(given: int | None, network: str, usual: int, of_deep: int) -> int:
@@ -193,25 +189,21 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         "From rung to rung there is less of the network and more of the model.\n"
         "0.41(1): mean and standard deviation over draws, or an estimate and its error",
         style="dim",
-        highlight=False,
     )
     labels = "  ".join(label.replace(" ", UNBROKEN) for label in comparison.rung_labels.values())
-    console.print(
-        textwrap.fill(labels, 80, break_on_hyphens=False).replace(UNBROKEN, " "), style="dim", highlight=False
-    )
+    console.print(textwrap.fill(labels, 80).replace(UNBROKEN, " "), style="dim")
     stages = list(comparison.stages)
     whole = [name for name in stages if not any(name.startswith(f"{other}: ") for other in stages)]
     for name in whole:
         stage = comparison.stages[name]
         num_examples, num_classes, num_parameters = stage.sizes
         outputs, scales = stage.outputs, stage.scales
-        console.print(f"\n{name}", style="bold", highlight=False)
+        console.print(f"\n{name}", style="bold")
         console.print(
             f"N={num_examples} C={num_classes} D={num_parameters:,}, accuracy {outputs.accuracy:.1%}, "
             f"loss {outputs.loss:.3g}, entropy {outputs.entropy:.3g} nats,\n"
             f"mean top probability {outputs.max_probability:.3f}; measured scales: sigma_z {scales.sigma_z:.3g},\n"
             f"sigma_c {scales.sigma_c:.3g}, sigma_E {scales.sigma_E:.3g}, SNR {scales.snr:.3g}",
-            highlight=False,
         )
         ladder = [rung for rung in stage.rungs if rung not in BESIDE]
         others = [rung for rung in stage.rungs if rung in BESIDE]
@@ -239,7 +231,7 @@ def print_rungs(frame: Any, rungs: Sequence[str], console: Console, title: str |
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title)
     table.add_column("", no_wrap=True)
     for rung in rungs:
-        table.add_column(RUNGS[rung][:3], justify="right", no_wrap=True)
+        table.add_column(RUNGS[rung].split()[0], justify="right", no_wrap=True)
     for quantity in frame.index:
         cells = [str(frame.loc[quantity, RUNGS[rung]]) for rung in rungs]
         if any(cells):
@@ -270,7 +262,7 @@ def print_layers(comparison: Comparison, of: str, layers: Sequence[str], console
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rung = next((name for name in comparison.rung_labels if name in ("hessian", "gauss_newton")), None)
     shown = {} if rung is None else {name: QUANTITIES[name] for name in ("top_eigenvalue", "trace", "goldilocks_ratio")}
-    of_rung = "" if rung is None else f"; eigenvalue and traces of {RUNGS[rung][:3]}"
+    of_rung = "" if rung is None else f"; eigenvalue and traces of {RUNGS[rung].split()[0]}"
     table.title = f"{of}, layer by layer{of_rung}"
     table.add_column("", overflow="fold")
     for title in ("D", "q_SLSC", "q_SL", "SNR", *shown.values()):

@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rmtland._arguments import integer, real
-from rmtland.cli.output import OutputFolder
+from rmtland.cli.output import OutputFolder, progress_bar
 
 app = typer.Typer(help="Figures of the random model: draws beside theory.", no_args_is_help=True)
 
@@ -97,7 +96,7 @@ def fig7(
     out: Out = Path("figures"),
 ) -> None:
     """Fig. 7: the top eigenvalue against sigma_z."""
-    _sweep("fig7", snr, exponent, 10, (examples, classes, parameters), draws, seed, out)
+    _sweep("fig7", snr, exponent, min(10, parameters), (examples, classes, parameters), draws, seed, out)
 
 
 @app.command()
@@ -154,8 +153,7 @@ def phase(
     """Phase diagram of (sigma_z, SNR): outliers, gradient power, Trace/||.||."""
     from rmtland.landscape.paper.sweeps import phase_figure
 
-    _sizes(max(draws, 2), seed, examples=examples, classes=classes, parameters=parameters)
-    integer("draws", draws, at_least=1)
+    _sizes(draws, seed, fewest=1, examples=examples, classes=classes, parameters=parameters)
     _run("phase", out, lambda: phase_figure(examples, classes, parameters, num_draws=draws, rng=seed))
 
 
@@ -182,11 +180,11 @@ def h_term(
         _run("h-term", out, lambda: h_term_figure(model, num_draws=draws, rng=seed, progress=advance))
 
 
-def _sizes(draws: int, seed: int, **sizes: int) -> None:
+def _sizes(draws: int, seed: int, *, fewest: int = 2, **sizes: int) -> None:
     """Told before anything is drawn, by the names of the options."""
     for name, size in sizes.items():
         integer(name, size, at_least=1 if name == "parameters" else 2)
-    integer("draws", draws, at_least=2)
+    integer("draws", draws, at_least=fewest)
     integer("seed", seed, at_least=0)
 
 
@@ -194,11 +192,7 @@ class _progress:
     """A bar on a terminal, nothing elsewhere; entered, it is called with (done, total)."""
 
     def __init__(self, what: str) -> None:
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+        self.bar = progress_bar(Console(stderr=True))
         self.task = self.bar.add_task(what, total=None)
 
     def __enter__(self) -> Callable[[int, int], None]:

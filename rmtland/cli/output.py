@@ -1,4 +1,4 @@
-"""Folders that a command writes to: whole or not at all."""
+"""Folders that a command writes to, whole or not at all, and what it shows meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 TERMINATED = 143
 """Exit code after SIGTERM, as a shell counts."""
@@ -60,3 +63,11 @@ class OutputFolder:
         for folder in self.made:
             with contextlib.suppress(OSError):  # somebody else has put something there since
                 folder.rmdir()
+
+
+def progress_bar(console: Console, told: str = "{task.description}") -> Progress:
+    """A bar on a terminal, gone once the work is done; nothing elsewhere."""
+    return Progress(
+        TextColumn(told), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip

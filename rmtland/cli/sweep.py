@@ -225,7 +225,7 @@ def print_sweep(dataset: xr.Dataset, console: Console) -> None:
     for name, variable in dataset.data_vars.items():
         own = [f"{d} {variable.sizes[d]}" for d in variable.dims if d not in dataset.status.dims]
         told = ["", "", ""]
-        if variable.size <= 10**7 and bool(variable.notnull().any()):
+        if variable.dtype.kind == "f" and variable.size <= 10**7 and bool(variable.notnull().any()):
             told = [f"{float(value):.4g}" for value in (variable.mean(), variable.min(), variable.max())]
         table.add_row(str(name), ", ".join(own), *told)
     console.print(table)

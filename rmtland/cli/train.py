@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rmtland._arguments import integer
@@ -35,6 +34,7 @@ from rmtland.cli.networks import (
     epochs_or_default,
     load_data,
 )
+from rmtland.cli.output import progress_bar
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,13 +145,7 @@ def run(
         out / "record", training.module, probes["train"], test=probes.get("test"), steps={*chosen, last},
         start=training.step, statistics=statistics, seed=seed,
     )  # fmt: skip
-    with (
-        Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        ) as progress,
-        stopping() as stop,
-    ):  # fmt: skip
+    with progress_bar(console) as progress, stopping() as stop:
         task = progress.add_task("steps", total=last, completed=training.step)
         for step in training:
             record.step(step)

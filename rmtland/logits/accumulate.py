@@ -197,8 +197,7 @@ def checked_chunks(source: LogitGradients) -> Iterator[LogitGradientsChunk]:
         yield chunk
     if last is None:
         raise RuntimeError(NO_CHUNK)
-    count = zeros(last, (1,), widest(last)) + seen
-    total = int(to_numpy(source.reduce(count))[0])
+    total = int(to_numpy(source.reduce(zeros(last, (1,), widest(last)) + seen)).item())
     if total != source.num_examples:
         raise RuntimeError(f"`source` has num_examples = {source.num_examples} but its chunks hold {total}")
 

@@ -123,11 +123,11 @@ class OutlierStream:
             self._conclude(first, (sums, pairs, count))
             return
         # Directions that were given are filled up with those of F, and where these are few with any.
-        turn = Cells.of(pairs / self.source.num_examples, self.keeps).turn / self.source.num_examples
+        turn = Cells.of(pairs / self.source.num_examples, self.keeps).turn
         self.block = filled(filled(self.block, self.width, self._leading(sums, turn, self.width)), self.width)
 
     def _leading(self, sums: Array, turn: Floats, width: int) -> Array:
-        """The leading directions of F, (size, m), from sums."""
+        """The leading directions of F, (size, m), from sums that `turn` makes its columns of, up to a factor."""
         own = turn @ inner_products(sums) @ turn.T
         require_finite(like(double(self.kind), own))
         values, vectors = np.linalg.eigh(own)
@@ -144,7 +144,7 @@ class OutlierStream:
         sums, pairs, count = self._reduced(state)
         if self.block is None:
             cells = Cells.of(pairs / max(count, 1.0), self.keeps)
-            self.block = self._leading(sums, cells.turn / max(count, 1.0), self.width)
+            self.block = self._leading(sums, cells.turn, self.width)
             self.scatter = Scatter(self.source.num_classes, int(self.block.shape[1]), self.keeps)
         return sums, pairs, count
 

@@ -122,6 +122,8 @@ class PairGram:
             return unit
         values, vectors = np.linalg.eigh(unit @ self.matrix @ unit.T)
         kept = values > ROUNDING * values[-1]
+        # Where classes are mistaken all but surely, means cancel, and rounding is larger than that.
+        kept[: max(kept.size - self._max_rank(self._checked(parts)), 0)] = False
         basis: Floats = (vectors[:, kept] / np.sqrt(values[kept])).T @ unit
         return basis
 

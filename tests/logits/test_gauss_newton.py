@@ -196,6 +196,46 @@ def test_the_operator_is_scale_free_in_its_breakdown():
     np.testing.assert_allclose(rl.gauss_newton_spectrum(tiny).powers, rl.gauss_newton_spectrum(big).powers, rtol=1e-8)
 
 
+@pytest.mark.parametrize(("width", "expected"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (7, [5])])
+def test_a_chunk_is_given_no_more_columns_than_it_takes(width, expected):
+    arrays = oracles.examples(10, 3, 6)
+    given = []
+
+    class Narrow(oracles.ScratchChunk):
+        num_columns = width
+
+        def jvp(self, tangents):
+            given.append(tangents.shape[1])
+            return super().jvp(tangents)
+
+    source = oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(10,))
+    source.chunks = lambda: iter([Narrow(*arrays)])
+    block = np.random.default_rng(0).normal(size=(6, 5))
+    found = rl.gauss_newton(source) @ block
+    np.testing.assert_allclose(found, oracles.gauss_newton(arrays[0], arrays[2]) @ block, rtol=1e-10)
+    assert given == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_prototype_is_empty(dtype):
+    source = rl.DenseLogitGradients(*(a.astype(dtype) if a.dtype.kind == "f" else a for a in oracles.examples(5, 3, 4)))
+    assert source.prototype.size == 0
+    assert source.prototype.dtype == max(np.dtype(dtype), np.dtype(np.float32))
+
+
+def test_products_of_a_source_that_are_no_transposes_of_each_other_are_refused():
+    arrays = oracles.examples(20, 3, 30)
+
+    class Lopsided(oracles.ScratchChunk):
+        def vjp(self, cotangents):
+            return super().vjp(cotangents) * np.linspace(1, 1.01, 30)[:, None]
+
+    source = oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(20,))
+    source.chunks = lambda: iter([Lopsided(*arrays)])
+    with pytest.raises(ValueError, match="`operator` must be symmetric; got"):
+        rl.top_eigenpairs(rl.gauss_newton(source), 2, rng=0)
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says it lies on another device than the processor."""
 

@@ -92,6 +92,7 @@ def test_eigenvalues_and_ranks_through_the_gram_matrix(case):
     assert hierarchy.gram.rank("A1") == np.count_nonzero(pairs.any(axis=1))
     assert hierarchy.gram.rank("B1") == pairs.sum() - np.count_nonzero(pairs.any(axis=1))
     assert hierarchy.gram.rank() == pairs.sum()
+    np.testing.assert_array_equal(hierarchy.gram.combinations(), np.eye(pairs.size))
     assert hierarchy.gram.rank("A1", "A2") == hierarchy.gram.rank("A1")
 
 

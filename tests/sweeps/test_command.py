@@ -1,6 +1,7 @@
 """`rmtland sweep` as a user runs it."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
+from rich.console import Console
 
 import rmtland as rl
-from rmtland.cli.sweep import parse_parameters
+from rmtland.cli.sweep import parse_parameters, print_sweep
 from rmtland.ensembles.sweeps import spiked_wigner_cell
 from rmtland.plots import sweeps as plots
 from tests.sweeps.functions import noise, often_fails
@@ -57,7 +60,9 @@ def test_the_plotted_variable_is_the_one_asked_for(tmp_path, run, monkeypatch):
     values = rl.open_sweep(tmp_path / "s").load()
     first = next(iter(values.data_vars))
     for ax, variable in zip(drawn, ("top_eigenvalue", "overlap", "overlap", first), strict=True):
-        np.testing.assert_allclose(ax.lines[0].get_ydata(), values[variable].mean("trial"), rtol=1e-12)
+        mean, theory = ax.lines
+        np.testing.assert_allclose(mean.get_ydata(), values[variable].mean("trial"), rtol=1e-12)
+        np.testing.assert_allclose(theory.get_ydata(), values[f"theory_{variable}"].mean("trial"), rtol=1e-12)
     assert {path.name for path in tmp_path.iterdir()} == {"s", "a.png", "b.png", "c.png", "d.png"}
     wrong = run("sweep", "show", "s", "--plot", "e.png", "--variable", "nothing")
     assert wrong.returncode == 2
@@ -89,6 +94,37 @@ def test_cells_that_fail_set_the_exit_code(run):
     assert "spike=-1.0, trial=0" in shown.stdout
     assert "`spike` must be >= 0" in shown.stdout
     assert run(*wrong, "--retry-failed").returncode == 3
+
+
+def test_axes_progress_and_ranges_in_words():
+    status = np.array([[1, 1, 2], [1, 0, 2]])
+    values = np.arange(12.0).reshape(2, 3, 2)
+    values[:, 2] = np.nan
+    dataset = xr.Dataset(
+        {
+            "norm": (("width", "trial", "layer"), values),
+            "name": (("width", "trial"), np.full((2, 3), "x")),
+            "steps": (("width", "trial"), np.ones((2, 3), dtype=int)),
+            "nothing": (("width", "trial"), np.full((2, 3), np.nan)),
+        },
+        coords={
+            "width": [16, 2048], "layer": [0, 1], "status": (("width", "trial"), status),
+        },
+    )  # fmt: skip
+    dataset["status"] = (("width", "trial", "rate", "kind"), status[..., None, None])
+    dataset = dataset.set_coords("status").assign_coords(rate=[0.1], kind=["relu"])
+    file = io.StringIO()
+    print_sweep(dataset, Console(file=file, width=80))
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[:4] == [
+        "width     2 values, 16 .. 2048",
+        "rate      1 values, 0.1 .. 0.1",
+        "kind      1 values, relu .. relu",
+        "cells     6: 3 done, 1 missing, 2 failed",
+    ]
+    told = {line.split()[0]: line.split()[1:] for line in lines[6:] if line.strip(" \u2500")}
+    assert told["norm"] == ["layer", "2", "4.5", "0", "9"]
+    assert told["name"] == told["steps"] == told["nothing"] == []
 
 
 @pytest.mark.parametrize(
