@@ -189,15 +189,12 @@ def _covariance_of(rest: Floats, n: int, c: int, num_parameters: int) -> Residua
     lengths = np.einsum("nknk->n", blocks)
     products = np.outer(lengths, lengths)
     apart = ~np.eye(n, dtype=bool)
-    share = float(squares[apart].sum() / products[apart].sum()) if n > 1 else 0.0
+    share = float(squares[apart].sum() / products[apart].sum())
     return covariance_of_dimension(1 / share, num_parameters) if share > 2.0 / num_parameters else ResidualCovariance()
 
 
 def _without_negative(matrices: Floats) -> Floats:
-    """Symmetric matrices without the negative eigenvalues that rounding left."""
-    values, vectors = np.linalg.eigh(0.5 * (matrices + matrices.swapaxes(-1, -2)))
-    if values.min() >= 0:
-        return matrices
-    kept = np.maximum(values, 0.0)
-    clean: Floats = (vectors * kept[..., None, :]) @ vectors.swapaxes(-1, -2)
-    return 0.5 * (clean + clean.swapaxes(-1, -2))
+    """Matrices, symmetric but for rounding, without the negative eigenvalues that it left."""
+    values, vectors = np.linalg.eigh(matrices)
+    clean: Floats = (vectors * np.maximum(values, 0.0)[..., None, :]) @ vectors.swapaxes(-1, -2)
+    return clean

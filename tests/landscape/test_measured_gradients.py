@@ -1,5 +1,7 @@
 """The law of a source's own means, shared directions and residuals against the source."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,34 @@ def test_inner_products_are_kept():
     dense = dense - dense.mean(axis=1, keepdims=True)
     means = np.array([dense[DRAW.labels == y, k].mean(axis=0) for k in range(C) for y in range(C)])
     np.testing.assert_allclose(law.mean_gram[: C * C, : C * C], means @ means.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("examples", [range(N), [3, 7]])
+def test_the_rest_has_the_effective_dimension_of_its_inner_products(examples):
+    """By loops over pairs of examples, on what no combination of the class means has; all directions where it is half
+    of D or more.
+    """
+    examples = list(examples)
+    labels = DRAW.labels[examples] if len(examples) > 2 else np.zeros(2, dtype=int)
+    dense = (DRAW._centres()[0][DRAW.labels] + DRAW.residuals)[examples]
+    source = rl.DenseLogitGradients(DRAW.logits[examples], labels, dense)
+    dense = dense - dense.mean(axis=1, keepdims=True)
+    rest = []
+    for gradients, y in zip(dense, labels, strict=True):
+        means = dense[labels == y].mean(axis=0)
+        rest.append(gradients - np.linalg.lstsq(means.T, gradients.T, rcond=1e-6)[0].T @ means)
+    squares = lengths = 0.0
+    for m, n in itertools.permutations(range(len(examples)), 2):
+        squares += np.sum((rest[m] @ rest[n].T) ** 2)
+        lengths += np.sum(rest[m] ** 2) * np.sum(rest[n] ** 2)
+    dimension = lengths / squares
+    gram = rl.logit_gradient_gram(source)
+    for num_parameters, isotropic in ((round(2.1 * dimension), False), (round(1.9 * dimension), True)):
+        other = rl.LogitGradientGram(gram.matrix, gram.logits, gram.labels, num_parameters)
+        found = rl.measured_gradients(other, num_factors=0).covariance
+        assert found.isotropic == isotropic
+        if not isotropic:
+            assert found.effective_dimension == pytest.approx(dimension, rel=1e-6)
 
 
 @pytest.mark.parametrize("num_factors", [0, 12])
