@@ -154,11 +154,11 @@ def _directions(
     Directions are combinations of the residuals, columns w of E^T w: the leading ones, and that of the gradient.
     """
     if count == 0:
-        return np.zeros((residual.shape[0], 0)), np.zeros((crossed.shape[0], 0))
+        return np.zeros((len(residual), 0)), np.zeros((len(crossed), 0))
     roots = np.sqrt(weights / weights.max())
     weighted = roots[:, None] * residual * roots
-    if 8 * count < residual.shape[0]:
-        start = np.random.default_rng(0).standard_normal((residual.shape[0],))
+    if 8 * count < len(residual):
+        start = np.random.default_rng(0).standard_normal((len(residual),))
         unit = np.trace(weighted)  # ARPACK takes what is below 4e-11 for zero
         values, vectors = eigsh(weighted / unit, k=count, which="LA", v0=start)
         values = values * unit
@@ -168,7 +168,7 @@ def _directions(
     some = values > 1e-10 * values.max()
     # v = E^T w, of length 1.
     combinations = roots[:, None] * vectors[:, some] / np.sqrt(values[some])
-    if count > 1 and combinations.shape[1] == count:  # else the residuals have no further direction
+    if combinations.shape[1] == count:  # else the residuals have no further direction
         combinations = combinations[:, 1:]
     # The gradient's, less what it has of the others, twice for the sake of rounding.
     along = residual @ combinations

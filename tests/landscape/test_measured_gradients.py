@@ -45,20 +45,42 @@ def test_inner_products_are_kept():
     np.testing.assert_allclose(law.mean_gram[: C * C, : C * C], means @ means.T, atol=1e-9)
 
 
+DENSE = DRAW._centres()[0][DRAW.labels] + DRAW.residuals
+
+
+def without_means(gradients, labels):
+    """What no combination of the means of its class has of each example's centred logit gradients."""
+    gradients, rest = gradients - gradients.mean(axis=1, keepdims=True), np.empty_like(gradients)
+    for mu, y in enumerate(labels):
+        means = gradients[labels == y].mean(axis=0)
+        rest[mu] = gradients[mu] - np.linalg.lstsq(means.T, gradients[mu].T, rcond=1e-6)[0].T @ means
+    return rest
+
+
+@pytest.mark.parametrize("num_factors", [1, 2, 40])
+def test_the_last_direction_is_that_of_the_gradient(num_factors):
+    """Of as many as are asked for, the first that residuals add up to, less what the leading ones have of it."""
+    law = rl.measured_gradients(DRAW, num_factors)
+    assert law.loadings.shape == (N, C, num_factors)
+    rest = without_means(DENSE, DRAW.labels)
+    slopes = DRAW.probabilities - np.eye(C)[DRAW.labels]
+    gradient = np.einsum("nk,nkd->d", slopes, rest)
+    length = np.sqrt(np.mean(np.sum((DENSE - DENSE.mean(axis=1, keepdims=True)) ** 2, axis=2)))
+    # All of the gradient is along the directions, so that what they have of it are its inner products with the rows.
+    along = np.einsum("nkf,f->nk", law.loadings, np.einsum("nk,nkf->f", slopes, law.loadings)) * length**2
+    np.testing.assert_allclose(along, rest @ gradient, atol=1e-9 * np.abs(rest @ gradient).max())
+    if num_factors == 1:
+        expected = rest @ gradient / np.linalg.norm(gradient) / length
+        np.testing.assert_allclose(law.loadings[:, :, 0], expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("examples", [range(N), [3, 7]])
 def test_the_rest_has_the_effective_dimension_of_its_inner_products(examples):
-    """By loops over pairs of examples, on what no combination of the class means has; all directions where it is half
-    of D or more.
-    """
+    """By loops over pairs of examples; all directions alike where it is half of D or more."""
     examples = list(examples)
     labels = DRAW.labels[examples] if len(examples) > 2 else np.zeros(2, dtype=int)
-    dense = (DRAW._centres()[0][DRAW.labels] + DRAW.residuals)[examples]
-    source = rl.DenseLogitGradients(DRAW.logits[examples], labels, dense)
-    dense = dense - dense.mean(axis=1, keepdims=True)
-    rest = []
-    for gradients, y in zip(dense, labels, strict=True):
-        means = dense[labels == y].mean(axis=0)
-        rest.append(gradients - np.linalg.lstsq(means.T, gradients.T, rcond=1e-6)[0].T @ means)
+    source = rl.DenseLogitGradients(DRAW.logits[examples], labels, DENSE[examples])
+    rest = without_means(DENSE[examples], labels)
     squares = lengths = 0.0
     for m, n in itertools.permutations(range(len(examples)), 2):
         squares += np.sum((rest[m] @ rest[n].T) ** 2)
