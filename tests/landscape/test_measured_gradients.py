@@ -133,6 +133,9 @@ def test_sources_without_residuals_and_with_absent_classes():
     noisy = rl.DenseLogitGradients(alike.logits, labels, means + rng.standard_normal((5, 3, 50)))
     top = rl.LandscapeModel(5, 3, 50, given, rl.measured_gradients(noisy)).spectrum(rng=0).outliers()
     np.testing.assert_allclose(top, rl.gauss_newton_spectrum(noisy).eigenvalues[-2:], rtol=0.3)
+    assert rl.measured_gradients(DRAW).loadings.shape[2] == 6 * C
+    nothing = rl.measured_gradients(rl.DenseLogitGradients(alike.logits, labels, np.zeros((5, 3, 50))))
+    assert (nothing.residual_length, nothing.mean_gram.any()) == (0, False)
     with pytest.raises(ValueError, match="`num_factors` must be"):
         rl.measured_gradients(noisy, num_factors=16)
 
