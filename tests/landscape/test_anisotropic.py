@@ -322,6 +322,35 @@ def test_tolerance_leaves_rows_of_the_kernel_law_out():
     assert model_of(columns).spectrum(rng=0, tolerance=1e-3).eigenvalues.size == min(kept.sum(), 50)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-16])
+def test_eigenvalues_of_the_kernel_law_are_left_out_by_their_share_of_the_largest(unit):
+    law = rl.KernelGradients([(unit * np.diag(np.geomspace(1, 1e-6, N)), np.eye(C))])
+    whole = model_of(law).spectrum(rng=0, tolerance=0.0)
+    assert whole.eigenvalues.size == N * (C - 1)
+    for place in (20, 50):
+        tolerance = whole.eigenvalues[place] / whole.eigenvalues[-1]
+        for factor, first in ((0.9999, place), (1.0001, place + 1)):
+            some = model_of(law).spectrum(rng=0, tolerance=factor * tolerance)
+            np.testing.assert_allclose(some.eigenvalues, whole.eigenvalues[first:], rtol=1e-9)
+            assert some.null_power == pytest.approx(1 - whole.powers[first:].sum(), rel=1e-9)
+
+
+def test_the_kernel_law_knows_rounding_from_rank():
+    inputs = np.random.default_rng(0).standard_normal((N, 2))
+    low = np.kron(inputs @ inputs.T, np.eye(C))
+    law = rl.KernelGradients([(inputs @ inputs.T, np.eye(C))])
+    assert model_of(law).spectrum(rng=0, tolerance=0.0).eigenvalues.size == 2 * (C - 1)
+    assert spectrum_of_kernel(LOGITS, LABELS, low)[0].size == 2 * (C - 1)
+    with pytest.raises(ValueError, match="`terms` must add up to a Gram matrix; got a negative eigenvalue"):
+        spectrum_of_kernel(LOGITS, LABELS, low - 1e-4 * np.eye(N * C))
+    assert spectrum_of_kernel(LOGITS, LABELS, 0 * low)[0].size == 0
+    assert model_of(rl.KernelGradients([(np.zeros((N, N)), np.eye(C))])).spectrum(rng=0).eigenvalues.size == 0
+    # Two examples whose gradients are opposite to the last bit.
+    values, powers = spectrum_of_kernel(np.zeros((2, C)), np.zeros(2, int), np.kron([[1, -1], [-1, 1]], np.eye(C)))
+    assert values.size == C - 1
+    assert np.isnan(powers).all()
+
+
 def test_clustering_of_the_kernel_law():
     law = rl.KernelGradients(kernels())
     measured = rl.clustering(model_of(law, 400).sample(rng=0))
