@@ -154,11 +154,11 @@ def _directions(
     Directions are combinations of the residuals, columns w of E^T w: the leading ones, and that of the gradient.
     """
     if count == 0:
-        return np.zeros((residual.shape[0], 0)), np.zeros((crossed.shape[0], 0))
+        return np.zeros((len(residual), 0)), np.zeros((len(crossed), 0))
     roots = np.sqrt(weights / weights.max())
     weighted = roots[:, None] * residual * roots
-    if 8 * count < residual.shape[0]:
-        start = np.random.default_rng(0).standard_normal((residual.shape[0],))
+    if 8 * count < len(residual):
+        start = np.random.default_rng(0).standard_normal((len(residual),))
         unit = np.trace(weighted)  # ARPACK takes what is below 4e-11 for zero
         values, vectors = eigsh(weighted / unit, k=count, which="LA", v0=start)
         values = values * unit
@@ -168,7 +168,7 @@ def _directions(
     some = values > 1e-10 * values.max()
     # v = E^T w, of length 1.
     combinations = roots[:, None] * vectors[:, some] / np.sqrt(values[some])
-    if count > 1 and combinations.shape[1] == count:  # else the residuals have no further direction
+    if combinations.shape[1] == count:  # else the residuals have no further direction
         combinations = combinations[:, 1:]
     # The gradient's, less what it has of the others, twice for the sake of rounding.
     along = residual @ combinations
@@ -189,15 +189,12 @@ def _covariance_of(rest: Floats, n: int, c: int, num_parameters: int) -> Residua
     lengths = np.einsum("nknk->n", blocks)
     products = np.outer(lengths, lengths)
     apart = ~np.eye(n, dtype=bool)
-    share = float(squares[apart].sum() / products[apart].sum()) if n > 1 else 0.0
+    share = float(squares[apart].sum() / products[apart].sum())
     return covariance_of_dimension(1 / share, num_parameters) if share > 2.0 / num_parameters else ResidualCovariance()
 
 
 def _without_negative(matrices: Floats) -> Floats:
-    """Symmetric matrices without the negative eigenvalues that rounding left."""
-    values, vectors = np.linalg.eigh(0.5 * (matrices + matrices.swapaxes(-1, -2)))
-    if values.min() >= 0:
-        return matrices
-    kept = np.maximum(values, 0.0)
-    clean: Floats = (vectors * kept[..., None, :]) @ vectors.swapaxes(-1, -2)
-    return 0.5 * (clean + clean.swapaxes(-1, -2))
+    """Matrices, symmetric but for rounding, without the negative eigenvalues that it left."""
+    values, vectors = np.linalg.eigh(matrices)
+    clean: Floats = (vectors * np.maximum(values, 0.0)[..., None, :]) @ vectors.swapaxes(-1, -2)
+    return clean

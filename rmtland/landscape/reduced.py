@@ -183,7 +183,7 @@ def spectrum_of_rows(
     eigenvalues, squares, sums = _measure(gram, start, k)
     positive = eigenvalues > float(eigenvalues[-1]) * gram.shape[0] * float(np.finfo(np.float64).eps)
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
-        squares = squares / np.where(positive, eigenvalues, 1.0)
+        squares = np.divide(squares, eigenvalues, out=np.zeros_like(squares), where=positive)
     powers = np.where(positive, squares / norm**2, 0.0) if norm > 0 else np.full(eigenvalues.size, math.nan)
     return _spectrum(np.maximum(eigenvalues, 0.0), powers, norm, num_parameters, num_classes, sums)
 

@@ -193,8 +193,8 @@ def _shared(logits: Floats, labels: npt.NDArray[np.integer]) -> tuple[float, flo
     if not own > 0:
         return 0.0, 0.0
     variance = own / float(wrong.sum())
-    shared = min(max(others / (other_pairs * variance), 0.0), 1.0) if other_pairs > 0 else 0.0
-    together = same / (same_pairs * variance) if same_pairs > 0 else 0.0
+    shared = min(max(others / (other_pairs * variance), 0.0), 1.0) if other_pairs else 0.0
+    together = same / (same_pairs * variance) if same_pairs else 0.0
     return shared, min(max(together - shared, 0.0), 1 - shared)
 
 

@@ -195,7 +195,7 @@ def rows_of_examples(
     scaled = turned if stretch is None else stretch.swapaxes(1, 2) @ turned
     heights = np.sum(turned**2, axis=1)
     kept = (heights > tolerance * heights.max()) | (sizes**2 > tolerance * max(float(sizes.max()) ** 2, 1e-300))
-    blocks, mean_slopes, order = _blocks(scaled, turned, slopes, labels, loadings, gram.shape[0], kept)
+    blocks, mean_slopes, order = _blocks(scaled, turned, slopes, labels, loadings, len(gram), kept)
     everyone = np.concatenate(order)
     used = along[everyone][kept[everyone]]
     total = float(np.sum(own**2))

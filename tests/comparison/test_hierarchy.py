@@ -81,7 +81,7 @@ def test_models_that_do_not_fit_have_no_rows(monkeypatch):
     assert rows.of_model(model, np.random.default_rng(0)) == {}
 
 
-def test_another_gradient_law_is_drawn_as_it_is():
+def test_another_gradient_law_is_drawn_as_it_is(monkeypatch):
     class Law(rl.ClusteredGradients):
         pass
 
@@ -89,6 +89,9 @@ def test_another_gradient_law_is_drawn_as_it_is():
     found = rows.of_model(model, np.random.default_rng(0))
     assert found["A1_rank"] == 3
     assert sum(found[f"{part}_trace_share"] for part in ("A1", "A2", "B1", "B2")) == pytest.approx(1)
+    for limit, fits in ((8 * 20 * 3 * 30, True), (8 * 20 * 3 * 30 - 1, False)):
+        monkeypatch.setattr(rows, "DRAW_BYTES", limit)
+        assert bool(rows.of_model(model, np.random.default_rng(0))) == fits
 
 
 def test_every_rung_can_be_asked(monkeypatch):

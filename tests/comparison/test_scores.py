@@ -138,6 +138,12 @@ def test_more_numbers_explain_more(comparison):
     assert kernel.num_numbers == N * (C + 1) + N * (N + 1) // 2 + C * (C + 1) // 2
 
 
+def test_mean_gradients_alone_are_given_logits_labels_and_inner_products():
+    (rung,) = rl.compare(DRAW, num_draws=2, rungs=["mean_gradients"]).stages["network"].rungs.values()
+    logits, pairs = [*DRAW.logits.ravel(), *DRAW.labels], [(k, m) for k in range(C) for m in range(k + 1)]
+    assert rung.num_numbers == len(logits) + len(pairs)
+
+
 def test_the_theory_stands_beside_the_draws(comparison):
     rungs = comparison.stages["one"].rungs
     for name in ("measured_means", "own_probabilities", "class_means", "full_model"):

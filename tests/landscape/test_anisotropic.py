@@ -1,10 +1,14 @@
 """Gradient laws of measured means and anisotropic residuals: draws against dense ones and each other, bad input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 
 import rmtland as rl
 from rmtland.landscape.kernel_rows import spectrum_of_kernel
+from tests import oracles
 from tests.statistical import assert_mean
 
 N, C, D = 40, 3, 120
@@ -132,6 +136,93 @@ def test_residuals_that_cancel(cancelling):
         assert theory.equation.vector_square == pytest.approx(means.equation.vector_square)
 
 
+PLAIN = rl.AnisotropicGradients(
+    np.cov(np.random.default_rng(8).standard_normal((C, 9))), 0.7, logit_covariance=np.diag([0.5, 1.0, 2.5])
+)
+
+
+CURVATURES = np.array([np.linalg.eigvalsh(oracles.curvature(z))[-1] for z in LOGITS])
+FEW_OF_ONE = np.where(np.arange(N) == 5, 2, LABELS % 2)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("law", "labels"),
+    [
+        (PLAIN, LABELS),
+        (dataclasses.replace(PLAIN, cancelling=np.zeros((N, C))), LABELS),
+        (dataclasses.replace(PLAIN, cancelling=1e-4 * SLOPES, mean_scales=LAW.mean_scales), LABELS),
+        (LAW, LABELS),
+        (rich_law(cancelling=OTHER, mean_scales=np.random.default_rng(9).standard_normal((N, C, C))), LABELS),
+        (dataclasses.replace(LAW, mean_gram=LAW.mean_gram[: C * C, : C * C], loadings=None), FEW_OF_ONE),
+        # Longer, the less curvature there is: rows that are random and not long.
+        (rich_law(residual_length=0.01, residual_scales=CURVATURES**-0.8, logit_covariance=np.eye(C)), LABELS),
+    ],
+    ids=["plain", "nothing", "gradient", "rich", "other", "by class", "frozen"],
+)
+def test_rows_are_what_examples_make_of_means_and_normal_numbers(law, labels, tolerance):
+    """What no rotation within an example changes, added up over these: all rows, or what they leave of the gradient."""
+    rows, slopes = law.weighted_rows(LOGITS, labels, tolerance), rl.CrossEntropy().gradient(LOGITS, labels)
+    by_class, size = len(law.mean_gram) > C + FACTORS, len(law.mean_gram)
+    total = dict.fromkeys(["loadings", "means", "variance", "crossed", "gradient", "square", "along", "lost"], 0.0)
+    roots = []
+    for mu in range(N):
+        scale = np.ones(1) if law.residual_scales is None else law.residual_scales[mu] * np.ones(1)
+        across = law.logit_covariance if law.logit_covariance.ndim == 2 else law.logit_covariance[mu]
+        roots.append(law.residual_length * sqrtm(scale**2 * across).real)
+    balance, heights, variances = None, [], []
+    if law.cancelling is not None and law.cancelling.any():
+        balance = np.array([root @ w for root, w in zip(roots, law.cancelling, strict=True)])
+        balance /= np.linalg.norm(balance)
+    own = np.array([root @ w / N for root, w in zip(roots, slopes, strict=True)])
+    if balance is not None:
+        own -= balance * np.sum(balance * own)
+    for mu, y in enumerate(labels):
+        mixing = np.eye(C) if law.mean_scales is None else law.mean_scales[mu]
+        mixing = mixing if mixing.ndim == 2 else np.diag(mixing)
+        coefficients = np.zeros((C, size))
+        coefficients[:, np.arange(C) * C + y if by_class else np.arange(C)] = mixing
+        if law.loadings is not None:
+            coefficients[:, -FACTORS:] = law.loadings[mu]
+        curvature, root = oracles.curvature(LOGITS[mu]), roots[mu]
+        values, vectors = (part[..., 1:] for part in np.linalg.eigh(root @ curvature @ root))
+        variances.append(values)
+        heights.append(np.sum((curvature @ root @ vectors) ** 2, axis=0) / values)
+        total["means"] += coefficients.T @ slopes[mu] / N
+        total["square"] += own[mu] @ own[mu]
+        total["loadings"] += coefficients.T @ curvature @ coefficients / N
+        total["variance"] += np.trace(root @ curvature @ root) / N
+        total["crossed"] += coefficients.T @ curvature @ root @ root @ curvature @ coefficients / N**2
+        total["gradient"] += coefficients.T @ curvature @ root @ own[mu] / N
+        total["along"] += own[mu] @ root @ curvature @ root @ own[mu] / N
+        if balance is not None:
+            total["lost"] += coefficients.T @ curvature @ root @ balance[mu] / N
+    dense = np.zeros((rows.scales.size, size))
+    start = 0
+    for block in rows.blocks:
+        dense[start : start + len(block.loadings), block.columns] = block.loadings
+        start += len(block.loadings)
+    assert start == len(dense)
+    # Rows that are as long or as random as others.
+    kept = [np.ravel(x) > tolerance * np.max(x) for x in (heights, variances)]
+    np.testing.assert_allclose(np.sort(rows.scales**2), np.sort(np.ravel(variances)[kept[0] | kept[1]]) / N)
+    found = {"means": rows.mean_slopes, "square": rows.slopes @ rows.slopes + rows.dropped**2}
+    if tolerance == 0:
+        weights = rows.scales[:, None] * dense
+        found |= {"loadings": dense.T @ dense, "variance": rows.scales @ rows.scales, "crossed": weights.T @ weights}
+        found |= {"gradient": weights.T @ rows.slopes, "along": np.sum((rows.scales * rows.slopes) ** 2)}
+        found |= {"lost": weights.T @ rows.cancelled} if balance is not None else {}
+    else:
+        assert (rows.dropped > 0) == (total["square"] > 1e-20)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, total[name], atol=1e-12 * np.abs(total[name]).max() + 1e-18, err_msg=name)
+
+
+def test_frozen_examples_have_no_rows():
+    frozen = np.concatenate([[[1000.0, 0.0, 0.0]], LOGITS[1:]])
+    assert LAW.weighted_rows(frozen, LABELS, 0.0).scales.size == (N - 1) * (C - 1)
+
+
 def test_the_second_moment_of_few_rows_that_cancel():
     """Of two examples the combination that is left out is a large part of the rows."""
     logits, labels = LOGITS[:2], np.array([0, 1])
@@ -229,6 +320,35 @@ def test_tolerance_leaves_rows_of_the_kernel_law_out():
     assert some.null_power == pytest.approx(1 - whole.powers[kept].sum(), rel=1e-9)
     columns = rl.KernelGradients([(theta, np.eye(C))], effective_dimension=50)
     assert model_of(columns).spectrum(rng=0, tolerance=1e-3).eigenvalues.size == min(kept.sum(), 50)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-16])
+def test_eigenvalues_of_the_kernel_law_are_left_out_by_their_share_of_the_largest(unit):
+    law = rl.KernelGradients([(unit * np.diag(np.geomspace(1, 1e-6, N)), np.eye(C))])
+    whole = model_of(law).spectrum(rng=0, tolerance=0.0)
+    assert whole.eigenvalues.size == N * (C - 1)
+    for place in (20, 50):
+        tolerance = whole.eigenvalues[place] / whole.eigenvalues[-1]
+        for factor, first in ((0.9999, place), (1.0001, place + 1)):
+            some = model_of(law).spectrum(rng=0, tolerance=factor * tolerance)
+            np.testing.assert_allclose(some.eigenvalues, whole.eigenvalues[first:], rtol=1e-9)
+            assert some.null_power == pytest.approx(1 - whole.powers[first:].sum(), rel=1e-9)
+
+
+def test_the_kernel_law_knows_rounding_from_rank():
+    inputs = np.random.default_rng(0).standard_normal((N, 2))
+    low = np.kron(inputs @ inputs.T, np.eye(C))
+    law = rl.KernelGradients([(inputs @ inputs.T, np.eye(C))])
+    assert model_of(law).spectrum(rng=0, tolerance=0.0).eigenvalues.size == 2 * (C - 1)
+    assert spectrum_of_kernel(LOGITS, LABELS, low)[0].size == 2 * (C - 1)
+    with pytest.raises(ValueError, match="`terms` must add up to a Gram matrix; got a negative eigenvalue"):
+        spectrum_of_kernel(LOGITS, LABELS, low - 1e-4 * np.eye(N * C))
+    assert spectrum_of_kernel(LOGITS, LABELS, 0 * low)[0].size == 0
+    assert model_of(rl.KernelGradients([(np.zeros((N, N)), np.eye(C))])).spectrum(rng=0).eigenvalues.size == 0
+    # Two examples whose gradients are opposite to the last bit.
+    values, powers = spectrum_of_kernel(np.zeros((2, C)), np.zeros(2, int), np.kron([[1, -1], [-1, 1]], np.eye(C)))
+    assert values.size == C - 1
+    assert np.isnan(powers).all()
 
 
 def test_clustering_of_the_kernel_law():

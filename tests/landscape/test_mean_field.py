@@ -81,14 +81,38 @@ def test_long_inputs_that_are_alike_but_for_rounding(sign):
     value, slope = activation_of("erf").averages(np.array([[q, alike], [alike, q]]))
     np.testing.assert_allclose(value, [[1, sign], [sign, 1]], rtol=1e-7)
     np.testing.assert_allclose(slope, (4 / np.pi) / np.sqrt(1 + 4 * q), rtol=1e-7)
+    # Half of u^2 where both are positive, which opposite ones never are.
+    value, slope = activation_of("relu").averages(np.array([[q, alike], [alike, q]]))
+    both = np.array([[0.5, max(sign, 0) / 2], [max(sign, 0) / 2, 0.5]])
+    np.testing.assert_allclose(value / q, both, atol=1e-7)
+    np.testing.assert_allclose(slope, both, atol=1e-7)
+
+
+def test_an_input_of_zeros_gives_relu_nothing():
+    value, slope = activation_of("relu").averages(np.diag([0.0, 2.0]))
+    np.testing.assert_allclose(value, [[0, 0], [0, 1]], atol=1e-15)
+    assert slope[1, 1] == 0.5
+    assert np.isfinite(slope).all()
 
 
 def test_more_hermite_terms_where_inputs_are_alike(monkeypatch):
     covariance = 9.0 * np.array([[1.0, 0.99], [0.99, 1.0]])
     full = activation_of("tanh").averages(covariance)[0][0, 1]
     assert full == pytest.approx(by_two_dimensional_quadrature(np.tanh, 9.0, 9.0, 8.91), abs=2e-6)
-    monkeypatch.setattr(module, "TERMS", (2, 4))
+    monkeypatch.setattr(module, "TERMS", 4)
     assert abs(activation_of("tanh").averages(covariance)[0][0, 1] - full) > 1e-3
+
+
+def test_a_polynomial_has_as_many_hermite_terms_as_its_degree(monkeypatch):
+    """Whatever the inputs have in common: nothing is left after them."""
+    sums, outer = [], np.outer
+    monkeypatch.setattr(module.np, "outer", lambda a, b: sums.append(1) or outer(a, b))
+    value = module.by_quadrature(lambda x: x**3, np.ones(2), np.array([[1.0, 0.9999], [0.9999, 1.0]]))
+    assert len(sums) == 4
+    assert not module.by_quadrature(np.zeros_like, np.ones(2), np.ones((2, 2))).any()
+    assert len(sums) == 4
+    mixed = 9 * 0.9999 + 6 * 0.9999**3
+    np.testing.assert_allclose(value, [[15, mixed], [mixed, 15]], rtol=1e-10)
 
 
 def network_draw(widths, activation, seed, scale=1.0):

@@ -1,5 +1,7 @@
 """The law of a source's own means, shared directions and residuals against the source."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,56 @@ def test_inner_products_are_kept():
     np.testing.assert_allclose(law.mean_gram[: C * C, : C * C], means @ means.T, atol=1e-9)
 
 
+DENSE = DRAW._centres()[0][DRAW.labels] + DRAW.residuals
+
+
+def without_means(gradients, labels):
+    """What no combination of the means of its class has of each example's centred logit gradients."""
+    gradients, rest = gradients - gradients.mean(axis=1, keepdims=True), np.empty_like(gradients)
+    for mu, y in enumerate(labels):
+        means = gradients[labels == y].mean(axis=0)
+        rest[mu] = gradients[mu] - np.linalg.lstsq(means.T, gradients[mu].T, rcond=1e-6)[0].T @ means
+    return rest
+
+
+@pytest.mark.parametrize("num_factors", [1, 2, 40])
+def test_the_last_direction_is_that_of_the_gradient(num_factors):
+    """Of as many as are asked for, the first that residuals add up to, less what the leading ones have of it."""
+    law = rl.measured_gradients(DRAW, num_factors)
+    assert law.loadings.shape == (N, C, num_factors)
+    rest = without_means(DENSE, DRAW.labels)
+    slopes = DRAW.probabilities - np.eye(C)[DRAW.labels]
+    gradient = np.einsum("nk,nkd->d", slopes, rest)
+    length = np.sqrt(np.mean(np.sum((DENSE - DENSE.mean(axis=1, keepdims=True)) ** 2, axis=2)))
+    # All of the gradient is along the directions, so that what they have of it are its inner products with the rows.
+    along = np.einsum("nkf,f->nk", law.loadings, np.einsum("nk,nkf->f", slopes, law.loadings)) * length**2
+    np.testing.assert_allclose(along, rest @ gradient, atol=1e-9 * np.abs(rest @ gradient).max())
+    if num_factors == 1:
+        expected = rest @ gradient / np.linalg.norm(gradient) / length
+        np.testing.assert_allclose(law.loadings[:, :, 0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("examples", [range(N), [3, 7]])
+def test_the_rest_has_the_effective_dimension_of_its_inner_products(examples):
+    """By loops over pairs of examples; all directions alike where it is half of D or more."""
+    examples = list(examples)
+    labels = DRAW.labels[examples] if len(examples) > 2 else np.zeros(2, dtype=int)
+    source = rl.DenseLogitGradients(DRAW.logits[examples], labels, DENSE[examples])
+    rest = without_means(DENSE[examples], labels)
+    squares = lengths = 0.0
+    for m, n in itertools.permutations(range(len(examples)), 2):
+        squares += np.sum((rest[m] @ rest[n].T) ** 2)
+        lengths += np.sum(rest[m] ** 2) * np.sum(rest[n] ** 2)
+    dimension = lengths / squares
+    gram = rl.logit_gradient_gram(source)
+    for num_parameters, isotropic in ((round(2.1 * dimension), False), (round(1.9 * dimension), True)):
+        other = rl.LogitGradientGram(gram.matrix, gram.logits, gram.labels, num_parameters)
+        found = rl.measured_gradients(other, num_factors=0).covariance
+        assert found.isotropic == isotropic
+        if not isotropic:
+            assert found.effective_dimension == pytest.approx(dimension, rel=1e-6)
+
+
 @pytest.mark.parametrize("num_factors", [0, 12])
 def test_the_law_has_the_spectrum_of_its_source(num_factors):
     real = rl.gauss_newton_spectrum(DRAW)
@@ -81,6 +133,9 @@ def test_sources_without_residuals_and_with_absent_classes():
     noisy = rl.DenseLogitGradients(alike.logits, labels, means + rng.standard_normal((5, 3, 50)))
     top = rl.LandscapeModel(5, 3, 50, given, rl.measured_gradients(noisy)).spectrum(rng=0).outliers()
     np.testing.assert_allclose(top, rl.gauss_newton_spectrum(noisy).eigenvalues[-2:], rtol=0.3)
+    assert rl.measured_gradients(DRAW).loadings.shape[2] == 6 * C
+    nothing = rl.measured_gradients(rl.DenseLogitGradients(alike.logits, labels, np.zeros((5, 3, 50))))
+    assert (nothing.residual_length, nothing.mean_gram.any()) == (0, False)
     with pytest.raises(ValueError, match="`num_factors` must be"):
         rl.measured_gradients(noisy, num_factors=16)
 

@@ -282,6 +282,8 @@ def test_shared_rows():
     for model, expected in zip(models, alone, strict=True):  # in growing number: what was drawn stays
         np.testing.assert_array_equal(model.spectrum(1, rows=rows).eigenvalues, expected)
     np.testing.assert_array_equal(models[0].spectrum(1, rows=rows).eigenvalues, alone[0])
+    few = rl.SharedRows(0)
+    assert np.shares_memory(few.factor(5, 7), few.factor(5, 7))  # nothing is drawn twice
     pairs = [[m.spectrum(s, rows=shared).trace for m in models[1:]] for s in range(20) for shared in [rl.SharedRows(s)]]
     ratios = np.array(pairs)[:, 1] / np.array(pairs)[:, 0]
     assert ratios.std() < 0.2 * np.std(np.array(pairs)[:, 0]) / np.mean(pairs)

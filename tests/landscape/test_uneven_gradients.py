@@ -117,6 +117,9 @@ def test_numbers_given_and_bad_input():
         rl.UnevenGradients(length_spread=-1.0)
     with pytest.raises(ValueError, match="`mean_length` must be >= 0"):
         rl.UnevenGradients(-1.0)
+    for name in ("length_spread", "logit_spread"):
+        with pytest.raises(ValueError, match=f"`{name}` must be >= 0 and <= 1e\\+?06; got 1000000.5"):
+            rl.UnevenGradients(**{name: 1e6 + 0.5})
     with pytest.raises(TypeError, match="`residual_length`"):
         rl.UnevenGradients(residual_length="1")
 

@@ -1,3 +1,4 @@
+import itertools
 from statistics import NormalDist, mean, stdev, variance
 
 import numpy as np
@@ -229,6 +230,38 @@ def test_classes_taken_for_each_other_are_measured_and_symmetric():
     assert max(f.shared_by_class for f in without) < 0.02
     with pytest.raises(ValueError, match="`shared_by_class` must be >= 0 and <= 0.8; got 0.9"):
         rl.UnfrozenLogits(1.0, 1.0, shared=0.2, shared_by_class=0.9)
+
+
+MIXED = np.random.default_rng(3).normal(size=(2, 8, 4))
+PAIRED = [0, 1, 1, 2, 3, 3, 3, 0]
+
+
+@pytest.mark.parametrize("unit", [1e5, 1e-2])
+@pytest.mark.parametrize(
+    ("labels", "logits"),
+    [
+        (PAIRED, MIXED[0, 7] + MIXED[0, PAIRED] + 0.7 * MIXED[1] + 0.3),
+        (PAIRED, 2 * MIXED[0, PAIRED] + 0.3 * MIXED[1]),
+        (PAIRED, 0.1 * MIXED[0, 7] + MIXED[1]),  # less in common than none
+        ([2, 2, 2], MIXED[0, 5] + 0.5 * MIXED[1, :3]),
+        ([0, 1, 2, 3], MIXED[0, 7] + 0.5 * MIXED[1, :4]),
+        ([0, 1], np.array([[0.0, 0.0, 1.0, -1.0]] * 2)),  # all of it at the classes that are wrong in both
+        ([0, 0, 0, 1], np.diag([1.0, 1.0, 1.0, 1e-3]) @ MIXED[0, [7] * 4]),  # all of it in one class
+    ],
+)
+def test_shared_parts_are_those_of_pairs_of_examples(labels, logits, unit):
+    """By loops over the pairs and the classes that are wrong in both."""
+    wrong = [[k for k in range(4) if k != y] for y in labels]
+    centred = [{k: z[k] - mean(z[j] for j in ks) for k in ks} for z, ks in zip(logits, wrong, strict=True)]
+    products = {True: [], False: []}
+    for m, n in itertools.permutations(range(len(labels)), 2):
+        products[labels[m] == labels[n]] += [centred[m][k] * centred[n][k] for k in wrong[m] if k in wrong[n]]
+    scale = mean(x**2 for example in centred for x in example.values())
+    alike, apart = (mean(products[same]) / scale if products[same] else 0.0 for same in (True, False))
+    shared = min(max(apart, 0.0), 1.0)
+    found = rl.UnfrozenLogits.from_logits(unit * logits, np.array(labels))
+    assert found.shared == pytest.approx(shared, abs=1e-10)
+    assert found.shared_by_class == pytest.approx(min(max(alike - shared, 0.0), 1 - shared), abs=1e-10)
 
 
 def test_one_example_of_a_class_shares_nothing():
