@@ -7,7 +7,7 @@ from torch import nn
 
 import rmtland as rl
 from rmtland.nets.importance import Sampled
-from rmtland.nets.reduction import leading
+from rmtland.nets.reduction import Reduction, leading
 from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
 from tests.nets.networks import build, jacobian
@@ -103,6 +103,41 @@ def test_a_reduction_is_a_projection_and_its_chunks_those_of_the_subspace():
     gradients = jacobian(module, inputs)[0]
     relative = (gradients - gradients[:, -1:]).flatten(0, 1)
     np.testing.assert_allclose(torch.cat(parts).flatten(0, 1), reduction.project(relative), atol=1e-10)
+
+
+@pytest.mark.parametrize("names", [("a.weight", "a.bias", "b.weight"), ("a.weight", "a.bias"), ()])
+def test_a_focus_leaves_out_an_equal_share_of_every_weight(names):
+    """The fewest signals and inputs that do, by singular values; biases follow their weights, others are whole."""
+    shapes = {"a.weight": (12, 10), "a.bias": (12,), "b.weight": (9, 12), "c.weight": (3, 9), "c.bias": (3,)}
+    shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+    stops = np.cumsum([shape.numel() for shape in shapes.values()]).tolist()
+    groups = {
+        name: slice(stop - shape.numel(), stop) for (name, shape), stop in zip(shapes.items(), stops, strict=True)
+    }
+    unit = torch.eye(12).double()
+    bases = {"a.weight": (unit[:, :7], unit[:10, :6]), "a.bias": (unit[:, :7], None), "b.weight": (None, unit[:, :8])}
+    bases = {name: bases[name] for name in names}
+    reduction = Reduction(groups, shapes, bases, {"a.weight": "a.bias", "c.weight": "c.bias"}, every=0)
+    weights = {name: size for name, size in {"a.weight": (7, 6), "b.weight": (9, 8)}.items() if name in names}
+    vectors = torch.zeros(reduction.size, 5).double()
+    for name, (b, a) in weights.items():
+        spread = 0.5 ** (torch.arange(b)[:, None] + torch.arange(a)).double()
+        blocks = torch.randn(5, b, a, generator=torch.Generator().manual_seed(b)).double() * spread
+        vectors[reduction.places[name]] = blocks.flatten(1).T
+    vectors /= vectors.norm(dim=0).clamp(min=1e-9)
+    for tolerance in (0.1, 1e-3, 1e-6):
+        focus = reduction.focus(vectors, tolerance)
+        assert list(focus) == list(weights)
+        for name, (b, a) in weights.items():
+            blocks = vectors[reduction.places[name]].T.reshape(5, b, a)
+            for few, rows in ((focus[name].signals, blocks.mT), (focus[name].inputs, blocks)):
+                rows = rows.reshape(-1, rows.shape[-1])
+                torch.testing.assert_close(few.T @ few, torch.eye(few.shape[1]).double())
+                left = (rows - rows @ few @ few.T).square().sum()
+                others = torch.linalg.svdvals(rows)[few.shape[1] - 1 :].square().sum()  # with one direction fewer
+                assert left <= tolerance * 5 / len(weights) < others
+    for one in reduction.focus(vectors, 2.0).values():
+        assert one.signals.shape[1] == one.inputs.shape[1] == 1
 
 
 def test_what_a_subspace_leaves_out_of_products():
