@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ import torch
 from torch import nn
 
 import rmtland as rl
+from rmtland.nets import weight_signals
 from rmtland.nets.importance import Sampled
+from rmtland.nets.reducer import HELD, Reducer
 from rmtland.nets.reduction import Reduction, leading
 from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
@@ -59,6 +62,51 @@ def test_overlaps_of_factors_are_those_of_gradients_written_out(positions):
         torch.testing.assert_close(kind.pushed(tangents, None), gradients @ tangents)
         torch.testing.assert_close(kind.pulled(weights)[0], sums)
     assert isinstance(here.shortest(), Formed if positions > 1 else Outer)
+
+
+def test_gradients_are_written_out_where_that_takes_few_numbers():
+    rng = np.random.default_rng(0)
+    kinds = set()
+    shapes = [tuple(int(rng.integers(1, most)) for most in (5, 5, 45, 45)) for _ in range(100)]
+    for positions, num_logits, b, a in [(2, 1, 20, 20), *shapes]:  # the first takes just as many
+        factors = Outer(torch.randn(2, positions, a).double(), torch.randn(2, num_logits, positions, b).double())
+        gradients = torch.einsum("nlpb,npa->nlba", factors.signals, factors.inputs).flatten(2)
+        kept = factors.inputs[0].numel() + factors.signals[0].numel()
+        few = positions > 1 and gradients[0].numel() <= weight_signals.WRITTEN * kept
+        kinds.add((positions, few))
+        found = factors.shortest()
+        if few:
+            torch.testing.assert_close(found.gradients, gradients)
+        else:
+            assert found is factors
+    assert kinds == {(1, False), *((p, few) for p in (2, 3, 4) for few in (True, False))}
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_directions_are_chosen_by_both_factors_of_what_the_loss_weighs(positions, monkeypatch):
+    """Signals count by the lengths of their inputs, inputs by those of the weighed signals; of many rows some do."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(10, positions, 7, generator=generator).double()
+    signals = torch.randn(10, 2, positions, 6, generator=generator).double()
+    factor = torch.randn(10, 2, 4, generator=generator).double()
+    asked = []
+    monkeypatch.setattr(weight_signals, "leading", lambda rows, *settings: asked.append(settings) or rows)
+    rows = Outer(inputs, signals).leading(factor, 0.3, (5, 9))
+    assert asked == [(5, 0.3), (9, 0.3)]
+    moments = [torch.zeros(size, size).double() for size in (6, 7)]
+    for x, s, root in zip(inputs, signals, factor, strict=True):
+        for p in range(positions):
+            for column in root.T:
+                gradient = torch.outer(column @ s[:, p], x[p])
+                moments[0] += gradient @ gradient.T
+                moments[1] += gradient.T @ gradient
+    for found, moment in zip(rows, moments, strict=True):
+        torch.testing.assert_close(found.T @ found, moment)
+    for most in (3, 10, 10 * positions, 1000):
+        monkeypatch.setattr(weight_signals, "MOST_ROWS", most)
+        for some, found in zip(Outer(inputs, signals).leading(factor, 0.3, (5, 9)), rows, strict=True):
+            assert min(most, len(found)) <= len(some) < 2 * most
+            assert any(some.shape == found[::j].shape and torch.allclose(some, found[::j]) for j in range(1, 41))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,6 +186,33 @@ def test_a_focus_leaves_out_an_equal_share_of_every_weight(names):
                 assert left <= tolerance * 5 / len(weights) < others
     for one in reduction.focus(vectors, 2.0).values():
         assert one.signals.shape[1] == one.inputs.shape[1] == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(
+    ("fits", "part", "sample", "part_sample"),
+    [(5, 10, 20, 20), (30, 30, 30, 30), (70, 70, 50, 70), (500, 160, 50, 160)],
+)
+def test_parts_and_samples_are_as_large_as_memory_allows(fits, part, sample, part_sample, again, monkeypatch):
+    """A sample that is a part of the next pass, as large as a part."""
+    for name, value in {"SAMPLE": 20, "LARGE_SAMPLE": 50, "SMALLEST_PART": 10}.items():
+        monkeypatch.setattr(f"rmtland.nets.reducer.{name}", value)
+    module, inputs, labels = wide(num_examples=160)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    (chunk,) = source.chunks()
+    outputs = module(inputs).detach()
+    each = sum(chunk.layers().stored_bytes(name, 3) for name in source.parameter_groups)
+    monkeypatch.setattr("rmtland.nets.reducer.PART_BYTES", (fits + 1) * each - 1)
+    stride = math.ceil(160 / (part_sample if again else sample))
+    whole = math.ceil(HELD * each * 160)
+    for memory, held in ((whole, True), (whole - 1, False)):
+        reducer = Reducer.of(chunk, source, 0.05, 1, memory, again=again)
+        assert reducer.held is held
+        torch.testing.assert_close(reducer._logits, outputs[::stride])
+        seen = [part.logits for part in reducer.parts(chunk)]
+        torch.testing.assert_close(torch.cat(seen).sort(dim=0)[0], outputs.sort(dim=0)[0])
+        even = math.ceil(160 / math.ceil(160 / part))
+        assert max(map(len, seen)) == (max(even, len(outputs[::stride])) if again else even)
 
 
 def test_what_a_subspace_leaves_out_of_products():
