@@ -159,7 +159,7 @@ def test_gradients_at_many_positions_are_written_out_where_they_are_worth_it(pos
     """For products and sums; for lengths where they are at hand, or no longer than the overlaps of inputs."""
     n, g, a, b = 6, 2, 20, 3
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(n, g, a, positions, generator=generator).double()
+    inputs = 0.01 * torch.randn(n, g, a, positions, generator=generator).double()
     signals = torch.randn(n, g, b, positions, generator=generator).double()
     monkeypatch.setattr(layer_pieces, "FORMED_BYTES", n * g * a * b * 8 - (not room))
     expected = torch.einsum("ngbp,ngap->ngba", signals, inputs).flatten(1)
@@ -174,7 +174,7 @@ def test_gradients_at_many_positions_are_written_out_where_they_are_worth_it(pos
         (lambda piece: piece.sums(weights), weights.T @ expected, many),
     ):
         piece = layer_pieces.MatrixPiece(inputs, signals)
-        torch.testing.assert_close(call(piece), right)
+        torch.testing.assert_close(call(piece), right, rtol=1e-9, atol=1e-13)
         assert (vars(piece).get("_written") is not None) == written
     taken, by_position = [], layer_pieces._by_position
     monkeypatch.setattr(layer_pieces, "_by_position", lambda x: taken.append(len(x)) or by_position(x))
@@ -183,7 +183,7 @@ def test_gradients_at_many_positions_are_written_out_where_they_are_worth_it(pos
     overlaps = {}
     for factor in (1, 2):  # another logit's signals
         piece = layer_pieces.MatrixPiece(inputs, factor * signals, overlaps)
-        torch.testing.assert_close(piece.squares(), factor**2 * expected.square().sum(dim=1))
+        torch.testing.assert_close(piece.squares(), factor**2 * expected.square().sum(dim=1), rtol=1e-9, atol=0)
 
 
 def limit_rows(source, limit):

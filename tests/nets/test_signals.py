@@ -215,6 +215,44 @@ def test_parts_and_samples_are_as_large_as_memory_allows(fits, part, sample, par
         assert max(map(len, seen)) == (max(even, len(outputs[::stride])) if again else even)
 
 
+def test_what_a_subspace_leaves_out_is_told_by_examples_that_had_no_say_in_it():
+    module, inputs, labels = wide(num_examples=200)
+
+    def bases(inputs):
+        pairs = rl.nets.NetworkLogitGradients(module, inputs, labels).reducer(0.05, 1).reduction.bases.values()
+        return [basis for pair in pairs for basis in pair if basis is not None]
+
+    plain, others = bases(inputs), inputs.clone()
+    others[np.concatenate(TOLD_OF_200)] = torch.randn(
+        len(inputs) // 4, 50, generator=torch.Generator().manual_seed(0)
+    ).double()
+    for one, same in zip(plain, bases(others), strict=True):
+        torch.testing.assert_close(one @ one.T, same @ same.T)
+    others = inputs.clone()
+    others[[0, 1, 2]] *= 20
+    assert any(
+        a.shape != b.shape or not torch.allclose(a @ a.T, b @ b.T) for a, b in zip(plain, bases(others), strict=True)
+    )
+
+
+def test_what_a_draw_tells_is_told_of_all_examples(monkeypatch):
+    monkeypatch.setattr("rmtland.nets.reducer.SAMPLE", 100)
+    monkeypatch.setattr("rmtland.nets.reducer.LARGE_SAMPLE", 100)
+    module, inputs, labels = wide(num_examples=400)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))  # classes that do not take turns
+    with torch.no_grad():
+        module[-1].weight *= 6  # curvatures that differ
+    source = rl.nets.NetworkLogitGradients(module, inputs[order], labels[order])
+    reducer = source.reducer(0.05, 1)
+    assert len(reducer._logits) == 400
+    assert 20 < len(reducer._factor) < 30  # a quarter of those drawn
+    vectors = torch.randn(source.num_parameters, 3, generator=torch.Generator().manual_seed(0)).double()
+    exact = (vectors * (rl.gauss_newton(source) @ vectors)).sum(dim=0)
+    found, error = reducer.energies(vectors, torch.zeros(reducer.reduction.size, 3).double())
+    assert bool((error < 0.25 * exact).all())
+    assert bool(((found - exact).abs() < 3 * error).all())
+
+
 def test_what_a_subspace_leaves_out_of_products():
     module, inputs, labels = wide(num_examples=200)
     source = rl.nets.NetworkLogitGradients(module, inputs, labels)
