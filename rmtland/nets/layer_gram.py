@@ -20,7 +20,7 @@ from torch import Tensor
 from rmtland._arrays import to_numpy, where_double_is
 from rmtland.logits.accumulate import checked_chunks, parts_of, prototype, same_order
 from rmtland.logits.gradients import LogitGradients
-from rmtland.logits.ranks import gathered, gathered_objects, is_mine, own_examples, ranked
+from rmtland.logits.ranks import gathered, gathered_objects, is_mine, own_examples
 from rmtland.logits.rows import RowsChunk
 from rmtland.nets.layer_pieces import (
     EmbeddingPiece,
@@ -373,8 +373,6 @@ def _collect(
 
 def _of_all_ranks(source: LogitGradients, stores: dict[str, Store], names: Sequence[str]) -> dict[str, Store]:
     """Stores with the examples of all ranks in place of this one's, in rank order."""
-    if ranked(source) is None:
-        return stores
     found = gathered_objects(source, {name: type(stores[name]) for name in names if name in stores})
     for name in names:
         kinds = {kinds[name] for kinds in found if name in kinds}

@@ -111,8 +111,9 @@ def check_inputs(inputs: Inputs) -> int:
         raise ValueError(f"`inputs` must have shape (N, ...) with N >= 1; got {got}")
     if len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"`inputs` must hold the same examples in each of their tensors; got shapes {shapes}")
+    real = [leaf for leaf in leaves if leaf.is_floating_point()]
     # Piece by piece: `isfinite` makes copies.
-    rows = max(1, 2**20 // max(1, leaves[0][0].numel()))
-    if any(not bool(p.isfinite().all()) for leaf in leaves if leaf.is_floating_point() for p in leaf.split(rows)):
+    rows = [max(1, 2**20 // max(1, leaf[0].numel())) for leaf in real]
+    if any(not bool(p.isfinite().all()) for leaf, n in zip(real, rows, strict=True) for p in leaf.split(n)):
         raise ValueError("`inputs` must be finite; got NaN or infinite entries")
     return int(shapes[0][0])

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import rmtland as rl
 from rmtland.nets import NetworkLogitGradients
 from rmtland.nets.budget import Budget
+from rmtland.nets.pytrees import check_inputs
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
 
@@ -35,6 +36,34 @@ def test_every_view_of_the_logit_gradients_against_one_backward_pass_per_output(
     torch.testing.assert_close(torch.cat([c.jvp(tangents) for c in chunks]), expected @ tangents)
     pulled = sum(c.vjp(u) for c, u in zip(chunks, cotangents.split(4), strict=True))
     torch.testing.assert_close(pulled, torch.einsum("nkd,nkj->dj", expected, cotangents))
+
+
+@pytest.mark.parametrize("shape", [(40, 2**17), (3, 2**21), (2**21, 1)])
+def test_inputs_are_checked_piece_by_piece_to_the_last(shape, monkeypatch):
+    sizes, isfinite = [], torch.Tensor.isfinite
+    monkeypatch.setattr(torch.Tensor, "isfinite", lambda part: sizes.append(part.numel()) or isfinite(part))
+    inputs = torch.zeros(shape, dtype=torch.float16)
+    assert check_inputs((torch.zeros(len(inputs), dtype=torch.int64), inputs)) == len(inputs)
+    assert sum(sizes) == inputs.numel()
+    assert all(size == min(max(2**20, shape[1]), inputs.numel()) for size in sizes)
+    inputs[-1, -1] = float("inf")
+    with pytest.raises(ValueError, match="`inputs` must be finite; got NaN or infinite entries"):
+        check_inputs(inputs)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        ([(3,), (0, 2)], r"must have shape \(N, ...\) with N >= 1; got \[\(3,\), \(0, 2\)\]"),
+        ([], r"must have shape \(N, ...\) with N >= 1; got \[\]"),
+        ([(0, 4)], r"must have shape \(N, ...\) with N >= 1; got \(0, 4\)"),
+        ([(3,), (2,)], r"must hold the same examples in each of their tensors; got shapes \[\(3,\), \(2,\)\]"),
+    ],
+)
+def test_inputs_of_several_tensors_are_told_with_all_their_shapes(shapes, told):
+    with pytest.raises(ValueError, match=f"`inputs` {told}$"):
+        check_inputs(tuple(torch.zeros(shape) for shape in shapes))
+    assert check_inputs((torch.zeros(1), torch.zeros(1, 0))) == 1
 
 
 @pytest.mark.parametrize("name", ["conv", "tied"])

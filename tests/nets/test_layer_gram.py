@@ -6,6 +6,7 @@ from torch import nn
 import rmtland as rl
 from rmtland.logits.gauss_newton import GramSource
 from rmtland.nets import layer_gram
+from rmtland.nets.layer_pieces import FormedPiece, MatrixPiece
 from tests import oracles
 from tests.nets.networks import NAMES, C, N, build, jacobian
 from tests.nets.test_layers import EXTRA, network
@@ -98,6 +99,93 @@ def test_stores_and_blocks_of_any_size(store, block, passes, monkeypatch):
     check(rl.gauss_newton_spectrum(source), *exact(module, inputs))
     assert len(counted) >= passes
     assert passes > 1 or len(counted) == 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, *EXTRA])
+def test_stores_take_the_memory_that_is_reckoned_with(name):
+    module, inputs, _ = network(name)
+    source = rl.nets.NetworkLogitGradients(module, inputs, LABELS, batch_size=4)
+    layers = next(iter(source.chunks())).layers()
+    unit = torch.eye(C).double()
+    for r in (C - 1, C):
+        columns = lambda chunk, r=r: unit[:, :r].expand(len(chunk.labels), C, r)  # noqa: E731
+        stores, num_rows, _ = layer_gram._collect(source, columns, dict.fromkeys(source.parameter_groups, False), None)
+        assert num_rows == N * r
+        for tensor in source.parameter_groups:
+            arrays = [getattr(stores[tensor], array) for array in stores[tensor].by_example] if tensor in stores else []
+            assert sum(array.nbytes for array in arrays) == N * layers.stored_bytes(tensor, r), tensor
+
+
+@pytest.mark.parametrize("positions", [1, 40])
+@pytest.mark.parametrize("kind", ["formed", "inputs shared", "inputs of its own"])
+def test_blocks_fill_the_memory_that_they_may_take(kind, positions, monkeypatch):
+    n, r, b, a = 4, 2, 50, 30
+    generator = torch.Generator().manual_seed(0)
+    signals = torch.randn(r, n, 1, b, positions, generator=generator)
+    inputs = torch.randn(r, n, 1, a, positions, generator=generator)
+    if kind != "inputs of its own":
+        inputs[:] = inputs[:1].clone()
+    formed = kind == "formed"
+    store = layer_gram.FormedStore(n, r, a * b, inputs) if formed else layer_gram.PairStore(n, r)
+    pieces = [MatrixPiece(x, s, shared=kind == "inputs shared") for x, s in zip(inputs, signals, strict=True)]
+    for j, piece in enumerate(pieces):
+        store.add(0, j, FormedPiece(piece.formed()) if formed else piece)
+    rows = torch.stack([piece.formed() for piece in pieces], dim=1).flatten(0, 1)
+    taken, add_gram = [], layer_gram.add_gram
+    monkeypatch.setattr(
+        layer_gram, "add_gram", lambda matrix, rows: taken.append(rows.nbytes) or add_gram(matrix, rows)
+    )
+    monkeypatch.setattr(layer_gram, "ELEMENTWISE", 1e9)  # no pairs of positions
+    columns = 8 * n * r * (1 if formed else a)
+    for width in (1, 7, 1000):
+        taken.clear()
+        matrix = torch.zeros(n * r, n * r).double()
+        store.add_to(matrix, columns * width + 1)
+        count = a * b if formed else b
+        assert taken == [columns * len(part) for part in torch.arange(count).split(width)]
+        torch.testing.assert_close(matrix.tril(), (rows.double() @ rows.double().T).tril(), rtol=1e-5, atol=1e-4)
+
+
+def test_a_gram_matrix_is_found_the_way_that_takes_fewer_multiplications(monkeypatch):
+    """Of signals, of inputs, and of the two by each other, at pairs of positions; or of gradients written out."""
+    taken = []
+    monkeypatch.setattr(layer_gram, "add_pairs", lambda *_: taken.append("pairs"))
+    monkeypatch.setattr(layer_gram, "add_gram", lambda *_: taken.append("written"))
+    monkeypatch.setattr(layer_gram, "ELEMENTWISE", 5)
+    rng, n = np.random.default_rng(0), 2
+    for _ in range(300):
+        r, positions, a, b = (int(rng.integers(1, most)) for most in (4, 9, 30, 30))
+        store = layer_gram.PairStore(n, r)
+        piece = MatrixPiece(torch.zeros(n, 1, a, positions), torch.zeros(n, 1, b, positions))
+        for j in range(r):
+            store.add(0, j, piece)
+        taken.clear()
+        store.add_to(torch.zeros(0), 2**20)
+        x, s = (n * positions) ** 2, (n * r * positions) ** 2
+        pairs, written = s * b + x * a + 5 * s, (n * r) ** 2 * a * b
+        assert taken == ["pairs" if pairs <= written else "written"], (r, positions, a, b)
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_blocks_of_pairs_fill_the_memory_that_they_may_take(positions):
+    n, r, b = 11, 2, 5
+    signals = torch.randn(n, r, b, positions, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.arange(1.0, n * positions + 1).double().reshape(n, positions)
+    flat = signals.mT * weights[:, None, :, None]
+    rows = flat.sum(dim=2).flatten(0, 1)  # of a kernel that is a product
+    for size in (1, 4, n, 100):
+        seen = []
+
+        def kernel(first, second, seen=seen):
+            seen.append(((first.stop - first.start) * (second.stop - second.start), first.start, second.start))
+            return weights[first][:, :, None, None] * weights[second][None, None]
+
+        matrix = torch.zeros(n * r, n * r).double()
+        layer_gram.add_pairs(matrix, kernel, signals, 8 * (size * r * positions) ** 2)
+        torch.testing.assert_close(matrix.tril(), (rows @ rows.T).tril())
+        starts = range(0, n, size)
+        assert [place[1:] for place in seen] == [(i, j) for i in starts for j in starts if j <= i]
+        assert max(count for count, *_ in seen) == min(size, n) ** 2
 
 
 def test_other_libraries_product():

@@ -153,6 +153,39 @@ def test_rows_are_those_of_the_jacobian(name, positions, monkeypatch):
     torch.testing.assert_close(rows.sums(0 * own)[0], 0 * expected[3])
 
 
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("positions", [1, 2, 8, 9, 19, 20])
+def test_gradients_at_many_positions_are_written_out_where_they_are_worth_it(positions, room, monkeypatch):
+    """For products and sums; for lengths where they are at hand, or no longer than the overlaps of inputs."""
+    n, g, a, b = 6, 2, 20, 3
+    generator = torch.Generator().manual_seed(0)
+    inputs = 0.01 * torch.randn(n, g, a, positions, generator=generator).double()
+    signals = torch.randn(n, g, b, positions, generator=generator).double()
+    monkeypatch.setattr(layer_pieces, "FORMED_BYTES", n * g * a * b * 8 - (not room))
+    expected = torch.einsum("ngbp,ngap->ngba", signals, inputs).flatten(1)
+    weights, vectors = torch.randn(n, 3, generator=generator).double(), torch.randn(4, g * a * b).double()
+    weights[:4, 0] = weights[:3, 1] = 0
+
+    many = positions > 8 and room
+    for call, right, written in (
+        (lambda piece: piece.squares(), expected.square().sum(dim=1), many and positions >= a),
+        (lambda piece: (piece.products(vectors), piece.squares())[1], expected.square().sum(dim=1), many),
+        (lambda piece: piece.products(vectors), expected @ vectors.T, many),
+        (lambda piece: piece.sums(weights), weights.T @ expected, many),
+    ):
+        piece = layer_pieces.MatrixPiece(inputs, signals)
+        torch.testing.assert_close(call(piece), right, rtol=1e-9, atol=1e-13)
+        assert (vars(piece).get("_written") is not None) == written
+    taken, by_position = [], layer_pieces._by_position
+    monkeypatch.setattr(layer_pieces, "_by_position", lambda x: taken.append(len(x)) or by_position(x))
+    layer_pieces.MatrixPiece(inputs, signals).sums(weights)
+    assert taken == ([] if many else [2, 2, 3, 3, 6, 6])  # examples, without those of no weight where these are many
+    overlaps = {}
+    for factor in (1, 2):  # another logit's signals
+        piece = layer_pieces.MatrixPiece(inputs, factor * signals, overlaps)
+        torch.testing.assert_close(piece.squares(), factor**2 * expected.square().sum(dim=1), rtol=1e-9, atol=0)
+
+
 def limit_rows(source, limit):
     chunk = next(iter(source.chunks()))
     source.network.layers = layer_rows.Layers(source.network, chunk._examples(), limit)
@@ -174,6 +207,52 @@ def test_where_not_one_examples_rows_fit_as_many_inputs_go_back_at_once_as_do():
     layers = source.network.layers
     assert not layers.keep
     assert 1 < layers.part_size <= 10**6 / (4 * 2 * 3000)  # outputs and what goes back from them, at least
+
+
+@pytest.mark.parametrize("name", ["conv", "attention"])
+def test_a_single_example_has_the_rows_that_it_has_among_others(name):
+    module, inputs, rest = network(name)
+    source, alone = (rl.nets.NetworkLogitGradients(module, inputs[:n], torch.arange(n) % C) for n in (N, 1))
+    (chunk,) = alone.chunks()
+    rows, cotangents = jacobian(module, inputs[:1])[0][0], torch.linspace(-1, 2, C).double()[None]
+    torch.testing.assert_close(chunk.rows(cotangents).formed(), cotangents @ rows, rtol=1e-9, atol=1e-10)
+    layers, others = chunk.layers(), next(iter(source.chunks())).layers()
+    assert set(layers.rest) == rest
+    for tensor in source.parameter_groups:
+        assert layers.stored_bytes(tensor, C) == others.stored_bytes(tensor, C)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "group_norm", "attention", "recurrent"])
+def test_as_many_examples_go_together_as_their_pieces_leave_room_for(name, monkeypatch):
+    monkeypatch.setattr(layer_rows, "FORMED_POSITIONS", 16)  # of convolutions one has as many, one has more
+    monkeypatch.setattr(layer_pieces, "FORMED_POSITIONS", 16)
+    module, inputs, rest = network(name)
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
+    (chunk,) = source.chunks()
+    rows = chunk.rows(torch.ones(N, C).double())
+    rows.products(torch.ones(1, source.num_parameters).double())  # which writes gradients out, where that is done
+    once, each = {}, {}  # numbers held, for all logits together and for each
+    for tensor, group in source.parameter_groups.items():
+        held = {} if tensor in rest else vars(rows.pieces()[tensor])
+        arrays = {key: getattr(value, "gradients", value) for key, value in held.items()}
+        arrays = {key: value.numel() // N for key, value in arrays.items() if isinstance(value, torch.Tensor)}
+        once[tensor] = arrays.pop("inputs", 0) + arrays.pop("indices", 0)
+        each[tensor] = group.stop - group.start if tensor in rest else sum(arrays.values())
+    all_logits = 8 * (sum(once.values()) + C * sum(each.values())) + 1
+    for count in (1, 5):
+        for limit in (count * all_logits, (count + 1) * all_logits - 1):
+            limit_rows(source, limit)
+            assert (source.network.layers.keep, source.network.layers.part_size) == (True, count)
+    head = list(source.parameter_groups)[-2:]  # whose signals are the logits'
+    of_one = [sum(of for tensor, of in numbers.items() if tensor not in head) for numbers in (once, each)]
+    for held in (layer_rows.ONE_LOGIT, 0.125):  # several examples' rows only with the latter
+        monkeypatch.setattr(layer_rows, "ONE_LOGIT", held)
+        one_logit = 8 * of_one[0] + int(8 * held) * (of_one[1] + C) + 1
+        for limit in {all_logits - 1, 1, *(k * one_logit - less for k in (2, 3) for less in (0, 1))}:
+            if 0 < limit < all_logits:
+                limit_rows(source, limit)
+                found = source.network.layers
+                assert (found.keep, found.part_size) == (False, max(1, limit // one_logit))
 
 
 @pytest.mark.parametrize("budget", [2**28, 20_000, 1], ids=["one part", "some parts", "not kept"])
@@ -260,6 +339,24 @@ class Words(nn.Module):
     def forward(self, tokens):
         x = torch.tanh(self.mix(self.embed(tokens)))
         return self.head(x.cumsum(1))
+
+
+def test_few_examples_are_probed_and_one_where_sequences_are_long(monkeypatch):
+    torch.manual_seed(0)
+    module, tokens, length = Words().double(), torch.randint(0, C + 2, (4, 50)), 50
+    sources = [
+        rl.nets.NetworkLogitGradients(module, tokens, torch.zeros(4, length, dtype=torch.int64)),
+        rl.nets.NetworkLogitGradients(nn.Linear(4, C).double(), torch.randn(4, 4).double(), torch.arange(4) % C),
+    ]
+    probed, one_by_one = [], layer_rows._one_by_one
+    monkeypatch.setattr(layer_rows, "_one_by_one", lambda *args: probed.append(args[1]) or one_by_one(*args))
+    room = layer_rows.PROBED * layer_rows.ONE_LOGIT * length * C * 8  # with which outputs are propagated back
+    for source, limit, counts in ((sources[0], room, [1, 3]), (sources[0], room - 1, [1]), (sources[1], 1, [1, 3])):
+        probed.clear()
+        limit_rows(source, limit)
+        assert [len(examples) for examples in probed] == counts
+        if source is sources[0]:
+            assert probed[0].tokens.tolist() == [length - 1]  # which may depend on all of the sequence
 
 
 @pytest.mark.parametrize("budget", [2**28, 5000, 1], ids=["one part", "some parts", "not kept"])

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ import torch
 from torch import nn
 
 import rmtland as rl
+from rmtland.nets import weight_signals
 from rmtland.nets.importance import Sampled
-from rmtland.nets.reduction import leading
+from rmtland.nets.reducer import HELD, Reducer
+from rmtland.nets.reduction import Reduction, leading
 from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
 from tests.nets.networks import build, jacobian
@@ -61,6 +64,51 @@ def test_overlaps_of_factors_are_those_of_gradients_written_out(positions):
     assert isinstance(here.shortest(), Formed if positions > 1 else Outer)
 
 
+def test_gradients_are_written_out_where_that_takes_few_numbers():
+    rng = np.random.default_rng(0)
+    kinds = set()
+    shapes = [tuple(int(rng.integers(1, most)) for most in (5, 5, 45, 45)) for _ in range(100)]
+    for positions, num_logits, b, a in [(2, 1, 20, 20), *shapes]:  # the first takes just as many
+        factors = Outer(torch.randn(2, positions, a).double(), torch.randn(2, num_logits, positions, b).double())
+        gradients = torch.einsum("nlpb,npa->nlba", factors.signals, factors.inputs).flatten(2)
+        kept = factors.inputs[0].numel() + factors.signals[0].numel()
+        few = positions > 1 and gradients[0].numel() <= weight_signals.WRITTEN * kept
+        kinds.add((positions, few))
+        found = factors.shortest()
+        if few:
+            torch.testing.assert_close(found.gradients, gradients)
+        else:
+            assert found is factors
+    assert kinds == {(1, False), *((p, few) for p in (2, 3, 4) for few in (True, False))}
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_directions_are_chosen_by_both_factors_of_what_the_loss_weighs(positions, monkeypatch):
+    """Signals count by the lengths of their inputs, inputs by those of the weighed signals; of many rows some do."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(10, positions, 7, generator=generator).double()
+    signals = torch.randn(10, 2, positions, 6, generator=generator).double()
+    factor = torch.randn(10, 2, 4, generator=generator).double()
+    asked = []
+    monkeypatch.setattr(weight_signals, "leading", lambda rows, *settings: asked.append(settings) or rows)
+    rows = Outer(inputs, signals).leading(factor, 0.3, (5, 9))
+    assert asked == [(5, 0.3), (9, 0.3)]
+    moments = [torch.zeros(size, size).double() for size in (6, 7)]
+    for x, s, root in zip(inputs, signals, factor, strict=True):
+        for p in range(positions):
+            for column in root.T:
+                gradient = torch.outer(column @ s[:, p], x[p])
+                moments[0] += gradient @ gradient.T
+                moments[1] += gradient.T @ gradient
+    for found, moment in zip(rows, moments, strict=True):
+        torch.testing.assert_close(found.T @ found, moment)
+    for most in (3, 10, 10 * positions, 1000):
+        monkeypatch.setattr(weight_signals, "MOST_ROWS", most)
+        for some, found in zip(Outer(inputs, signals).leading(factor, 0.3, (5, 9)), rows, strict=True):
+            assert min(most, len(found)) <= len(some) < 2 * most
+            assert any(some.shape == found[::j].shape and torch.allclose(some, found[::j]) for j in range(1, 41))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_sums_by_class(name, dtype):
@@ -103,6 +151,106 @@ def test_a_reduction_is_a_projection_and_its_chunks_those_of_the_subspace():
     gradients = jacobian(module, inputs)[0]
     relative = (gradients - gradients[:, -1:]).flatten(0, 1)
     np.testing.assert_allclose(torch.cat(parts).flatten(0, 1), reduction.project(relative), atol=1e-10)
+
+
+@pytest.mark.parametrize("names", [("a.weight", "a.bias", "b.weight"), ("a.weight", "a.bias"), ()])
+def test_a_focus_leaves_out_an_equal_share_of_every_weight(names):
+    """The fewest signals and inputs that do, by singular values; biases follow their weights, others are whole."""
+    shapes = {"a.weight": (12, 10), "a.bias": (12,), "b.weight": (9, 12), "c.weight": (3, 9), "c.bias": (3,)}
+    shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
+    stops = np.cumsum([shape.numel() for shape in shapes.values()]).tolist()
+    groups = {
+        name: slice(stop - shape.numel(), stop) for (name, shape), stop in zip(shapes.items(), stops, strict=True)
+    }
+    unit = torch.eye(12).double()
+    bases = {"a.weight": (unit[:, :7], unit[:10, :6]), "a.bias": (unit[:, :7], None), "b.weight": (None, unit[:, :8])}
+    bases = {name: bases[name] for name in names}
+    reduction = Reduction(groups, shapes, bases, {"a.weight": "a.bias", "c.weight": "c.bias"}, every=0)
+    weights = {name: size for name, size in {"a.weight": (7, 6), "b.weight": (9, 8)}.items() if name in names}
+    vectors = torch.zeros(reduction.size, 5).double()
+    for name, (b, a) in weights.items():
+        spread = 0.5 ** (torch.arange(b)[:, None] + torch.arange(a)).double()
+        blocks = torch.randn(5, b, a, generator=torch.Generator().manual_seed(b)).double() * spread
+        vectors[reduction.places[name]] = blocks.flatten(1).T
+    vectors /= vectors.norm(dim=0).clamp(min=1e-9)
+    for tolerance in (0.1, 1e-3, 1e-6):
+        focus = reduction.focus(vectors, tolerance)
+        assert list(focus) == list(weights)
+        for name, (b, a) in weights.items():
+            blocks = vectors[reduction.places[name]].T.reshape(5, b, a)
+            for few, rows in ((focus[name].signals, blocks.mT), (focus[name].inputs, blocks)):
+                rows = rows.reshape(-1, rows.shape[-1])
+                torch.testing.assert_close(few.T @ few, torch.eye(few.shape[1]).double())
+                left = (rows - rows @ few @ few.T).square().sum()
+                others = torch.linalg.svdvals(rows)[few.shape[1] - 1 :].square().sum()  # with one direction fewer
+                assert left <= tolerance * 5 / len(weights) < others
+    for one in reduction.focus(vectors, 2.0).values():
+        assert one.signals.shape[1] == one.inputs.shape[1] == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(
+    ("fits", "part", "sample", "part_sample"),
+    [(5, 10, 20, 20), (30, 30, 30, 30), (70, 70, 50, 70), (500, 160, 50, 160)],
+)
+def test_parts_and_samples_are_as_large_as_memory_allows(fits, part, sample, part_sample, again, monkeypatch):
+    """A sample that is a part of the next pass, as large as a part."""
+    for name, value in {"SAMPLE": 20, "LARGE_SAMPLE": 50, "SMALLEST_PART": 10}.items():
+        monkeypatch.setattr(f"rmtland.nets.reducer.{name}", value)
+    module, inputs, labels = wide(num_examples=160)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    (chunk,) = source.chunks()
+    outputs = module(inputs).detach()
+    each = sum(chunk.layers().stored_bytes(name, 3) for name in source.parameter_groups)
+    monkeypatch.setattr("rmtland.nets.reducer.PART_BYTES", (fits + 1) * each - 1)
+    stride = math.ceil(160 / (part_sample if again else sample))
+    whole = math.ceil(HELD * each * 160)
+    for memory, held in ((whole, True), (whole - 1, False)):
+        reducer = Reducer.of(chunk, source, 0.05, 1, memory, again=again)
+        assert reducer.held is held
+        torch.testing.assert_close(reducer._logits, outputs[::stride])
+        seen = [part.logits for part in reducer.parts(chunk)]
+        torch.testing.assert_close(torch.cat(seen).sort(dim=0)[0], outputs.sort(dim=0)[0])
+        even = math.ceil(160 / math.ceil(160 / part))
+        assert max(map(len, seen)) == (max(even, len(outputs[::stride])) if again else even)
+
+
+def test_what_a_subspace_leaves_out_is_told_by_examples_that_had_no_say_in_it():
+    module, inputs, labels = wide(num_examples=200)
+
+    def bases(inputs):
+        pairs = rl.nets.NetworkLogitGradients(module, inputs, labels).reducer(0.05, 1).reduction.bases.values()
+        return [basis for pair in pairs for basis in pair if basis is not None]
+
+    plain, others = bases(inputs), inputs.clone()
+    others[np.concatenate(TOLD_OF_200)] = torch.randn(
+        len(inputs) // 4, 50, generator=torch.Generator().manual_seed(0)
+    ).double()
+    for one, same in zip(plain, bases(others), strict=True):
+        torch.testing.assert_close(one @ one.T, same @ same.T)
+    others = inputs.clone()
+    others[[0, 1, 2]] *= 20
+    assert any(
+        a.shape != b.shape or not torch.allclose(a @ a.T, b @ b.T) for a, b in zip(plain, bases(others), strict=True)
+    )
+
+
+def test_what_a_draw_tells_is_told_of_all_examples(monkeypatch):
+    monkeypatch.setattr("rmtland.nets.reducer.SAMPLE", 100)
+    monkeypatch.setattr("rmtland.nets.reducer.LARGE_SAMPLE", 100)
+    module, inputs, labels = wide(num_examples=400)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))  # classes that do not take turns
+    with torch.no_grad():
+        module[-1].weight *= 6  # curvatures that differ
+    source = rl.nets.NetworkLogitGradients(module, inputs[order], labels[order])
+    reducer = source.reducer(0.05, 1)
+    assert len(reducer._logits) == 400
+    assert 20 < len(reducer._factor) < 30  # a quarter of those drawn
+    vectors = torch.randn(source.num_parameters, 3, generator=torch.Generator().manual_seed(0)).double()
+    exact = (vectors * (rl.gauss_newton(source) @ vectors)).sum(dim=0)
+    found, error = reducer.energies(vectors, torch.zeros(reducer.reduction.size, 3).double())
+    assert bool((error < 0.25 * exact).all())
+    assert bool(((found - exact).abs() < 3 * error).all())
 
 
 def test_what_a_subspace_leaves_out_of_products():
