@@ -140,11 +140,14 @@ def test_quantiles_have_as_many_eigenvalues_above(seed):
         assert theory.count_above(float(place)) == pytest.approx(count, abs=1e-5)
 
 
-@pytest.mark.parametrize("num_parameters", [120, 10**6])
-@pytest.mark.parametrize("share", [0.02, 0.7, 0.97, 1.04, 1.5])
-def test_a_quantile_is_found_from_anywhere(share, num_parameters):
+@pytest.mark.parametrize(
+    ("share", "unit", "num_parameters"),
+    [(0.02, 1.0, 10**6), (0.97, 1e-4, 120), (0.97, 1.0, 10**6), (1.04, 1.0, 10**6), (1.5, 1e4, 120)],
+)
+def test_a_quantile_is_found_from_anywhere(share, unit, num_parameters):
     """From within bands, from gaps with more or fewer eigenvalues above, and beyond all; in few steps."""
-    theory = model_of(LAWS["anisotropic"], num_parameters).theory()
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    theory = model_of(law, num_parameters).theory()
     for goal, place in zip((0.5, 1.5), theory.outliers()[::-1].tolist(), strict=True):
         solver = Continuation(theory.equation)
         assert solver.quantile(goal, share * place).z.real == pytest.approx(place, rel=1e-6)
