@@ -222,6 +222,8 @@ def test_a_solution_is_above_the_place_asked_for(height):
         assert state.z.real == x
         assert height <= state.z.imag
         assert state.m == pytest.approx(fresh.at(state.z).m, rel=1e-6)
+    z = complex(0.0456789, 0.00123456)  # no sum of where the way begins and how long it is
+    assert solver.follow(solver.above(0.03, 1.0), z).z == z
 
 
 @pytest.mark.parametrize("x", [0.002, 0.01, 0.03, 0.1, 0.3])
