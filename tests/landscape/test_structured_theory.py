@@ -226,6 +226,35 @@ def test_a_solution_is_above_the_place_asked_for(height):
     assert solver.follow(solver.above(0.03, 1.0), z).z == z
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_ways_are_gone_in_few_steps(unit):
+    tries = []
+
+    class Counted(Continuation):
+        def refine(self, z, m, a, *options):
+            tries.append(z)
+            return super().refine(z, m, a, *options)
+
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    solver = Counted(Separable(law.weighted_rows(LOGITS, LABELS), float(D)))
+    for start, end in ((0.03 + 1j, 0.03 + 0.001j), (0.03 + 1j, 0.045 + 1e-6j), (1 + 1j, 0.01 + 0.01j)):
+        state, fresh = (Continuation(solver.equation).at(unit**2 * z) for z in (start, end))
+        tries.clear()
+        assert solver.follow(state, unit**2 * end).m == pytest.approx(fresh.m, rel=1e-6)
+        assert len(tries) < 20
+
+
+@pytest.mark.parametrize("name", ["kernel", "everything"])
+def test_powers_do_not_depend_on_what_was_asked_before(name):
+    """In bands and gaps, and in any order."""
+    model = model_of(LAWS[name])
+    theory = model.theory()
+    found = {count: theory.gradient_power(count) for count in (3, 2, 1, 4)}
+    for count, power in found.items():
+        assert power == pytest.approx(model.theory().gradient_power(count), rel=1e-5)
+    assert 0 < found[1] < found[2] < found[3] < found[4] < 1
+
+
 @pytest.mark.parametrize("x", [0.002, 0.01, 0.03, 0.1, 0.3])
 def test_one_step_to_the_axis_is_the_long_way(x):
     """From a height that the step is large from, and from an eigenvalue's band or gap to another's."""
