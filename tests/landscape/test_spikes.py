@@ -88,6 +88,15 @@ def test_where_it_does_not_pay_or_apply(eager, monkeypatch):
     assert spikes_apart(whole) is whole
 
 
+def test_it_pays_from_so_many_entries_on(monkeypatch):
+    """N C^3 of them, and what the means add."""
+    whole = equation(60, 25, 5000, 3.0, rl.ClusteredGradients(1.0, 0.7))[0]
+    monkeypatch.setattr(mean_part, "CHEAP", 60 * 25.0**3)
+    assert isinstance(spikes_apart(whole), SpikesApart)
+    monkeypatch.setattr(mean_part, "CHEAP", 1.01 * 60 * 25**3)
+    assert spikes_apart(whole) is whole
+
+
 @pytest.mark.parametrize(("weight", "inside"), [(0.8, 9), (0.05, 12)])
 @pytest.mark.parametrize("group", [20, 11, 3])
 def test_spikes_within_a_radius_come_with_their_eigenvectors(monkeypatch, weight, inside, group):

@@ -1,7 +1,9 @@
 """Fluctuations of the deterministic equivalent where they are known: of sums over all, and of few rows."""
 
 import dataclasses
+import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,89 @@ import rmtland as rl
 from rmtland.landscape.theory.continuation import Continuation
 from rmtland.landscape.theory.separable import Separable
 from rmtland.landscape.theory.structured import StructuredTheory
-from rmtland.landscape.theory.structured_fluctuations import _Moved, covariance_of_sums, path_around, ratio_deviation
+from rmtland.landscape.theory.structured_fluctuations import (
+    Boundary,
+    _Moved,
+    covariance_of_sums,
+    path_around,
+    path_between,
+    ratio_deviation,
+)
 from rmtland.landscape.weighted_rows import Block, WeightedRows
 from tests.landscape.test_anisotropic import LABELS, LAW, LOGITS, D
+
+
+class Places:
+    """In the place of solutions, each reached from the one beside it."""
+
+    def __init__(self, reach):
+        self.equation, self.way = SimpleNamespace(reach=reach), []
+
+    def at(self, z):
+        assert z.imag > 0
+        return SimpleNamespace(z=z)
+
+    def onward(self, states, z):
+        self.way.append((states[-1].z, z))
+        return SimpleNamespace(z=z)
+
+
+def poles_inside(path, poles):
+    """How many of these: the sum of their 1 / (pole - z), integrated."""
+    return path.integral(np.array([np.sum(1 / (poles - state.z)) for state in path.states]))
+
+
+def counterclockwise(solver, path):
+    """From the right to the left above the axis, every place once, reached from the one before or after it."""
+    z = np.array([state.z for state in path.states])
+    steps = list(itertools.pairwise(z.tolist()))
+    assert set(solver.way) <= {*steps, *((after, before) for before, after in steps)}
+    return (np.diff(z.real) < 0).all() and (z.imag >= 0).all() and len(solver.way) == len(steps)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ((0.3, 0.1), (0.7, 0.1)),  # both gaps wide
+        ((0.3, 0.1), (0.7, 0.008)),  # one of them narrow
+        ((0.3, 0.001), (0.7, 0.1)),
+        ((0.3, 0.1), None),  # up to what is beyond all
+        ((0.3, 0.004), None),
+        ((0.9, 0.1), None),
+        ((0.3, 0.0), None),  # from within a band
+        ((0.3, 0.0), (0.7, 0.1)),
+    ],
+)
+def test_paths_go_around_what_is_between_their_ends(low, high, unit):
+    spectrum = [0.0, 0.3 - (low[1] or 0.1), 0.3 + (low[1] or 0.1), 0.5, 1.0]
+    spectrum += [] if high is None else [high[0] - high[1], high[0] + high[1]]
+    poles = unit * np.array(spectrum)
+    place = None if high is None else (unit * high[0], unit * high[1])
+    boundary = Boundary(SimpleNamespace(z=complex(unit * low[0])), unit * low[1])
+    inside = np.sum(poles > unit * low[0]) - (0 if high is None else np.sum(poles > unit * high[0]))
+    for for_std, error in ((False, 2e-6), (True, 1e-3)):
+        places = []
+        for second in (False, True):
+            solver = Places(unit)
+            path = path_between(solver, boundary, place, for_std, second)
+            assert poles_inside(path, poles) == pytest.approx(inside, abs=error)
+            assert counterclockwise(solver, path)
+            assert len(path.states) < 220
+            places.append([state.z for state in path.states])
+            if high is not None:
+                assert path.steps.sum().real == pytest.approx(unit * (low[0] - high[0]), rel=1e-2)
+        assert not set(places[0]) & set(places[1])
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("radius", [0.8, 1.6, 2.2])
+def test_a_path_around_everything_has_its_radius(radius, unit):
+    solver = Places(unit)
+    path = path_around(solver, radius)
+    assert poles_inside(path, unit * np.array([0.0, 0.2, 1.0])) == pytest.approx(3, abs=1e-4)
+    assert counterclockwise(solver, path)
+    np.testing.assert_allclose([abs(state.z - 0.5 * unit) for state in path.states], radius * unit, rtol=1e-12)
 
 
 def test_white_rows_have_the_moments_of_a_wishart_matrix():

@@ -140,12 +140,119 @@ def test_quantiles_have_as_many_eigenvalues_above(seed):
         assert theory.count_above(float(place)) == pytest.approx(count, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("share", "unit", "num_parameters"),
+    [(0.02, 1.0, 10**6), (0.97, 1e-4, 120), (0.97, 1.0, 10**6), (1.04, 1.0, 10**6), (1.5, 1e4, 120)],
+)
+def test_a_quantile_is_found_from_anywhere(share, unit, num_parameters):
+    """From within bands, from gaps with more or fewer eigenvalues above, and beyond all; in few steps."""
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    theory = model_of(law, num_parameters).theory()
+    for goal, place in zip((0.5, 1.5), theory.outliers()[::-1].tolist(), strict=True):
+        solver = Continuation(theory.equation)
+        assert solver.quantile(goal, share * place).z.real == pytest.approx(place, rel=1e-6)
+        counts = [count for _, count in solver._counts]
+        assert counts[-1] == pytest.approx(goal, abs=2e-6)
+        assert len(counts) < 30
+        # From what was found for this one another is found.
+        other = theory.outliers()[::-1][1 if goal == 0.5 else 0]
+        assert solver.quantile(2 - goal, place).z.real == pytest.approx(other, rel=1e-6)
+
+
 def test_no_more_eigenvalues_than_directions():
     law = rl.AnisotropicGradients(np.zeros((C, C)), 1.0, rl.ResidualCovariance([3.0, 1.0], [1, 4]))
     model = rl.LandscapeModel(N, C, D, GIVEN, law)
     places = model.theory().quantiles([0.5, 4.5, 5.5])
     assert (places > 0).tolist() == [True, True, False]
     assert np.count_nonzero(model.spectrum(rng=0).eigenvalues > 1e-12) == 5
+
+
+def test_no_more_eigenvalues_than_rows_that_are_not_zero():
+    """Two examples with residuals, two directions each, and of three means what rows that add up to zero see."""
+    scales = np.append(np.ones(2), np.zeros(N - 2))
+    model = model_of(rl.AnisotropicGradients(np.eye(C) + 0.3, 0.7, COVARIANCE, residual_scales=scales))
+    theory, spectrum = model.theory(), model.spectrum(rng=0)
+    assert (theory.quantiles([0.5, 5.5, 6.0, 6.5, 70.0]) > 0).tolist() == [True, True, False, False, False]
+    assert np.count_nonzero(spectrum.eigenvalues > 1e-12) == 6
+    assert theory.gradient_power(5) < theory.gradient_power(6) == theory.gradient_power(70) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_a_resolvents_traces_are_in_their_half_planes_but_for_rounding(size):
+    """The upper one of m and the trace, the lower one of a."""
+    solver = model_of(LAWS["anisotropic"]).theory()._solver
+
+    def state(*angles):
+        m, trace, a = (size * np.exp(1j * angle) for angle in angles)
+        return State(1j, m, a, trace, (0j, 0j, 0j), (0j, 0j))
+
+    for right in ((1.0, 2.0, -1.0), (3.0, 0.1, -3.0), (0.0, 0.0, 0.0), (-1e-10, -1e-10, 1e-10)):
+        assert solver.proved(state(*right)) is not None
+        for j, wrong in enumerate((-1e-8, -1e-8, 1e-8)):
+            assert solver.proved(state(*right[:j], wrong, *right[j + 1 :])) is None
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("share", [0.0, 1.0, 20.0])
+def test_far_above_the_resolvent_is_that_of_zero(share, unit):
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    equation = Separable(law.weighted_rows(LOGITS, LABELS), float(D))
+    tries = []
+
+    class Counted(Continuation):
+        def refine(self, z, m, a, *options):
+            tries.append(z)
+            return super().refine(z, m, a, 5)
+
+    state = Counted(equation).start(share * equation.reach)
+    assert tries == [state.z]
+    assert state.z.real == share * equation.reach
+    assert abs(state.m * state.z + 1) < 0.25
+    assert abs(state.trace * state.z + D) < 0.25 * D
+    errors = equation.at(state.z, state.m, state.a)[0]
+    assert np.all(np.abs(errors) < 1e-9 * np.abs([state.a, state.m]))
+
+
+@pytest.mark.parametrize("height", [1e-3, 0.02, 1.0])
+def test_a_solution_is_above_the_place_asked_for(height):
+    """From one known at just this height above another place, from a higher one, and from none."""
+    solver, fresh = (model_of(LAWS["everything"]).theory()._solver for _ in range(2))
+    for x in (0.03, 0.03 - height, 0.03, 0.03 + 1.5 * height):
+        state = solver.above(x, height)
+        assert state.z.real == x
+        assert height <= state.z.imag
+        assert state.m == pytest.approx(fresh.at(state.z).m, rel=1e-6)
+    z = complex(0.0456789, 0.00123456)  # no sum of where the way begins and how long it is
+    assert solver.follow(solver.above(0.03, 1.0), z).z == z
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_ways_are_gone_in_few_steps(unit):
+    tries = []
+
+    class Counted(Continuation):
+        def refine(self, z, m, a, *options):
+            tries.append(z)
+            return super().refine(z, m, a, *options)
+
+    law = rl.AnisotropicGradients.clustered(C, unit, 0.7 * unit, 0.4 * unit, COVARIANCE)
+    solver = Counted(Separable(law.weighted_rows(LOGITS, LABELS), float(D)))
+    for start, end in ((0.03 + 1j, 0.03 + 0.001j), (0.03 + 1j, 0.045 + 1e-6j), (1 + 1j, 0.01 + 0.01j)):
+        state, fresh = (Continuation(solver.equation).at(unit**2 * z) for z in (start, end))
+        tries.clear()
+        assert solver.follow(state, unit**2 * end).m == pytest.approx(fresh.m, rel=1e-6)
+        assert len(tries) < 20
+
+
+@pytest.mark.parametrize("name", ["kernel", "everything"])
+def test_powers_do_not_depend_on_what_was_asked_before(name):
+    """In bands and gaps, and in any order."""
+    model = model_of(LAWS[name])
+    theory = model.theory()
+    found = {count: theory.gradient_power(count) for count in (3, 2, 1, 4)}
+    for count, power in found.items():
+        assert power == pytest.approx(model.theory().gradient_power(count), rel=1e-5)
+    assert 0 < found[1] < found[2] < found[3] < found[4] < 1
 
 
 @pytest.mark.parametrize("x", [0.002, 0.01, 0.03, 0.1, 0.3])

@@ -173,6 +173,13 @@ def test_eigenvalues_of_the_curvatures(n, c, sigma, seed):
     assert atoms @ weights == pytest.approx(3 * values.sum(), rel=1e-5, abs=1e-10)
 
 
+def test_an_example_without_curvature_has_no_eigenvalue():
+    frozen, other = [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]
+    assert kernels.largest_eigenvalue(np.array([frozen, frozen])) == 0.0
+    for p in ([frozen, other], [other, frozen]):
+        assert kernels.largest_eigenvalue(np.array(p)) == pytest.approx(0.5, rel=1e-14)
+
+
 def test_without_numba_the_kernels_say_the_same():
     logits, labels = examples(5, 4, 1.0, 0)
     p = softmax(logits)

@@ -246,6 +246,7 @@ def test_limits():
     assert pure.atom == pytest.approx(0.97)
     assert pure.bulk_edge == 0
     assert pure.gradient_power(3) == pytest.approx(1)
+    assert (pure.quantiles([2.99, 3.0, 3.01]) > 0).tolist() == [True, False, False]
     np.testing.assert_array_equal(pure.transition_snr() > 0, True)
     bulk = rl.LandscapeModel.fort_ganguli(50, 4, 100, mean_length=0.0).theory(0)
     assert bulk.outliers()[-1] < bulk.bulk_edge

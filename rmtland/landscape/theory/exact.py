@@ -28,7 +28,7 @@ class Sums:
     equation : Subordination
         The equation of the Hessian, in u = -1/m, m the Stieltjes transform; eigenvalues in units of `examples.unit`.
     examples : Examples
-        What it averages over.
+        What it averages over; their `unit` is 1 where there is an H-term.
     gradients : ClusteredGradients
         The gradient law.
     sigma_H : float
@@ -58,7 +58,7 @@ class Sums:
         if not (levels and Subordination(levels, d).power_sums[0] > 0):
             raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
         if sigma_H > 0:
-            levels = (*levels, Semicircle(sigma_H / examples.unit, d))
+            levels = (*levels, Semicircle(sigma_H, d))
         return cls(Subordination(levels, d), examples, gradients, sigma_H, cross_terms)
 
     @cached_property

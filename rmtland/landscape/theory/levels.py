@@ -197,8 +197,7 @@ class Standing(Level):
             values, copies = self.eigenvalues(-1 / u)
             if self.below.cost * values.size**2 < FEW:
                 values = np.array([self._lifted(j, max(u, self.below.clear)) for j, u in enumerate(values.tolist())])
-        some = copies > 0
-        return np.maximum(values[some], 0.0), copies[some]
+        return np.maximum(values, 0.0), copies
 
     def _lifted(self, j: int, u: float) -> float:
         """The u that is the j-th eigenvalue of K(-1/u), by secants from a guess: it falls as u grows."""

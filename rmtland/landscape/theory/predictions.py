@@ -111,7 +111,7 @@ class Theory(Sums, Spectral):
     @cached_property
     def _edge(self) -> tuple[float, float]:
         length, d = self.gradients.residual_length, self.equation.num_parameters
-        return transitions.residual_edge(self.examples, length, d, self.sigma_H / self._unit)
+        return transitions.residual_edge(self.examples, length, d, self.sigma_H)
 
     def transition_snr(self) -> Floats:
         """SNR from which on 1, 2, ..., C - 1 outliers stand apart from the bulk, with these logits, N, C and D.
@@ -135,8 +135,8 @@ class Theory(Sums, Spectral):
         lengths (of K(0) = P without cross terms). u / residual_length^2 depends on the logits, N, D and sigma_H /
         residual_length^2 alone: a closed form after one edge.
         """
-        d, own = self.equation.num_parameters, self.sigma_H / self._unit
-        return transitions.transition_snr(self.examples, self.gradients, d, own, self.cross_terms)
+        d = self.equation.num_parameters
+        return transitions.transition_snr(self.examples, self.gradients, d, self.sigma_H, self.cross_terms)
 
     def transition_sigma_H(self) -> Floats:
         """Scale of the H-term from which on each outlier is swallowed by the bulk, with everything else as it is.
@@ -171,7 +171,7 @@ class Theory(Sums, Spectral):
         """The mean outlier in closed form, and its error against `outliers`."""
         factor = self.examples.factor(self.gradients.mean_lengths(self.num_classes))
         values, copies = Means(Residuals(self.examples, 0.0), factor).eigenvalues(0.0)
-        mean, own = float(values @ copies) / (self.num_classes - 1), self.sigma_H / self._unit
+        mean, own = float(values @ copies) / (self.num_classes - 1), self.sigma_H
         lengths = self.gradients.residual_length**2 + self.gradients.class_length**2
         value = mean + lengths * float(self.examples.at_zero.traces[0]) / self.num_parameters
         if own > 0 and mean > 0:

@@ -39,26 +39,21 @@ class ResidualPart:
             return -1 / m, 0.0
         a = float(np.sum(self.t / (1 + m * self.t)))
         goal = -a * m
-        # v = z / a right of all s_j with sum w s / (v - s) = goal.
-        low, high = float(self.s[0]), float(self.s[0]) + float(self.w @ self.s) / goal
-        v = high
+        # v = z / a right of all s_j with sum w s / (v - s) = goal: from its left Newton's steps rise to it.
+        v = float(self.s[0]) * (1 + float(self.w[0]) / goal)
         for _ in range(100):
             gap = v - self.s
-            value = float(self.w @ (self.s / gap)) - goal
-            low, high = (v, high) if value > 0 else (low, v)
-            slope = -float(self.w @ (self.s / gap**2))
-            new = v - value / slope
-            new = new if low < new < high else 0.5 * (low + high)
-            if abs(new - v) <= 1e-14 * v:
+            step = (float(self.w @ (self.s / gap)) - goal) / float(self.w @ (self.s / gap**2))
+            v += step
+            if abs(step) <= 1e-14 * v:
                 break
-            v = new
         return a * v, a
 
     @cached_property
     def steepest(self) -> float:
         """The log(-m) of the edge, where z is least; of a far lower place without residuals."""
         if self.t.size == 0:
-            return 700.0
+            return 300.0
         top = float(self.t.max())
         found = minimize_scalar(
             lambda x: math.log(self.place(-math.exp(x))[0]),

@@ -208,8 +208,7 @@ class Separable:
         """Phi at a solution with Im z >= 0, on the branch of E log det(G - z), continuous in the upper half plane."""
         s, w = self.spectrum
         z, m, a = state.z, state.m, state.a
-        some = w > 0
-        value = w[some] @ _logs(a * s[some] - z, -1) + np.sum(_logs(1 + m * self.t, 1)) - a * m
+        value = w @ _logs(a * s - z, -1) + np.sum(_logs(1 + m * self.t, 1)) - a * m
         if self.num_means:
             b = self.mean_weight(state)
             value += _log_det_below(np.eye(self.num_means) / b + self.kernel(m)[0])
@@ -271,9 +270,14 @@ class Separable:
         return length + trace, square
 
     @cached_property
+    def mean_squares(self) -> Floats:
+        """Eigenvalues of G without residuals, ascending, (q,)."""
+        return np.linalg.eigvalsh(self.kernel(0.0)[0])
+
+    @cached_property
     def reach(self) -> float:
         """Roughly the largest eigenvalue: an upper bound of the mean part's plus of the residual part's."""
-        top = float(np.linalg.eigvalsh(self.kernel(0.0)[0])[-1]) if self.num_means else 0.0
+        top = float(self.mean_squares[-1]) if self.num_means else 0.0
         return (math.sqrt(top) + math.sqrt(self.residual_reach)) ** 2
 
     @cached_property

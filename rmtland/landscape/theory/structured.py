@@ -22,6 +22,8 @@ SMALLEST = 1e-76
 """Largest eigenvalue whose powers, and their inverses, stay within float64."""
 WEAKEST = 1e-11
 """Of the residuals' largest eigenvalue beside all: below it means and residuals are not told apart."""
+LEAST = 1e-14
+"""Of the means' largest eigenvalue: less is rounding."""
 NEAR = 1e-6
 """From a whole number: a count in a gap."""
 
@@ -171,12 +173,15 @@ class StructuredTheory(Spectral):
             return float(self._points[0][index]) if index < self._points[0].size else 0.0
         return self._at_count(goal).z.real if goal < self._rank else 0.0
 
-    @property
-    def _rank(self) -> float:
-        """At most so many eigenvalues are not 0."""
-        shares, counts = self.equation.spectrum
-        directions = float(counts[shares > 0].sum()) + self.equation.num_means
-        return float(min(self.equation.rows.scales.size, self.num_parameters, directions))
+    @cached_property
+    def _rank(self) -> float:  # type: ignore[override]
+        """At most so many eigenvalues are not 0: of residuals, and of means that rows see."""
+        equation = self.equation
+        shares, counts = equation.spectrum
+        own = min(np.count_nonzero(equation.t), float(counts[shares > 0].sum()))
+        squares = equation.mean_squares
+        means = np.count_nonzero(squares > LEAST * squares.max(initial=0.0))
+        return float(min(equation.t.size, self.num_parameters, own + means))
 
     def _at_count(self, goal: float) -> State:
         key = round(goal, 9)

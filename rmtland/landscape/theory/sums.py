@@ -138,8 +138,6 @@ def largest_eigenvalue(p: Floats) -> float:
             if k != top:
                 second = max(second, p[mu, k])
                 others += p[mu, k]
-        if second == 0.0:
-            continue
         low, high = max(best, second * (1 - 1e-15)), min(0.5 * (1 + 1e-15) * np.sum(p[mu]), 2.0 * others)
         for _ in range(60):
             middle = 0.5 * (low + high)
