@@ -117,6 +117,9 @@ def test_pieces_of_tokens_are_whole_sequences_or_parts_of_one(size, expected):
     pieces = list(chunk.pieces(size))
     assert [(piece.num_inputs, len(piece.labels)) for piece in pieces] == expected
     assert torch.equal(torch.cat([piece.labels for piece in pieces]), y[y != -100])
+    part = chunk.cut(slice(3, 9))
+    assert torch.equal(part.labels, y[y != -100][3:9])
+    assert torch.equal(part.cut(slice(1, 3)).labels, y[y != -100][4:6])
 
 
 def test_tokens_from_a_loader_with_class_weights():

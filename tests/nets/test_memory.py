@@ -110,7 +110,9 @@ def test_what_many_inputs_hold_follows_from_that_of_a_few():
     for kind, held in graphs._graph_bytes(chunk.plan, chunk._batch).items():
         constant, each = getattr(sizes, kind)
         assert constant + 64 * each == pytest.approx(held, abs=64), kind  # a byte each for rounding
-    assert sizes.forward == (0, 8 * (40 + 3) + 1)
+    for few in (1, 2, 3, 5, 64):
+        sizes = graphs.measure_graphs(chunk.plan, chunk._batch.cut(slice(0, few)))
+        assert sizes.forward == (0, 8 * (40 + 3) + 1)
 
 
 def test_what_passes_hold_does_not_depend_on_what_was_freed_before():
