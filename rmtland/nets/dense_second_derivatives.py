@@ -191,7 +191,7 @@ class _Sums:
     def largest(self) -> int:
         """Numbers that an example's part of the largest product takes."""
         pairs = [o * p * q for (o, _), (p, q) in combinations(self.shapes, 2)]
-        return max([*pairs, *((o * o + i * i) // 2 + o + i for o, i in self.shapes)])
+        return max([*pairs, *((o * (o + 1) + i * (i + 1)) // 2 for o, i in self.shapes)])
 
     def add_within(self, layer: int, second: Tensor, a: Tensor) -> None:
         """a_j a_q d2l/ds_i ds_k: symmetric in i and k, and in j and q, half of each."""

@@ -32,9 +32,7 @@ def wrong_second_derivatives(chunk: NetworkChunk) -> str | None:
     operation whose backward is no derivative of its forward, such as a straight-through estimator, means what it says.
     Looked at in float64, where the network runs in it.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        outputs = chunk.recorded()
-    written = {node._forward_cls.__name__ for node in graph_nodes([outputs]) if hasattr(node, "_forward_cls")}
+    written = {node._forward_cls.__name__ for node in graph_nodes([chunk.recorded()]) if hasattr(node, "_forward_cls")}
     if not written:
         return None
     try:

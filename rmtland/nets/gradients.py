@@ -217,8 +217,7 @@ class NetworkLogitGradients:
             reason = f"the backward of {wrong} takes what its forward made, which autograd takes for constant"
             self.network.flaws = {"second": reason}
         self.network.chained = "second" not in self.network.flaws and is_chain(one, loss_slope(one, 1))
-        with torch.inference_mode(False), torch.enable_grad():
-            self._rounding = coarsest_spacing(one.recorded())
+        self._rounding = coarsest_spacing(one.recorded())
         sizes = measure_graphs(plan, few)
         share = max(self._budget.limit // BATCH_SHARE, SMALLEST_BATCH)
         if self._chunk_size is None:

@@ -67,5 +67,6 @@ def curvatures(logits: Tensor, weights: Tensor | None) -> Tensor:
 
 def told_by(logits: Tensor, weights: Tensor | None, every: int) -> Sampled | None:
     """One example of `every`, but as many as are worth it; None for all of them, or none."""
-    count = max(-(-len(logits) // max(every, 1)), FEWEST)
-    return None if every < 2 else Sampled.of(curvatures(logits, weights), count)
+    if every < 2:
+        return None
+    return Sampled.of(curvatures(logits, weights), max(-(-len(logits) // every), FEWEST))

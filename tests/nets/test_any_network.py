@@ -117,6 +117,9 @@ def test_pieces_of_tokens_are_whole_sequences_or_parts_of_one(size, expected):
     pieces = list(chunk.pieces(size))
     assert [(piece.num_inputs, len(piece.labels)) for piece in pieces] == expected
     assert torch.equal(torch.cat([piece.labels for piece in pieces]), y[y != -100])
+    part = chunk.cut(slice(3, 9))
+    assert torch.equal(part.labels, y[y != -100][3:9])
+    assert torch.equal(part.cut(slice(1, 3)).labels, y[y != -100][4:6])
 
 
 def test_tokens_from_a_loader_with_class_weights():
@@ -238,6 +241,20 @@ class Counting(nn.Module):
         return self.a(x) * self.calls
 
 
+class Differentiating(nn.Module):
+    """Whose hidden layer is a derivative in the inputs, as of an energy."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(4, C)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(torch.tanh(self.a(x)).sum(), x, create_graph=True)
+        return self.b(slope)
+
+
 class Locked(Custom):
     """Cannot be copied."""
 
@@ -262,7 +279,7 @@ class Reused(nn.Module):
         return self.head(self.norm(x + self.d(torch.tanh(self.c(x)))))
 
 
-@pytest.mark.parametrize("kind", [Packed, Checkpointed, Reentrant, Custom, Counting, Locked, Reused])
+@pytest.mark.parametrize("kind", [Packed, Checkpointed, Reentrant, Custom, Counting, Differentiating, Locked, Reused])
 def test_modules_that_functional_transforms_do_not_take(kind):
     torch.manual_seed(0)
     module = kind().double()
@@ -362,4 +379,7 @@ def test_inference_mode_makes_no_difference():
     outside = [rl.nets.hessian(source) @ v, rl.gauss_newton(source) @ v, rl.gradient(source)]
     for a, b in zip(inside, outside, strict=True):
         torch.testing.assert_close(a.clone(), b.clone())
+    chunk = next(source.chunks())
+    for product in (chunk.logits, chunk.jvp(v[:, None]), chunk.vjp(chunk.logits[..., None]), chunk.dense()):
+        assert not product.is_inference()
     np.testing.assert_allclose(matrix @ v.numpy(), inside[0].numpy(), atol=1e-12)

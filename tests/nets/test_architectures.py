@@ -105,6 +105,28 @@ def test_alexnet_takes_sizes_between_those_that_its_strides_divide():
         assert network(torch.rand(1, 1, size, size)).shape == (1, 2)
 
 
+SIDES = {
+    "cnn": [32, 16],
+    "lenet": [28, 10],
+    "alexnet": [8, 4, 2, 2, 2],
+    "vgg11": [32, 16, 8, 8, 4, 4, 2, 2],
+    "resnet18": [32] * 5 + [16] * 5 + [8] * 5 + [4] * 5,  # first stage without a projection
+    "resnet20": [32] * 7 + [16] * 6 + [8] * 6,
+    "densenet40": [32] * 14 + [16] * 13 + [8] * 12,  # convolutions between blocks lie before the pooling
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_sides_of_what_convolutions_give(name):
+    network, sides = IMAGE_NETWORKS[name](channels=1, image_size=32, width=0.01), []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, outputs: sides.append(tuple(outputs.shape[1:])))
+    network(torch.rand(2, 1, 32, 32))
+    assert [height for _, height, _ in sides] == [width for _, _, width in sides] == SIDES[name]
+    assert sides[0][0] == 1  # a hundredth of 6 to 64 channels, and one at least
+
+
 def test_densenet40():
     channels, total = 16, conv(3, 16, 3, bias=False)
     for block in range(3):
@@ -119,6 +141,17 @@ def test_densenet40():
     # Forty layers with weights: a first convolution, 36 in blocks, 2 between them, one linear.
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
     assert sum(isinstance(m, kinds) for m in rl.nets.densenet40().modules()) == 40
+
+
+def encoded(layer, x, heads):
+    """A pre-norm encoder layer, head by head."""
+    attention, units = layer.self_attn, x.shape[2]
+    seen = layer.norm1(x) @ attention.in_proj_weight.T + attention.in_proj_bias
+    parts = []
+    for q, k, v in zip(*(part.split(units // heads, dim=2) for part in seen.split(units, dim=2)), strict=True):
+        parts.append(torch.softmax(q @ k.mT / math.sqrt(units // heads), dim=2) @ v)
+    x = x + torch.cat(parts, dim=2) @ attention.out_proj.weight.T + attention.out_proj.bias
+    return x + layer.linear2(torch.nn.functional.gelu(layer.linear1(layer.norm2(x))))
 
 
 def test_the_transformer():
@@ -137,7 +170,9 @@ def test_the_transformer():
         [x[:, :, i : i + 4, j : j + 4].reshape(2, -1) for i in (0, 4) for j in (0, 4)], dim=1
     )  # fmt: skip
     tokens = patches @ network.embedding.weight.reshape(units, -1).T + network.embedding.bias + network.positions
-    by_hand = network.head(network.norm(network.layers(tokens)).mean(dim=1))
+    for layer in network.layers:
+        tokens = encoded(layer, tokens, 4)
+    by_hand = network.head(network.norm(tokens).mean(dim=1))
     torch.testing.assert_close(network(x), by_hand)
     # Positions matter: the same patches in another order are another image.
     network = rl.nets.transformer(image_size=8, channels=1)
@@ -207,6 +242,13 @@ def test_networks_by_name(name):
         torch.testing.assert_close(network(x), twin.eval()(x), rtol=0, atol=0)
 
 
+def test_hidden_layers_are_multiplied_and_have_a_unit_at_least():
+    for hidden, width, expected in (((1, 5), 0.1, [1, 1]), ((1, 5), 3.0, [3, 15]), ((2, 5), 1.5, [3, 8])):
+        network = rl.nets.build_network("mlp", (1, 1), 1, hidden=hidden, width=width)
+        sizes = [layer.out_features for layer in network if isinstance(layer, torch.nn.Linear)]
+        assert sizes == [*expected, 1]
+
+
 def test_every_name_has_a_network():
     assert set(NETWORKS) == {"mlp", *IMAGE_NETWORKS}
 
@@ -224,5 +266,10 @@ def test_networks_that_cannot_be_built():
         rl.nets.mlp([10**6, 10**6])
     with pytest.raises(ValueError, match=r"`sizes` must be >= 1; got 0"):
         rl.nets.build_network("mlp", (4,), 2, hidden=(0,))
-    with pytest.raises(MemoryError, match=r"training [0-9,]* parameters needs .* GiB .* narrower hidden layers"):
+    count = 3073 * 10**5 + (10**5 + 1) * 10**8 + (10**8 + 1) * 10
+    with pytest.raises(MemoryError, match=f"training {count:,} parameters needs .* GiB .* narrower hidden layers"):
         rl.nets.build_network("mlp", (math.prod((3, 32, 32)),), 10, hidden=(100_000, 100_000_000))
+    with pytest.raises(ValueError, match=r"`num_classes` must be >= 1; got 0"):
+        rl.nets.build_network("mlp", (4,), 0)
+    with pytest.raises(ValueError, match=r"`input_shape` must be >= 1; got 0"):
+        rl.nets.build_network("mlp", (0,), 2)

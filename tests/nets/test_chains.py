@@ -185,3 +185,33 @@ def test_chains_count_what_they_keep():
     held = 8 * N * (3 * 5 + C)
     assert chunk.second_derivative("hessian", None).num_bytes == held
     assert source._budget.taken - before == held + source._plan.graph_bytes.of("forward", N)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "columns", "examples"),
+    [
+        (1, [1] * 5, [3, 3, 3, 2]),  # EXAMPLES at a time at least
+        (2 * 3 * 56 - 1, [1] * 5, [4, 4, 3]),  # a column of five examples, shared out
+        (2 * 3 * 56, [2, 2, 1], [3, 3, 3, 2]),
+        (5 * 6 * 56 - 1, [5], [4, 4, 3]),
+        (5 * 6 * 56, [5], [6, 5]),
+        (10**6, [5], [11]),
+    ],
+)
+def test_columns_and_examples_at_a_time_fill_the_cache(numbers, columns, examples, monkeypatch):
+    module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Linear(5, C)).double()
+    source, _ = sources(module, inputs_of())
+    monkeypatch.setattr(chains, "EXAMPLES", 3)
+    # Of each column and example: 2 x 6 tangents before and after the tanh, 5 and 3 after it, 2 x 12 that are passed
+    # back, 4 x 3 at the outputs.
+    assert 2 * 6 + 5 + 3 + 2 * 12 + 4 * 3 == 56
+    monkeypatch.setattr(chains, "CACHE_BYTES", 8 * numbers)
+    seen, add = [], chains.Chain._add_examples
+
+    def noted(chain, sums, rows, part):
+        seen.append((len(rows[0]), len(range(N)[part])))
+        add(chain, sums, rows, part)
+
+    monkeypatch.setattr(chains.Chain, "_add_examples", noted)
+    rl.nets.hessian(source) @ torch.ones(source.num_parameters, 5, dtype=torch.float64)
+    assert seen == [(k, n) for k in columns for n in examples]

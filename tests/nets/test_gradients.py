@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import rmtland as rl
-from rmtland.nets import NetworkLogitGradients
+from rmtland.nets import NetworkLogitGradients, backward, chunks, gradients
 from rmtland.nets.budget import Budget
 from rmtland.nets.pytrees import check_inputs
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
@@ -99,6 +99,78 @@ def test_parameters_are_laid_out_in_their_own_order():
     assert [g.start for g in source.parameter_groups.values()] == [0, *stops[:-1]]
     assert stops[-1] == source.num_parameters == 16 + 4 + 4 + 4 + 2 + 12
     assert float(joined(source)[:, :, source.parameter_groups["unused.weight"]].abs().max()) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "recurrent"])
+def test_rows_of_all_logits_come_side_by_side_where_operations_allow_it(name, monkeypatch):
+    def one_after_another(*_):
+        raise AssertionError("it must not fall back")
+
+    module, inputs = build(name)
+    source = NetworkLogitGradients(module, inputs, LABELS)
+    assert source.prototype.shape == (0,)
+    monkeypatch.setattr(chunks.NetworkChunk, "_one_row_after_another", one_after_another)
+    torch.testing.assert_close(joined(source), jacobian(module, inputs)[0])
+
+
+def test_rows_one_after_another_are_few_enough_at_a_time(monkeypatch):
+    module, inputs = build("recurrent")
+    (chunk,) = NetworkLogitGradients(module, inputs, LABELS).chunks()
+    several, call = [], backward.Backward.__call__
+    monkeypatch.setattr(backward.Backward, "__call__", lambda map, rows: several.append(rows[0]) or call(map, rows))
+    for num_bytes, width in ((2**24, 3), (2 * 8 * N * C, 2), (2 * 8 * N * C - 1, 1), (1, 1)):
+        monkeypatch.setattr(chunks, "UNIT_BYTES", num_bytes)
+        several.clear()
+        torch.testing.assert_close(chunk.dense(), jacobian(module, inputs)[0])
+        assert max(len(rows) for rows in several) == width
+        assert torch.equal(sum(rows.sum(dim=0) for rows in several), torch.ones(N, C))  # each output once
+
+
+def network_of(num_parameters, dtype=torch.float32):
+    """Of few activations, 4 logits, and a little more than as many parameters."""
+    return nn.Linear(num_parameters // 4, 4, dtype=dtype)
+
+
+def largest_block(module, inputs, **options):
+    source = NetworkLogitGradients(module, inputs, torch.arange(len(inputs)) % 3, **options)
+    return max(len(block.labels) for chunk in source.chunks() for block in chunk.blocks()), source
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dense_rows_take_32_mebibytes_and_a_quarter_of_the_budget_with_their_copy(dtype):
+    each = 4 * 10_004 * dtype.itemsize  # of one example: 4 logits, 10,004 parameters
+    module, inputs = network_of(10_000, dtype), torch.randn(250, 2500, dtype=dtype)
+    found, source = largest_block(module, inputs, batch_size=250)
+    assert source.num_parameters == 10_004
+    assert found == 2**25 // each
+    found, _ = largest_block(module, inputs, batch_size=250, memory_budget=2**27)
+    activations = 4 * source._plan.graph_bytes.forward[1]
+    assert found * (2 * each + activations) <= 2**25 < (found + 1) * (2 * each + activations)
+
+
+def test_dense_rows_leave_room_for_the_activations_of_all_outputs():
+    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    found, source = largest_block(module, torch.randn(150, 1, 34, 34), memory_budget=0, batch_size=150)
+    dense = 4 * 4 * source.num_parameters
+    activations = 4 * 4 * 8 * 32**2  # the tanh's outputs, for each of 4 logits
+    assert found == pytest.approx(2**24 / (2 * dense + activations), rel=0.05)  # 124
+
+
+def test_one_example_at_a_time_at_least(monkeypatch):
+    monkeypatch.setattr(gradients, "CHUNK_BYTES", 1)
+    module, inputs = build("mlp")
+    assert largest_block(module, inputs)[0] == 1
+
+
+def test_batches_fill_a_quarter_of_the_budget_and_16_mebibytes_at_least():
+    module = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    inputs = torch.randn(32, 1, 34, 34)
+    sizes = []
+    for budget in (0, 2**25, 2**27):
+        source = NetworkLogitGradients(module, inputs, torch.arange(32) % 3, memory_budget=budget)
+        sizes.append(max(chunk.num_inputs for chunk in source.chunks()))
+    assert sizes[0] == sizes[1] == pytest.approx(sizes[2] / 2, abs=1)
+    assert 2 <= sizes[0] < sizes[2] < 32
 
 
 def test_the_module_is_left_as_found():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtland.nets.importance import Sampled, curvatures
+from rmtland.nets.importance import Sampled, curvatures, told_by
 from tests import oracles
 
 
@@ -75,3 +75,9 @@ def test_curvatures_are_traces():
     expected = [np.trace(oracles.curvature(z)) for z in logits.numpy()]
     np.testing.assert_allclose(curvatures(logits, None), expected, rtol=1e-9)
     np.testing.assert_allclose(curvatures(logits, weights), weights.numpy() * expected, rtol=1e-9)
+
+
+def test_one_of_every_few_is_drawn_but_256_at_least():
+    logits = torch.zeros(1001, 3)
+    assert told_by(logits, None, 0) is told_by(logits, None, 1) is None
+    assert [len(told_by(logits, None, every).places) for every in (2, 3, 10)] == [501, 334, 256]

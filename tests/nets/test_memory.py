@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rmtland as rl
-from rmtland.nets import budget, graphs
+from rmtland.nets import budget, graphs, layer_gram
 from rmtland.nets.layer_rows import Layers
 from tests.nets import peak_memory
 
@@ -110,7 +110,9 @@ def test_what_many_inputs_hold_follows_from_that_of_a_few():
     for kind, held in graphs._graph_bytes(chunk.plan, chunk._batch).items():
         constant, each = getattr(sizes, kind)
         assert constant + 64 * each == pytest.approx(held, abs=64), kind  # a byte each for rounding
-    assert sizes.forward == (0, 8 * (40 + 3) + 1)
+    for few in (1, 2, 3, 5, 64):
+        sizes = graphs.measure_graphs(chunk.plan, chunk._batch.cut(slice(0, few)))
+        assert sizes.forward == (0, 8 * (40 + 3) + 1)
 
 
 def test_what_passes_hold_does_not_depend_on_what_was_freed_before():
@@ -148,3 +150,25 @@ def test_the_heap_is_walked_through_once_what_was_freed_is_enough(monkeypatch):
     source.network.layers = Layers(source.network, next(source.chunks())._examples(), 10**6)
     rl.clustering(source)
     assert len(walks) >= 8  # what parts of a batch have freed is given back after each
+
+
+def test_a_batch_is_the_largest_that_fits_with_its_pass():
+    # Of two products the larger constant part is 50, and the larger part of each input 5; a pass takes six graphs.
+    for several in ({"jvp": (30, 5), "second": (50, 2)}, {"jvp": (50, 2), "second": (30, 5)}):
+        sizes = budget.GraphBytes(forward=(100, 7), **several)
+        for limit in (0, 900, 6 * 162 - 1, 6 * 162, 6 * 174, 10_000):
+            fit = [n for n in range(1, 1000) if 6 * (150 + 12 * n) <= limit]
+            assert sizes.batch(limit) == max(fit, default=1)
+    assert budget.GraphBytes(forward=(0, 0), second=(0, 1)).batch(600) == 100
+    assert budget.GraphBytes().batch(600) == 100  # of what takes nothing, as of one byte each
+    # Half as much again is lost by the allocator.
+    assert [sizes.of(kind, 10) for kind in ("forward", "jvp", "second")] == [255, 105, 120]
+
+
+def test_layers_of_a_small_network_are_read_in_one_pass_on_any_budget(monkeypatch):
+    passes, collect = [], layer_gram._collect
+    monkeypatch.setattr(layer_gram, "_collect", lambda *arguments: passes.append(1) or collect(*arguments))
+    module = torch.nn.Sequential(torch.nn.Linear(6, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(9, 6).double(), torch.arange(9) % 3, memory_budget=0)
+    rl.gauss_newton_spectrum(source)
+    assert len(passes) == 1

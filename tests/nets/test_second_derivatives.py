@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
-from rmtland.nets import second_derivatives
+from rmtland.nets import dense_second_derivatives, mlp, second_derivatives
 from tests.nets.networks import LABELS, NAMES, build, flat, full_hessian
 
 
@@ -106,6 +106,50 @@ def test_the_matrix_of_branches_and_of_layers_called_in_any_order(count, monkeyp
     monkeypatch.setattr(rl.spectra.operators.SymmetricOperator, "to_dense", column_by_column)
     np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), expected, atol=1e-13)
     np.testing.assert_allclose(gauss + rl.nets.logit_curvature(source).to_dense(), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("widths", [(2, 9, 3), (20, 3), (2, 20)], ids=["pairs", "inputs", "outputs"])
+def test_products_of_a_few_examples_fill_the_memory_for_them(widths, monkeypatch):
+    torch.manual_seed(0)
+    module = mlp(widths)
+    numbers, add = [], dense_second_derivatives._Sums._add
+
+    def noted(sums, key, left, right):
+        numbers.append((len(left), max(left.shape[1] + right.shape[1] if key[0] == key[1] else right.shape[1], 1)))
+        add(sums, key, left, right)
+
+    monkeypatch.setattr(dense_second_derivatives._Sums, "_add", noted)
+    source = rl.nets.NetworkLogitGradients(
+        module, torch.randn(13, widths[0], dtype=torch.float64), torch.arange(13) % 3
+    )
+    whole = rl.nets.hessian(source).to_dense()
+    assert {examples for examples, _ in numbers} == {13}
+    largest = max(each for _, each in numbers)
+    numbers.clear()
+    monkeypatch.setattr(dense_second_derivatives, "WORK_BYTES", 8 * 6 * largest)
+    np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), whole, atol=1e-13)
+    assert max(examples for examples, _ in numbers) == 6
+    numbers.clear()
+    monkeypatch.setattr(dense_second_derivatives, "WORK_BYTES", 1)
+    np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), whole, atol=1e-13)
+    assert {examples for examples, _ in numbers} == {1}
+
+
+def test_other_parameters_some_columns_at_a_time(monkeypatch):
+    module = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)).double()
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(9, 5, dtype=torch.float64), LABELS[:9])
+    operator, multiplied = rl.nets.hessian(source), []
+    expected, plain = operator @ np.eye(source.num_parameters), second_derivatives.dense_second_derivative
+
+    def counted(source, slope, columns, decay):
+        return plain(source, slope, lambda block: multiplied.append(block.shape[1]) or columns(block), decay)
+
+    monkeypatch.setattr(second_derivatives, "dense_second_derivative", counted)
+    for num_bytes, widths in ((3 * 8 * 47, [3, 3, 2]), (3 * 8 * 47 - 1, [2] * 4), (1, [1] * 8)):
+        monkeypatch.setattr(dense_second_derivatives, "WORK_BYTES", num_bytes)
+        multiplied.clear()
+        np.testing.assert_allclose(rl.nets.hessian(source).to_dense(), expected, atol=1e-13)
+        assert multiplied == widths  # of the norm's 8 parameters, with 47 entries each
 
 
 def test_blocks_some_columns_at_a_time(monkeypatch):

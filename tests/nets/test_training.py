@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rmtland.nets import Dataset, Training, load_dataset, mlp, train, training_stages
+from rmtland.nets.descent import Descent
 from rmtland.nets.training import choose_probes, load_checkpoint, save_checkpoint
 
 
@@ -92,6 +93,17 @@ def test_a_test_set_of_two_is_measured_too(num_test):
     for name, x in (("train", data.x_train), ("test", data.x_train[:num_test])):
         if name in probes:
             np.testing.assert_array_equal(probes[name][0], x)
+
+
+def test_velocities_that_are_loaded_stay_as_they_are():
+    weight, loaded = torch.nn.Parameter(torch.ones(3)), torch.full((3,), 4.0)
+    weight.grad = torch.ones(3)
+    descent = Descent([weight], momentum=0.5, weight_decay=0.0)
+    descent.load([loaded])
+    descent.step(0.25)
+    assert descent.velocities[0].tolist() == [3.0] * 3  # half of 4, and the gradient
+    assert weight.tolist() == [0.25] * 3
+    assert loaded.tolist() == [4.0] * 3
 
 
 def test_velocities_of_another_network_are_refused():
