@@ -195,7 +195,7 @@ def test_kernels_against_dense(form, beta, size):
         assert np.abs(vector.conj() @ vectors[:, j]) == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("model", [*COVARIANCES, *WIGNERS], ids=str)
+@pytest.mark.parametrize("model", [*COVARIANCES, SpikedCovariance(6, 8, [1e-8, 2.0]), *WIGNERS], ids=str)
 def test_a_seed_is_one_matrix(model):
     """`eigenvalues`, `largest`, `smallest` and overlaps see the matrix that `draw_band` gives."""
     rows, band = drawn(model, 3, 4)

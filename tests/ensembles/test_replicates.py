@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,14 @@ def test_a_seed_of_another_pool_gives_one_child_to_each_call():
 def test_generators_of_replicates_are_those_of_the_children():
     child = np.random.SeedSequence(8).spawn(3)[2]
     assert Streams.of(8, 3).generator(2).random() == np.random.default_rng(child).random()
+
+
+def test_one_thread_is_the_callers_and_more_are_others():
+    def where(start, stop):
+        return threading.get_ident()
+
+    assert set(in_threads(where, 100, 1)) == set(in_threads(where, 1, 2)) == {threading.get_ident()}
+    assert threading.get_ident() not in in_threads(where, 100, 2)
 
 
 def test_pieces_cover_everything_and_an_error_ends_the_run():

@@ -9,7 +9,7 @@ from tests.ensembles.lift import lift
 
 count_below, solve, ends = lift(tridiagonal.count_below), lift(tridiagonal.solve), lift(tridiagonal.ends)
 laguerre_sums, extreme = lift(tridiagonal._laguerre_sums), lift(tridiagonal.extreme)
-square_qd = lift(tridiagonal.square_qd)
+square_qd, cut = lift(tridiagonal.square_qd), lift(tridiagonal._cut)
 
 
 def rows(form, m, seed):
@@ -69,6 +69,33 @@ def test_first_entry_of_the_wishart_form_is_along_the_spike():
     factor = np.vstack([factor, np.append(np.zeros(14), np.sqrt(b[-1]))])
     values, vectors = np.linalg.eigh(factor @ factor.T)
     assert ends(QD, a, b, 15, values[-1])[0] == pytest.approx(vectors[0, -1] ** 2, rel=1e-10)
+
+
+@pytest.mark.parametrize("form", [QD, TRI])
+def test_what_is_cut_off_is_the_residual_in_one_row_more(form):
+    m, n = 9, 30.0
+    a, b = rows(form, m + 1, 8)
+    if form == QD:
+        a[m] = n - m  # where the next row is at its mean, the residual is exact
+    whole = tridiagonal.dense_block(form, a, b)
+    block = whole[:m, :m].copy()
+    block[-1, -1] = a[m - 1] + (b[m - 1] if form == QD else 0)
+    values, vectors = np.linalg.eigh(block)
+    for j in (-1, -2):
+        padded = np.append(vectors[:, j], 0)
+        residual = whole @ padded - values[j] * padded
+        assert cut(form, n, a, b, m, values[j]) == pytest.approx(residual @ residual, rel=1e-6)
+
+
+@pytest.mark.parametrize("model", [Wishart(400, 900), GaussianEnsemble(400)], ids=str)
+def test_every_value_asked_for_is_that_of_the_whole_matrix_whatever_the_block(model, monkeypatch):
+    scale = model._edge(True)[1] * model._unit
+    for k in (1, 2):
+        full = model._extreme(True, k, 4, 7, 1, cut=False)[0]
+        for start in range(40, 130, 6):
+            monkeypatch.setattr(tridiagonal, "block_length", lambda *_, start=start: start)
+            found = model._extreme(True, k, 4, 7, 1)[0]
+            np.testing.assert_allclose(found, full, rtol=0, atol=1e-13 * scale + 1e-15 * np.abs(full).max())
 
 
 def near_threshold(p, n):

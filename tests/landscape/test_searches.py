@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.laws.contours import circle, power_above
+from rmtland.laws.contours import FEWEST, circle, power_above
 from rmtland.laws.numerics import between, panels
 from rmtland.laws.subordination import Subordination
 
@@ -45,6 +45,7 @@ def test_points_are_those_of_brackets_alone_at_less_cost(evaluations: list[int])
             solver.along(lambda u, _, goal=goal: goal - solver.count_above(u), lambda u: d * (-1 / u).imag / math.pi)
         )
     assert cost < 0.75 * (evaluations[0] - before - cost)
+    assert evaluations[0] - before - cost < 1000  # six searches over 60 decades, as Newton's steps end them
     places = [[solver.equation.map(u if u.imag > 0 else u.real)[0].real for u in us] for us in (found, slow)]
     for goal, ours, theirs in zip(goals, *places, strict=True):
         if goal % 1:  # a whole number of eigenvalues is above any point of a gap
@@ -103,3 +104,12 @@ def test_power_from_gap_to_gap_is_that_of_one_circle_each(snr: float | None, eva
         apart.append(-float(weights @ (np.array(rates) * 1j * radius * np.exp(1j * angles)).imag) / math.pi)
     assert stepwise == pytest.approx(apart, abs=1e-8)
     assert cost < 0.5 * (evaluations[0] - before)
+
+
+def test_a_lone_largest_eigenvalue_takes_the_fewest_points_of_a_circle(evaluations: list[int]) -> None:
+    apart = rl.LandscapeModel.fort_ganguli(80, 5, 4000, sigma_z=8.0, snr=4.0, accuracy=0.9)
+    solver = apart.theory(0)._solver  # that has looked for nothing yet: its rough atoms say what lies where
+    u = solver.boundary(1)
+    before = evaluations[0]
+    power_above(solver, u, 1)
+    assert evaluations[0] - before < 2 * FEWEST

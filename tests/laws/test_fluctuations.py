@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from rmtland.laws.contours import _around, circle_points
 from rmtland.laws.fluctuations import ratio_deviation
+from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Atoms, Semicircle, Subordination
 
 
@@ -26,3 +28,39 @@ def test_deviation_of_trace_over_norm_by_cubature(sigma):
     levels = (Atoms(t, np.ones(2)), *([Semicircle(sigma, float(d))] if sigma else []))
     found = ratio_deviation(Subordination(levels, float(d)), float(d))
     assert found == pytest.approx(expected**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("radius", [1.15, 1.5, 1.9])
+def test_a_circle_gets_the_points_that_its_nearest_eigenvalue_asks_for(radius):
+    """The trapezoidal rule counts the eigenvalues within, to 1e-10; with half of the points it does not."""
+    t = np.array([1.0, 2.0, 4.0, 5.0])  # around 3, at distances 1 and 2
+    solver = Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
+    points = circle_points(solver, 3.0, radius)
+
+    def counted(points):
+        around = radius * np.exp(1j * np.pi * (np.arange(2 * points) + 0.5) / points)
+        return np.sum(around[:, None] / (3.0 + around[:, None] - t)) / (2 * points)
+
+    assert counted(points) == pytest.approx(2, abs=1e-10)
+    assert abs(counted(points // 2) - 2) > 1e-8
+
+
+def test_an_eigenvalue_on_a_circle_asks_for_very_many_points():
+    t = np.array([1.0, 2.0, 4.0, 5.0])
+    assert circle_points(Solver(Subordination((Atoms(t, np.ones(4)),), 1e6)), 3.0, 1.0) > 10**9
+
+
+def test_circles_between_gaps_keep_clear_of_what_is_known():
+    t = np.array([1.0, 2.0, 4.0, 5.0])
+    solver = Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
+    centre, radius = _around(solver, 1.5, 4.5, 2, 3)
+    assert (abs(np.array([2.0, 4.0]) - centre) < radius).all()
+    assert (abs(np.array([1.0, 5.0]) - centre) > radius).all()
+    # Another number of eigenvalues than of atoms between: through both places.
+    assert _around(solver, 1.5, 4.5, 2, 2) == (3.0, 1.5)
+    # Places that were found count before atoms: of the second eigenvalue and its neighbours here.
+    solver.found.extend([(0.5, 5.5), (1.5, 4.8), (2.5, 1.0)])
+    centre, radius = _around(solver, 3.0, 5.2, 2, 2)
+    assert centre == 4.8
+    assert radius < 5.5 - centre
+    assert radius < centre - 1.0

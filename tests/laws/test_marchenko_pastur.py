@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.laws import _arcs
 from tests.statistical import assert_mean
 
 RATIOS = [1e-8, 1e-3, 0.3, 1 - 1e-9, 1.0, 1 + 1e-9, 2.0, 50.0, 1e6]
@@ -40,6 +41,48 @@ def test_cdf_and_sf_against_quadrature(ratio):
         allowed = 1e-14 + 8 * np.finfo(float).eps * high / room
         assert law.cdf(x) == pytest.approx(law.atom + float(below), rel=allowed)
         assert law.sf(x) == pytest.approx(float(above), rel=allowed)
+
+
+def test_masses_near_the_edges_keep_all_digits_where_series_give_way_to_closed_forms():
+    # By Gauss-Legendre in the angle from the nearer edge, where the density is analytic: exact to rounding.
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    angle = np.array([0.05, 0.2, 0.28, 0.297, 0.3, 0.31, 0.4])
+    u, weight = 0.5 * angle[:, None] * (1 + nodes), 0.5 * angle[:, None] * weights
+    depth, own = np.sin(0.5 * angle) ** 2, np.sin(0.5 * u) ** 2
+    for ratio in (0.02, 0.2675, 0.7):
+        law = rl.MarchenkoPastur(ratio)
+        (low, high), width = law.support, 4 * ratio**0.5
+        for mass, edge, sign in ((law.cdf, low, 1), (law.sf, high, -1)):
+            density = (0.5 * width * np.sin(u)) ** 2 / (2 * np.pi * ratio * (edge + sign * width * own))
+            expected = np.sum(weight * density, axis=1)
+            # What the rounding of x moves the angle by, three halves of it the mass.
+            allowed = 5e-15 + 8e-16 * edge / (width * depth)
+            assert np.all(np.abs(mass(edge + sign * width * depth) / expected - 1) < allowed)
+    semicircle, expected = rl.Semicircle(), np.sum(weight * 2 / np.pi * np.sin(u) ** 2, axis=1)
+    for mass, sign in ((semicircle.cdf, -1), (semicircle.sf, 1)):
+        assert np.all(np.abs(mass(sign * (2 - 4 * depth)) / expected - 1) < 5e-15 + 8e-16 / (2 * depth))
+
+
+@pytest.mark.parametrize(
+    "law", [rl.Semicircle(), *(rl.MarchenkoPastur(ratio) for ratio in (1e-6, 0.3, 0.5, 40.0))], ids=str
+)
+def test_a_quantile_takes_one_evaluation_of_the_mass(law, monkeypatch):
+    evaluated, mass = [], _arcs.mass
+
+    def counted(angle, *parameters):
+        evaluated.append(np.size(angle))
+        return mass(angle, *parameters)
+
+    law.ppf(0.5)  # makes the table that Newton's method starts from
+    monkeypatch.setattr(_arcs, "mass", counted)
+    q = np.concatenate([np.geomspace(1e-30, 1e-2, 200), np.linspace(0.01, 0.99, 500)])
+    for quantiles in (law.ppf, law.isf):
+        evaluated.clear()
+        x = quantiles(q)
+        assert evaluated == [q.size]
+        back = law.cdf(x) if quantiles == law.ppf else law.sf(x)
+        inside = x > 0 if law.atom else np.isfinite(x)
+        np.testing.assert_allclose(back[inside], q[inside], rtol=0, atol=1e-12)
 
 
 def test_hard_edge_mass_is_relatively_accurate_at_any_depth():

@@ -1,6 +1,7 @@
 """Generalised Marchenko-Pastur against polynomial roots, quadrature, dense matrices and its one-atom case."""
 
 import math
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 
@@ -119,6 +120,73 @@ def test_kernels_match_numpy(atoms, r, v):
     assert rate == pytest.approx(np.sum(a / np.abs(u - t) ** 4), rel=1e-12)
 
 
+def test_an_atom_counts_for_itself_as_from_its_own_edge(atoms):
+    # sqrt(a) away, which is below the rounding of r where an atom is lone.
+    t, b, a, deficit, _ = atoms
+    for k in (0, 20, 36):
+        apart = np.where(np.arange(37) == k, a[k] ** 0.5, t[k] - t)
+        value, slope = kernels.evaluate_real(t[k], t, b, a, deficit)
+        assert value == pytest.approx(t[k] * (1 + np.sum(b / apart)), rel=1e-10)
+        assert slope == pytest.approx(1 - np.sum(a / apart**2), rel=1e-10)
+        for power, found in zip((2, 3, 4), edges._sums(t[k], 0, 37, t, a), strict=True):
+            assert found == pytest.approx(np.sum(a / apart**power), rel=1e-10)
+
+
+@contextmanager
+def interpreted():
+    """Kernels by Python, as far as `py_func` calls them, and how many sums over the atoms they take."""
+    taken = [0]
+
+    def counted(kernel):
+        def one_more(*arguments):
+            taken[0] += 1
+            return kernel(*arguments)
+
+        return one_more
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("evaluate", "evaluate_real", "height_sums"):
+            patch.setattr(kernels, name, counted(getattr(kernels, name)))
+        patch.setattr(edges, "_sums", counted(edges._sums))
+        for name in ("newton", "climb", "height", "height_off_axis", "on_curve"):
+            patch.setattr(kernels, name, getattr(kernels, name).py_func)
+        for name in ("evaluate", "evaluate_real", "height"):
+            patch.setattr(counts, name, getattr(kernels, name))
+        patch.setattr(counts, "_quantile", counts._quantile.py_func)
+        yield taken
+
+
+# Of all points at once: along the axis, a tenth above it, one above it and downwards, and quantiles from both sides.
+# The first of them, with no neighbour, may take 150, as rounding has it.
+@pytest.mark.parametrize(
+    ("share", "costs"),
+    [(1.0, (6.5, 8.5, 5, 45, 28)), (0.1, (7, 7, 5, 24, 24)), (None, (6.5, 7.5, 5, 19, 19))],
+    ids=["few eigenvalues", "bands", "hard edge"],
+)
+def test_neighbours_are_solved_by_few_sums_over_the_atoms(atoms, share, costs):
+    t, _, _, _, c = atoms
+    c = c / c.sum() if share is None else c * share
+    b, a, deficit, weights, dimension = c * t, c * t * t, 0.0 if share is None else 1 - c.sum(), 50 * c, 50.0
+    rank = min(weights.sum(), dimension)
+    low, high = edges.outer_crossings(t, a, share is None)
+    least, most = (kernels.evaluate_real(u, t, b, a, deficit)[0] for u in (low, high))
+    inner = (np.arange(100) + 0.5) / 100
+    x, goals, law = least + (most - least) * inner, rank * inner, (t, b, a, deficit)
+    asked = [
+        (kernels.solve_real, (x, low, high, *law)),
+        (kernels.solve_complex, (x + 0.1j, *law)),
+        (kernels.solve_complex, (5 * x[::-1] - 2 + 1j, *law)),
+        *((counts.quantiles, (goals, side, low, high, *law, weights, dimension, rank)) for side in (True, False)),
+    ]
+    taken = []
+    for kernel, arguments in asked:
+        with interpreted() as sums:
+            found = kernel.py_func(*arguments)
+        taken.append(sums[0] / 100)
+        np.testing.assert_allclose(found, kernel(*arguments), rtol=1e-12)
+    assert (np.array(taken) <= costs).all(), taken
+
+
 def test_height_is_where_h_is_one(atoms):
     t, _, a, _, _ = atoms
     for r in [*np.linspace(-1.0, 2.0, 60), *t]:
@@ -131,6 +199,21 @@ def test_height_is_where_h_is_one(atoms):
         # From any first guess, far too high or low.
         for guess in (1e-8, 1.0, 50.0):
             assert kernels.height(r, guess, t, a) == pytest.approx(v, rel=1e-9, abs=1e-12)
+            with interpreted() as sums:
+                kernels.height(r, guess, t, a)
+            assert sums[0] <= 12
+
+
+@pytest.mark.parametrize("step", [1e-12, 1e-3, 0.1, 0.19, 0.21, 0.5, 1.0, 1.8])
+def test_rises_of_the_count_are_those_of_long_numbers(step):
+    with mpmath.workdps(50):
+        for first in (1e-6, 0.05, 0.7, 1.2):
+
+            def whole(x):
+                return (x - mpmath.sin(x) * mpmath.cos(x)) / mpmath.sin(x) ** 2
+
+            expected = float(whole(mpmath.mpf(first) + mpmath.mpf(step)) - whole(mpmath.mpf(first)))
+            assert counts.rise(first, step) == pytest.approx(expected, rel=1e-9)
 
 
 def test_counts_match_their_textbook_form(atoms):
@@ -180,7 +263,7 @@ def test_one_atom_is_marchenko_pastur(ratio):
     assert law.mean() == pytest.approx(known.mean(), rel=1e-14)
     assert law.var() == pytest.approx(known.var(), rel=1e-14)
     assert law.moment(6) == pytest.approx(known.moment(6), rel=1e-13)
-    z = np.array([-1, high + 1, high - 0.1 + 1j, low + 0.1 - 1e-3j, 0.5 * (low + high)])
+    z = np.array([-1, high + 1, high - 0.1 + 1j, low + 0.1 - 1e-3j, 0.5 * (low + high), 0.5 * high + 1.7**2 * 1j])
     np.testing.assert_allclose(law.stieltjes(z), known.stieltjes(z), rtol=1e-12)
 
 
@@ -366,6 +449,7 @@ def test_all_edges_where_a_newton_step_leaves_its_gap(t, a):
 
 def test_a_valley_is_found_wherever_the_height_falls_below_one():
     rng = np.random.default_rng(0)
+    cost = {0.9: 0, 1.1: 0}
     for _ in range(200):
         t = np.sort(rng.uniform(0.1, 1.0, 3))
         a = 10.0 ** rng.uniform(-3, 0, 3)
@@ -378,6 +462,21 @@ def test_a_valley_is_found_wherever_the_height_falls_below_one():
             u, found = edges._valley(0, 0, 3, t, a * (least / lowest))
             assert found == (least < 1)
             assert not found or height(u) * least / lowest < 1
+        for least in cost:
+            with interpreted() as sums:
+                edges._valley.py_func(0, 0, 3, t, a * (least / lowest))
+            cost[least] += sums[0]
+    assert cost[0.9] < 1.3 * 200
+    assert cost[1.1] < 1.7 * 200
+
+
+@pytest.mark.parametrize("excess", [-1e-9, -1e-11, 1e-13, 1e-12, 1e-11, 1e-10])
+def test_atoms_side_by_side_leave_a_gap_only_below_one(excess):
+    # Of two atoms alone the least h is (cbrt a + cbrt a')^3 / width^2.
+    d, a = 1e-6, np.array([1.0, 2.0])
+    t = np.array([1 - d, 1 + d])
+    a *= (1 + excess) * (t[1] - t[0]) ** 2 / np.cbrt(a).sum() ** 3
+    assert edges._valley(0, 0, 2, t, a)[1] == (excess < 0)
 
 
 def test_bands_that_nearly_touch():

@@ -169,7 +169,6 @@ def climb(
     if not (r > low and r < high):
         r = 0.5 * (low + high)
     last = high - low
-    slope = complex(1.0, 0.0)
     for _ in range(ITERATIONS):
         v = height(r, v, t, a) if eta == 0.0 else height_off_axis(r, eta, v, eta + spread, t, a)
         if v > 0.0:
@@ -209,7 +208,6 @@ def on_curve(u: complex, t: Floats, a: Floats) -> bool:
 @njit(cache=True, error_model="numpy")
 def newton(x: complex, u: complex, t: Floats, b: Floats, a: Floats, deficit: float) -> tuple[complex, complex, bool]:
     """Newton's method for map(u) = x within the upper half plane: u, map'(u), and whether it converged."""
-    slope = complex(1.0, 0.0)
     for _ in range(12):
         value, slope = evaluate(u.real, u.imag, t, b, a, deficit)
         if not (0.0 < abs(slope) < math.inf and abs(value) < math.inf):
