@@ -174,13 +174,13 @@ class StructuredTheory(Spectral):
         return self._at_count(goal).z.real if goal < self._rank else 0.0
 
     @cached_property
-    def _rank(self) -> float:  # type: ignore[override]
+    def _rank(self) -> float:
         """At most so many eigenvalues are not 0: of residuals, and of means that rows see."""
         equation = self.equation
         shares, counts = equation.spectrum
-        own = min(np.count_nonzero(equation.t), float(counts[shares > 0].sum()))
+        own = min(float(np.count_nonzero(equation.t)), float(counts[shares > 0].sum()))
         squares = equation.mean_squares
-        means = np.count_nonzero(squares > LEAST * squares.max(initial=0.0))
+        means = int(np.count_nonzero(squares > LEAST * squares.max(initial=0.0)))
         return float(min(equation.t.size, self.num_parameters, own + means))
 
     def _at_count(self, goal: float) -> State:
