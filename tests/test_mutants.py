@@ -148,6 +148,9 @@ def test_kills_and_survivors_are_told_apart(small, monkeypatch, capsys):
     kept = set((small / "maps").iterdir())
     assert [line.split()[0] for line in told(monkeypatch, capsys, small, "--skip", "4", "--own")[0][:1]] == ["4"]
     assert set((small / "maps").iterdir()) == kept
+    scanned = told(monkeypatch, capsys, small, "--at-once", "--lines", "2 .* low")
+    assert scanned[1] == "1 of 2 killed (50%), 0 by hanging; 0 are equivalent"
+    assert [line.strip() for line in scanned[0] if line.startswith("    +")] == ["+ return (3) * low"]
     (small / "tests/laws/test_x.py").write_text(TESTS.replace("slow", "usefixtures()"))
     mutants.line_map.cache_clear()
     assert told(monkeypatch, capsys, small, "--lines", "2 .* low")[1].startswith("2 of 2 killed (100%)")

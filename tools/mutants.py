@@ -274,6 +274,8 @@ def told(
     reason = equivalent(path, source, after)
     if reason or (number in at_once and not fails_anyway(at_once[number], given.limit)):
         found = "equivalent" if reason else f"killed by {at_once[number]}"
+    elif given.at_once:
+        found = "SURVIVED"
     else:
         tree = folder / f"tree{number}"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "results"))
@@ -303,6 +305,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--maps", type=Path, help="folder that keeps the lines of each test; by default one for all trees"
+    )
+    parser.add_argument(
+        "--at-once", action="store_true", help="try no further what survives a few tests in forks: a quick scan"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time; a core each by default")
     given = parser.parse_args()

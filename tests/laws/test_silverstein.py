@@ -948,3 +948,15 @@ def test_a_wigner_part_adds_no_eigenvalues():
     plain = PlainAtoms.of(np.array([1.0, 2.0]), np.array([3.0, 4.0]), 10.0, 0.25)
     np.testing.assert_array_equal(plain.weights, [0, 3, 4])  # that at 0 stands for it
     assert [plain.atoms_above(u) for u in (-0.1, 0.5, 1.5, 2.5)] == [10, 7, 4, 0]
+
+
+def test_an_angle_less_its_sine_times_its_cosine_is_accurate_where_it_is_small():
+    for q in [*np.logspace(-9, -1.0001, 40), 0.1001, 0.5, 3.0]:
+        with mpmath.workdps(60):
+            angle = mpmath.atan(mpmath.mpf(q))
+            expected = float(angle - mpmath.sin(angle) * mpmath.cos(angle))
+        for adjacent in (1.0, 8.0):
+            found = counts.excess(float(q) * adjacent, adjacent)
+            assert found == pytest.approx(expected, rel=1e-15 if q < 0.1 else 1e-13, abs=0)
+    assert counts.excess(0.0, 1.0) == 0
+    assert counts.excess(1.0, -1.0) == pytest.approx(0.75 * np.pi + 0.5, rel=1e-15)

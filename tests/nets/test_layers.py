@@ -510,3 +510,17 @@ def test_units_of_some_outputs_at_a_time(monkeypatch):
     monkeypatch.setattr(chunks, "UNIT_BYTES", 2 * N * C * 8)
     torch.testing.assert_close(next(source.chunks()).dense(), expected)
     assert sizes.count((C, 2)) == N
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float64, 4.5e-7), (torch.float32, 0.0104), (torch.bfloat16, 0.2)])
+def test_pieces_agree_with_rows_to_thirty_roots_of_the_precision_and_a_fifth_at_most(dtype, share):
+    exact = torch.tensor([[1.0, -4.0], [0.5, 0.0]], dtype=dtype)
+    for factor, agree in ((0.9, True), (1.15, False)):
+        got = exact.double() + torch.tensor([[0.0, 4 * share * factor], [0.0, 0.0]], dtype=torch.float64)
+        piece = type("Piece", (), {"formed": lambda self, got=got: got})()
+        assert layer_rows._agree(piece, exact, 0.0) == agree
+    # What is small beside the largest number of all may be rounding.
+    noise = 5 * torch.finfo(dtype).eps
+    assert layer_rows._agree(None, torch.full((2, 2), noise, dtype=dtype), 1.0)
+    assert not layer_rows._agree(None, torch.full((2, 2), 3 * noise, dtype=dtype), 1.0)
+    assert not layer_rows._agree(type("Piece", (), {"formed": lambda self: exact[:1]})(), exact, 100.0)

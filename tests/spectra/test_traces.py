@@ -314,6 +314,11 @@ def test_the_error_of_the_ratio_is_that_of_leaving_one_sample_out():
     without = [(2 + np.delete(trace, i).mean()) / (5 + np.delete(square, i).mean()) ** 0.5 for i in range(400)]
     assert found[0] == pytest.approx((2 + trace.mean()) / (5 + square.mean()) ** 0.5, rel=1e-12)
     assert found[1] == pytest.approx(np.std(without) * 399**0.5, rel=0.01)
+    # Of three samples: what each adds to the first order, by its standard deviation.
+    few = probes.Samples(exact_trace=2.0, exact_square=5.0, traces=trace[:3], squared=square[:3], unit=1.0).ratio()
+    norm, top = math.sqrt(5 + statistics.mean(square[:3])), 2 + statistics.mean(trace[:3])
+    slopes = [t / norm - top / (2 * norm**3) * s for t, s in zip(trace[:3], square[:3], strict=True)]
+    assert few == pytest.approx((top / norm, statistics.stdev(slopes) / 3**0.5), rel=1e-12)
 
 
 def test_samples_are_means_with_the_errors_of_means():

@@ -205,6 +205,15 @@ def test_axes_of_real_numbers_are_told_shortly(tmp_path, run):
     assert ["b", "2 values, 0 .. 1e-07"] in told
 
 
+@pytest.mark.parametrize(("size", "told"), [(10**7, ["3", "3", "3"]), (10**7 + 1, [])])
+def test_ranges_of_ten_million_numbers_are_told_and_of_more_are_not(size, told):
+    dataset = xr.Dataset({"x": (("a", "k"), np.broadcast_to(3.0, (1, size)))})
+    dataset = dataset.assign_coords(status=(("a",), np.ones(1)))
+    file = io.StringIO()
+    print_sweep(dataset, Console(file=file, width=80))
+    assert rows(file.getvalue())[-1] == ["x", f"k {size}", *told]
+
+
 def test_cells_that_are_missing_are_told(tmp_path, run):
     rl.sweep(noise, {"a": [1.0, 2.0]}, 3, store=tmp_path / "s", workers=1)
     status = zarr.open_array(tmp_path / "s" / "status")

@@ -51,6 +51,24 @@ def test_means_and_errors_against_scipy(monkeypatch):
         assert np.all(np.abs(high - reference.confidence_interval.high) < 0.06 * width)
 
 
+def test_blocks_of_a_summary_hold_few_numbers(monkeypatch):
+    """Of values and of their resamples, of which an eighth counts; a row at least."""
+    sizes = []
+    statistics = reading._statistics
+
+    def noted(values, draws, level):
+        sizes.append(values.shape[1])
+        return statistics(values, draws, level)
+
+    monkeypatch.setattr(reading, "_statistics", noted)
+    wide = xr.Dataset({"x": (("a", "k", "trial"), np.random.default_rng(0).random((12, 5, 3)))})
+    for block, expected in ((1, [5] * 12), (4 * 5 * 20, [20] * 3), (5 * 5 * 20 - 1, [20] * 3), (10**6, [60])):
+        sizes.clear()
+        monkeypatch.setattr(reading, "BLOCK", block)
+        rl.summarize_sweep(wide, num_bootstrap=160)
+        assert sizes == expected
+
+
 def test_intervals_cover_as_they_say():
     """Percentile intervals of 40 trials cover 0.95 - 1 / 40 or so; without the division by root n they cover all."""
     values = np.random.default_rng(1).standard_normal((4000, 40))
