@@ -1,29 +1,18 @@
 """Kernels of band models as plain Python, step by step, against dense matrices; compiled they are in `test_banded`."""
 
-import types
-
 import numpy as np
 import pytest
 from scipy.linalg import ldl
 
 from rmtland.ensembles import banded
 from rmtland.ensembles.tridiagonal import QD, TRI
+from tests.ensembles.plain import counting, plain_draws, plain_kernels
 from tests.ensembles.test_banded import from_band
 
 
 @pytest.fixture
 def plain(monkeypatch):
-    """Kernels as Python runs them; chi-square draws are their degrees of freedom, normal ones 1, 2, 3, ..."""
-    kernels = {name: thing.py_func for name, thing in vars(banded).items() if hasattr(thing, "py_func")}
-    for name, kernel in kernels.items():
-        monkeypatch.setattr(banded, name, kernel)
-    monkeypatch.setattr(banded, "gamma", lambda shape, state: shape)
-    monkeypatch.setattr(banded, "normal", lambda state: float(next(state)))
-    return types.SimpleNamespace(**kernels)
-
-
-def counting():
-    return iter(range(1, 10**6))
+    return plain_kernels(banded, monkeypatch, **plain_draws())
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.0])

@@ -1,0 +1,21 @@
+"""Numba kernels as Python runs them: no compiler to wait for, and every step seen."""
+
+import types
+
+
+def plain_kernels(module, monkeypatch, **replaced):
+    """The kernels of a module, which call each other, and what is put in the place of others."""
+    kernels = {name: thing.py_func for name, thing in vars(module).items() if hasattr(thing, "py_func")} | replaced
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(module, name, kernel)
+    return types.SimpleNamespace(**kernels)
+
+
+def plain_draws():
+    """Chi-square draws as their degrees of freedom, normal ones as the next numbers of the state."""
+    return {"gamma": lambda shape, state: shape, "normal": lambda state: float(next(state))}
+
+
+def counting():
+    """A state of `plain_draws`: 1, 2, 3, ..."""
+    return iter(range(1, 10**6))
