@@ -74,6 +74,18 @@ def _child(tree: Path, arguments: list[str], file: int) -> NoReturn:
 
 def failure(tree: Path, arguments: list[str], limit: float) -> str | None:
     """The first test that fails of pytest with these arguments in `tree`, "" for none, None where it does not end."""
+    status = 0
+    for _ in range(2):  # on a busy machine pytest did not start in a fork once
+        told, status = _forked(tree, arguments, limit)
+        if status is None:
+            return None
+        if told or os.waitstatus_to_exitcode(status) <= 2:  # 2 is a KeyboardInterrupt that a test raised
+            return told or ("" if status == 0 else "a signal")
+    raise RuntimeError(f"pytest did not run: {arguments}, status {status}")
+
+
+def _forked(tree: Path, arguments: list[str], limit: float) -> tuple[str, int | None]:
+    """The first failure, or "", and the status of the fork, None where it was ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -93,8 +105,4 @@ def failure(tree: Path, arguments: list[str], limit: float) -> str | None:
         os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read().decode().split("\n")[0]
-    if status is None:
-        return None
-    if not told and os.waitstatus_to_exitcode(status) > 2:  # 2 is a KeyboardInterrupt that a test raised
-        raise RuntimeError(f"pytest did not run: {arguments}, status {status}")
-    return told or ("" if status == 0 else "a signal")
+    return told, status
