@@ -234,12 +234,9 @@ def test_theory_is_drawn_where_the_sweep_has_it(tmp_path, run, monkeypatch):
     asked = []
     plot = plots.plot_sweep
     monkeypatch.setattr(plots, "plot_sweep", lambda *a, **k: asked.append(k["theory"]) or plot(*a, **k))
-    cells = ["--sigma-z", "1,2", "--num-parameters", "40", "--num-classes", "3", "--workers", "1"]
-    assert run("sweep", "landscape", *cells, "--store", "s", "--plot", "a.png").returncode == 0
-    stored = rl.open_sweep(tmp_path / "s")
-    without = next(name for name in stored.data_vars if f"theory_{name}" not in stored.data_vars)
-    assert run("sweep", "show", "s", "--plot", "b.png", "--variable", without).returncode == 0
-    assert asked == ["theory_mean_outlier", None]
+    assert run(*WIGNER, "--store", "s", "--plot", "a.png").returncode == 0
+    assert run("sweep", "show", "s", "--plot", "b.png", "--variable", "theory_overlap").returncode == 0
+    assert asked == ["theory_top_eigenvalue", None]
 
 
 def test_help_of_a_sweep_tells_parameters_and_options_once(run):
