@@ -121,17 +121,14 @@ def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) 
             radius = math.sqrt(shift * shift + 1.0)
             shift = diagonal[block] - diagonal[left] + off_diagonal[left] / (shift + math.copysign(radius, shift))
             sine, cosine, lost = 1.0, 1.0, 0.0
-            underflow = False
             for i in range(block - 1, left - 1, -1):
                 first, second = sine * off_diagonal[i], cosine * off_diagonal[i]
                 radius = math.sqrt(first * first + shift * shift)
                 off_diagonal[i + 1] = radius
-                if radius == 0.0:
-                    diagonal[i + 1] -= lost
-                    off_diagonal[block] = 0.0
-                    underflow = True
-                    break
-                sine, cosine = first / radius, shift / radius
+                if radius > 0.0:
+                    sine, cosine = first / radius, shift / radius
+                else:  # nothing to rotate away, as in LAPACK's dlartg
+                    sine, cosine = 0.0, 1.0
                 shift = diagonal[i + 1] - lost
                 radius = (diagonal[i] - shift) * sine + 2.0 * cosine * second
                 lost = sine * radius
@@ -140,8 +137,6 @@ def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) 
                 carried = row[i + 1]
                 row[i + 1] = sine * row[i] + cosine * carried
                 row[i] = cosine * row[i] - sine * carried
-            if underflow:
-                continue
             diagonal[left] -= lost
             off_diagonal[left] = shift
             off_diagonal[block] = 0.0

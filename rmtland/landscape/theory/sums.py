@@ -258,7 +258,13 @@ def label_sums(p: Floats, labels: Labels, s: Any) -> tuple[Any, Any, Any, Any, A
         two += share * share * (s1 * s1 + s2)
         # (B e_y)^T B (B e_y), B the Laplacian of weights q_k q_l / S.
         three += share * share * share * (s1 * s1 * s1 + 2.0 * s1 * s2 + s3)
-        three += share * share * inverse * (s3 * s1 - s2 * s2)
+        if s1 != 0:
+            # s3 s1 - s2^2, about the mean of q, as one of them may be all there is.
+            mean_q = s2 / s1
+            for k in range(p.shape[1]):
+                if k != y:
+                    q = p[mu, k] / (1.0 + s * p[mu, k])
+                    three += share * share * inverse * s1 * q * (q - mean_q) * (q - mean_q)
         x = -s1 * inverse / (1.0 + s * p[mu, y])
         mean += x
         square += x * x

@@ -143,10 +143,10 @@ def _quantile(
             upper = r
         step = error / rate if 0.0 < rate < math.inf else math.nan
         new = r + step
-        if abs(step) <= 1e-8 * v and new >= lower and new <= upper:
+        if abs(step) <= 1e-8 * v and lower <= new <= upper:
             # All is smooth on the scale v: what a last step in x leaves is its square.
             return x + climb_rate * step, new, v, rate
-        if not (new > lower and new < upper) or not 2.0 * abs(step) <= last:
+        if not lower < new < upper or not 2.0 * abs(step) <= last:
             new = 0.5 * (lower + upper)
             last = upper - lower
         else:
@@ -187,7 +187,7 @@ def quantiles(
         else:
             k = max(0, t.size - 1 - int(np.searchsorted(tails, goal if from_above else rank - goal)))
             r, v = t[k], 0.0
-        if not (r > lower and r < upper):
+        if not lower < r < upper:
             r, v = 0.5 * (lower + upper), 0.0
         result[j], r, v, rate = _quantile(
             goal, from_above, r, v, lower, upper, t, b, a, deficit, weights, dimension, rank

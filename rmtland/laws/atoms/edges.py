@@ -40,10 +40,8 @@ def _valley(k: int, first: int, last: int, t: Floats, a: Floats) -> tuple[float,
     left, right = a[k] ** (1 / 3), a[k + 1] ** (1 / 3)
     u = low + (high - low) * left / (left + right)
     for _ in range(ITERATIONS):
-        if not (u > low and u < high):
+        if not low < u < high:
             u = 0.5 * (low + high)
-            if not (u > low and u < high):
-                return u, False
         s2, s3, s4 = _sums(u, first, last, t, a)
         if s2 < 1.0:
             return u, True
@@ -89,7 +87,7 @@ def _crossing(inside: float, pole: float, own: float, t: Floats, a: Floats) -> f
         # d(1/sqrt h)/du = s3 / s2^(3/2)
         step = (1.0 - 1.0 / math.sqrt(s2)) * s2 * math.sqrt(s2) / (sign * s3)
         new = distance + step
-        if not (new >= near and new <= far):
+        if not near <= new <= far:
             new = 0.5 * (near + far)
         if abs(new - distance) <= 2.0 * EPS * distance:
             return pole + sign * new

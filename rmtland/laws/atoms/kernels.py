@@ -96,14 +96,9 @@ def height(r: float, guess: float, t: Floats, a: Floats) -> float:
     """
     k = int(np.searchsorted(t, r))
     low = 0.0
-    nearest = math.inf
     for i in range(max(k - 1, 0), min(k + 1, t.size)):
-        gap = (r - t[i]) * (r - t[i])
-        nearest = min(nearest, gap)
-        low = max(low, a[i] - gap)
+        low = max(low, a[i] - (r - t[i]) * (r - t[i]))
     if low == 0.0:
-        if nearest == 0.0:
-            return 0.0
         h, slope = height_sums(r, 0.0, t, a)
         if h <= 1.0:
             return 0.0
@@ -121,7 +116,7 @@ def height(r: float, guess: float, t: Floats, a: Floats) -> float:
         new = y + h * (h - 1.0) / slope
         if abs(h - 1.0) < 1e-8:
             return math.sqrt(max(new, 0.0))
-        if not (new >= low and new <= high):
+        if not low <= new <= high:
             new = low
         if iteration >= 3 and abs(h - 1.0) > 0.5:
             # y h(y) is on the root's side of y: it bounds the root from the other side as soon as there is none.
@@ -148,7 +143,7 @@ def height_off_axis(r: float, eta: float, guess: float, top: float, t: Floats, a
             high = v
         step = -error / (1.0 - h + 2.0 * v * v * slope)
         new = v + step
-        if not (new > low and new < high) or h >= 1.0 or 2.0 * abs(step) > last:
+        if not low < new < high or h >= 1.0 or 2.0 * abs(step) > last:
             new = math.sqrt(max(low, 1e-300) * high) if high > 4.0 * low else 0.5 * (low + high)
             last = math.inf
         else:
@@ -166,7 +161,7 @@ def climb(
     """Solution of map(u) = x + i eta (eta = 0: from above), low <= Re u <= high, by bracketing; also map'(u)."""
     spread = math.sqrt(np.sum(a))
     r, v = guess.real, guess.imag
-    if not (r > low and r < high):
+    if not low < r < high:
         r = 0.5 * (low + high)
     last = high - low
     for _ in range(ITERATIONS):
@@ -186,7 +181,7 @@ def climb(
             high = r
         step = -error / rate
         new = r + step
-        if not (new > low and new < high) or not 2.0 * abs(step) <= last:
+        if not low < new < high or not 2.0 * abs(step) <= last:
             new = 0.5 * (low + high)
             last = high - low
         else:
@@ -235,12 +230,12 @@ def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floa
     hard = np.sum(b / (t * t)) if deficit == 0.0 else 0.0
     for j in range(x.size):
         done = False
-        if j > 0 and u.imag > 0.0 and abs(slope) > 0.0:
+        if u.imag > 0.0 and abs(slope) > 0.0:
             first = u + (x[j] - x[j - 1]) / slope
             if first.imag <= 0.0:
                 first = complex(first.real, 0.5 * u.imag)
             new, rate, done = newton(complex(x[j], 0.0), first, t, b, a, deficit)
-            done = done and new.real >= start and new.real <= high and on_curve(new, t, a)
+            done = done and start <= new.real <= high and on_curve(new, t, a)
             if done:
                 u, slope = new, rate
         if not done and hard > 0.0 and x[j] > 0.0:
@@ -249,8 +244,7 @@ def solve_real(x: Floats, low: float, high: float, t: Floats, b: Floats, a: Floa
             if first.imag < 1e-3 * t[0]:
                 u, slope, done = newton(complex(x[j], 0.0), first, t, b, a, deficit)
         if not done:
-            guess = u if j > 0 else complex(0.5 * (low + high), 0.5 * (high - low))
-            u, slope = climb(x[j], 0.0, start, high, guess, t, b, a, deficit)
+            u, slope = climb(x[j], 0.0, start, high, u, t, b, a, deficit)
             if u.imag > 0.0:
                 # Along the curve v is known to rounding of h only; Newton's method in the plane does better.
                 new, rate, done = newton(complex(x[j], 0.0), u, t, b, a, deficit)
@@ -275,13 +269,11 @@ def solve_complex(z: Complexes, t: Floats, b: Floats, a: Floats, deficit: float)
         done = False
         if eta > 0.0:
             # Off the axis the solution in the upper half plane is unique: converging there is proof enough.
-            first = complex(centre, eta)
-            if u.imag > 0.0 and abs(z[j] - z[j - 1]) < 0.5 * eta:
-                first = u
-            if first == u or abs(first) > 4.0 * (1.0 + spread):
-                new, _, done = newton(z[j], first, t, b, a, deficit)
-                if done:
-                    u = new
+            near = j > 0 and abs(z[j] - z[j - 1]) < 0.5 * eta
+            first = u if near else complex(centre, eta)
+            new, _, done = newton(z[j], first, t, b, a, deficit)
+            if done:
+                u = new
         if not done:
             # |sum a / (u - t)| <= sqrt(sum a) wherever h <= 1 (Cauchy-Schwarz).
             slack = 1e-12 * (abs(centre) + spread + shift)
