@@ -105,7 +105,7 @@ def _reflected(matrix: Floats, unit: Floats) -> Floats:
 def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) -> bool:
     size = diagonal.size
     for left in range(size):
-        for attempt in range(61):
+        for _ in range(60):
             block = left
             while block < size - 1:
                 # Against the norm, not the neighbours: the tail that frozen directions leave is rounding, and would
@@ -115,8 +115,6 @@ def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) 
                 block += 1
             if block == left:
                 break
-            if attempt == 60:
-                return False
             shift = (diagonal[left + 1] - diagonal[left]) / (2.0 * off_diagonal[left])
             radius = math.sqrt(shift * shift + 1.0)
             shift = diagonal[block] - diagonal[left] + off_diagonal[left] / (shift + math.copysign(radius, shift))
@@ -140,6 +138,8 @@ def _iterate(diagonal: Floats, off_diagonal: Floats, row: Floats, small: float) 
             diagonal[left] -= lost
             off_diagonal[left] = shift
             off_diagonal[block] = 0.0
+        else:
+            return False
     return True
 
 

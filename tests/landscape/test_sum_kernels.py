@@ -151,7 +151,9 @@ def model(monkeypatch):
 
 
 def test_softmax_of_rows(model):
-    logits = np.array([[1.0, 3.0, 2.0], [1000.0, 1000.0, -1000.0], [-5.0, -800.0, -5.5]])
+    logits = np.array(
+        [[1.0, 3.0, 2.0], [1000.0, 1000.0, -1000.0], [-5.0, -800.0, -5.5], [900.0, 1.0, 2.0], [1.0, 900.0, 2.0]]
+    )
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(model.softmax(logits), weights / weights.sum(axis=1, keepdims=True), rtol=1e-15)
 

@@ -80,6 +80,16 @@ def test_sixty_steps_without_an_end_are_told(plain, monkeypatch):
     assert len(steps) == 60
 
 
+def test_shifts_make_it_converge_in_few_steps(plain, monkeypatch):
+    steps = []
+    real = measure.math.copysign
+    monkeypatch.setattr(measure.math, "copysign", lambda *args: steps.append(1) or real(*args))
+    for size in (2, 10, 40):
+        rng = np.random.default_rng(size)
+        assert plain.implicit_ql(rng.normal(size=size), np.append(rng.normal(size=size - 1), 0.0), np.ones(size))
+    assert len(steps) <= 111
+
+
 @pytest.mark.parametrize("size", [40, 200])
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_start_of_a_tail_is_where_the_distance_is_least(size, ties):
@@ -98,6 +108,12 @@ def test_the_start_of_a_tail_is_where_the_distance_is_least(size, ties):
 
     expected = [law(place) for place in places]
     best = int(np.argmin([distance for distance, _ in expected]))
+    for first in (0, 1):
+        place, exponent, distance = tails._best_start.py_func(
+            values, np.log(values), places[first : first + 1], np.log(values[places[first : first + 1]])
+        )
+        assert place == places[first]
+        assert (distance, exponent) == pytest.approx(expected[first], rel=1e-10)
     for chosen in (places, places[::-1], places[best : best + 1]):
         place, exponent, distance = tails._best_start.py_func(values, np.log(values), chosen, np.log(values[chosen]))
         assert place == places[best]

@@ -131,14 +131,12 @@ def largest_eigenvalue(p: Floats) -> float:
         row = p[mu : mu + 1]
         if best > 0.0 and count_negative(row, -1.0 / (best * (1 + 1e-12))) == 0:
             continue
-        # It is at least the second probability (interlacing) and at most the trace and half of sum p.
+        others = 0.0
         top = np.argmax(p[mu])
-        second = others = 0.0
         for k in range(p.shape[1]):
             if k != top:
-                second = max(second, p[mu, k])
                 others += p[mu, k]
-        low, high = max(best, second * (1 - 1e-15)), min(0.5 * (1 + 1e-15) * np.sum(p[mu]), 2.0 * others)
+        low, high = best, 2.0 * others  # the trace is less
         for _ in range(60):
             middle = 0.5 * (low + high)
             if count_negative(row, -1.0 / middle) > 0:
