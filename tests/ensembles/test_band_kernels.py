@@ -1,5 +1,8 @@
 """Kernels of band models as plain Python, step by step, against dense matrices; compiled they are in `test_banded`."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -178,3 +181,76 @@ def test_residuals_bound_what_the_rest_of_the_matrix_does_to_a_block_s_eigenvect
     # Of a block of no more than r rows all are at its end.
     bound = plain._residual(form, float(n), 1.0, band, r, np.array([3.0, 4.0j]))
     assert bound == pytest.approx(25 * (n if form == TRI else band[0, 0].real ** 2), rel=1e-14)
+
+
+@pytest.fixture
+def waves(monkeypatch):
+    """Kernels whose draws go up and down with their number, from another start for every replicate."""
+
+    def wave(state):
+        state[0] += 1
+        return math.sin(1.3 * float(state[0]))
+
+    def seed_state(words, index, state):
+        state[:] = 1000 * index + words[0]
+
+    return plain_kernels(
+        banded,
+        monkeypatch,
+        normal=wave,
+        gamma=lambda shape, state: shape * (1 + 0.1 * wave(state)),
+        seed_state=seed_state,
+    )
+
+
+MODELS = {
+    "wide": (QD, 34.0, 24.0, 24),
+    "tall": (QD, 24.0, 34.0, 24),
+    "little more": (QD, 24.0, 25.0, 24),
+    "Wigner": (TRI, 24.0, 0.0, 24),
+}
+
+
+@pytest.mark.parametrize("above", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_outermost_eigenvalues_of_replicates_by_growing_blocks(waves, name, above, monkeypatch):
+    form, n, p, total = MODELS[name]
+    spikes = np.array([9.0, 5.0]) if form == QD else np.array([60.0, 45.0]) * (1 if above else -1)
+    words = np.array([7], dtype=np.uint64)
+    num_rows = total if form == TRI else min(total + 2, int(p))
+    counts, real = [], banded.factor
+    monkeypatch.setattr(banded, "factor", lambda *args: counts.append(args[1]) or real(*args))
+    blocks, assembled = [], banded.assemble
+    for block, with_overlaps in ((6, True), (5, False), (total, False)):
+        values, overlaps = np.zeros((2, 2)), np.zeros((2 if with_overlaps else 0, 2, 2))
+        monkeypatch.setattr(banded, "assemble", lambda *args: blocks.append(args[3]) or assembled(*args))
+        del blocks[:], counts[:]
+        longest = waves.band_extremes(
+            form, n, p, 1.0, spikes, total, block, 1.0, above, 2, words, 3, values, overlaps
+        )  # fmt: skip
+        assert longest == max(blocks)
+        assert blocks.count(block) == 2
+        for before, after in itertools.pairwise(blocks):
+            assert after in (block, min(total, before + before // 2 + 1))
+        # Halvings of a bracket to rounding, and one factor for a vector.
+        assert len(counts) <= len(blocks) * (2 * 58 + (2 if with_overlaps else 1))
+        monkeypatch.setattr(banded, "assemble", assembled)
+        for i, index in enumerate((3, 4)):
+            rows, band = np.zeros((num_rows, 3), complex), np.zeros((total, 3), complex)
+            waves.draw_band(form, n, p, 1.0, spikes, words, index, rows, band)
+            again, state = np.zeros_like(rows), np.array([1000 * index + 7], dtype=np.uint64)
+            waves.fill_band(form, n, p, 1.0, spikes, 0, num_rows, again, state)
+            np.testing.assert_array_equal(rows, again)
+            dense = from_band(band)
+            if form == QD:
+                factor = dense_of(rows, total)
+                np.testing.assert_allclose(dense, factor.conj().T @ factor, atol=1e-10 * np.abs(dense).max())
+            exact, vectors = np.linalg.eigh(dense)
+            if above:
+                exact, vectors = exact[::-1], vectors[:, ::-1]
+            np.testing.assert_allclose(values[i], exact[:2], atol=1e-7 if block < total else 1e-11 * abs(exact).max())
+            if with_overlaps:
+                seen = (
+                    abs(vectors[:2]).T ** 2 if form == TRI else abs(factor[:2] @ vectors).T ** 2 / exact[:, np.newaxis]
+                )
+                np.testing.assert_allclose(overlaps[i], seen[:2], atol=1e-5)
