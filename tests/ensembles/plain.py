@@ -1,5 +1,6 @@
 """Numba kernels as Python runs them: no compiler to wait for, and every step seen."""
 
+import math
 import types
 
 
@@ -19,3 +20,16 @@ def plain_draws():
 def counting():
     """A state of `plain_draws`: 1, 2, 3, ..."""
     return iter(range(1, 10**6))
+
+
+def waves():
+    """Draws that go up and down with their number, from another start for every replicate and seed."""
+
+    def wave(state):
+        state[0] += 1
+        return math.sin(1.3 * float(state[0]))
+
+    def seed_state(words, index, state):
+        state[:] = 1000 * index + words[0]
+
+    return {"normal": wave, "gamma": lambda shape, state: shape * (1 + 0.1 * wave(state)), "seed_state": seed_state}

@@ -1,14 +1,13 @@
 """Kernels of band models as plain Python, step by step, against dense matrices; compiled they are in `test_banded`."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
 
 from rmtland.ensembles import banded
 from rmtland.ensembles.tridiagonal import QD, TRI
-from tests.ensembles.plain import counting, plain_draws, plain_kernels
+from tests.ensembles.plain import counting, plain_draws, plain_kernels, waves
 from tests.ensembles.test_banded import from_band
 
 
@@ -184,23 +183,8 @@ def test_residuals_bound_what_the_rest_of_the_matrix_does_to_a_block_s_eigenvect
 
 
 @pytest.fixture
-def waves(monkeypatch):
-    """Kernels whose draws go up and down with their number, from another start for every replicate."""
-
-    def wave(state):
-        state[0] += 1
-        return math.sin(1.3 * float(state[0]))
-
-    def seed_state(words, index, state):
-        state[:] = 1000 * index + words[0]
-
-    return plain_kernels(
-        banded,
-        monkeypatch,
-        normal=wave,
-        gamma=lambda shape, state: shape * (1 + 0.1 * wave(state)),
-        seed_state=seed_state,
-    )
+def wavy(monkeypatch):
+    return plain_kernels(banded, monkeypatch, **waves())
 
 
 MODELS = {
@@ -213,7 +197,7 @@ MODELS = {
 
 @pytest.mark.parametrize("above", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_outermost_eigenvalues_of_replicates_by_growing_blocks(waves, name, above, monkeypatch):
+def test_outermost_eigenvalues_of_replicates_by_growing_blocks(wavy, name, above, monkeypatch):
     form, n, p, total = MODELS[name]
     spikes = np.array([9.0, 5.0]) if form == QD else np.array([60.0, 45.0]) * (1 if above else -1)
     words = np.array([7], dtype=np.uint64)
@@ -225,7 +209,7 @@ def test_outermost_eigenvalues_of_replicates_by_growing_blocks(waves, name, abov
         values, overlaps = np.zeros((2, 2)), np.zeros((2 if with_overlaps else 0, 2, 2))
         monkeypatch.setattr(banded, "assemble", lambda *args: blocks.append(args[3]) or assembled(*args))
         del blocks[:], counts[:]
-        longest = waves.band_extremes(
+        longest = wavy.band_extremes(
             form, n, p, 1.0, spikes, total, block, 1.0, above, 2, words, 3, values, overlaps
         )  # fmt: skip
         assert longest == max(blocks)
@@ -237,9 +221,9 @@ def test_outermost_eigenvalues_of_replicates_by_growing_blocks(waves, name, abov
         monkeypatch.setattr(banded, "assemble", assembled)
         for i, index in enumerate((3, 4)):
             rows, band = np.zeros((num_rows, 3), complex), np.zeros((total, 3), complex)
-            waves.draw_band(form, n, p, 1.0, spikes, words, index, rows, band)
+            wavy.draw_band(form, n, p, 1.0, spikes, words, index, rows, band)
             again, state = np.zeros_like(rows), np.array([1000 * index + 7], dtype=np.uint64)
-            waves.fill_band(form, n, p, 1.0, spikes, 0, num_rows, again, state)
+            wavy.fill_band(form, n, p, 1.0, spikes, 0, num_rows, again, state)
             np.testing.assert_array_equal(rows, again)
             dense = from_band(band)
             if form == QD:

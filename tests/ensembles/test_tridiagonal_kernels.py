@@ -1,12 +1,14 @@
 """Kernels of tridiagonal models as plain Python, against dense matrices; compiled they are in `test_tridiagonal`."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import ai_zeros
 
 from rmtland.ensembles import tridiagonal
 from rmtland.ensembles.tridiagonal import QD, TRI, airy_zero, block_length
-from tests.ensembles.plain import counting, plain_draws, plain_kernels
+from tests.ensembles.plain import counting, plain_draws, plain_kernels, waves
 
 FORMS = pytest.mark.parametrize("form", [QD, TRI])
 
@@ -170,3 +172,83 @@ def test_longer_arrays_hold_what_was_there(plain):
     longer = plain._grown(np.array([3.0, 1.0, 2.0]), 5, 2)
     assert longer.shape == (5,)
     assert longer[:2].tolist() == [3.0, 1.0]
+
+
+@pytest.fixture
+def wavy(monkeypatch):
+    return plain_kernels(tridiagonal, monkeypatch, **waves())
+
+
+@pytest.mark.parametrize(("form", "above"), [(QD, True), (QD, False), (TRI, True)])  # minus the largest at sign -1
+def test_extremes_of_replicates_by_growing_blocks(wavy, form, above, monkeypatch):
+    n, p, total = (50.0, 45.0, 44) if form == QD else (44.0, 0.0, 44)
+    spike, sign = (4.0, 1.0) if form == QD else (20.0, -1.0)
+    words = np.array([7], dtype=np.uint64)
+    exact, seen, entries = [], [], []
+    for index in (3, 4):
+        a, b = np.empty(total), np.empty(total)
+        state = np.array([1000 * index + 7], dtype=np.uint64)
+        wavy.fill(form, n, p, 1.0, spike, sign, 0, total, a, b, state)
+        entries.append((a, b))
+        matrix = dense(form, a, b, total)
+        values, vectors = np.linalg.eigh(matrix)
+        order = slice(None, None, -1) if above else slice(None)
+        exact.append(values[order])
+        if form == QD:
+            seen.append(a[0] * vectors[0, order] ** 2 / values[order])
+        else:
+            seen.append(vectors[0, order] ** 2)
+        again, others = np.empty(total), np.empty(total)
+        wavy.draw(form, n, p, 1.0, spike, total, words, index, again, others)
+        np.testing.assert_allclose(again, sign * a if form == TRI else a)
+        np.testing.assert_allclose(others, b)
+    exact, seen = np.array(exact), np.array(seen)
+
+    def is_cut_well(i, m, k, scale):
+        """Whether what is cut off moves the k-th vector's product by 1e-8 scales at most."""
+        a, b = entries[i]
+        end = np.linalg.eigh(dense(form, a, b, m))[1][-1, -k if above else k - 1]
+        return end**2 * b[m - 1] * (n - m if form == QD else 1) <= (1e-8 * scale) ** 2
+
+    edge = exact[:, 0].mean()
+    filled, fill = [], tridiagonal.fill
+    monkeypatch.setattr(tridiagonal, "fill", lambda *args: filled.append(args[6:8]) or fill(*args))
+    for k, kernel in ((1, wavy.outermost), (1, wavy.extremes), (3, wavy.extremes)):
+        for rows, scale in ((4, 0.5), (4, 3.0), (total, 0.5)):
+            del filled[:]
+            values, overlaps = np.zeros((2, k)), np.zeros((2, k))
+            given = form, n, p, 1.0, spike, sign, total, rows, edge, scale, above, k, words, 3
+            longest = kernel(*given, values, overlaps)
+            assert longest == max(last for _, last in filled)
+            assert [first for first, _ in filled].count(0) == 2
+            for (_, before), (first, last) in itertools.pairwise(filled):
+                assert (first, last) in ((0, rows), (before, min(total, before + before // 2 + 1)))
+            replicate = -1
+            for j, (first, m) in enumerate(filled):
+                replicate += first == 0
+                goes_on = j + 1 < len(filled) and filled[j + 1][0] > 0
+                assert goes_on == (m < total and not is_cut_well(replicate, m, k, scale))
+            np.testing.assert_allclose(values, exact[:, :k], atol=1e-8 * scale if rows < total else 1e-10)
+            np.testing.assert_allclose(overlaps, seen[:, :k], atol=1e-6)
+            again = np.zeros((2, k))
+            del filled[:]
+            assert kernel(*given, again, np.zeros((0, 0))) == longest
+            np.testing.assert_array_equal(again, values)
+
+
+@pytest.mark.parametrize("m", [1, 2, 6])
+def test_square_bidiagonals_have_the_same_products(plain, m):
+    a, b, _ = block(QD, m)
+    a, b = a[:m], b[:m]
+    for zero in (False, True):
+        if zero and m > 2:
+            a[2] = b[2] = 0.0
+            a[3] = b[1] = 0.0
+        q, e = a.copy(), b.copy()
+        plain.square_qd(q, e)
+        assert e[-1] == 0
+        upper = np.diag(np.sqrt(q)) + np.diag(np.sqrt(e[:-1]), 1)
+        product, expected = upper.T @ upper, dense(QD, a, b, m)
+        np.testing.assert_allclose(np.linalg.eigvalsh(product), np.linalg.eigvalsh(expected), atol=1e-10)
+        if not zero:
+            np.testing.assert_allclose(product, expected, atol=1e-12)
