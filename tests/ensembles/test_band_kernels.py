@@ -205,13 +205,12 @@ def test_outermost_eigenvalues_of_replicates_by_growing_blocks(wavy, name, above
     counts, real = [], banded.factor
     monkeypatch.setattr(banded, "factor", lambda *args: counts.append(args[1]) or real(*args))
     blocks, assembled = [], banded.assemble
-    for block, with_overlaps in ((6, True), (5, False), (total, False)):
+    for block, scale, with_overlaps in ((6, 1.0, True), (5, 0.1, False), (5, 20.0, False), (total, 1.0, False)):
         values, overlaps = np.zeros((2, 2)), np.zeros((2 if with_overlaps else 0, 2, 2))
         monkeypatch.setattr(banded, "assemble", lambda *args: blocks.append(args[3]) or assembled(*args))
         del blocks[:], counts[:]
-        longest = wavy.band_extremes(
-            form, n, p, 1.0, spikes, total, block, 1.0, above, 2, words, 3, values, overlaps
-        )  # fmt: skip
+        given = form, n, p, 1.0, spikes, total, block, scale, above, 2, words, 3
+        longest = wavy.band_extremes(*given, values, overlaps)
         assert longest == max(blocks)
         assert blocks.count(block) == 2
         for before, after in itertools.pairwise(blocks):
@@ -219,6 +218,7 @@ def test_outermost_eigenvalues_of_replicates_by_growing_blocks(wavy, name, above
         # Halvings of a bracket to rounding, and one factor for a vector.
         assert len(counts) <= len(blocks) * (2 * 58 + (2 if with_overlaps else 1))
         monkeypatch.setattr(banded, "assemble", assembled)
+        split = len(blocks) - blocks[::-1].index(block) - 1
         for i, index in enumerate((3, 4)):
             rows, band = np.zeros((num_rows, 3), complex), np.zeros((total, 3), complex)
             wavy.draw_band(form, n, p, 1.0, spikes, words, index, rows, band)
@@ -229,10 +229,19 @@ def test_outermost_eigenvalues_of_replicates_by_growing_blocks(wavy, name, above
             if form == QD:
                 factor = dense_of(rows, total)
                 np.testing.assert_allclose(dense, factor.conj().T @ factor, atol=1e-10 * np.abs(dense).max())
+            tried = (blocks[:split], blocks[split:])[i]
+            for m in tried:
+                part = np.zeros((m, 3), complex)
+                wavy.assemble(form, rows, min(num_rows, m + 2) if form == QD else m, m, part)
+                end = np.linalg.eigh(from_band(part))[1][-2:, -2 if above else 1]
+                cut = np.linalg.norm(end) ** 2 * (part[m - 3, 0].real ** 2 if form == QD else n)
+                assert (m != tried[-1]) == (m < total and cut > (1e-8 * scale) ** 2)
             exact, vectors = np.linalg.eigh(dense)
             if above:
                 exact, vectors = exact[::-1], vectors[:, ::-1]
-            np.testing.assert_allclose(values[i], exact[:2], atol=1e-7 if block < total else 1e-11 * abs(exact).max())
+            np.testing.assert_allclose(
+                values[i], exact[:2], atol=1e-7 * scale if block < total else 1e-11 * abs(exact).max()
+            )
             if with_overlaps:
                 seen = (
                     abs(vectors[:2]).T ** 2 if form == TRI else abs(factor[:2] @ vectors).T ** 2 / exact[:, np.newaxis]
