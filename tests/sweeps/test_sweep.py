@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import types
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +26,12 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
-from rmtland.sweeps import engines
+from rmtland.sweeps import engines, work
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.progress import reporter
 from rmtland.sweeps.provenance import fingerprint, qualified_name
-from rmtland.sweeps.work import Batch, cell_generator
+from rmtland.sweeps.work import Batch, Variable, cell_generator, run_cells
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
 from .functions import threads as count_threads
@@ -99,6 +100,42 @@ def test_batches_take_half_a_second_and_at_least_one_cell():
         run.size, run.left, run.engine = 100, left, SimpleNamespace(capacity=lambda workers=workers: workers)
         store.schema = {"x": np.empty((1, number)), "y": np.empty((0, 3))}
         assert run._batch_size() == size
+
+
+@pytest.mark.parametrize(
+    ("flushing", "most", "least"),
+    [
+        (0.0, 2**26, 0.25),
+        (0.01, 2**26, 1.0),  # a hundredth of the time is spent on it
+        (0.01, 20, 0.0),  # what waits is large
+    ],
+)
+def test_results_are_stored_soon_but_not_all_the_time(monkeypatch, flushing, most, least):
+    """Cells of a tenth of a second by a clock that stands still elsewhere, in batches of two at most."""
+    now, times, flush = [100.0], [100.0], store_module.SweepStore.flush
+
+    def timed(task, schema, cells):
+        now[0] += 0.1 * cells.size
+        batch = run_cells(task, schema, cells)
+        batch.seconds = 0.1 * cells.size
+        return batch
+
+    def flushed(store):
+        flush(store)
+        times.append(now[0])
+        store.flush_seconds = flushing
+
+    monkeypatch.setattr(running_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(running_module, "DIRTY_BYTES", most)
+    monkeypatch.setattr(running_module, "BATCH_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "run_cells", timed)
+    monkeypatch.setattr(store_module.SweepStore, "flush", flushed)
+    rl.sweep(deterministic, {"a": np.arange(40)}, workers=1)
+    first, *waits = np.diff(times[:-1])  # the last time is the end
+    assert min(0.25, least) <= first < 0.251 + 0.2
+    assert len(waits) >= 2
+    assert (np.array(waits) > least - 1e-9).all()
+    assert (np.array(waits) < least + 0.201).all()
 
 
 @given(
@@ -623,6 +660,30 @@ def test_results_that_have_no_names(result, message):
         rl.sweep(lambda a: result, {"a": [1]}, workers=1)
 
 
+@pytest.mark.parametrize(
+    ("value", "dims", "shape"),
+    [
+        (2, (), ()),
+        ((1.0, 2.0), ("x_0",), (2,)),
+        (([1.0, 2.0], [3.0, 4.0]), ("x_0", "x_1"), (2, 2)),
+        ((("k", 1.0)), ("k",), None),
+        (("k", [1.0, 2.0]), ("k",), (2,)),
+        ((["k", "l"], [[1.0, 2.0, 3.0]]), ("k", "l"), (1, 3)),
+        (SimpleNamespace(dims=["k"], values=np.array([True])), ("k",), (1,)),
+        (np.array([2**53, -(2**53)]), ("x_0",), (2,)),
+    ],
+)
+def test_results_with_and_without_names_of_their_axes(value, dims, shape):
+    if shape is None:
+        with pytest.raises(ValueError, match=r"result `x` must have an axis for each of \('k',\); got shape \(\)"):
+            work.checked_result({"x": value})
+        return
+    ((variable, stored),) = work.checked_result({"x": value}).values()
+    assert variable == Variable(dims, shape, False)
+    assert stored.dtype == np.float64
+    assert stored.shape == shape
+
+
 def test_other_names_and_kinds_in_later_cells():
     def changing(a):
         return {1: {"x": 1.0}, 2: {"y": 1.0}, 3: {"x": 1j}, 4: {"x": 2}}[a]
@@ -885,6 +946,83 @@ def test_results_that_fit_no_memory_want_a_store(tmp_path):
         MemoryError, match="results of 10000 cells needs .*GiB are free; name a `store` for them instead"
     ):
         rl.sweep(lambda rng: {"x": np.zeros(10**7)}, {}, 10**4, workers=1)
+
+
+def test_ctrl_c_waits_while_a_pool_is_made(monkeypatch):
+    """Which another thread takes while this one blocks it."""
+    end, seen, (told, wakes) = threading.Event(), [], socket.socketpair()
+    told.settimeout(10)
+    wakes.setblocking(False)
+    other = threading.Thread(target=end.wait)
+    other.start()
+
+    def interrupted(error=None):
+        with engines.interrupts_held():
+            seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # what processes inherit
+            os.kill(os.getpid(), signal.SIGINT)
+            told.recv(1)
+            seen.append("went on")
+            if error:
+                raise error
+
+    before, wakened = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(wakes.fileno())
+    try:
+        for error in (None, BrokenProcessPool()):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(error)
+            assert seen == [{signal.SIGINT}, "went on"]
+            seen.clear()
+            told.recv(1)
+            assert signal.getsignal(signal.SIGINT) is before
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    finally:
+        end.set()
+        signal.set_wakeup_fd(wakened)
+        told.close()
+        wakes.close()
+    with engines.interrupts_held():
+        pass
+    monkeypatch.delattr(signal, "pthread_sigmask")  # as on Windows
+    with engines.interrupts_held():
+        pass
+
+
+def test_a_second_ctrl_c_is_left_aside_where_it_can_be(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    with engines.undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def elsewhere():
+        with engines.undisturbed():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(elsewhere).result() is before
+    # A handler that is not Python's could not be put back.
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: 1 / 0)
+    with engines.undisturbed():
+        pass
+
+
+def test_threads_are_limited_again_once_more_libraries_are_there(monkeypatch):
+    calls = []
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda count: calls.append(("libraries", count)))
+    monkeypatch.setattr("numba.set_num_threads", lambda count: calls.append(("numba", count)))
+    monkeypatch.setattr(work, "_modules_seen", 0)
+    for number in (1, 1, 2):
+        monkeypatch.setitem(sys.modules, f"another{number}", types)
+        work.limit_threads()
+    assert calls == [("libraries", 1), ("numba", 1)] * 2
+
+
+def test_one_cell_runs_in_this_process(monkeypatch):
+    monkeypatch.setattr("rmtland.sweeps.engines.LocalEngine", lambda task, count: 1 / 0)
+    for workers in (None, 4):
+        result = rl.sweep(lambda a: {"process": os.getpid()}, {"a": [1]}, workers=workers)
+        assert int(result.process.item()) == os.getpid()
+    assert engines.SerialEngine(None).capacity() == 1
 
 
 def test_no_more_processes_than_cells(monkeypatch):
