@@ -227,8 +227,7 @@ class RandomEnergyModel:
 
     def _nodes(self) -> tuple[Floats, float]:
         """Nodes and step of the sums over y, or over z for sigma <= 1."""
-        nodes, step = self._panels(_STEP * min(1.0, self.sigma))
-        return np.append(nodes, nodes[-1] + step), step
+        return self._panels(_STEP * min(1.0, self.sigma))  # at the ends there is nothing left
 
     @cached_property
     def _phi(self) -> tuple[Floats, Floats, Floats]:

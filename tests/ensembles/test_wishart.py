@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import rmtland._arguments as arguments
 from rmtland.ensembles import _ensemble as module
+from rmtland.ensembles.wigner import GaussianEnsemble
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
 from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
@@ -232,6 +235,30 @@ def test_what_does_not_fit_names_what_does(monkeypatch):
         Wishart(10**6, 10**6).smallest()
     with pytest.raises(MemoryError, match="take a smaller `k` or `size`"):
         Wishart(1000, 1000).largest(500, size=10_000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize(
+    "make",
+    [
+        GaussianEnsemble,
+        lambda n, beta: Wishart(n, 2 * n, beta),
+        lambda n, beta: SpikedCovariance(n, n // 4, [3.0], beta),
+    ],
+    ids=["square", "wide", "tall"],
+)
+def test_a_matrix_needs_what_is_asked_for(make, beta, dtype, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "require_memory", lambda name, size, *more: asked.append(size))
+    model = make(200, beta=beta)
+    tracemalloc.start()
+    try:
+        model.matrix(rng=0, dtype=dtype)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.4 < peak / asked[0] < 1.25
 
 
 def test_eigenvalues_are_not_negative():

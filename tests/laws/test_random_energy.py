@@ -230,6 +230,19 @@ def test_matching_inverts_participation(states, log_sigma):
     assert again.sigma == pytest.approx(model.sigma, rel=1e-10 + 10 * lost)
 
 
+def test_matching_takes_few_models(monkeypatch):
+    """Where the participation is near 1/C, too, and where near 1."""
+    participation, calls = rl.RandomEnergyModel.participation, []
+    for states in (2, 10, 1000):
+        for sigma in (1e-4, 1e6):
+            target = rl.RandomEnergyModel(states, sigma).participation()
+            with monkeypatch.context() as patch:
+                patch.setattr(rl.RandomEnergyModel, "participation", lambda m: calls.append(m) or participation(m))
+                found = rl.RandomEnergyModel.from_participation(target, states)
+            assert found.sigma == pytest.approx(sigma, rel=1e-6)
+    assert len(calls) <= 140
+
+
 @settings(max_examples=25, deadline=None)
 @given(states=st.integers(2, 10**8), sigma=st.floats(1e-2, 1e3), factor=st.floats(1.01, 2))
 def test_monotone_in_sigma(states, sigma, factor):
