@@ -128,7 +128,7 @@ class RestartedLanczos:
                 self._require_symmetric(coefficients[self.locked : -2])
             elif j:
                 self._require_coupled(coefficients[self.locked : -1], j)
-            if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
+            if not left < 0.7 * length:
                 return left
             length, first = left, False
 

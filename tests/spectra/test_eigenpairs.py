@@ -375,6 +375,18 @@ def test_bad_eigenpairs(eigenpairs, error, message):
         rl.deflate(EYE, eigenpairs)
 
 
+@pytest.mark.parametrize(("off", "fits"), [(4e-4, True), (6e-4, False)])
+def test_columns_are_orthonormal_to_a_thousandth(off, fits):
+    long, turned = np.eye(4)[:, :2] * [1.0, 1 + off], np.eye(4)[:, :2]
+    turned[0, 1] = 2 * off
+    for columns in (long, turned):
+        if fits:
+            rl.deflate(EYE, ([1.0, 1.0], columns))
+        else:
+            with pytest.raises(ValueError, match="`eigenvectors` must be orthonormal"):
+                rl.deflate(EYE, ([1.0, 1.0], columns))
+
+
 def test_subspace_blocks_hold_what_is_wanted():
     with pytest.raises(ValueError, match="`block_size` must be >= 2; got 1"):
         rl.subspace_iteration(EYE, 2, block_size=1)

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import math
 import os
@@ -123,9 +124,10 @@ def test_results_are_stored_soon_but_not_all_the_time(monkeypatch, flushing, mos
     def flushed(store):
         flush(store)
         times.append(now[0])
-        store.flush_seconds = flushing
 
     monkeypatch.setattr(running_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock = itertools.count(7, flushing)
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(running_module, "DIRTY_BYTES", most)
     monkeypatch.setattr(running_module, "BATCH_SECONDS", 0.2)
     monkeypatch.setattr(engines, "run_cells", timed)
@@ -470,6 +472,16 @@ def test_functions_that_hold_other_values_are_other_functions(kind):
     assert one == same != other
 
 
+def test_arrays_are_known_by_their_values_whatever_their_order_and_kind():
+    table = np.arange(6.0).reshape(2, 3)
+    assert fingerprint(scaled(np.asfortranarray(table))) == fingerprint(scaled(table))
+    assert fingerprint(scaled(table.reshape(3, 2))) != fingerprint(scaled(table))
+    assert fingerprint(scaled(table.astype(np.float32))) != fingerprint(scaled(table))
+    objects = [scaled(np.array([f"{i}{10**j}", None], dtype=object)) for i in (1, 1, 2) for j in (20,)]
+    one, same, other = map(fingerprint, objects)
+    assert one == same != other
+
+
 def test_a_lambda_is_known_by_its_text_whatever_a_compiler_makes_of_it():
     compiled = [types.FunctionType(f.__code__.replace(co_consts=(*f.__code__.co_consts, "spare")), {}) for f in TWO]
     assert [fingerprint(f) for f in compiled] == [fingerprint(f) for f in TWO]
@@ -691,6 +703,21 @@ def test_other_names_and_kinds_in_later_cells():
     with pytest.warns(RuntimeWarning, match="every cell must return x, as the first does; got y"):
         result = rl.sweep(changing, {"a": [1, 2, 3, 4]}, workers=1)
     np.testing.assert_array_equal(result.status[:, 0], [1, 2, 2, 1])
+
+
+def test_cells_sent_before_there_was_a_schema_conform_or_fail():
+    cells, x, z = np.array([3, 4]), Variable((), (), False), Variable((), (), True)
+    same = Batch(cells, {"x": x}, {"x": np.ones(2)}, {}, 0.5)
+    failed = Batch(cells, {}, {}, {3: "a", 4: "b"}, 0.5)
+    real = Batch(cells, {"x": x}, {"x": np.ones(2)}, {}, 0.5)
+    assert running_module.conform(same, {"x": x}) is same
+    assert running_module.conform(failed, {"x": x}) is failed
+    assert running_module.conform(real, {"x": z}) is real  # real numbers are complex ones
+    found = running_module.conform(Batch(cells, {"x": z}, {"x": np.ones(2)}, {4: "its own"}, 0.5), {"x": x})
+    assert (found.schema, found.columns, found.seconds) == ({}, {}, 0.5)
+    assert found.errors[3].startswith("ValueError: result `x` must be real, as in the first cell")
+    assert (list(found.errors), found.errors[4]) == ([3, 4], "its own")
+    np.testing.assert_array_equal(found.cells, cells)
 
 
 @pytest.mark.parametrize("name", ["a", "status", "_error", "trial", "num_trials", "_byte", "statistic", 3, "k l"])
