@@ -128,3 +128,43 @@ def test_points_with_so_many_eigenvalues_above(case, finish, evaluations, monkey
     for value, goal in zip(x, goals, strict=True):
         assert float(exact_point(case, value)[1]) == pytest.approx(goal, rel=1e-8)
     np.testing.assert_allclose(solver.quantiles(goals), x, rtol=1e-8)
+
+
+def test_gaps_are_looked_for_at_five_places_between_known_bands():
+    case = CASES["two bands"]
+    solver = rough(case)
+    low, high = case.outer()[1:3]  # of the gap
+    assert solver.gap(1) is not None
+    assert solver.gap(3) is None
+    width = 12 * (high - low)
+    for share in (0.5, 0.25, 0.75, 0.1, 0.9):
+        start = 0.5 * (low + high) - share * width
+        solver.__dict__["_plain_gaps"] = np.array([9.0, start]), np.array([9.5, start + width]), np.array([0.0, 1.0])
+        assert low < solver.gap(1) < high
+        assert solver.boundary(1) == solver.gap(1)
+        assert solver.gap(2) is None
+    # A share of its own from the ends, where z rises but another number of eigenvalues is above.
+    solver.__dict__["_plain_gaps"] = np.array([2.0]), np.array([3.0]), np.array([1.0])
+    assert solver.gap(1) is None
+
+
+@pytest.mark.parametrize("name", ["two bands", "fewer than D", "with a Wigner matrix"])
+def test_without_a_gap_a_boundary_is_the_point_with_so_many_above(name):
+    solver = rough(CASES[name])
+    nothing = np.empty(0)
+    solver.__dict__["_plain_gaps"] = nothing, nothing, nothing
+    u = solver.boundary(1)
+    assert solver.count_above(u) == pytest.approx(1, abs=1e-9)
+
+
+def test_upper_edges(case):
+    edge = rough(case).upper_edge()
+    assert edge == pytest.approx(case.outer()[-1], rel=1e-12)
+
+
+def test_counts_beyond_the_spectrum():
+    solver = rough(CASES["more than D"])
+    assert solver.count_above(-0.5 + 0j) == CASES["more than D"].rank
+    assert solver.count_above(0j) == CASES["more than D"].rank
+    assert solver.count_above(5.0 + 0j) == 0
+    assert solver.quantiles(np.array([0.99999]) * solver.rank)[0] >= 0

@@ -97,6 +97,37 @@ def test_a_level_is_asked_once_at_a_point():
     assert asked == [1]
 
 
+def test_no_more_derivatives_are_asked_for_than_are_used():
+    asked = []
+
+    class Recorded(Atoms):
+        def at(self, point):
+            asked.append((point.order, point.logs))
+            return super().at(point)
+
+        def count_above(self, point):
+            asked.append((point.order, point.logs))
+            return super().count_above(point)
+
+    law = Subordination((Recorded(np.array([1.0]), np.array([1.0]), np.array([1.0])),), 4.0)
+    u = 0.3 + 0.2j
+    for call, order in (
+        (lambda: law.map(u), (2, False)),
+        (lambda: law.map(u, False), (1, False)),
+        (lambda: law.potential(u), (2, True)),
+        (lambda: law.potential(u, False), (1, True)),
+        (lambda: law.vector_square, (0, False)),
+        (lambda: law.power_at(u), (0, False)),
+        (lambda: law.rates(u), (2, False)),
+        (lambda: law.power_sums, (2, False)),
+        (lambda: law.atoms_above(0.5), (0, False)),
+        (lambda: law.evaluate(u), (1, False)),
+    ):
+        call()
+        assert asked == [order]
+        del asked[:]
+
+
 SERIES = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
 SERIES[:, 0] += 8 * np.eye(4)
 
