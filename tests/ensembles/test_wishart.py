@@ -229,6 +229,11 @@ def test_what_does_not_fit_names_what_does(monkeypatch):
         Wishart(100_000, 200_000).eigenvalues()
     with pytest.raises(MemoryError, match="take a smaller `chunk_size` instead"):
         next(Wishart(10_000, 20_000).iterate_eigenvalues(1000, chunk_size=500))
+    # One chunk after the other, each of what fits.
+    chunks = Wishart(8, 10).iterate_eigenvalues(2048, chunk_size=1024)
+    monkeypatch.setattr(arguments, "available_memory", lambda: 160_000)
+    assert [len(chunk) for chunk in chunks] == [1024, 1024]
+    monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
     with pytest.raises(MemoryError, match="a result of 1000000 x 1 eigenvalues needs .* smaller `k` or `size`"):
         Wishart(10_000, 20_000).largest(size=10**6)
     with pytest.raises(MemoryError, match="no row can be cut at the hard edge"):
