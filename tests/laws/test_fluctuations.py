@@ -51,16 +51,30 @@ def test_an_eigenvalue_on_a_circle_asks_for_very_many_points():
 
 
 def test_circles_between_gaps_keep_clear_of_what_is_known():
-    t = np.array([1.0, 2.0, 4.0, 5.0])
-    solver = Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
-    centre, radius = _around(solver, 1.5, 4.5, 2, 3)
-    assert (abs(np.array([2.0, 4.0]) - centre) < radius).all()
-    assert (abs(np.array([1.0, 5.0]) - centre) > radius).all()
+    """Half way, in ratios, from the atoms within to the nearest one outside."""
+    t = np.array([1.0, 2.0, 4.0, 5.5])
+
+    def solver():
+        return Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
+
+    assert _around(solver(), 1.5, 4.5, 2, 3) == pytest.approx((3.0, 2**0.5))
+    assert _around(solver(), 1.5, 7.0, 1, 3) == pytest.approx((3.75, (1.75 * 2.75) ** 0.5))
+    assert _around(solver(), 3.0, 7.0, 1, 2) == pytest.approx((4.75, (0.75 * 2.75) ** 0.5))
+    # Of a lone one the place is known to a twentieth of the distance to the others.
+    assert _around(solver(), 1.5, 3.5, 3, 3) == pytest.approx((2.0, 0.05**0.5))
     # Another number of eigenvalues than of atoms between: through both places.
-    assert _around(solver, 1.5, 4.5, 2, 2) == (3.0, 1.5)
+    for first, last in ((2, 2), (2, 4), (3, 3), (1, 3)):
+        assert _around(solver(), 1.5, 4.5, first, last) == (3.0, 1.5)
     # Places that were found count before atoms: of the second eigenvalue and its neighbours here.
-    solver.found.extend([(0.5, 5.5), (1.5, 4.8), (2.5, 1.0)])
-    centre, radius = _around(solver, 3.0, 5.2, 2, 2)
-    assert centre == 4.8
-    assert radius < 5.5 - centre
-    assert radius < centre - 1.0
+    known = solver()
+    known.found.extend([(0.5, 5.5), (1.5, 4.8), (2.5, 1.0), (2.25, 3.0)])
+    assert _around(known, 3.0, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.7))
+    assert _around(known, 3.0, 6.0, 1, 2) == pytest.approx((5.15, (0.35 * 0.85) ** 0.5))
+    assert _around(known, 0.7, 5.2, 2, 3) == pytest.approx((2.9, (1.9 * 2.2) ** 0.5))
+    assert _around(known, 3.0, 5.0, 3, 4) == (4.0, 1.0)  # the fourth is not known, and one atom is between
+    assert _around(known, 4.0, 7.0, 1, 1) == pytest.approx((5.5, 0.05**0.5 * 0.7))
+    # With no neighbour known, that is where the gaps are.
+    alone = solver()
+    alone.found.append((1.5, 4.8))
+    assert _around(alone, 3.0, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.4))
+    assert _around(alone, 4.6, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.2))
