@@ -41,15 +41,10 @@ def test_chunks_are_where_their_cells_are():
     for number in range(4):
         cells = np.arange(15).reshape(3, 5)[array.region(number)]
         assert cells.ravel().tolist() == [cell for cell in range(15) if expected[cell] == number]
-    for key in (
-        (slice(None), slice(0, 3)),
-        (2, 4),
-        (np.array([0, 1]), slice(3, None)),
-        (slice(2, 3), np.array([0, 4])),
-    ):
-        picked = np.arange(15).reshape(3, 5)[
-            np.ix_(*(np.atleast_1d(np.arange(n)[k]) for k, n in zip(key, (3, 5), strict=True)))
-        ]
+    picks = (slice(None), slice(0, 3)), (2, 4), (np.array([0, 1]), slice(3, None)), (slice(2, 3), np.array([0, 4]))
+    for key in picks:
+        rows, columns = (np.atleast_1d(np.arange(n)[part]) for part, n in zip(key, (3, 5), strict=True))
+        picked = np.arange(15).reshape(3, 5)[np.ix_(rows, columns)]
         assert array.touched(key) == sorted({expected[cell] for cell in picked.ravel()})
 
 
