@@ -184,7 +184,7 @@ class RestartedLanczos:
             steps = 1 if self._looks_cost_little() else _steps_to_go(before, (self.size, worst))
             next_check, before = self.size + steps, (self.size, worst)
             if full and not self.budget.spent:
-                keep = min(max(picked.size, 1) + (self.capacity - picked.size) // 2, self.capacity - 1)
+                keep = min(picked.size + (self.capacity - picked.size) // 2, self.capacity - 1)
                 self.restart(goal.order, keep)
                 next_check, before = keep + 1, None
         return False

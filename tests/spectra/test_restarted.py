@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from rmtland.spectra._restarted import Budget, Goal, RestartedLanczos, _steps_to_go
-from rmtland.spectra.eigenpairs import ORDERS
+from rmtland.spectra import eigenpairs
+from rmtland.spectra._restarted import Budget, Goal, RestartedLanczos
+from rmtland.spectra.eigenpairs import ORDERS, _basis_size, _missed, collected
 from rmtland.spectra.operators import SymmetricOperator
 
 GOAL = Goal(ORDERS["largest"], 2, 1e-3)  # of values of 1: residuals of 1e-3 are converged
@@ -59,7 +60,7 @@ def test_of_short_vectors_looks_are_half_of_what_is_left_apart():
     assert 66 <= shorter.budget.done <= 68
 
 
-@pytest.mark.parametrize(("capacity", "kept"), [(3, 2), (4, 3), (5, 3), (20, 11)])
+@pytest.mark.parametrize(("capacity", "kept"), [(2, 1), (3, 2), (4, 3), (5, 3), (20, 11)])
 def test_what_a_restart_keeps_leaves_room_for_a_step(capacity, kept):
     process = Process(10**6, capacity, capacity + 3, [1.0, 1.0])
     assert not process.go()
@@ -98,20 +99,60 @@ def test_converged_since_the_last_time_that_it_was_not():
         assert process.converged_after.tolist() == since
 
 
+@pytest.mark.parametrize("size", range(8))
+def test_orders_of_what_is_wanted(size):
+    values = np.random.default_rng(size).permutation(np.arange(size) - 2.5)
+    left, taken = sorted(values), []
+    while left:
+        taken.append(left.pop() if len(taken) % 2 == 0 else left.pop(0))
+    np.testing.assert_array_equal(values[ORDERS["both_ends"](values)], taken)
+    np.testing.assert_array_equal(values[ORDERS["largest"](values)], sorted(values)[::-1])
+    np.testing.assert_array_equal(values[ORDERS["smallest"](values)], sorted(values))
+    np.testing.assert_array_equal(values[ORDERS["magnitude"](values)], sorted(values, key=lambda v: (-abs(v), 0)))
+
+
+@pytest.mark.parametrize(("capacity", "most"), [(20, 2), (4, 2), (3, 1), (1, 1)])
+def test_missed_are_those_wanted_more_than_one_that_is_known(capacity, most):
+    process = Process(100, capacity, 100, [1.0, 1.0])
+    candidates = np.array([3.0, 4.5, 4.0 + 4e-3, 6.0, 4.0, 4.1])
+    missed = _missed(GOAL, np.array([5.0, 4.0]), process)
+    assert missed(candidates).tolist() == [3, 1][:most]  # largest first, of no more than are wanted
+    assert missed(candidates[[0, 2, 4]]).tolist() == []  # the fourth is known, to its tolerance
+    assert missed(candidates[[0, 5]]).tolist() == [1]
+    ends = Goal(ORDERS["both_ends"], 3, 1e-3)  # of which the second largest is wanted least
+    missed = _missed(ends, np.array([1.0, 5.0, 4.0]), process)
+    assert missed(np.array([4.5])).tolist() == [0]
+    assert missed(np.array([2.0])).tolist() == []
+    assert missed(np.array([0.5])).tolist() == [0]
+
+
+def test_pairs_are_held_against_the_tolerance_and_rounding():
+    rows, budget = np.eye(4)[[2, 0, 1, 3]], Budget(100, 40)
+    goal = Goal(ORDERS["largest"], 4, 1e-2)
+    values, residuals, since = [2.0, 0.0, 1.0, 3.0], [0.019, 7e-8, 0.011, 1e-12], [7, -1, 3, -1]
+    pairs = collected(rows, np.array(values), np.array(residuals), np.array(since), goal, 1.0, 1e-9, budget, True)
+    assert pairs.eigenvalues.tolist() == [0.0, 1.0, 2.0, 3.0]
+    np.testing.assert_array_equal(pairs.eigenvectors, rows[[1, 2, 0, 3]].T)
+    assert pairs.residuals.tolist() == [7e-8, 0.011, 0.019, 8e-9]  # rounding is eight times the noise
+    assert pairs.converged.tolist() == [True, False, True, True]  # 7e-8 < 16e-9 + 64e-9
+    assert pairs.converged_after.tolist() == [40, -1, 7, 40]
+    assert (pairs.num_products, pairs.multiplicity_checked) == (40, True)
+    worse = collected(rows, np.array(values), np.full(4, 9e-8), np.array(since), goal, 1.0, 1e-9, budget, False)
+    assert worse.converged.tolist() == [False, True, True, True]
+
+
 @pytest.mark.parametrize(
-    ("before", "now", "steps"),
+    ("dimension", "k", "asked", "vectors", "size"),
     [
-        (None, (100, 1e4), 10),
-        (None, (5, 1e4), 1),
-        ((90, 1e6), (100, 1.1e4), 10),  # two decades in ten steps, four to go
-        ((80, 1e6), (100, 1.1e4), 20),
-        ((70, 1e6), (100, 1e4), 20),  # a fifth at most
-        ((20, 1e6), (30, 1e4), 6),
-        ((90, 1e8), (100, 1.01), 1),
-        ((90, 1e4), (100, 1e4), 10),  # they do not fall
-        ((90, 1e4), (100, 1.0), 10),
-        ((90, 1e4), (100, 1.5), 1),
+        (10**4, 3, None, 10**6, 172),
+        (10**4, 3, None, 30, 30),
+        (10**4, 3, None, 10, 22),
+        (50, 3, None, 10**6, 50),
+        (10**4, 3, 7, 0, 7),
+        (50, 3, 90, 0, 50),
+        (5, 3, 5, 0, 5),
     ],
 )
-def test_steps_are_half_of_those_that_the_fall_so_far_promises(before, now, steps):
-    assert _steps_to_go(before, now) == steps
+def test_a_basis_takes_a_quarter_of_the_memory_at_most(dimension, k, asked, vectors, size, monkeypatch):
+    monkeypatch.setattr(eigenpairs, "available_memory", lambda: 4 * vectors * dimension * 8)
+    assert _basis_size(SymmetricOperator(None, dimension, np.zeros(0)), k, asked) == size
