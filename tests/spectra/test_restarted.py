@@ -114,11 +114,12 @@ def test_orders_of_what_is_wanted(size):
 @pytest.mark.parametrize(("capacity", "most"), [(20, 2), (4, 2), (3, 1), (1, 1)])
 def test_missed_are_those_wanted_more_than_one_that_is_known(capacity, most):
     process = Process(100, capacity, 100, [1.0, 1.0])
-    candidates = np.array([3.0, 4.5, 4.0 + 4e-3, 6.0, 4.0, 4.1])
+    candidates = np.array([3.0, 4.5, 4.007, 6.0, 4.0, 4.1])
     missed = _missed(GOAL, np.array([5.0, 4.0]), process)
     assert missed(candidates).tolist() == [3, 1][:most]  # largest first, of no more than are wanted
     assert missed(candidates[[0, 2, 4]]).tolist() == []  # the fourth is known, to its tolerance
     assert missed(candidates[[0, 5]]).tolist() == [1]
+    assert missed(np.array([4.009])).tolist() == [0]  # twice the tolerance is 0.008
     ends = Goal(ORDERS["both_ends"], 3, 1e-3)  # of which the second largest is wanted least
     missed = _missed(ends, np.array([1.0, 5.0, 4.0]), process)
     assert missed(np.array([4.5])).tolist() == [0]
@@ -129,15 +130,15 @@ def test_missed_are_those_wanted_more_than_one_that_is_known(capacity, most):
 def test_pairs_are_held_against_the_tolerance_and_rounding():
     rows, budget = np.eye(4)[[2, 0, 1, 3]], Budget(100, 40)
     goal = Goal(ORDERS["largest"], 4, 1e-2)
-    values, residuals, since = [2.0, 0.0, 1.0, 3.0], [0.019, 7e-8, 0.011, 1e-12], [7, -1, 3, -1]
-    pairs = collected(rows, np.array(values), np.array(residuals), np.array(since), goal, 1.0, 1e-9, budget, True)
+    values, residuals, since = [2.0, 0.0, 1.0, 3.0], [0.019, 7.9e-8, 0.011, 1e-12], [7, -1, 3, -1]
+    pairs = collected(rows, np.array(values), np.array(residuals), np.array(since), goal, 2.0, 5e-10, budget, True)
     assert pairs.eigenvalues.tolist() == [0.0, 1.0, 2.0, 3.0]
     np.testing.assert_array_equal(pairs.eigenvectors, rows[[1, 2, 0, 3]].T)
-    assert pairs.residuals.tolist() == [7e-8, 0.011, 0.019, 8e-9]  # rounding is eight times the noise
-    assert pairs.converged.tolist() == [True, False, True, True]  # 7e-8 < 16e-9 + 64e-9
+    assert pairs.residuals.tolist() == [7.9e-8, 0.011, 0.019, 8e-9]  # rounding is eight times the noise
+    assert pairs.converged.tolist() == [True, False, True, True]  # 7.9e-8 < 16e-9 + 64e-9
     assert pairs.converged_after.tolist() == [40, -1, 7, 40]
     assert (pairs.num_products, pairs.multiplicity_checked) == (40, True)
-    worse = collected(rows, np.array(values), np.full(4, 9e-8), np.array(since), goal, 1.0, 1e-9, budget, False)
+    worse = collected(rows, np.array(values), np.full(4, 8.1e-8), np.array(since), goal, 2.0, 5e-10, budget, False)
     assert worse.converged.tolist() == [False, True, True, True]
 
 
@@ -148,7 +149,7 @@ def test_pairs_are_held_against_the_tolerance_and_rounding():
         (10**4, 3, None, 30, 30),
         (10**4, 3, None, 10, 22),
         (50, 3, None, 10**6, 50),
-        (10**4, 3, 7, 0, 7),
+        (10**4, 3, 6, 0, 6),
         (50, 3, 90, 0, 50),
         (5, 3, 5, 0, 5),
     ],
@@ -156,3 +157,6 @@ def test_pairs_are_held_against_the_tolerance_and_rounding():
 def test_a_basis_takes_a_quarter_of_the_memory_at_most(dimension, k, asked, vectors, size, monkeypatch):
     monkeypatch.setattr(eigenpairs, "available_memory", lambda: 4 * vectors * dimension * 8)
     assert _basis_size(SymmetricOperator(None, dimension, np.zeros(0)), k, asked) == size
+    if asked == 6:
+        with pytest.raises(ValueError, match="`basis_size` must be >= 6; got 5"):
+            _basis_size(SymmetricOperator(None, dimension, np.zeros(0)), k, 5)
