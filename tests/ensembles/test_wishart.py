@@ -8,6 +8,7 @@ import rmtland._arguments as arguments
 from rmtland.ensembles import _ensemble as module
 from rmtland.ensembles.wigner import GaussianEnsemble
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from rmtland.laws.spikes import SpikedCovarianceLaw, SpikedWignerLaw
 from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
 from tests.ensembles.wick import covariance_moment
@@ -240,6 +241,25 @@ def test_what_does_not_fit_names_what_does(monkeypatch):
         Wishart(10**6, 10**6).smallest()
     with pytest.raises(MemoryError, match="take a smaller `k` or `size`"):
         Wishart(1000, 1000).largest(500, size=10_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "law", "coupling"),
+    [
+        (GaussianEnsemble(10**6), SpikedWignerLaw(1.0, [], 10**6), 10**3),
+        (Wishart(10**5, 4 * 10**5), SpikedCovarianceLaw(0.25, [], 4 * 10**5), 2 * 10**5),
+        (Wishart(4 * 10**5, 10**5), SpikedCovarianceLaw(4.0, [], 10**5), 2 * 10**5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_edges_of_the_models_are_those_of_the_laws(model, law, coupling, side):
+    place, scale, length = model._edge(side == "right")
+    centre, spread = law.edge(side)
+    assert place * model._unit == pytest.approx(abs(centre), rel=1e-4)
+    assert scale * model._unit == pytest.approx(spread, rel=1e-4)
+    # Along the rows an eigenvector solves Airy's equation: the couplings next to the edge, over the length squared.
+    assert coupling / length**2 == pytest.approx(scale, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
