@@ -1052,6 +1052,54 @@ def test_one_cell_runs_in_this_process(monkeypatch):
     assert engines.SerialEngine(None).capacity() == 1
 
 
+def test_engines_are_those_asked_for_and_are_ended(monkeypatch):
+    made, asked, threads = [], [], [7]
+
+    class Made:
+        def __init__(self, task, what):
+            made.append([task, what])
+
+        def close(self, broken):
+            made[-1].append("broken" if broken else "whole")
+
+    monkeypatch.setattr(engines, "LocalEngine", Made)
+    monkeypatch.setattr(engines, "DaskEngine", Made)
+    monkeypatch.setattr(engines, "require_memory", lambda what, size, instead: asked.append((what, size)))
+    monkeypatch.setattr("numba.get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr("numba.set_num_threads", threads.append)
+    limits = []
+    monkeypatch.setattr(
+        "threadpoolctl.threadpool_limits", lambda count: limits.append(count) or contextlib.nullcontext()
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0: {2, 5, 6}}[process], raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for workers, scheduler, missing, expected in (
+        (None, None, 100, 3), (None, None, 2, 2), (5, None, 100, 5), (5, None, 3, 3), (5, "tcp://x:1", 9, "tcp://x:1"),
+    ):  # fmt: skip
+        with engines.make_engine("task", workers, scheduler, missing) as engine:
+            assert isinstance(engine, Made)
+        with pytest.raises(ZeroDivisionError), engines.make_engine("task", workers, scheduler, missing):
+            raise ZeroDivisionError
+        assert made == [["task", expected, "whole"], ["task", expected, "broken"]]
+        assert asked == ([] if scheduler else [(f"starting {expected} processes", 1e8 * expected)] * 2)
+        made.clear()
+        asked.clear()
+    for workers, missing in ((1, 100), (5, 1), (None, 1)):
+        with contextlib.suppress(KeyError), engines.make_engine("task", workers, None, missing) as engine:
+            assert (type(engine), engine.task) == (engines.SerialEngine, "task")
+            assert (threads, limits) == ([7, 1], [1])
+            raise KeyError
+        assert threads == [7, 1, 7]
+        del threads[1:], limits[:]
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on a Mac
+    for processors, expected in ((4, 4), (None, None)):
+        monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
+        with engines.make_engine("task", None, None, 100) as engine:
+            assert isinstance(engine, Made if expected else engines.SerialEngine)
+        if expected:
+            assert made.pop() == ["task", expected, "whole"]
+
+
 def test_no_more_processes_than_cells(monkeypatch):
     counts = []
     monkeypatch.setattr("rmtland.sweeps.engines.LocalEngine", lambda task, count: counts.append(count) or 1 / 0)
