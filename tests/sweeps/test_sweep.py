@@ -1100,6 +1100,20 @@ def test_engines_are_those_asked_for_and_are_ended(monkeypatch):
             assert made.pop() == ["task", expected, "whole"]
 
 
+def test_a_cluster_is_asked_for_its_threads_once_a_second(monkeypatch):
+    pytest.importorskip("distributed")
+    engine, now, asked = object.__new__(engines.DaskEngine), [50.0], []
+    answers = iter([{}, {"a": 2, "b": 3}, {"a": 1}])
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    engine.client = SimpleNamespace(nthreads=lambda: asked.append(now[0]) or next(answers))
+    engine.threads, engine.asked = 0, -math.inf
+    found = []
+    for now[0] in (50.0, 50.9, 51.1, 52.0, 52.2):
+        found.append(engine.capacity())
+    assert found == [1, 1, 5, 5, 1]  # one where there are none, so that an adaptive cluster gets going
+    assert asked == [50.0, 51.1, 52.2]
+
+
 def test_no_more_processes_than_cells(monkeypatch):
     counts = []
     monkeypatch.setattr("rmtland.sweeps.engines.LocalEngine", lambda task, count: counts.append(count) or 1 / 0)
