@@ -277,10 +277,16 @@ def test_bad_input():
     for participation in (0.1, 0.05, 1.0, 2.0, math.nan):
         with pytest.raises(ValueError, match=r"`participation` must be > 0.1 and < 1; got"):
             rl.RandomEnergyModel.from_participation(participation, 10)
-    with pytest.raises(
-        ValueError, match=r"`participation` must be reached by a sigma between 1e-6 and 1e12 at 10 states"
-    ):
-        rl.RandomEnergyModel.from_participation(np.nextafter(1.0, 0), 10)
+    for participation in (np.nextafter(1.0, 0), np.nextafter(0.1, 1)):
+        with pytest.raises(
+            ValueError, match=r"`participation` must be reached by a sigma between 1e-6 and 1e12 at 10 states"
+        ):
+            rl.RandomEnergyModel.from_participation(participation, 10)
+    for sigma in (5e-6, 5e11):
+        model = rl.RandomEnergyModel(10, sigma)
+        assert rl.RandomEnergyModel.from_participation(model.participation(), 10).sigma == pytest.approx(
+            sigma, rel=1e-2
+        )
     with pytest.raises(ValueError, match=r"`relative_sigma` must be > 0; got 0"):
         rl.RandomEnergyLimit(0.0)
     with pytest.raises(ValueError, match=r"`base` must be > 1; got 0.5"):
