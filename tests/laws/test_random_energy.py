@@ -267,6 +267,10 @@ def test_a_million_states():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"`num_states` must be >= 2 and <= 1000.*; got 1$"):
         rl.RandomEnergyModel(1, 1.0)
+    for make in (lambda n: rl.RandomEnergyModel(n, 1.0), lambda n: rl.RandomEnergyModel.from_participation(0.5, n)):
+        assert make(10**100).num_states == 10**100
+        with pytest.raises(ValueError, match=r"`num_states` must be >= 2 and <= 10{100}; got 10+\.\.\.$"):
+            make(10**100 + 1)
     with pytest.raises(TypeError, match=r"`num_states` must be an integer; got 2.5"):
         rl.RandomEnergyModel(2.5, 1.0)
     for sigma in (0.0, -1.0, math.nan, math.inf):
