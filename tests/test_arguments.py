@@ -262,6 +262,12 @@ def test_memory_without_a_limit_is_the_machines(tmp_path, monkeypatch, limit):
     assert arguments.available_memory() > GIB // 2
 
 
+def test_long_values_are_cut_to_what_is_asked_for():
+    assert shown("x" * 78) == repr("x" * 78)
+    assert shown("x" * 79) == repr("x" * 79)[:77] + "..."
+    assert [shown(12345, most) for most in (4, 5, 6)] == ["1...", "12345", "12345"]
+
+
 def test_functions_lists_and_kinds():
     assert arguments.function("after", len) is len
     assert arguments.function("after", None, optional=True) is None

@@ -1,3 +1,8 @@
+import errno
+import fcntl
+import os
+import stat
+
 import pytest
 
 from rmtland._files import replace_file, replace_text, unused_name
@@ -39,3 +44,24 @@ def test_a_lock_that_somebody_took_away_is_let_go_all_the_same(tmp_path):
         with lock:
             lock.path.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_in_a_folder_to_be_made_is_a_file_that_all_may_read(tmp_path):
+    before = os.umask(0)
+    try:
+        with RunLock(tmp_path / "a" / "b" / "store", "sweep") as lock:
+            assert stat.S_IMODE(lock.path.stat().st_mode) == 0o666  # less what the user's mask takes
+    finally:
+        os.umask(before)
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_where_nothing_can_be_locked_nothing_runs(tmp_path, monkeypatch):
+    """A file that stands for a lock would outlive a run that was killed."""
+
+    def missing(file, operation):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises((OSError, NotImplementedError)), RunLock(tmp_path / "store", "sweep"):
+        pass

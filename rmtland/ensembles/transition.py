@@ -208,5 +208,5 @@ def bbp_transition(
 def _limits(ratio: float, spikes: npt.ArrayLike) -> tuple[Floats, Floats]:
     law = SpikedCovarianceLaw(ratio, spikes)  # type: ignore[arg-type]
     right = law.is_outlier & (law.spikes > 1)
-    edge = float(np.ravel(law.bulk.support)[-1])
+    _, edge = law.bulk.support
     return np.where(right, law.locations, edge), np.where(right, law.overlaps, 0.0)

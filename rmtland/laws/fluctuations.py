@@ -58,12 +58,11 @@ def ratio_deviation(equation: Subordination, dimension: float) -> float:
     t1, t2 = traces[0], traces[1]
     trace, square = d * t1, d * t1**2 + d * (d + 1) * t2
     first, mixed, second = covariance_of_powers(traces, d)
-    if own > 0:
-        # Of tr(G + S)^2 = tr G^2 + 2 tr G S + tr S^2, S Gaussian: Var(tr G S) = 2 own E tr G^2, all else independent.
-        first += 2 * d * own
-        mixed += 4 * d * own * t1
-        second += 8 * own * square + 4 * d * (d + 1) * own**2
-        square += d * (d + 1) * own
+    # Of tr(G + S)^2 = tr G^2 + 2 tr G S + tr S^2, S Gaussian: Var(tr G S) = 2 own E tr G^2, all else independent.
+    first += 2 * d * own
+    mixed += 4 * d * own * t1
+    second += 8 * own * square + 4 * d * (d + 1) * own**2
+    square += d * (d + 1) * own
     variance = first / square - mixed * trace / square**2 + second * trace**2 / (4 * square**3)
     return math.sqrt(max(float(variance), 0.0))
 

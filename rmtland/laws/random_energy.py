@@ -98,7 +98,7 @@ class RandomEnergyModel:
         -----
         sigma has a relative error of about 1e-15 / (C participation - 1) near the lower end.
         """
-        states = integer("num_states", num_states, at_least=2, at_most=10**100)
+        states = cls(num_states, 1.0).num_states  # checked
         target = real("participation", participation, above=1 / states, below=1)
 
         def excess(log_sigma: float) -> float:
@@ -227,8 +227,7 @@ class RandomEnergyModel:
 
     def _nodes(self) -> tuple[Floats, float]:
         """Nodes and step of the sums over y, or over z for sigma <= 1."""
-        nodes, step = self._panels(_STEP * min(1.0, self.sigma))
-        return np.append(nodes, nodes[-1] + step), step
+        return self._panels(_STEP * min(1.0, self.sigma))  # at the ends there is nothing left
 
     @cached_property
     def _phi(self) -> tuple[Floats, Floats, Floats]:

@@ -191,7 +191,8 @@ class Solver:
         def at(r: float) -> tuple[complex, float, float]:
             u = complex(r, self.height(r))
             value, slope = self.equation.map(u if u.imag > 0 else r)
-            climb = abs(slope) ** 2 / np.real(slope) if u.imag > 0 else np.real(slope)
+            with np.errstate(divide="ignore"):
+                climb = abs(slope) ** 2 / np.real(slope) if u.imag > 0 else np.real(slope)
             return u, error(u, float(np.real(value))), float(climb) * rate(u)
 
         low, high = self._bounds(lambda r: at(r)[1], near, *bounds)

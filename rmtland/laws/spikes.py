@@ -159,8 +159,11 @@ class SpikedCovarianceLaw(Spikes):
         ell (1 + ratio / (ell - 1)) for an outlier; else the edge of the bulk that it sticks to, the right one for
         ell >= 1. On a general bulk a spike among the population of a band has no edge: its place in the band is given.
         """
-        low, high = (float(edge) for edge in np.ravel(self.bulk.support)[[0, -1]])
-        place = np.where(self.spikes < 1, low, high) if self.general_bulk is None else self._places
+        if self.general_bulk is None:
+            low, high = self.bulk.support
+            place = np.where(self.spikes < 1, low, high)
+        else:
+            place = self._places
         result: Floats = np.where(self.is_outlier, self._map[0], place)
         return result
 

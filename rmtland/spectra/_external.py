@@ -95,7 +95,6 @@ def lobpcg(
     budget.done += 2
     prototype = _vectors.working_prototype(operator)
     block = rng.standard_normal((operator.dimension, goal.count)).astype(to_numpy(prototype).dtype)
-    iterations = max(1, (budget.limit - budget.done) // goal.count - 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its own word on convergence; we measure
         warnings.simplefilter("ignore", LinAlgWarning)
@@ -108,6 +107,8 @@ def lobpcg(
             largest = float(np.linalg.norm(operator @ images) / max(np.linalg.norm(images), np.finfo(float).tiny))
             tolerance = max(tolerance, operator.rounding * largest)
             budget.done += goal.count
+        # SciPy's takes a block before the first iteration and two after the last, residuals of our own another one.
+        iterations = max(1, (budget.limit - budget.done) // goal.count - 4)
         columns = scipy_lobpcg(
             _linear(operator, prototype, budget), block, largest=which == "largest", maxiter=iterations,
             tol=max(tolerance, np.finfo(float).tiny),

@@ -128,7 +128,7 @@ class RestartedLanczos:
                 self._require_symmetric(coefficients[self.locked : -2])
             elif j:
                 self._require_coupled(coefficients[self.locked : -1], j)
-            if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
+            if not left < 0.7 * length:
                 return left
             length, first = left, False
 
@@ -184,7 +184,7 @@ class RestartedLanczos:
             steps = 1 if self._looks_cost_little() else _steps_to_go(before, (self.size, worst))
             next_check, before = self.size + steps, (self.size, worst)
             if full and not self.budget.spent:
-                keep = min(max(picked.size, 1) + (self.capacity - picked.size) // 2, self.capacity - 1)
+                keep = min(picked.size + (self.capacity - picked.size) // 2, self.capacity - 1)
                 self.restart(goal.order, keep)
                 next_check, before = keep + 1, None
         return False

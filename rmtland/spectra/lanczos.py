@@ -314,7 +314,7 @@ class Recurrence:
             left = _vectors.norm(w)
             if count > 2:
                 self._require_symmetric(float(namespace(w).max(namespace(w).abs(coefficients[:-2]))), 0.0, self.scale)
-            if not left < 0.7 * length or left <= 10 * self.epsilon * self.scale:
+            if not left < 0.7 * length:
                 return left
             length = left
 
@@ -329,7 +329,6 @@ class Recurrence:
             self.beta.append(beta)
             return
         self.beta.append(0.0)
-        out *= 0.0
         self.reopen()
 
     def reopen(self) -> None:

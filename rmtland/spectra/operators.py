@@ -16,6 +16,11 @@ from rmtland._arguments import integer, real, require_memory
 from rmtland._arrays import Array, double, is_floating, is_torch, like, namespace, to_numpy, zeros
 
 
+def block_width(dimension: int) -> int:
+    """Vectors at a time: as many as 64 MiB hold in float64."""
+    return max(1, 2**26 // (8 * max(dimension, 1)))
+
+
 @dataclass(frozen=True, eq=False)
 class SymmetricOperator:
     """A real symmetric D x D matrix known by its products.
@@ -246,7 +251,7 @@ class SymmetricOperator:
         block_size : int, optional
             Columns at a time, k; by default as many as 64 MiB hold in float64.
         """
-        width = max(1, min(self.dimension, 2**26 // (8 * max(self.dimension, 1))))
+        width = block_width(self.dimension)
         if block_size is not None:
             width = integer("block_size", block_size, at_least=1)
         for start in range(0, self.dimension, width):

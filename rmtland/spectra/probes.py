@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rmtland._arguments import Seed, generator, integer, real, require_memory
 from rmtland._arrays import Array, all_finite, double, is_torch, like, namespace, to_numpy
 from rmtland.spectra import _vectors
-from rmtland.spectra.operators import SymmetricOperator
+from rmtland.spectra.operators import SymmetricOperator, block_width
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,11 +24,6 @@ MOST_PRODUCTS = 3000
 
 FIRST_STAGE = 30
 """Products of an estimate with a tolerance before it looks at its error for the first time."""
-
-
-def block_width(dimension: int) -> int:
-    """Vectors at a time: as many as 64 MiB hold in float64."""
-    return max(1, 2**26 // (8 * max(dimension, 1)))
 
 
 def rademacher(operator: SymmetricOperator, width: int, rng: np.random.Generator) -> Array:

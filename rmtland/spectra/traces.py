@@ -12,8 +12,8 @@ import numpy.typing as npt
 from rmtland._arguments import Seed, choice, finite_array, generator, integer
 from rmtland._arrays import Array, double, is_torch, namespace, to_numpy, told, widest, zeros
 from rmtland.spectra._vectors import require_symmetric_products
-from rmtland.spectra.operators import SymmetricOperator, as_operator
-from rmtland.spectra.probes import NUM_PRODUCTS, Run, block_width, exchange, products, rademacher
+from rmtland.spectra.operators import SymmetricOperator, as_operator, block_width
+from rmtland.spectra.probes import NUM_PRODUCTS, Run, exchange, products, rademacher
 
 Floats = npt.NDArray[np.float64]
 

@@ -199,20 +199,34 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[Any] = []
     try:
-        yield
+        # What this thread blocks another one takes, if there is any: Zarr's.
+        with _answered_by(lambda *_: came.append(True)):
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """A second Ctrl-C is left aside in this block, which ends soon: results are being stored, workers ended."""
+    with _answered_by(signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _answered_by(handler: Any) -> Iterator[None]:
+    """Ctrl-C goes to a handler in this block, where one can be set and put back."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

@@ -34,8 +34,6 @@ def run(
     counts = store.counts()
     if counts[MISSING] == 0:
         return
-    if scheduler is None and workers != 1 and counts[MISSING] == 1:
-        workers = 1
     with (
         reporter(progress, counts[DONE], counts[FAILED], task.grid.size) as report,
         make_engine(task, workers, scheduler, counts[MISSING]) as engine,

@@ -20,7 +20,7 @@ from rmtland.sweeps.grids import Grid, check_coords, check_grid
 from rmtland.sweeps.members import read_coordinate, read_json, write_coordinate
 from rmtland.sweeps.reading import is_sweep, open_group, to_dataset
 from rmtland.sweeps.running import run
-from rmtland.sweeps.store import DONE, FAILED, MISSING, SweepStore, writing
+from rmtland.sweeps.store import DONE, FAILED, SweepStore, writing
 from rmtland.sweeps.work import Task
 
 if TYPE_CHECKING:
@@ -248,9 +248,8 @@ def _note_versions(store: SweepStore) -> None:
 
 
 def _finished(store: SweepStore) -> xr.Dataset:
+    store.consolidate()
     counts = store.counts()
-    if counts[MISSING] == 0:
-        store.consolidate()
     if counts[FAILED]:
         first = int(next(store.cells(FAILED))[0])
         told = f"({store.grid.describe(first)}) {store.error(first)}"

@@ -187,6 +187,19 @@ def test_matching_sizes():
     assert (factor, model.spikes[0]) == (2.0, 3.0)
 
 
+@pytest.mark.parametrize(("count", "given", "drawn"), [(3, None, 199), (100, None, 200), (150, None, 300), (3, 11, 11)])
+def test_draws_to_compare_with_are_twice_as_many_at_least(count, given, drawn):
+    class Asked(Exception):
+        pass
+
+    class Model:
+        def eigenvalues(self, size, **options):
+            raise Asked(size)
+
+    with pytest.raises(Asked, match=f"^{drawn}$"):
+        goodness_of_fit(LAW, np.ones((count, 2)), ensemble=Model(), num_calibration=given, rng=0)
+
+
 def test_an_ensemble_may_be_given():
     from rmtland.ensembles.sample_covariance import RademacherEntries
 

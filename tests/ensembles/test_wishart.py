@@ -1,10 +1,14 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import rmtland._arguments as arguments
 from rmtland.ensembles import _ensemble as module
+from rmtland.ensembles.wigner import GaussianEnsemble
 from rmtland.ensembles.wishart import SpikedCovariance, Wishart
+from rmtland.laws.spikes import SpikedCovarianceLaw, SpikedWignerLaw
 from tests.ensembles.dense import dense_eigenpairs, dense_eigenvalues
 from tests.ensembles.same_law import assert_same_law
 from tests.ensembles.wick import covariance_moment
@@ -226,12 +230,60 @@ def test_what_does_not_fit_names_what_does(monkeypatch):
         Wishart(100_000, 200_000).eigenvalues()
     with pytest.raises(MemoryError, match="take a smaller `chunk_size` instead"):
         next(Wishart(10_000, 20_000).iterate_eigenvalues(1000, chunk_size=500))
+    # One chunk after the other, each of what fits.
+    chunks = Wishart(8, 10).iterate_eigenvalues(2048, chunk_size=1024)
+    monkeypatch.setattr(arguments, "available_memory", lambda: 160_000)
+    assert [len(chunk) for chunk in chunks] == [1024, 1024]
+    monkeypatch.setattr(arguments, "available_memory", lambda: 2**20)
     with pytest.raises(MemoryError, match="a result of 1000000 x 1 eigenvalues needs .* smaller `k` or `size`"):
         Wishart(10_000, 20_000).largest(size=10**6)
     with pytest.raises(MemoryError, match="no row can be cut at the hard edge"):
         Wishart(10**6, 10**6).smallest()
     with pytest.raises(MemoryError, match="take a smaller `k` or `size`"):
         Wishart(1000, 1000).largest(500, size=10_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "law", "coupling"),
+    [
+        (GaussianEnsemble(10**6), SpikedWignerLaw(1.0, [], 10**6), 10**3),
+        (Wishart(10**5, 4 * 10**5), SpikedCovarianceLaw(0.25, [], 4 * 10**5), 2 * 10**5),
+        (Wishart(4 * 10**5, 10**5), SpikedCovarianceLaw(4.0, [], 10**5), 2 * 10**5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_edges_of_the_models_are_those_of_the_laws(model, law, coupling, side):
+    place, scale, length = model._edge(side == "right")
+    centre, spread = law.edge(side)
+    assert place * model._unit == pytest.approx(abs(centre), rel=1e-4)
+    assert scale * model._unit == pytest.approx(spread, rel=1e-4)
+    # Along the rows an eigenvector solves Airy's equation: the couplings next to the edge, over the length squared.
+    assert coupling / length**2 == pytest.approx(scale, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [1, 2, 4])
+@pytest.mark.parametrize(
+    "make",
+    [
+        GaussianEnsemble,
+        lambda n, beta: Wishart(n, 2 * n, beta),
+        lambda n, beta: SpikedCovariance(n, n // 4, [3.0], beta),
+    ],
+    ids=["square", "wide", "tall"],
+)
+def test_a_matrix_needs_what_is_asked_for(make, beta, dtype, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "require_memory", lambda name, size, *more: asked.append(size))
+    model = make(200, beta=beta)
+    tracemalloc.start()
+    try:
+        model.matrix(rng=0, dtype=dtype)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.4 < peak / asked[0] < 1.25
 
 
 def test_eigenvalues_are_not_negative():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmtland.laws.contours import _around, circle_points
-from rmtland.laws.fluctuations import ratio_deviation
+from rmtland.laws.fluctuations import outliers_std, power_deviation, ratio_deviation
 from rmtland.laws.solver import Solver
 from rmtland.laws.subordination import Atoms, Semicircle, Subordination
 
@@ -51,16 +51,69 @@ def test_an_eigenvalue_on_a_circle_asks_for_very_many_points():
 
 
 def test_circles_between_gaps_keep_clear_of_what_is_known():
-    t = np.array([1.0, 2.0, 4.0, 5.0])
-    solver = Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
-    centre, radius = _around(solver, 1.5, 4.5, 2, 3)
-    assert (abs(np.array([2.0, 4.0]) - centre) < radius).all()
-    assert (abs(np.array([1.0, 5.0]) - centre) > radius).all()
+    """Half way, in ratios, from the atoms within to the nearest one outside."""
+    t = np.array([1.0, 2.0, 4.0, 5.5])
+
+    def solver():
+        return Solver(Subordination((Atoms(t, np.ones(4)),), 1e6))
+
+    assert _around(solver(), 1.5, 4.5, 2, 3) == pytest.approx((3.0, 2**0.5))
+    assert _around(solver(), 1.5, 7.0, 1, 3) == pytest.approx((3.75, (1.75 * 2.75) ** 0.5))
+    assert _around(solver(), 3.0, 7.0, 1, 2) == pytest.approx((4.75, (0.75 * 2.75) ** 0.5))
+    # Of a lone one the place is known to a twentieth of the distance to the others.
+    assert _around(solver(), 1.5, 3.5, 3, 3) == pytest.approx((2.0, 0.05**0.5))
     # Another number of eigenvalues than of atoms between: through both places.
-    assert _around(solver, 1.5, 4.5, 2, 2) == (3.0, 1.5)
+    for first, last in ((2, 2), (2, 4), (3, 3), (1, 3)):
+        assert _around(solver(), 1.5, 4.5, first, last) == (3.0, 1.5)
     # Places that were found count before atoms: of the second eigenvalue and its neighbours here.
-    solver.found.extend([(0.5, 5.5), (1.5, 4.8), (2.5, 1.0)])
-    centre, radius = _around(solver, 3.0, 5.2, 2, 2)
-    assert centre == 4.8
-    assert radius < 5.5 - centre
-    assert radius < centre - 1.0
+    known = solver()
+    known.found.extend([(0.5, 5.5), (1.5, 4.8), (2.5, 1.0), (2.25, 3.0)])
+    assert _around(known, 3.0, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.7))
+    assert _around(known, 3.0, 6.0, 1, 2) == pytest.approx((5.15, (0.35 * 0.85) ** 0.5))
+    assert _around(known, 0.7, 5.2, 2, 3) == pytest.approx((2.9, (1.9 * 2.2) ** 0.5))
+    assert _around(known, 3.0, 5.0, 3, 4) == (4.0, 1.0)  # the fourth is not known, and one atom is between
+    assert _around(known, 4.0, 7.0, 1, 1) == pytest.approx((5.5, 0.05**0.5 * 0.7))
+    # With no neighbour known, that is where the gaps are.
+    alone = solver()
+    alone.found.append((1.5, 4.8))
+    assert _around(alone, 3.0, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.4))
+    assert _around(alone, 4.6, 5.2, 2, 2) == pytest.approx((4.8, 0.05**0.5 * 0.2))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+def test_lone_eigenvalues_fluctuate_as_spikes_do(sigma):
+    """Var x = 2 t^2 z'(t) / D of each (Bai and Yao 2008), z without its atom, to relative order 1/D."""
+    d, t, w = 1e6, np.array([5.0, 3.0, 0.2]), np.array([1.0, 1.0, 3e5])
+    levels = Atoms(t, w), *([Semicircle(sigma, d)] if sigma else [])
+    solver = Solver(Subordination(levels, d))
+    bulk = Subordination((Atoms(t[2:], w[2:]), *levels[1:]), d)
+    found = outliers_std(solver, [solver.boundary(1), solver.boundary(2)])
+    for deviation, spike in zip(found, t, strict=False):
+        assert deviation**2 == pytest.approx(2 * spike**2 * bulk.map(spike)[1] / d, rel=1e-4)
+
+
+def test_what_is_left_below_the_outliers_is_the_rest_of_the_trace():
+    """Of two vectors, of variances 2 t^2 / D each but for what they share, which is of order 1/D^2."""
+    d, t = 1e7, np.array([5.0, 3.0])
+    solver = Solver(Subordination((Atoms(t, np.ones(2)),), d))
+    np.testing.assert_allclose(outliers_std(solver, [solver.boundary(1), 0]) ** 2, 2 * t**2 / d, rtol=1e-5)
+    lone = Solver(Subordination((Atoms(t[:1], np.ones(1)),), d))
+    np.testing.assert_allclose(outliers_std(lone, [0]) ** 2, 2 * t[:1] ** 2 / d, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_a_vector_fluctuate_as_by_perturbation_theory(count):
+    """Of y = sum_i a_i x_i and its part in the top eigenvectors, to first order in x_i . x_j / D - delta_ij.
+
+    The k-th eigenvector takes (y . v_k)^2 = a_k^2 (1 + e_kk) + 2 a_k sum_j a_j e_kj t_k / (t_k - t_j) of y^2.
+    """
+    d, t, shares = 1e8, np.array([5.0, 3.0, 1.0, 0.5]), np.array([0.4, 0.3, 0.2, 0.1])
+    solver = Solver(Subordination((Atoms(t, np.ones(4), 7 * d * shares),), d))
+    a, top = np.sqrt(shares), np.arange(4) < count
+    variance = 0.0
+    for i in range(4):
+        variance += 2 / d * (shares[i] * (top[i] - shares[top].sum())) ** 2
+        for j in range(i):
+            gained = top[i] * t[i] / (t[i] - t[j]) + top[j] * t[j] / (t[j] - t[i])
+            variance += 1 / d * (2 * a[i] * a[j] * (gained - shares[top].sum())) ** 2
+    assert power_deviation(solver, solver.boundary(count)) ** 2 == pytest.approx(variance, rel=1e-4)

@@ -77,6 +77,13 @@ def test_arguments_follow_their_points():
     np.testing.assert_allclose(found, 0.25 ** (1 / power), rtol=1e-14)
 
 
+def test_numbers_that_are_float64_are_not_copied():
+    x = np.linspace(0.1, 0.9, 5)
+    assert points("x", x) is x
+    assert probabilities("q", x) is x
+    assert points("x", x.astype(np.float32)).dtype == np.float64
+
+
 def test_points_and_probabilities_at_the_door():
     assert points("x", 3).dtype == np.float64
     assert np.isnan(probabilities("q", [np.nan, 0.5])).tolist() == [True, False]

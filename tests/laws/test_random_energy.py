@@ -230,6 +230,19 @@ def test_matching_inverts_participation(states, log_sigma):
     assert again.sigma == pytest.approx(model.sigma, rel=1e-10 + 10 * lost)
 
 
+def test_matching_takes_few_models(monkeypatch):
+    """Where the participation is near 1/C, too, and where near 1."""
+    participation, calls = rl.RandomEnergyModel.participation, []
+    for states in (2, 10, 1000):
+        for sigma in (1e-4, 1e6):
+            target = rl.RandomEnergyModel(states, sigma).participation()
+            with monkeypatch.context() as patch:
+                patch.setattr(rl.RandomEnergyModel, "participation", lambda m: calls.append(m) or participation(m))
+                found = rl.RandomEnergyModel.from_participation(target, states)
+            assert found.sigma == pytest.approx(sigma, rel=1e-6)
+    assert len(calls) <= 140
+
+
 @settings(max_examples=25, deadline=None)
 @given(states=st.integers(2, 10**8), sigma=st.floats(1e-2, 1e3), factor=st.floats(1.01, 2))
 def test_monotone_in_sigma(states, sigma, factor):
@@ -254,6 +267,10 @@ def test_a_million_states():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"`num_states` must be >= 2 and <= 1000.*; got 1$"):
         rl.RandomEnergyModel(1, 1.0)
+    for make in (lambda n: rl.RandomEnergyModel(n, 1.0), lambda n: rl.RandomEnergyModel.from_participation(0.5, n)):
+        assert make(10**100).num_states == 10**100
+        with pytest.raises(ValueError, match=r"`num_states` must be >= 2 and <= 10{100}; got 10+\.\.\.$"):
+            make(10**100 + 1)
     with pytest.raises(TypeError, match=r"`num_states` must be an integer; got 2.5"):
         rl.RandomEnergyModel(2.5, 1.0)
     for sigma in (0.0, -1.0, math.nan, math.inf):
@@ -264,10 +281,16 @@ def test_bad_input():
     for participation in (0.1, 0.05, 1.0, 2.0, math.nan):
         with pytest.raises(ValueError, match=r"`participation` must be > 0.1 and < 1; got"):
             rl.RandomEnergyModel.from_participation(participation, 10)
-    with pytest.raises(
-        ValueError, match=r"`participation` must be reached by a sigma between 1e-6 and 1e12 at 10 states"
-    ):
-        rl.RandomEnergyModel.from_participation(np.nextafter(1.0, 0), 10)
+    for participation in (np.nextafter(1.0, 0), np.nextafter(0.1, 1)):
+        with pytest.raises(
+            ValueError, match=r"`participation` must be reached by a sigma between 1e-6 and 1e12 at 10 states"
+        ):
+            rl.RandomEnergyModel.from_participation(participation, 10)
+    for sigma in (5e-6, 5e11):
+        model = rl.RandomEnergyModel(10, sigma)
+        assert rl.RandomEnergyModel.from_participation(model.participation(), 10).sigma == pytest.approx(
+            sigma, rel=1e-2
+        )
     with pytest.raises(ValueError, match=r"`relative_sigma` must be > 0; got 0"):
         rl.RandomEnergyLimit(0.0)
     with pytest.raises(ValueError, match=r"`base` must be > 1; got 0.5"):

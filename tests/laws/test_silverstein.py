@@ -355,6 +355,11 @@ def test_stieltjes_signs_and_decay():
     z = np.array([1e9 + 1e9j, -1e12, 1e15])
     np.testing.assert_allclose(law.stieltjes(z) * -z, 1, rtol=1e-6)
     assert law.stieltjes(0.0) == np.inf  # the atom
+    # The mean inverse of a matrix of Wishart's: 1 / (N - D).
+    assert rl.GeneralizedMarchenkoPastur([1.0], 4, [16]).stieltjes(0.0) == pytest.approx(1 / 12, rel=1e-12)
+    assert rl.GeneralizedMarchenkoPastur.sample_covariance([1.0], 0.25).stieltjes(0.0) == pytest.approx(
+        4 / 3, rel=1e-12
+    )
     np.testing.assert_array_equal(law.stieltjes([np.inf, -np.inf]), [0, 0])
     rng = np.random.default_rng(0)
     z = rng.uniform(-50, 200, size=300) + 1j * 10 ** rng.uniform(-12, 2, size=300)

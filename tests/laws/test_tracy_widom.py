@@ -235,6 +235,19 @@ def test_seams_of_the_table_do_not_show(beta):
     assert np.isnan(law.logsf([np.nan, 0.0])).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("beta", [1, 2, 4])
+def test_tails_take_over_where_the_table_ends(beta):
+    table = tracy_widom._table(beta)
+    ends = (table.low, -1, table._left_tail), (table.high, 1, table._right_tail)
+    for end, side, tail in ends:
+        s = end + side * np.array([0.01, 0.5, 0.99, 1.01, 2.5]) / table.density
+        value, slope = table.log_mass_and_slope(s)
+        np.testing.assert_array_equal(table.log_mass(s), tail(s)[0])
+        np.testing.assert_array_equal((value, slope), tail(s))
+        within = end - side * np.array([0.01, 0.5]) / table.density
+        np.testing.assert_allclose(table.log_mass_and_slope(within), tail(within), rtol=1e-7)
+
+
 # Traps seen in other packages.
 
 

@@ -11,6 +11,7 @@ import rmtland as rl
 from rmtland import _arguments
 from rmtland.spectra import _restarted, eigenpairs
 from rmtland.spectra._restarted import Goal, RestartedLanczos
+from rmtland.spectra.operators import SymmetricOperator
 from tests.spectra.spectra import cast, epsilon, every_kind, is_of_kind, numpy, of_spectrum
 
 RANDOM = np.random.default_rng(0)
@@ -234,6 +235,27 @@ def test_the_other_methods_own_up_too(method):
     assert pairs.num_products <= 60
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-9])
+@pytest.mark.parametrize("limit", [10, 32, 33, 44])
+def test_lobpcg_spends_whole_blocks_within_its_limit(limit, rounding):
+    """Two products that show symmetry, then three at a time; no fewer than one iteration takes."""
+    matrix = of_spectrum(np.linspace(-1, 1, 60))
+    operator = SymmetricOperator(lambda block: matrix @ block, 60, matrix, rounding=rounding).counted()
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        found = rl.top_eigenpairs(operator, 3, method="lobpcg", rng=0, max_products=limit, tolerance=1e-14)
+    assert found.num_products == operator.num_products
+    assert found.num_products == max(2 + 3 * ((limit - 2) // 3), 2 + 3 * (7 if rounding else 6))
+
+
+def test_lobpcg_takes_less_than_a_fifth_of_all():
+    for dimension, k in ((10, 2), (11, 2), (21, 4), (20, 4)):
+        if 5 * k < dimension:
+            assert rl.top_eigenpairs(np.diag(np.arange(1.0, dimension + 1)), k, method="lobpcg", rng=0).num_products
+        else:
+            with pytest.raises(ValueError, match=f"`k` must be < D / 5 = {dimension / 5:g} with .*; got {k}"):
+                rl.top_eigenpairs(np.eye(dimension), k, method="lobpcg", rng=0)
+
+
 def test_subspace_iteration_keeps_signs_and_copies():
     eigenvalues = [-3.0, -3.0, 2.5, 2.0, *np.linspace(-0.5, 0.5, 56)]
     pairs = rl.subspace_iteration(of_spectrum(eigenvalues), 4, rng=0)
@@ -373,6 +395,18 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_eigenpairs(eigenpairs, error, message):
     with pytest.raises(error, match=message):
         rl.deflate(EYE, eigenpairs)
+
+
+@pytest.mark.parametrize(("off", "fits"), [(4e-4, True), (6e-4, False)])
+def test_columns_are_orthonormal_to_a_thousandth(off, fits):
+    long, turned = np.eye(4)[:, :2] * [1.0, 1 + off], np.eye(4)[:, :2]
+    turned[0, 1] = 2 * off
+    for columns in (long, turned):
+        if fits:
+            rl.deflate(EYE, ([1.0, 1.0], columns))
+        else:
+            with pytest.raises(ValueError, match="`eigenvectors` must be orthonormal"):
+                rl.deflate(EYE, ([1.0, 1.0], columns))
 
 
 def test_subspace_blocks_hold_what_is_wanted():

@@ -402,6 +402,15 @@ def test_a_basis_that_does_not_fit_says_so(library, monkeypatch):
     assert rl.lanczos(library.eye(20), 10, rng=0, reorthogonalize=False).invariant
 
 
+def test_without_a_basis_two_vectors_are_kept():
+    operator, rng = rl.as_operator(np.eye(20)), np.random.default_rng(0)
+    kinds = (False, False, 30, 2), (False, True, 30, 31), (True, False, 10, 11), (True, True, 30, 21)
+    for full, keep, steps, rows in kinds:
+        run = module.Recurrence(operator, steps, rng, full, keep)
+        assert run.rows.shape == (rows, 20)
+        assert run.rows.dtype == np.float64
+
+
 def test_the_tridiagonal_measure_falls_back_on_lapack(monkeypatch):
     diagonal, off_diagonal = RANDOM[:9], np.abs(RANDOM[10:18])
     values, vectors = eigh_tridiagonal(diagonal, off_diagonal)

@@ -186,6 +186,21 @@ def test_a_file_of_somebody_else_is_refused_and_left(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+class Planted:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_file_with_a_program_in_it_does_not_run_it(tmp_path):
+    np.savez(tmp_path / "arrays.npz", header=np.array([Planted(str(tmp_path / "made"))], dtype=object))
+    with pytest.raises(FileExistsError, match="`checkpoint` must name a new file or one that lanczos made"):
+        rl.lanczos(MATRIX, 3, rng=1, checkpoint=tmp_path / "arrays.npz")
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_file_that_appears_meanwhile_is_left(tmp_path):
     for name, options in (("new", {}), ("old", {"checkpoint_interval": 0})):
         path = tmp_path / name

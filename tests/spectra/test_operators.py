@@ -9,6 +9,8 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 
 import rmtland as rl
 from rmtland import _arguments
+from rmtland.spectra import _vectors, operators
+from rmtland.spectra.operators import SymmetricOperator, block_width
 
 
 def symmetric(dimension, seed=0):
@@ -69,6 +71,37 @@ def test_columns_and_dense_give_the_matrix_back_in_any_blocks(dimension, block_s
     np.testing.assert_allclose(operator.to_dense(block_size), matrix, rtol=1e-15)
     covered = [index for block, _ in operator.columns(block_size) for index in range(block.start, block.stop)]
     assert covered == list(range(dimension))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("float16", "float32"), ("float32", "float32"), ("float64", "float64"), ("bfloat16", "float32")]
+)
+def test_vectors_are_kept_in_single_precision_at_least(given, kept):
+    libraries = [torch] if given == "bfloat16" else [np, torch]
+    for library in libraries:
+        operator = SymmetricOperator(None, 5, library.ones((5, 2), dtype=getattr(library, given)))
+        prototype = _vectors.working_prototype(operator)
+        assert type(prototype) is type(operator.prototype)
+        assert (tuple(prototype.shape), prototype.dtype) == ((0,), getattr(library, kept))
+        # Residuals are known to eight times the noise: what an operator says of its rounding, or its dtype.
+        exact = SymmetricOperator(None, 5, operator.prototype, rounding=0.5)
+        assert 8 * _vectors.noise(exact) == 0.5
+        assert _vectors.noise(operator) == library.finfo(operator.dtype).eps
+
+
+@pytest.mark.parametrize(
+    ("dimension", "width"), [(0, 2**23), (1, 2**23), (3, 2796202), (2897, 2895), (10**5, 83), (2**23, 1), (10**8, 1)]
+)
+def test_blocks_are_as_wide_as_64_mebibytes_hold(dimension, width):
+    assert block_width(dimension) == width
+    assert width == 1 or 8 * dimension * width <= 2**26 < 8 * max(dimension, 1) * (width + 1)
+
+
+def test_columns_come_in_such_blocks(monkeypatch):
+    monkeypatch.setattr(operators, "block_width", lambda dimension: dimension // 2)
+    slices = [block for block, _ in SymmetricOperator.from_matrix(np.eye(5)).columns()]
+    assert slices == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [block for block, _ in SymmetricOperator.from_matrix(np.eye(5)).columns(3)] == [slice(0, 3), slice(3, 5)]
 
 
 def test_dense_is_symmetric_to_the_bit():

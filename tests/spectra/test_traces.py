@@ -260,6 +260,31 @@ def test_an_operator_with_a_graph_leaves_none():
     assert rl.trace_estimate(operator, rng=0).estimate == pytest.approx(300, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "limit", "tolerance", "stages", "spent"),
+    [
+        (10**6, None, None, [120], 120),
+        (10**6, 7, None, [7], 7),
+        (60, 60, None, [None], 60),
+        (60, 59, None, [59], 59),
+        (100, 120, None, [None], 100),
+        (10**6, None, 0.1, [30, 30, 60, 120, 240, 480, 960, 1080], 3000),
+        (10**6, 50, 0.1, [30, 20], 50),
+        (20, None, 0.1, [None], 20),
+        (100, 160, 0.1, [30, 30, None], 160),  # 120 are more than there are dimensions
+        (100, 159, 0.1, [30, 30, 60, 39], 159),
+        (35, 40, 0.1, [30, 10], 40),
+    ],
+)
+def test_stages_double_what_is_spent_until_dimensions_are_fewer(size, limit, tolerance, stages, spent):
+    run = probes.Run(SymmetricOperator(None, size, np.zeros(0)), limit, tolerance, 0)
+    assert run.num_kept == 0
+    run.converged = False
+    assert list(run.stages()) == stages
+    assert run.spent == spent
+    assert run.converged == (stages[-1] is None)
+
+
 def test_no_direction_is_taken_out_twice():
     """Products of a matrix of rank 4, most of them within the space so far."""
     eigenvalues = np.append([3.0, 2.0, -1.0, 0.5], np.zeros(26))

@@ -76,6 +76,12 @@ def test_intervals_cover_as_they_say():
     assert_mean((low < 0) & (high > 0), 0.94, bias=0.01, detect=0.06)
 
 
+def test_intervals_of_few_trials_are_bounded_by_them():
+    """Three of the largest are drawn in 1 of 27 resamples, none in 8 of 27."""
+    summary = rl.summarize_sweep(dataset([[0.0, 0.0, 9.0], [0.0, -9.0, 0.0]])).x.to_numpy()
+    np.testing.assert_allclose(summary, [[3.0, -3.0], [3.0, 3.0], [0.0, -9.0], [9.0, 0.0]], atol=1e-12)
+
+
 def test_failed_trials_are_left_out():
     with pytest.warns(RuntimeWarning, match="cells failed") as warned:
         result = rl.sweep(sometimes, {"a": [1, 2, 3]}, 4, workers=1)
@@ -229,6 +235,8 @@ def test_a_plan_says_what_fits_in_nine_tenths_of_the_memory(monkeypatch):
         ("-1:3:3:lin", [-1, 1, 3]),
         ("1:-3:3", [1, -1, -3]),
         ("-1.0:3:3", [-1.0, 1.0, 3.0]),
+        ("2:5:1", [2]),
+        ("2:5:1:log", [2.0]),
         (f"0:{2**53 - 1}:2", [0, 2**53 - 1]),
         (f"0:{2**53}:2", [0.0, 2.0**53]),  # from here on not every whole number is a float
         ("0.001:100:6:log", [0.001, 0.01, 0.1, 1, 10, 100]),

@@ -1,18 +1,20 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import types
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +27,12 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
-from rmtland.sweeps import engines
+from rmtland.sweeps import engines, work
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.progress import reporter
 from rmtland.sweeps.provenance import fingerprint, qualified_name
-from rmtland.sweeps.work import Batch, cell_generator
+from rmtland.sweeps.work import Batch, Variable, cell_generator, run_cells
 
 from .functions import deterministic, dies, dies_once, held_noise, noise, product, ragged, sometimes, store_bytes
 from .functions import threads as count_threads
@@ -99,6 +101,43 @@ def test_batches_take_half_a_second_and_at_least_one_cell():
         run.size, run.left, run.engine = 100, left, SimpleNamespace(capacity=lambda workers=workers: workers)
         store.schema = {"x": np.empty((1, number)), "y": np.empty((0, 3))}
         assert run._batch_size() == size
+
+
+@pytest.mark.parametrize(
+    ("flushing", "most", "least"),
+    [
+        (0.0, 2**26, 0.25),
+        (0.01, 2**26, 1.0),  # a hundredth of the time is spent on it
+        (0.01, 20, 0.0),  # what waits is large
+    ],
+)
+def test_results_are_stored_soon_but_not_all_the_time(monkeypatch, flushing, most, least):
+    """Cells of a tenth of a second by a clock that stands still elsewhere, in batches of two at most."""
+    now, times, flush = [100.0], [100.0], store_module.SweepStore.flush
+
+    def timed(task, schema, cells):
+        now[0] += 0.1 * cells.size
+        batch = run_cells(task, schema, cells)
+        batch.seconds = 0.1 * cells.size
+        return batch
+
+    def flushed(store):
+        flush(store)
+        times.append(now[0])
+
+    monkeypatch.setattr(running_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock = itertools.count(7, flushing)
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(running_module, "DIRTY_BYTES", most)
+    monkeypatch.setattr(running_module, "BATCH_SECONDS", 0.2)
+    monkeypatch.setattr(engines, "run_cells", timed)
+    monkeypatch.setattr(store_module.SweepStore, "flush", flushed)
+    rl.sweep(deterministic, {"a": np.arange(40)}, workers=1)
+    first, *waits = np.diff(times[:-1])  # the last time is the end
+    assert min(0.25, least) <= first < 0.251 + 0.2
+    assert len(waits) >= 2
+    assert (np.array(waits) > least - 1e-9).all()
+    assert (np.array(waits) < least + 0.201).all()
 
 
 @given(
@@ -433,6 +472,16 @@ def test_functions_that_hold_other_values_are_other_functions(kind):
     assert one == same != other
 
 
+def test_arrays_are_known_by_their_values_whatever_their_order_and_kind():
+    table = np.arange(6.0).reshape(2, 3)
+    assert fingerprint(scaled(np.asfortranarray(table))) == fingerprint(scaled(table))
+    assert fingerprint(scaled(table.reshape(3, 2))) != fingerprint(scaled(table))
+    assert fingerprint(scaled(table.astype(np.float32))) != fingerprint(scaled(table))
+    objects = [scaled(np.array([f"{i}{10**j}", None], dtype=object)) for i in (1, 1, 2) for j in (20,)]
+    one, same, other = map(fingerprint, objects)
+    assert one == same != other
+
+
 def test_a_lambda_is_known_by_its_text_whatever_a_compiler_makes_of_it():
     compiled = [types.FunctionType(f.__code__.replace(co_consts=(*f.__code__.co_consts, "spare")), {}) for f in TWO]
     assert [fingerprint(f) for f in compiled] == [fingerprint(f) for f in TWO]
@@ -623,6 +672,30 @@ def test_results_that_have_no_names(result, message):
         rl.sweep(lambda a: result, {"a": [1]}, workers=1)
 
 
+@pytest.mark.parametrize(
+    ("value", "dims", "shape"),
+    [
+        (2, (), ()),
+        ((1.0, 2.0), ("x_0",), (2,)),
+        (([1.0, 2.0], [3.0, 4.0]), ("x_0", "x_1"), (2, 2)),
+        ((("k", 1.0)), ("k",), None),
+        (("k", [1.0, 2.0]), ("k",), (2,)),
+        ((["k", "l"], [[1.0, 2.0, 3.0]]), ("k", "l"), (1, 3)),
+        (SimpleNamespace(dims=["k"], values=np.array([True])), ("k",), (1,)),
+        (np.array([2**53, -(2**53)]), ("x_0",), (2,)),
+    ],
+)
+def test_results_with_and_without_names_of_their_axes(value, dims, shape):
+    if shape is None:
+        with pytest.raises(ValueError, match=r"result `x` must have an axis for each of \('k',\); got shape \(\)"):
+            work.checked_result({"x": value})
+        return
+    ((variable, stored),) = work.checked_result({"x": value}).values()
+    assert variable == Variable(dims, shape, False)
+    assert stored.dtype == np.float64
+    assert stored.shape == shape
+
+
 def test_other_names_and_kinds_in_later_cells():
     def changing(a):
         return {1: {"x": 1.0}, 2: {"y": 1.0}, 3: {"x": 1j}, 4: {"x": 2}}[a]
@@ -630,6 +703,21 @@ def test_other_names_and_kinds_in_later_cells():
     with pytest.warns(RuntimeWarning, match="every cell must return x, as the first does; got y"):
         result = rl.sweep(changing, {"a": [1, 2, 3, 4]}, workers=1)
     np.testing.assert_array_equal(result.status[:, 0], [1, 2, 2, 1])
+
+
+def test_cells_sent_before_there_was_a_schema_conform_or_fail():
+    cells, x, z = np.array([3, 4]), Variable((), (), False), Variable((), (), True)
+    same = Batch(cells, {"x": x}, {"x": np.ones(2)}, {}, 0.5)
+    failed = Batch(cells, {}, {}, {3: "a", 4: "b"}, 0.5)
+    real = Batch(cells, {"x": x}, {"x": np.ones(2)}, {}, 0.5)
+    assert running_module.conform(same, {"x": x}) is same
+    assert running_module.conform(failed, {"x": x}) is failed
+    assert running_module.conform(real, {"x": z}) is real  # real numbers are complex ones
+    found = running_module.conform(Batch(cells, {"x": z}, {"x": np.ones(2)}, {4: "its own"}, 0.5), {"x": x})
+    assert (found.schema, found.columns, found.seconds) == ({}, {}, 0.5)
+    assert found.errors[3].startswith("ValueError: result `x` must be real, as in the first cell")
+    assert (list(found.errors), found.errors[4]) == ([3, 4], "its own")
+    np.testing.assert_array_equal(found.cells, cells)
 
 
 @pytest.mark.parametrize("name", ["a", "status", "_error", "trial", "num_trials", "_byte", "statistic", 3, "k l"])
@@ -885,6 +973,145 @@ def test_results_that_fit_no_memory_want_a_store(tmp_path):
         MemoryError, match="results of 10000 cells needs .*GiB are free; name a `store` for them instead"
     ):
         rl.sweep(lambda rng: {"x": np.zeros(10**7)}, {}, 10**4, workers=1)
+
+
+def test_ctrl_c_waits_while_a_pool_is_made(monkeypatch):
+    """Which another thread takes while this one blocks it."""
+    end, seen, (told, wakes) = threading.Event(), [], socket.socketpair()
+    told.settimeout(10)
+    wakes.setblocking(False)
+    other = threading.Thread(target=end.wait)
+    other.start()
+
+    def interrupted(error=None):
+        with engines.interrupts_held():
+            seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # what processes inherit
+            os.kill(os.getpid(), signal.SIGINT)
+            told.recv(1)
+            seen.append("went on")
+            if error:
+                raise error
+
+    before, wakened = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(wakes.fileno())
+    try:
+        for error in (None, BrokenProcessPool()):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(error)
+            assert seen == [{signal.SIGINT}, "went on"]
+            seen.clear()
+            told.recv(1)
+            assert signal.getsignal(signal.SIGINT) is before
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    finally:
+        end.set()
+        signal.set_wakeup_fd(wakened)
+        told.close()
+        wakes.close()
+    with engines.interrupts_held():
+        pass
+    monkeypatch.delattr(signal, "pthread_sigmask")  # as on Windows
+    with engines.interrupts_held():
+        pass
+
+
+def test_a_second_ctrl_c_is_left_aside_where_it_can_be(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    with engines.undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def elsewhere():
+        with engines.undisturbed():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(elsewhere).result() is before
+    # A handler that is not Python's could not be put back.
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: 1 / 0)
+    with engines.undisturbed():
+        pass
+
+
+def test_threads_are_limited_again_once_more_libraries_are_there(monkeypatch):
+    calls = []
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda count: calls.append(("libraries", count)))
+    monkeypatch.setattr("numba.set_num_threads", lambda count: calls.append(("numba", count)))
+    monkeypatch.setattr(work, "_modules_seen", 0)
+    for number in (1, 1, 2):
+        monkeypatch.setitem(sys.modules, f"another{number}", types)
+        work.limit_threads()
+    assert calls == [("libraries", 1), ("numba", 1)] * 2
+
+
+def test_one_cell_runs_in_this_process(monkeypatch):
+    monkeypatch.setattr("rmtland.sweeps.engines.LocalEngine", lambda task, count: 1 / 0)
+    for workers in (None, 4):
+        result = rl.sweep(lambda a: {"process": os.getpid()}, {"a": [1]}, workers=workers)
+        assert int(result.process.item()) == os.getpid()
+    assert engines.SerialEngine(None).capacity() == 1
+
+
+def test_engines_are_those_asked_for_and_are_ended(monkeypatch):
+    made, asked, threads = [], [], [7]
+
+    class Made:
+        def __init__(self, task, what):
+            made.append([task, what])
+
+        def close(self, broken):
+            made[-1].append("broken" if broken else "whole")
+
+    monkeypatch.setattr(engines, "LocalEngine", Made)
+    monkeypatch.setattr(engines, "DaskEngine", Made)
+    monkeypatch.setattr(engines, "require_memory", lambda what, size, instead: asked.append((what, size)))
+    monkeypatch.setattr("numba.get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr("numba.set_num_threads", threads.append)
+    limits = []
+    monkeypatch.setattr(
+        "threadpoolctl.threadpool_limits", lambda count: limits.append(count) or contextlib.nullcontext()
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0: {2, 5, 6}}[process], raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for workers, scheduler, missing, expected in (
+        (None, None, 100, 3), (None, None, 2, 2), (5, None, 100, 5), (5, None, 3, 3), (5, "tcp://x:1", 9, "tcp://x:1"),
+    ):  # fmt: skip
+        with engines.make_engine("task", workers, scheduler, missing) as engine:
+            assert isinstance(engine, Made)
+        with pytest.raises(ZeroDivisionError), engines.make_engine("task", workers, scheduler, missing):
+            raise ZeroDivisionError
+        assert made == [["task", expected, "whole"], ["task", expected, "broken"]]
+        assert asked == ([] if scheduler else [(f"starting {expected} processes", 1e8 * expected)] * 2)
+        made.clear()
+        asked.clear()
+    for workers, missing in ((1, 100), (5, 1), (None, 1)):
+        with contextlib.suppress(KeyError), engines.make_engine("task", workers, None, missing) as engine:
+            assert (type(engine), engine.task) == (engines.SerialEngine, "task")
+            assert (threads, limits) == ([7, 1], [1])
+            raise KeyError
+        assert threads == [7, 1, 7]
+        del threads[1:], limits[:]
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on a Mac
+    for processors, expected in ((4, 4), (None, None)):
+        monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
+        with engines.make_engine("task", None, None, 100) as engine:
+            assert isinstance(engine, Made if expected else engines.SerialEngine)
+        if expected:
+            assert made.pop() == ["task", expected, "whole"]
+
+
+def test_a_cluster_is_asked_for_its_threads_once_a_second(monkeypatch):
+    pytest.importorskip("distributed")
+    engine, now, asked = object.__new__(engines.DaskEngine), [50.0], []
+    answers = iter([{}, {"a": 2, "b": 3}, {"a": 1}])
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    engine.client = SimpleNamespace(nthreads=lambda: asked.append(now[0]) or next(answers))
+    engine.threads, engine.asked = 0, -math.inf
+    found = []
+    for now[0] in (50.0, 50.9, 51.1, 52.0, 52.2):
+        found.append(engine.capacity())
+    assert found == [1, 1, 5, 5, 1]  # one where there are none, so that an adaptive cluster gets going
+    assert asked == [50.0, 51.1, 52.2]
 
 
 def test_no_more_processes_than_cells(monkeypatch):
