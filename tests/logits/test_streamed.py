@@ -104,6 +104,17 @@ def model(num_classes=5, **kwargs):
     return rl.LandscapeModel.fort_ganguli(num_classes=num_classes, **options)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_gradients_in_other_units(unit, passes):
+    logits, labels, gradients = case()
+    plain = rl.streamed_outliers(rl.DenseLogitGradients(logits, labels, gradients), passes)
+    scaled = rl.streamed_outliers(rl.DenseLogitGradients(logits, labels, unit * gradients), passes)
+    np.testing.assert_allclose(scaled.eigenvalues, unit**2 * plain.eigenvalues, rtol=1e-9)
+    np.testing.assert_allclose(scaled.errors, unit**2 * plain.errors, rtol=1e-6)
+    np.testing.assert_allclose(aligned(scaled.eigenvectors, plain.eigenvectors), 1, rtol=1e-8)
+
+
 def test_two_passes_on_draws_are_better_than_one_and_both_than_means_alone():
     for seed in range(3):
         draw = model(sigma_z=4.0).sample(rng=seed)
