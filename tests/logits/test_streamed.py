@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland.logits.outlier_estimate import apart
+from rmtland.logits.outlier_stream import _cut_at, _opening
 from tests import oracles
 
 
@@ -68,6 +69,61 @@ def test_one_pass_is_that_of_brute_force(seed, width):
     # Centres of the half itself are the mistake next to it.
     wrong, _ = brute_force(*arrays, 3, width, half_centres=True)
     assert np.abs(wrong / values - 1).max() > 1e-4
+
+
+def reached(means, whole, block):
+    """F F^T and what of the rest V reaches: eigenvalues and vectors."""
+    rest = (whole - means) @ block
+    return np.linalg.eigh(means + rest @ np.linalg.inv(block.T @ rest) @ rest.T)
+
+
+@pytest.mark.parametrize("keep_pairs", [True, False])
+@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("num_examples", [40, 200])
+def test_directions_that_are_given_are_multiplied_by_all_examples(keep_pairs, library, num_examples):
+    arrays = case(num_examples)
+    parts = oracles.hierarchy(*arrays)
+    means = parts["A1"] + parts["A2"] + (parts["B1"] if keep_pairs else 0)
+    whole = oracles.gauss_newton(arrays[0], arrays[2])
+    start = np.random.default_rng(5).normal(size=(30, 4))
+    values, vectors = reached(means, whole, np.linalg.qr(start)[0])
+    source = rl.DenseLogitGradients(*map(library, arrays), chunk_size=13)
+    options = {"k": 3, "keep_pairs": keep_pairs, "start": library(start)}
+    one, two = (rl.streamed_outliers(source, passes, **options) for passes in (1, 2))
+    np.testing.assert_allclose(one.eigenvalues, values[-3:], rtol=1e-9)
+    np.testing.assert_allclose(aligned(one.eigenvectors, vectors[:, -3:]), 1, rtol=1e-8)
+    assert one.num_products == 4
+    # Products with the leading vectors that these tell, twice as many as eigenvalues are asked for.
+    again, turned = reached(means, whole, vectors[:, -6:])
+    np.testing.assert_allclose(two.eigenvalues, again[-3:], rtol=1e-9)
+    np.testing.assert_allclose(aligned(two.eigenvectors, turned[:, -3:]), 1, rtol=1e-8)
+    assert two.num_products == 10
+    assert (two.eigenvalues - one.eigenvalues > -1e-9).all()
+    assert np.abs(two.eigenvalues / values[-3:] - 1).max() > 1e-6
+
+
+@pytest.mark.parametrize(("num_examples", "num_classes", "first"), [
+    (1, 3, 0), (2, 3, 1), (11, 2, 5), (63, 2, 31), (100, 2, 32), (255, 2, 32), (264, 2, 33), (1000, 2, 125),
+])  # fmt: skip
+def test_an_eighth_of_the_examples_goes_before_or_half_of_few(num_examples, num_classes, first):
+    arrays = case(num_examples, num_classes, 2)
+    assert _opening(rl.DenseLogitGradients(*arrays)) == first
+    alone = oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(num_examples,), shuffle=False)
+    assert _opening(alone) == first
+    parts = [np.arange(num_examples), np.zeros(0, dtype=int), np.arange(num_examples)]
+    both = tuple(np.concatenate([a, a]) for a in arrays)
+    parts[2] = parts[2] + num_examples
+    assert oracles.on_ranks(_opening, both, rl.CrossEntropy(), parts) == [first, 0, first]
+
+
+@pytest.mark.parametrize(("place", "sizes"), [(-3, [5]), (0, [5]), (1, [1, 4]), (4, [4, 1]), (5, [5]), (8, [5])])
+def test_a_chunk_is_cut_where_a_place_lies_within_it(place, sizes):
+    arrays = case(5, 3, 7)
+    pieces = list(_cut_at(oracles.ScratchChunk(*arrays), place))
+    assert [len(piece.labels) for piece in pieces] == sizes
+    np.testing.assert_array_equal(np.concatenate([piece.labels for piece in pieces]), arrays[1])
+    dense = [piece.dense() for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate(dense), arrays[2])
 
 
 @pytest.mark.parametrize("keep_pairs", [True, False])
