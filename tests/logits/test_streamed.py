@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
-from rmtland.logits.outlier_estimate import apart
+from rmtland.logits.outlier_estimate import apart, likely_errors
 from rmtland.logits.outlier_stream import _cut_at, _opening
 from tests import oracles
 
@@ -20,7 +20,7 @@ def pair_gradients(logits, gradients):
     return gradients - np.einsum("nk,nkd->nd", p, gradients)[:, None, :], p
 
 
-def brute_force(logits, labels, gradients, k, width, *, half_centres=False):
+def brute_force(logits, labels, gradients, k, width, *, half_centres=False, errors=False):
     """One pass by loops over examples and pairs of classes, with dense matrices."""
     g, p = pair_gradients(logits, gradients)
     num_examples, num_classes, size = g.shape
@@ -50,7 +50,15 @@ def brute_force(logits, labels, gradients, k, width, *, half_centres=False):
     reached = spread @ basis
     total = whole @ whole.T + reached @ np.linalg.pinv(basis.T @ reached) @ reached.T
     values, vectors = np.linalg.eigh(total)
-    return values[-k:], vectors[:, -k:]
+    if not errors:
+        return values[-k:], vectors[:, -k:]
+    # What each of the second half has along the directions that were multiplied, in 16 groups in turn.
+    seen = basis @ (basis.T @ vectors[:, -k:])
+    each = [np.sum(p[i][:, None] * ((g[i] - centres[labels[i]]) @ seen) ** 2, axis=0) for i in second]
+    groups = [np.mean([q for i, q in zip(second, each, strict=True) if i % 16 == j], axis=0) for j in range(16)]
+    noise = np.std(groups, axis=0, ddof=1) * np.sqrt(len(first) / num_examples / 16)
+    unseen = (1 - np.sum(seen**2, axis=0)) * values[-k - 1]
+    return likely_errors(values[-k:], values[-k - 1], unseen, noise)
 
 
 def aligned(one, other):
@@ -109,6 +117,7 @@ def test_an_eighth_of_the_examples_goes_before_or_half_of_few(num_examples, num_
     arrays = case(num_examples, num_classes, 2)
     assert _opening(rl.DenseLogitGradients(*arrays)) == first
     alone = oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(num_examples,), shuffle=False)
+    alone.chunks = lambda: iter([oracles.ScratchChunk(*(a[:1] for a in arrays))])  # no more than one is looked at
     assert _opening(alone) == first
     parts = [np.arange(num_examples), np.zeros(0, dtype=int), np.arange(num_examples)]
     both = tuple(np.concatenate([a, a]) for a in arrays)
@@ -124,6 +133,22 @@ def test_a_chunk_is_cut_where_a_place_lies_within_it(place, sizes):
     np.testing.assert_array_equal(np.concatenate([piece.labels for piece in pieces]), arrays[1])
     dense = [piece.dense() for piece in pieces]
     np.testing.assert_array_equal(np.concatenate(dense), arrays[2])
+
+
+@pytest.mark.parametrize("num_examples", [2, 3])
+def test_one_pass_over_few_examples(num_examples):
+    arrays = case(num_examples)
+    values, vectors = brute_force(*arrays, 3, 3)
+    found = rl.streamed_outliers(rl.DenseLogitGradients(*arrays), num_directions=3)
+    np.testing.assert_allclose(found.eigenvalues, values, rtol=1e-9)
+    np.testing.assert_allclose(aligned(found.eigenvectors, vectors), 1, rtol=1e-8)
+
+
+@pytest.mark.parametrize("chunk_size", [7, 40])
+def test_errors_of_one_pass_are_of_the_half_that_was_multiplied(chunk_size):
+    arrays = case()
+    found = rl.streamed_outliers(rl.DenseLogitGradients(*arrays, chunk_size=chunk_size), num_directions=6)
+    np.testing.assert_allclose(found.errors, brute_force(*arrays, 3, 6, errors=True), rtol=1e-7)
 
 
 @pytest.mark.parametrize("keep_pairs", [True, False])
