@@ -15,6 +15,7 @@ from rmtland.logits.outlier_estimate import (
     orthonormal,
     outside,
 )
+from rmtland.logits.outlier_stream import OutlierStream
 
 
 def of_rank(size, rank, rng):
@@ -213,3 +214,91 @@ def test_errors_grow_with_what_was_sampled_and_unseen_and_with_a_near_next_eigen
     small = likely_errors(1e-3 * values, 1e-3, 1e-3 * one, 1e-3 * one)
     np.testing.assert_allclose(small, 1e-3 * likely_errors(values, 1.0, one, one))
     assert likely_errors(zero, 0.0, zero, zero).tolist() == [0, 0, 0]
+
+
+class Told:
+    """What examples in a subspace tell of eigenvectors: three numbers for each."""
+
+    def __init__(self, lost, energies, error, lift):
+        self.lost, self.known = np.array(lost), (np.array(energies), np.array(error))
+        self.reduction = SimpleNamespace(lift=lift)
+
+    def left_out(self, vectors, closer):
+        self.asked = vectors
+        return self.lost
+
+    def energies(self, vectors, few):
+        self.seen = vectors, few
+        return self.known
+
+
+def test_errors_of_a_subspace_are_those_that_its_examples_tell():
+    rng = np.random.default_rng(10)
+    matrix, embedding, block = of_rank(12, 12, rng), directions(12, 7, rng), directions(7, 5, rng)
+    images, within = matrix @ embedding @ block, embedding.T @ matrix @ embedding @ block
+    exact = Nystrom.of(block, images, within, block[:0])
+    k, zero, far = 3, np.zeros(3), np.full(3, 1e9)
+
+    def errors_of(lost, energies, error, noise=None):
+        told = Told(lost, energies, error, None)
+        run = SimpleNamespace(
+            k=k, reducer=told, closer=object(), block=block, images=images, within=within, kind=block[:0],
+            noise=noise, scatter=None, sampled=0.0,
+        )  # fmt: skip
+        run._found = lambda: OutlierStream._found(run)
+        values, errors, vectors = OutlierStream.result(run)
+        np.testing.assert_allclose(vectors, exact.vectors(k), atol=1e-12)
+        np.testing.assert_allclose(told.asked, block @ exact.inside(k))
+        assert told.seen[0] is vectors
+        assert told.seen[1] is told.asked
+        return values, errors
+
+    values, most = errors_of(zero, far, zero)
+    beyond = exact.seen_beyond(k)
+    _, least = errors_of(zero, beyond, zero)
+    np.testing.assert_allclose(least, 1e-6 * values[-1])  # all is seen
+    np.testing.assert_allclose(errors_of(zero, beyond - 1, zero)[1], least)
+    np.testing.assert_allclose(
+        most - least,
+        likely_errors(values, exact.following(k), outside(exact.inside(k)) * exact.following(k), zero) - least,
+    )
+    small = most.min() / 100 * np.array([1.0, 2.0, 3.0])
+    _, some = errors_of(zero, beyond + small, zero)
+    np.testing.assert_allclose(some, likely_errors(values, exact.following(k), small, zero))
+    np.testing.assert_allclose(errors_of(zero, beyond, small / 2)[1], some)  # two standard errors
+    np.testing.assert_allclose(errors_of(zero, beyond - 1, small / 2)[1], some)
+    # A share of |G u|^2 that the subspace leaves out is that of the eigenvalue, three times.
+    np.testing.assert_allclose(errors_of(1e-3 * values**2, beyond, zero)[1] - least, 3e-3 * values)
+    np.testing.assert_allclose(errors_of(-1e-3 * values**2, beyond, zero)[1], least)
+    # By chance they differ: none counts for less than their mean, and their spread is added.
+    shares = np.array([1e-3, 4e-3, 4e-3])
+    expected = 3 * (np.array([3e-3, 4e-3, 4e-3]) + 1e-3 * 2**0.5) * values
+    np.testing.assert_allclose(errors_of(shares * values**2, beyond, zero)[1] - least, expected)
+    # Noise in products: eigenvalues are less by it, and errors more.
+    noise = (np.zeros((5, 5)), 1e-3 * of_rank(5, 5, rng))
+    drawn = Nystrom.of(block, images, within, block[:0], noise)
+    np.testing.assert_allclose(errors_of(zero, beyond, zero, noise)[1] - least, 3 * drawn.noise * values)
+
+
+def test_without_a_closer_look_eigenvectors_stay_in_the_subspace():
+    rng = np.random.default_rng(11)
+    factor, rest, block = rng.normal(size=(9, 2)), of_rank(9, 7, rng), directions(9, 4, rng)
+    run = known(factor, rest, block, rng)
+    found = Estimate.of(run, 2)
+    told = Told([0.0, 0.0], None, None, lambda rows: np.pad(rows, ((0, 0), (0, 3))))
+    vars(run).update(k=2, reducer=told, closer=None, images=None, scatter=None, sampled=0.5)
+    run._found = lambda: OutlierStream._found(run)
+    values, errors, vectors = OutlierStream.result(run)
+    np.testing.assert_array_equal(values, found.values[-2:])
+    np.testing.assert_array_equal(vectors, np.pad(found.vectors(2), ((0, 3), (0, 0))))
+    inside = block.T @ found.vectors(2)
+    expected = likely_errors(values, found.following(2), outside(inside) * found.following(2), np.zeros(2))
+    np.testing.assert_allclose(errors, expected)
+    told.lost = 0.01 * values**2
+    np.testing.assert_allclose(OutlierStream.result(run)[1] - expected, 0.03 * values)
+    run.scatter = SimpleNamespace(deviations=lambda centres, along, share: np.array([share, 2 * share]) * centres)
+    run.centres = 0.1
+    grown = OutlierStream.result(run)[1] - expected - 0.03 * values
+    np.testing.assert_allclose(grown, likely_errors(values, 0.0, 0 * values, np.array([0.05, 0.1])) - 1e-6 * values[-1])
+    run.sampled = 0.0  # of all examples
+    np.testing.assert_allclose(OutlierStream.result(run)[1] - expected, 0.03 * values)
