@@ -189,13 +189,14 @@ def around(curvatures):
 
 
 @pytest.mark.parametrize("unequal", [None, [1.0, 2.5, 2.5], [1.0, 4.0, 7.0]])
+@pytest.mark.parametrize(("num_examples", "size"), [(6, 1.0), (2, 1e-6)])
 @pytest.mark.parametrize(("m", "e", "inverse", "spread"), [
     (0.0, 1.3, 0.02, 0.6), (0.7, 1.3, 0.2, 0.0), (1.5, 0.4, 0.0, 0.9), (0.9, 0.8, 1.0, 0.3), (1.1, 0.0, 0.0, 0.0),
 ])  # fmt: skip
-def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal):
+def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal, num_examples, size):
     """Those of the documentation, with means over rotations by sums over those of an icosahedron."""
     rng = np.random.default_rng(0)
-    curvatures = np.array([oracles.curvature(z) for z in rng.normal(size=(6, 4))])
+    curvatures = size * np.array([oracles.curvature(z) for z in rng.normal(size=(num_examples, 4))])
     basis = np.linalg.svd(np.ones((1, 4)))[2][1:].T
     small = basis.T @ curvatures @ basis
     widths = np.ones(3) if unequal is None else 3 * np.array(unequal) / np.sum(unequal)
@@ -212,9 +213,9 @@ def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal
     sums = module._Sums(
         weight=np.einsum("nkk->", curvatures),
         own=(m**2 + e**2) * np.einsum("nkk->", curvatures),
-        products=m**2 * pairs + 5.0,
-        own_products=5.0,
-        squares=m**4 * alike + (e**4 * inverse + crossed) * together + 7.0,
+        products=m**2 * pairs + 5.0 * size**2,
+        own_products=5.0 * size**2,
+        squares=m**4 * alike + (e**4 * inverse + crossed) * together,
         own_squares=0.0,
         a=np.sum(curvatures**2),
         b=np.sum(np.einsum("nkk->n", curvatures) ** 2),
@@ -223,7 +224,17 @@ def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal
         own_logits=3.0 * np.eye(4),
     )
     own = (m**4 + 2 * m**2 * e**2) * a + e**4 * (1 + spread**2) * (a + (a + b) * inverse) + crossed * (a + b)
-    sums = sums._replace(own_squares=own, squares=sums.squares - 7.0 + own)
+    sums = sums._replace(own_squares=own, squares=sums.squares + own)
     found = module._numbers(sums, d)
     of_logits = np.sqrt(np.mean(widths**2) - 1)
     np.testing.assert_allclose(found, (m, e, inverse, spread, of_logits), rtol=1e-6, atol=1e-6)
+    assert module._numbers(sums._replace(squares=1e3 * own), d)[2] == (1.0 if e > 0 else 0.0)  # one direction at least
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_logit_gradients_have_no_residuals(seed):
+    rng = np.random.default_rng(seed)
+    gradients = np.tile(rng.normal(size=(4, 30)), (7, 1, 1))
+    found = rl.curvature_moments(rl.DenseLogitGradients(rng.normal(size=(7, 4)), np.arange(7) % 4, gradients))
+    assert found.mean_length > 1
+    assert (found.residual_length, found.effective_dimension, found.length_spread) == (0.0, math.inf, 0.0)
