@@ -234,7 +234,7 @@ def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_logit_gradients_have_no_residuals(seed):
     rng = np.random.default_rng(seed)
-    gradients = np.tile(rng.normal(size=(4, 30)), (7, 1, 1))
+    gradients = np.tile(3.0 * np.linalg.qr(rng.normal(size=(30, 4)))[0].T, (7, 1, 1))  # as long and orthogonal
     found = rl.curvature_moments(rl.DenseLogitGradients(rng.normal(size=(7, 4)), np.arange(7) % 4, gradients))
-    assert found.mean_length > 1
+    assert found.mean_length == pytest.approx(3.0)
     assert (found.residual_length, found.effective_dimension, found.length_spread) == (0.0, math.inf, 0.0)
