@@ -104,7 +104,7 @@ class Nystrom:
         order = np.argsort(whole - bias, kind="stable")
         whole, values = np.maximum(whole[order], 0.0), (whole - bias)[order]
         size = int(block.shape[1])
-        relative = 2 * drawn / np.where(whole > 0, whole, 1.0)
+        relative = 2 * drawn[order] / np.where(whole > 0, whole, 1.0)
         return cls(
             images, root, along, _padded(values, size), np.sqrt(_padded(whole, size)), combinations[:, order],
             float(np.sqrt(np.mean(relative**2))) if relative.size else 0.0,
@@ -141,7 +141,7 @@ def _padded(values: Floats, count: int) -> Floats:
 
 def _inverse_root(core: Floats, kind: Array, scale: float) -> tuple[Floats, Floats]:
     """K^-1/2, (m, r), and K^1/2 of K, positive semidefinite; less what is rounding."""
-    sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
+    sizes, turn = np.linalg.eigh((core + core.T) / 2)
     kept = sizes > 10 * _vectors.epsilon(kind) * max(scale, float(sizes.max(initial=0.0)))
     roots = np.sqrt(sizes[kept])
     return turn[:, kept] / roots, turn[:, kept] * roots

@@ -52,6 +52,13 @@ def test_an_estimate_is_exact_where_directions_reach_all_of_the_rest(means, rank
         np.testing.assert_allclose(np.abs(np.sum(some * vectors[:, 9 - count :], axis=0)), 1, atol=1e-10)
 
 
+def test_without_directions_an_estimate_is_that_of_the_means():
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(9, 2))
+    found = Estimate.of(known(factor, np.zeros((9, 9)), np.zeros((9, 0)), rng), 3)
+    np.testing.assert_allclose(found.values, [0, 0, *np.linalg.eigvalsh(factor.T @ factor)])
+
+
 def test_an_estimate_of_few_directions_is_that_of_its_dense_matrix():
     rng = np.random.default_rng(1)
     factor, rest, block = rng.normal(size=(9, 2)), of_rank(9, 7, rng), directions(9, 3, rng)
@@ -85,9 +92,10 @@ def brute_force(matrix, embedding, block):
 
 @pytest.mark.parametrize("rank", [6, 2])
 @pytest.mark.parametrize("noisy", [False, True])
-def test_eigenvectors_of_an_image_and_what_lies_along_its_directions(rank, noisy):
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_eigenvectors_of_an_image_and_what_lies_along_its_directions(rank, noisy, unit):
     rng = np.random.default_rng(3)
-    matrix, embedding, block = of_rank(12, rank, rng), directions(12, 7, rng), directions(7, 4, rng)
+    matrix, embedding, block = unit * of_rank(12, rank, rng), directions(12, 7, rng), directions(7, 4, rng)
     inside, images, columns = brute_force(matrix, embedding, block)
     m = columns.shape[1]
     assert m == min(rank, 4)
@@ -96,12 +104,16 @@ def test_eigenvectors_of_an_image_and_what_lies_along_its_directions(rank, noisy
     values, vectors = values[-m:], vectors[:, -m:]
     if noisy:
         # An eigenvalue |G V c|^2 of noise c^T B c, c the combination that makes the eigenvector of images.
-        noise = tuple(0.02 * of_rank(4, 4, rng) for _ in range(2))
+        most = (images.T @ vectors[:, -1:]) * 0.95  # so much of the first that it is the last
+        noise = most @ most.T, 0.02 * unit**2 * of_rank(4, 4, rng)
         combined = np.linalg.pinv(images) @ vectors * np.sqrt(values)
         bias, drawn = (np.einsum("ik,ij,jk->k", combined, n, combined) for n in noise)
     order = np.argsort(values - bias)
     found = Nystrom.of(block, images, embedding.T @ images, block[:0], noise)
-    np.testing.assert_allclose(found.values, np.append(np.zeros(4 - m), np.maximum(values - bias, 0)[order]), atol=1e-9)
+    np.testing.assert_allclose(
+        found.values, np.append(np.zeros(4 - m), np.maximum(values - bias, 0)[order]), atol=1e-9 * unit
+    )
+    assert (order[-1] == m - 1) != noisy
     assert found.noise == pytest.approx(np.sqrt(np.mean((2 * drawn / values) ** 2)), rel=1e-7)
     assert found.following(1) == found.values[-2]
     assert found.following(3) == found.values[0] == found.following(7)
@@ -113,7 +125,9 @@ def test_eigenvectors_of_an_image_and_what_lies_along_its_directions(rank, noisy
         np.testing.assert_allclose(some * signs, chosen, atol=1e-8)
         np.testing.assert_allclose(found.inside(count) * signs, inside.T @ chosen, atol=1e-8)
         beyond = chosen - inside @ (inside.T @ chosen)
-        np.testing.assert_allclose(found.seen_beyond(count), np.sum((columns.T @ beyond) ** 2, axis=0), atol=1e-8)
+        np.testing.assert_allclose(
+            found.seen_beyond(count), np.sum((columns.T @ beyond) ** 2, axis=0), atol=1e-8 * unit
+        )
 
 
 def test_more_eigenvectors_than_an_image_has_and_very_small_ones_are_orthonormal():
