@@ -134,8 +134,13 @@ def test_more_eigenvectors_than_an_image_has_and_very_small_ones_are_orthonormal
     rng = np.random.default_rng(4)
     block = directions(10, 4, rng)
     few = of_rank(10, 2, rng)
-    some = Nystrom.of(block, few @ block, few @ block, block[:0]).vectors(4)
-    np.testing.assert_allclose(some.T @ some, np.eye(some.shape[1]), atol=1e-12)
+    found = Nystrom.of(block, few @ block, few @ block, block[:0])
+    some = found.vectors(4)
+    np.testing.assert_allclose(some.T @ some, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(few @ some[:, :2], 0, atol=1e-12)
+    np.testing.assert_allclose(found.inside(4)[:, 2:], block.T @ some[:, 2:], atol=1e-12)
+    assert not found.inside(4)[:, :2].any()
+    np.testing.assert_allclose(found.seen_beyond(4)[:2], 0)
     steep = directions(10, 10, rng) * np.logspace(-8, 0, 10)
     steep = steep @ steep.T
     found = Nystrom.of(block, steep @ block, steep @ block, block[:0])
@@ -150,6 +155,8 @@ def test_images_that_are_zero_have_eigenvalues_of_zero():
     found = Nystrom.of(block, np.zeros((6, 2)), np.zeros((6, 2)), block[:0])
     assert found.values.tolist() == [0, 0]
     assert found.noise == 0
+    assert not found.inside(2).any()
+    np.testing.assert_allclose(found.vectors(2).T @ found.vectors(2), np.eye(2), atol=1e-14)
 
 
 @pytest.mark.parametrize("width", [1, 70_000])
