@@ -35,7 +35,7 @@ class Cells:
         own = np.eye(num_classes, dtype=bool)
         if keeps_pairs:
             weights = known_weights(pair_weights, rounding).reshape(-1)
-            plain = np.diag((~own).reshape(-1).astype(float))
+            plain = np.diag((~own).ravel().astype(float))
             # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
             plain[np.flatnonzero(own)] = -np.repeat(np.eye(num_classes), num_classes, axis=1) * ~own.ravel()
         else:
