@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rmtland.logits.cross_class import known_weights
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -27,15 +29,15 @@ class Cells:
     weights: Floats
 
     @classmethod
-    def of(cls, pair_weights: Floats, keeps_pairs: bool) -> Cells:
-        """From p_{c,c'} / n, (C, C), and whether sums are those of pairs (C^2, D) or of classes (C, D)."""
+    def of(cls, pair_weights: Floats, keeps_pairs: bool, rounding: float) -> Cells:
+        """From p_{c,c'} / n, (C, C), whether sums are those of pairs (C^2, D) or of classes (C, D), and their error."""
         num_classes = len(pair_weights)
         own = np.eye(num_classes, dtype=bool)
         if keeps_pairs:
-            weights = pair_weights.reshape(-1)
-            plain = np.diag((~own).reshape(-1).astype(float))
+            weights = known_weights(pair_weights, rounding).reshape(-1)
+            plain = np.diag((~own).ravel().astype(float))
             # sum_c' p_{i,c'} g_{i,c,c'} = 0: the own class's sum is minus that of the others.
-            plain[np.flatnonzero(own)] = -np.repeat(np.eye(num_classes), num_classes, axis=1) * ~own.reshape(-1)
+            plain[np.flatnonzero(own)] = -np.repeat(np.eye(num_classes), num_classes, axis=1) * ~own.ravel()
         else:
             others = (pair_weights * ~own).sum(axis=1)
             weights = np.concatenate([others, np.diag(pair_weights)])

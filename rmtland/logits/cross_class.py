@@ -25,7 +25,8 @@ class CrossClassMeans:
 
     g_{i,c,c'} = J_i^T (e_c' - p_i) is minus the loss gradient of example i, of class c, were its label c'. g_{c,c'} is
     its mean over class c with weights p_{i,c'}; g_c is the mean of g_{c,c'} over c' != c with weights p_{c,c'}. A mean
-    whose weights are all zero is zero.
+    whose weights are all zero is zero. Where pairs are kept, so are p_{c,c} and g_{c,c} of a class whose examples are
+    mistaken so surely that sums over the others know nothing of it.
 
     Attributes
     ----------
@@ -51,8 +52,9 @@ class CrossClassMeans:
 
     @classmethod
     def from_sums(
-        cls, num_examples: float, class_sizes: Array, pair_weights: Array, sums: Array, *, tiny: float = 0.0
-    ) -> CrossClassMeans:
+        cls, num_examples: float, class_sizes: Array, pair_weights: Array, sums: Array, *, tiny: float = 0.0,
+        rounding: float = 2.0**-52,
+    ) -> CrossClassMeans:  # fmt: skip
         """The means from what `CrossClassMeansAccumulator` adds up, over all examples or some.
 
         Parameters
@@ -65,6 +67,8 @@ class CrossClassMeans:
             p_{c,c'} g_{c,c'} for c' != c (the diagonal is not read), which `pair_factor` overwrites; or p_c g_c.
         tiny : float
             Weights up to this are taken for zeros.
+        rounding : float
+            Relative, of the sums over pairs: that of the own class is known from the others' alone.
 
         Returns
         -------
@@ -81,6 +85,7 @@ class CrossClassMeans:
         sizes = to_numpy(class_sizes).astype(np.float64)
         if sums.ndim == 2:
             return cls(num_examples, sizes, weights, sums)
+        weights = known_weights(weights, rounding)
         class_sums = zeros(sums, (sums.shape[0], sums.shape[2]))
         for c in range(sums.shape[0]):
             class_sums[c, :] = _to_factor(sums[c, ...], c, num_examples * weights[c])
@@ -165,6 +170,13 @@ class CrossClassMeans:
 
     def _scaled(self, vectors: Array, scale: npt.NDArray[np.float64]) -> Array:
         return vectors * like(vectors, scale)[..., None]
+
+
+def known_weights(weights: npt.NDArray[np.float64], rounding: float) -> npt.NDArray[np.float64]:
+    """Pair weights (C, C), zero for an own class whose mean is lost in the rounding of sums over the others."""
+    own = np.eye(len(weights), dtype=bool)
+    others = np.sum(weights * ~own, axis=1, keepdims=True)
+    return np.where(own & (weights <= rounding * others), 0.0, weights)
 
 
 def _to_factor(sums: Array, c: int, weights: npt.NDArray[np.float64]) -> Array:
@@ -271,7 +283,7 @@ class CrossClassMeansAccumulator(SumAccumulator[Any]):
 
     def conclude(self, sums: tuple[Array, ...], source: LogitGradients) -> CrossClassMeans:
         """The means, and the weights of the examples to scale them by."""
-        return CrossClassMeans.from_sums(source.num_examples, sums[2], sums[1], sums[0], tiny=_tiny(source))
+        return CrossClassMeans.from_sums(source.num_examples, sums[2], sums[1], sums[0], **_limits(source))
 
 
 @dataclass(frozen=True)
@@ -288,17 +300,19 @@ class PairRowsAccumulator(CrossClassMeansAccumulator):
         """The rows."""
         rows, weights = sums[0], to_numpy(sums[1])
         require_finite(rows)
-        weights = np.where(weights > _tiny(source), weights, 0.0) * source.num_examples
+        limits = _limits(source)
+        weights = known_weights(np.where(weights > limits["tiny"], weights, 0.0), limits["rounding"])
+        weights *= source.num_examples
         for place, c in enumerate(self.classes):
             _to_factor(rows[place, ...], c, weights[c])
         return rows
 
 
-def _tiny(source: LogitGradients) -> float:
-    """Weights that are zeros in the dtype of products: a pair whose probabilities underflow there has no known mean."""
+def _limits(source: LogitGradients) -> dict[str, float]:
+    """Of the dtype of products: `tiny` weights are zeros, as a pair whose probabilities underflow has no known mean."""
     products = prototype(source)
     limits = namespace(products).finfo(products.dtype)
-    return float(limits.smallest_normal) / float(limits.eps)
+    return {"tiny": float(limits.smallest_normal) / float(limits.eps), "rounding": float(limits.eps)}
 
 
 def _own_columns(chunk: SharedChunk, own: Array) -> Array:

@@ -174,7 +174,8 @@ def _numbers(sums: _Sums, num_parameters: int) -> tuple[float, float, float, flo
     pairs, apart = float(np.sum(sums.curvature**2)) - a, weight**2 - b
     # Rounding of the whole sum is no pair of examples: one of them alone has curvature.
     mean = max(float(sums.products - sums.own_products) / pairs, 0.0) if pairs > 1e-12 * a else 0.0
-    residual = max(float(sums.own) / weight - mean, 0.0)
+    residual = float(sums.own) / weight - mean
+    residual = residual if residual > 1e-12 * mean else 0.0  # else rounding
     of_logits = _spread_of_logits(sums.logits - sums.own_logits) if mean > 0 else 0.0
     alike, together = _over_directions(pairs, apart, of_logits, num_classes)
     a, b = _over_directions(a, b, of_logits, num_classes)

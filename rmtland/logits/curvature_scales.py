@@ -92,7 +92,7 @@ class CurvatureScalesAccumulator(SumAccumulator[CurvatureScales]):
         if several and pairs.size > 2:
             off = (products - own_products - mean * pairs) / pairs.mean()
             # Of logits of zero sum all variances are (C - 2) / (C - 1) of those of as many independent ones.
-            errors[0] = error_of_root(mean + off, mean) * math.sqrt((pairs.size - 1) / (pairs.size - 2))
+            errors[0] = error_of_root(off, mean) * math.sqrt((pairs.size - 1) / (pairs.size - 2))
         if residual > 0 and 0 < squares[0] < math.inf:
             n = source.num_examples
             # total^2 may leave float64 where it times the weights' squares does not.

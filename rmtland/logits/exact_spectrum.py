@@ -79,9 +79,8 @@ def from_rows(gram: Array, seen: Array, norm: float, num_parameters: int) -> Gau
     require_finite(gram)
     values, components = _eigenvalues_and_overlaps(gram, seen)
     # The unit eigenvector of G is Y^T u / sqrt(lambda).
-    positive = values > _rounding(values)
-    overlaps = np.where(positive, components / np.sqrt(np.where(positive, values, 1)), 0)
-    return _spectrum(values, overlaps, norm, num_parameters)
+    lengths = np.sqrt(np.where(values > _rounding(values), values, 1.0))
+    return _spectrum(values, components / lengths, norm, num_parameters)
 
 
 def _eigenvalues_and_overlaps(matrix: Array, vector: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

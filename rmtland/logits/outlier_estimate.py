@@ -104,9 +104,11 @@ class Nystrom:
         order = np.argsort(whole - bias, kind="stable")
         whole, values = np.maximum(whole[order], 0.0), (whole - bias)[order]
         size = int(block.shape[1])
-        relative = 2 * drawn / np.where(whole > 0, whole, 1.0)
+        relative = 2 * drawn[order] / np.where(whole > 0, whole, 1.0)
+        # Where G has fewer eigenvalues than there are directions, the first are zeros of any vectors.
+        combinations = np.pad(combinations[:, order], ((0, 0), (size - len(order), 0)))
         return cls(
-            images, root, along, _padded(values, size), np.sqrt(_padded(whole, size)), combinations[:, order],
+            images, root, along, _padded(values, size), np.sqrt(_padded(whole, size)), combinations,
             float(np.sqrt(np.mean(relative**2))) if relative.size else 0.0,
         )  # fmt: skip
 
@@ -117,7 +119,7 @@ class Nystrom:
     def vectors(self, count: int) -> Array:
         """Orthonormal eigenvectors (D, count) of the largest eigenvalues, ascending."""
         chosen, lengths = self.root @ self.combinations[:, -count:], self.lengths[-count:]
-        if lengths.min() ** 2 <= CLOSE * lengths.max() ** 2 or chosen.shape[1] < count:
+        if lengths.min() ** 2 <= CLOSE * lengths.max() ** 2:
             return orthonormal(self.images @ like(self.images, chosen))
         rows = self.images.T  # as they lie in memory
         return (like(rows, (chosen / lengths).T) @ rows).T
@@ -141,7 +143,7 @@ def _padded(values: Floats, count: int) -> Floats:
 
 def _inverse_root(core: Floats, kind: Array, scale: float) -> tuple[Floats, Floats]:
     """K^-1/2, (m, r), and K^1/2 of K, positive semidefinite; less what is rounding."""
-    sizes, turn = np.linalg.eigh((core + core.T) / 2) if core.size else (np.zeros(0), np.zeros((0, 0)))
+    sizes, turn = np.linalg.eigh((core + core.T) / 2)
     kept = sizes > 10 * _vectors.epsilon(kind) * max(scale, float(sizes.max(initial=0.0)))
     roots = np.sqrt(sizes[kept])
     return turn[:, kept] / roots, turn[:, kept] * roots

@@ -123,8 +123,12 @@ class OutlierStream:
             self._conclude(first, (sums, pairs, count))
             return
         # Directions that were given are filled up with those of F, and where these are few with any.
-        turn = Cells.of(pairs / self.source.num_examples, self.keeps).turn
+        turn = self._cells(pairs / self.source.num_examples).turn
         self.block = filled(filled(self.block, self.width, self._leading(sums, turn, self.width)), self.width)
+
+    def _cells(self, weights: Floats) -> Cells:
+        """Of pair weights over the number of examples."""
+        return Cells.of(weights, self.keeps, _vectors.epsilon(self.kind))
 
     def _leading(self, sums: Array, turn: Floats, width: int) -> Array:
         """The leading directions of F, (size, m), from sums that `turn` makes its columns of, up to a factor."""
@@ -143,7 +147,7 @@ class OutlierStream:
         """Sums over the first examples of all ranks; the directions, where there are none yet, from them."""
         sums, pairs, count = self._reduced(state)
         if self.block is None:
-            cells = Cells.of(pairs / max(count, 1.0), self.keeps)
+            cells = self._cells(pairs / max(count, 1.0))
             self.block = self._leading(sums, cells.turn, self.width)
             self.scatter = Scatter(self.source.num_classes, int(self.block.shape[1]), self.keeps)
         return sums, pairs, count
@@ -178,9 +182,9 @@ class OutlierStream:
         self.sampled = 1.0 - count / num_examples
         self.num_products += width * (1.0 - self.sampled)
         before, before_pairs, _ = first if first is not None else (None, np.zeros_like(pairs), 0.0)
-        self.cells = Cells.of((pairs + before_pairs) / num_examples, self.keeps)
+        self.cells = self._cells((pairs + before_pairs) / num_examples)
         self.turn = self.cells.turn / num_examples
-        here = Cells.of(pairs / max(count, 1.0), self.keeps)
+        here = self._cells(pairs / max(count, 1.0))
         # Second moments about the means of all: the sum of g g^T less sum g times the mean, less its transpose, plus
         # that of the mean. Coefficients (r, m) first, then two products with the sums.
         block = like(sums, self.block)

@@ -48,7 +48,7 @@ class PairGram:
     @property
     def num_classes(self) -> int:
         """C."""
-        return int(self.shares.shape[0])
+        return len(self.shares)
 
     def combinations(self, *parts: str) -> Floats:
         """T of shape (r, C^2), such that F T^T is a factor of the sum of some parts; the identity for all three."""

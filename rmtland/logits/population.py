@@ -140,7 +140,8 @@ def recover_spectrum(moments: ResidualMoments, *, num_draws: int = 50, rng: Seed
     matrix, target = whitener @ _powers(grid, moments), whitener @ moments.values
     shares, stiffness = _smoothest(matrix, target, moments.values[0])
     rng = generator(rng)
-    drawn = rng.multivariate_normal(moments.values, moments.covariance, size=count, method="eigh")
+    scale, relative = _relative(moments)
+    drawn = moments.values + scale * rng.multivariate_normal(np.zeros(scale.size), relative, size=count, method="eigh")
     above = np.array([_above(_fitted(matrix, whitener @ v, moments.values[0], stiffness), grid) for v in drawn])
     kept = shares > 1e-9 * shares.max()
     residuals = matrix @ shares - target
@@ -168,11 +169,16 @@ def _powers(grid: Floats, moments: ResidualMoments) -> Floats:
     return powers
 
 
+def _relative(moments: ResidualMoments) -> tuple[Floats, Floats]:
+    """The size of each moment, and the covariance in these units: those of high and low ones differ by many digits."""
+    scale = np.maximum(np.abs(moments.values), moments.standard_error)
+    return scale, moments.covariance / np.outer(scale, scale)
+
+
 def _whitener(moments: ResidualMoments) -> Floats:
     """The matrix that makes errors of the moments independent and of unit variance: those of high ones go together."""
-    scale = np.maximum(np.abs(moments.values), moments.standard_error)
-    relative = moments.covariance / np.outer(scale, scale) + TRUST**2 * np.eye(scale.size)
-    whitener: Floats = np.linalg.inv(np.linalg.cholesky(relative)) / scale
+    scale, relative = _relative(moments)
+    whitener: Floats = np.linalg.inv(np.linalg.cholesky(relative + TRUST**2 * np.eye(scale.size))) / scale
     return whitener
 
 

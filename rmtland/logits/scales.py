@@ -175,13 +175,13 @@ class LogitScalesAccumulator(SumAccumulator[LogitScales]):
 
 
 def error_of_root(values: npt.NDArray[np.float64], mean: float) -> float:
-    """Of the root of the mean of independent values, to first order."""
+    """Of the root of the mean of independent values, or of what is left of these, to first order."""
     return float(np.std(values / mean, ddof=1)) / math.sqrt(values.size) * math.sqrt(mean) / 2 if mean > 0 else math.nan
 
 
 def _error_of_ratio(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], mean: float) -> float:
     """Of the root of a ratio of sums of independent values and their weights, to first order."""
-    return error_of_root(mean + (values - mean * weights) / weights.mean(), mean) if values.size > 1 else math.nan
+    return error_of_root((values - mean * weights) / weights.mean(), mean) if values.size > 1 else math.nan
 
 
 def logit_scales(

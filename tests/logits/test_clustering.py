@@ -75,6 +75,48 @@ def test_where_groups_would_not_fit_errors_are_those_of_leaving_each_example_out
     assert q.num_groups == 14
 
 
+def test_examples_without_which_no_pair_is_left_are_not_counted(monkeypatch):
+    _, _, gradients = oracles.examples(7, 3, 5)
+    labels = np.array([0, 0, 1, 2, 1, 1, 1])
+    gradients[labels == 1, 1] = 0  # the only pair is that of the first two
+    monkeypatch.setattr(module, "GROUP_BYTES", 1)
+    q = measured(gradients, labels)
+    np.testing.assert_allclose(errors(q), jackknife(gradients, labels), rtol=1e-9, atol=1e-12)
+    assert q.same_logit_same_class_error == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_errors_are_the_spread_over_resampled_examples(seed):
+    """With w copies of an example, a pair counts as often as it has copies, and copies of one example do not pair."""
+    _, labels, gradients = oracles.examples(8, 3, 5)
+    cosines = oracles.cosines(gradients)
+    drawn = []
+    for w in np.random.default_rng(seed).multinomial(8, np.full(8, 1 / 8), size=25):
+        pairs = np.outer(w, w) - np.diag(w**2)
+
+        def mean(k, other, some, pairs=pairs):
+            chosen = pairs * np.outer(some, some)
+            return np.sum(chosen * cosines[:, k, :, other]) / chosen.sum() if chosen.sum() else np.nan
+
+        every = np.ones(8)
+        one = [mean(k, k, labels == k) for k in range(3)]
+        drawn.append((
+            np.nanmean(one) if np.isfinite(one).any() else np.nan,
+            np.mean([mean(k, k, every) for k in range(3)]),
+            np.mean([mean(k, other, every) for k in range(3) for other in range(3) if k != other]),
+        ))  # fmt: skip
+    found = rl.clustering(
+        rl.DenseLogitGradients(np.zeros((8, 3)), labels, gradients), num_bootstrap=25, num_groups=8, rng=seed
+    )
+    np.testing.assert_allclose(errors(found), np.nanstd(drawn, axis=0, ddof=1) * np.sqrt(8 / 7), rtol=1e-9)
+
+
+def test_two_groups_have_errors():
+    _, labels, gradients = oracles.examples(9, 3, 5)
+    source = rl.DenseLogitGradients(np.zeros((9, 3)), labels, gradients)
+    assert np.isfinite(errors(rl.clustering(source, num_groups=2))).all()
+
+
 def test_groups_of_a_sorted_file_are_as_good_as_those_of_a_shuffled_one():
     # Twelve kinds of examples, sorted: consecutive blocks would be all of a kind, groups dealt in turn all alike.
     rng = np.random.default_rng(0)

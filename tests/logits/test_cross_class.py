@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.logits.accumulate import SharedChunk
-from rmtland.logits.cross_class import CrossClassMeans, CrossClassMeansAccumulator
+from rmtland.logits.accumulate import SharedChunk, accumulate_one
+from rmtland.logits.cross_class import CrossClassMeans, CrossClassMeansAccumulator, PairRowsAccumulator
 from tests import oracles
 from tests.nets.networks import build
 
@@ -82,6 +82,27 @@ def test_own_class_mean_is_parallel_to_the_class_mean(case):
     own = np.array([expected["pair"][c, c] for c in range(4)])
     np.testing.assert_allclose(means.own_factor, np.sqrt(np.diag(expected["p"]) / 50)[:, None] * own, atol=1e-12)
     np.testing.assert_allclose(means.own_factor, [means.pair_factor[c, c] for c in range(4)], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "gap"), [(np.float64, 50), (np.float64, 300), (np.float32, 40)])
+@pytest.mark.parametrize("keep_pairs", [True, False])
+def test_a_class_that_is_surely_mistaken_for_others_is_no_outlier(dtype, gap, keep_pairs):
+    """Its own mean is no quotient of two roundings."""
+    logits, labels, gradients = (np.asarray(a) for a in oracles.examples(20, 4, 30))
+    logits = logits - gap * np.eye(4)[2] * (labels == 2)[:, None]
+    logits, gradients = logits.astype(dtype), gradients.astype(dtype)
+    expected = oracles.hierarchy(logits.astype(float), labels, gradients.astype(float))
+    whole = oracles.gauss_newton(logits.astype(float), gradients.astype(float))
+    source = rl.DenseLogitGradients(logits, labels, gradients)
+    size = np.abs(whole).max() * np.finfo(dtype).eps
+    found = rl.hierarchy(source, keep_pairs=keep_pairs)
+    for name in ("A1", "A2", "B2"):
+        np.testing.assert_allclose(getattr(found, name).to_dense(), expected[name], atol=20 * size, err_msg=name)
+    for passes, error in ((1, 0.3), (2, 1e-5)):  # from below in two
+        outliers = rl.streamed_outliers(source, passes, keep_pairs=keep_pairs).eigenvalues
+        assert (outliers <= np.linalg.eigvalsh(whole)[-3:] * (1 + error)).all()
+    rows = accumulate_one(source, PairRowsAccumulator(classes=range(1, 3)))
+    np.testing.assert_allclose(rows, rl.cross_class_means(source, keep_pairs=True).pair_factor[1:3], atol=size)
 
 
 @settings(max_examples=30, deadline=None)

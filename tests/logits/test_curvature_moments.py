@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 import rmtland as rl
+from rmtland.logits import curvature_moments as module
 from tests import oracles
 from tests.statistical import assert_mean
 
@@ -177,3 +179,62 @@ def test_frozen_examples_and_too_few():
     assert math.isnan(two.residual_length_error)
     nothing = rl.curvature_moments(rl.DenseLogitGradients(np.zeros((3, 3)), np.arange(3), 0 * gradients))
     assert (nothing.mean_length, nothing.residual_length, nothing.length_spread) == (0, 0, 0)
+
+
+def around(curvatures):
+    """The sums that go with pairs of examples of these curvatures (N, C, C)."""
+    traces = np.einsum("nkk->n", curvatures)
+    a, b = np.sum(curvatures**2), np.sum(traces**2)
+    return a, b, np.sum(curvatures.sum(axis=0) ** 2) - a, traces.sum() ** 2 - b
+
+
+@pytest.mark.parametrize("unequal", [None, [1.0, 2.5, 2.5], [1.0, 4.0, 7.0]])
+@pytest.mark.parametrize(("num_examples", "size"), [(6, 1.0), (2, 1e-6)])
+@pytest.mark.parametrize(("m", "e", "inverse", "spread"), [
+    (0.0, 1.3, 0.02, 0.6), (0.7, 1.3, 0.2, 0.0), (1.5, 0.4, 0.0, 0.9), (0.9, 0.8, 1.0, 0.3), (1.1, 0.0, 0.0, 0.0),
+])  # fmt: skip
+def test_numbers_solve_the_equations_of_their_law(m, e, inverse, spread, unequal, num_examples, size):
+    """Those of the documentation, with means over rotations by sums over those of an icosahedron."""
+    rng = np.random.default_rng(0)
+    curvatures = size * np.array([oracles.curvature(z) for z in rng.normal(size=(num_examples, 4))])
+    basis = np.linalg.svd(np.ones((1, 4)))[2][1:].T
+    small = basis.T @ curvatures @ basis
+    widths = np.ones(3) if unequal is None else 3 * np.array(unequal) / np.sum(unequal)
+    if m == 0:  # no means, no spread of them
+        widths = np.ones(3)
+    totals = []
+    for turn in Rotation.create_group("I").as_matrix():
+        root = turn * np.sqrt(widths)
+        totals.append(around(root.T @ small @ root))  # tr A B A' B = tr (B^1/2 A B^1/2) (B^1/2 A' B^1/2)
+    a, b, alike, together = np.mean(totals, axis=0)
+    d = 37
+    crossed = 2 * m**2 * e**2 / d
+    pairs = around(curvatures)[2]
+    sums = module._Sums(
+        weight=np.einsum("nkk->", curvatures),
+        own=(m**2 + e**2) * np.einsum("nkk->", curvatures),
+        products=m**2 * pairs + 5.0 * size**2,
+        own_products=5.0 * size**2,
+        squares=m**4 * alike + (e**4 * inverse + crossed) * together,
+        own_squares=0.0,
+        a=np.sum(curvatures**2),
+        b=np.sum(np.einsum("nkk->n", curvatures) ** 2),
+        curvature=curvatures.sum(axis=0),
+        logits=basis @ np.diag(widths) @ basis.T + 3.0 * np.eye(4) + 0.5,
+        own_logits=3.0 * np.eye(4),
+    )
+    own = (m**4 + 2 * m**2 * e**2) * a + e**4 * (1 + spread**2) * (a + (a + b) * inverse) + crossed * (a + b)
+    sums = sums._replace(own_squares=own, squares=sums.squares + own)
+    found = module._numbers(sums, d)
+    of_logits = np.sqrt(np.mean(widths**2) - 1)
+    np.testing.assert_allclose(found, (m, e, inverse, spread, of_logits), rtol=1e-6, atol=1e-6)
+    assert module._numbers(sums._replace(squares=1e3 * own), d)[2] == (1.0 if e > 0 else 0.0)  # one direction at least
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_logit_gradients_have_no_residuals(seed):
+    rng = np.random.default_rng(seed)
+    gradients = np.tile(3.0 * np.linalg.qr(rng.normal(size=(30, 4)))[0].T, (7, 1, 1))  # as long and orthogonal
+    found = rl.curvature_moments(rl.DenseLogitGradients(rng.normal(size=(7, 4)), np.arange(7) % 4, gradients))
+    assert found.mean_length == pytest.approx(3.0)
+    assert (found.residual_length, found.effective_dimension, found.length_spread) == (0.0, math.inf, 0.0)

@@ -38,6 +38,14 @@ def test_against_loops_in_any_chunks(chunk_size, in_torch):
     assert not scales.residual_clipped
 
 
+def test_two_examples_are_enough():
+    logits, labels, gradients = oracles.examples(2, 3, 20, mean=3.0)
+    scales = rl.curvature_scales(rl.DenseLogitGradients(logits, labels, gradients))
+    mean, total = by_loops(logits, gradients)
+    assert scales.mean_length**2 == pytest.approx(mean, rel=1e-10)
+    assert scales.mean_length**2 + scales.residual_length**2 == pytest.approx(total, rel=1e-10)
+
+
 def test_of_a_network_and_beside_other_statistics():
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()

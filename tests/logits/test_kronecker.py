@@ -75,11 +75,18 @@ def test_errors_are_those_of_draws_of_the_examples():
     assert 0.5 < np.mean(errors) / np.std(shares) < 2
 
 
-def test_errors_by_groups_are_those_of_fits_without_each(monkeypatch):
-    source = rl.DenseLogitGradients(*oracles.examples(23, 3, 40))
+@pytest.mark.parametrize("num_examples", [2, 3, 23])
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_errors_by_groups_are_those_of_fits_without_each(monkeypatch, num_examples, unit):
+    logits, labels, gradients = oracles.examples(num_examples, 3, 40)
+    source = rl.DenseLogitGradients(logits, labels, unit * gradients)
     by_groups = rl.kronecker_fit(source, 2)
+    assert np.isfinite(by_groups.standard_error).all()
+    assert (by_groups.standard_error > 1e-6).all() == (num_examples > 2)  # one example alone is a product
     monkeypatch.setattr(kronecker, "BY_GROUPS", 1)
-    np.testing.assert_allclose(by_groups.standard_error, rl.kronecker_fit(source, 2).standard_error, rtol=1e-8)
+    np.testing.assert_allclose(
+        by_groups.standard_error, rl.kronecker_fit(source, 2).standard_error, rtol=1e-8, atol=1e-14
+    )
 
 
 def test_bad_input():

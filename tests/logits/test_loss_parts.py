@@ -67,3 +67,14 @@ def test_curvature_of_a_large_vocabulary_is_refused_by_name(monkeypatch: pytest.
     monkeypatch.setattr(_arguments, "available_memory", lambda: 1e9)
     with pytest.raises(MemoryError, match=r"the curvature of 2 examples in 20000 logits .* which trace_estimate takes"):
         at.hessian_factor()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+@pytest.mark.parametrize("at_once", [1, 2 * C, 100])
+def test_few_examples_or_none_come_as_they_are(n: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = case("hard")
+    at = LossAt(whole.loss, whole.outputs[:n], whole.targets[:n], whole.weights[:n])
+    monkeypatch.setattr(loss_at, "AT_ONCE", at_once)
+    np.testing.assert_array_equal(at.value(), whole.value()[:n])
+    np.testing.assert_array_equal(at.gradient(), whole.gradient()[:n])
+    assert sum(len(part.outputs) for _, part in at.parts()) == n

@@ -296,3 +296,17 @@ def test_labels_of_a_regression_with_several_outputs_are_classes(num_outputs):
         loss.check(outputs, labels + num_outputs - 1)
     targets = np.array([0.5, -2.0, 3.5, 1.0])
     np.testing.assert_allclose(loss.value(outputs[:, :1], targets), (outputs[:, 0] - targets) ** 2 / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_smoothed_labels_are_those_of_torch(smoothing, soft):
+    rng = np.random.default_rng(0)
+    outputs = 3 * rng.normal(size=(6, 4))
+    labels = rng.dirichlet(np.ones(4), 6) if soft else rng.integers(4, size=6)
+    z = torch.tensor(outputs, requires_grad=True)
+    value = torch.nn.functional.cross_entropy(z, torch.tensor(labels), reduction="none", label_smoothing=smoothing)
+    value.sum().backward()
+    loss = rl.CrossEntropy(smoothing)
+    np.testing.assert_allclose(loss.value(outputs, labels), value.detach(), rtol=1e-12)
+    np.testing.assert_allclose(loss.gradient(outputs, labels), z.grad, rtol=1e-10, atol=1e-14)

@@ -49,6 +49,19 @@ def test_the_largest_eigenvalues_of_a_spiked_spectrum():
     assert rl.recover_spectrum(moments(np.ones(3))).top(20)[-1] == 0
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e5])
+def test_a_spectrum_in_other_units_is_the_same(unit):
+    plain, scaled = moments(SPIKED), moments(unit * SPIKED)
+    found, other = (rl.recover_spectrum(m, num_draws=2) for m in (plain, scaled))
+    assert found.variance_bounds(20.0) == pytest.approx(scaled_bounds := other.variance_bounds(20.0 * unit), abs=1e-6)
+    assert 0 < scaled_bounds[0] < scaled_bounds[1] < 1
+    assert other.trace == pytest.approx(unit * found.trace, rel=1e-6)
+    assert other.misfit == pytest.approx(found.misfit, rel=1e-3)
+    np.testing.assert_allclose(other.top(4), unit * found.top(4), rtol=1e-6)
+    np.testing.assert_allclose(other.standard_error, found.standard_error, rtol=1e-3, atol=1e-3)
+    assert found.standard_error.max() > 1
+
+
 def test_count_of_equal_eigenvalues():
     found = rl.recover_spectrum(moments(np.ones(300), relative=0.005))
     assert found.count_above(0.2) == pytest.approx(300, rel=0.15)

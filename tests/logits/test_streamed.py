@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rmtland as rl
-from rmtland.logits.outlier_estimate import apart
+from rmtland.logits.outlier_estimate import apart, likely_errors
+from rmtland.logits.outlier_stream import _cut_at, _opening
 from tests import oracles
 
 
@@ -19,7 +20,7 @@ def pair_gradients(logits, gradients):
     return gradients - np.einsum("nk,nkd->nd", p, gradients)[:, None, :], p
 
 
-def brute_force(logits, labels, gradients, k, width, *, half_centres=False):
+def brute_force(logits, labels, gradients, k, width, *, half_centres=False, errors=False):
     """One pass by loops over examples and pairs of classes, with dense matrices."""
     g, p = pair_gradients(logits, gradients)
     num_examples, num_classes, size = g.shape
@@ -49,7 +50,15 @@ def brute_force(logits, labels, gradients, k, width, *, half_centres=False):
     reached = spread @ basis
     total = whole @ whole.T + reached @ np.linalg.pinv(basis.T @ reached) @ reached.T
     values, vectors = np.linalg.eigh(total)
-    return values[-k:], vectors[:, -k:]
+    if not errors:
+        return values[-k:], vectors[:, -k:]
+    # What each of the second half has along the directions that were multiplied, in 16 groups in turn.
+    seen = basis @ (basis.T @ vectors[:, -k:])
+    each = [np.sum(p[i][:, None] * ((g[i] - centres[labels[i]]) @ seen) ** 2, axis=0) for i in second]
+    groups = [np.mean([q for i, q in zip(second, each, strict=True) if i % 16 == j], axis=0) for j in range(16)]
+    noise = np.std(groups, axis=0, ddof=1) * np.sqrt(len(first) / num_examples / 16)
+    unseen = (1 - np.sum(seen**2, axis=0)) * values[-k - 1]
+    return likely_errors(values[-k:], values[-k - 1], unseen, noise)
 
 
 def aligned(one, other):
@@ -68,6 +77,78 @@ def test_one_pass_is_that_of_brute_force(seed, width):
     # Centres of the half itself are the mistake next to it.
     wrong, _ = brute_force(*arrays, 3, width, half_centres=True)
     assert np.abs(wrong / values - 1).max() > 1e-4
+
+
+def reached(means, whole, block):
+    """F F^T and what of the rest V reaches: eigenvalues and vectors."""
+    rest = (whole - means) @ block
+    return np.linalg.eigh(means + rest @ np.linalg.inv(block.T @ rest) @ rest.T)
+
+
+@pytest.mark.parametrize("keep_pairs", [True, False])
+@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("num_examples", [40, 200])
+def test_directions_that_are_given_are_multiplied_by_all_examples(keep_pairs, library, num_examples):
+    arrays = case(num_examples)
+    parts = oracles.hierarchy(*arrays)
+    means = parts["A1"] + parts["A2"] + (parts["B1"] if keep_pairs else 0)
+    whole = oracles.gauss_newton(arrays[0], arrays[2])
+    start = np.random.default_rng(5).normal(size=(30, 4))
+    values, vectors = reached(means, whole, np.linalg.qr(start)[0])
+    source = rl.DenseLogitGradients(*map(library, arrays), chunk_size=13)
+    options = {"k": 3, "keep_pairs": keep_pairs, "start": library(start)}
+    one, two = (rl.streamed_outliers(source, passes, **options) for passes in (1, 2))
+    np.testing.assert_allclose(one.eigenvalues, values[-3:], rtol=1e-9)
+    np.testing.assert_allclose(aligned(one.eigenvectors, vectors[:, -3:]), 1, rtol=1e-8)
+    assert one.num_products == 4
+    # Products with the leading vectors that these tell, twice as many as eigenvalues are asked for.
+    again, turned = reached(means, whole, vectors[:, -6:])
+    np.testing.assert_allclose(two.eigenvalues, again[-3:], rtol=1e-9)
+    np.testing.assert_allclose(aligned(two.eigenvectors, turned[:, -3:]), 1, rtol=1e-8)
+    assert two.num_products == 10
+    assert (two.eigenvalues - one.eigenvalues > -1e-9).all()
+    assert np.abs(two.eigenvalues / values[-3:] - 1).max() > 1e-6
+
+
+@pytest.mark.parametrize(("num_examples", "num_classes", "first"), [
+    (1, 3, 0), (2, 3, 1), (11, 2, 5), (63, 2, 31), (100, 2, 32), (255, 2, 32), (264, 2, 33), (1000, 2, 125),
+])  # fmt: skip
+def test_an_eighth_of_the_examples_goes_before_or_half_of_few(num_examples, num_classes, first):
+    arrays = case(num_examples, num_classes, 2)
+    assert _opening(rl.DenseLogitGradients(*arrays)) == first
+    alone = oracles.ScratchSource(*arrays, rl.CrossEntropy(), sizes=(num_examples,), shuffle=False)
+    alone.chunks = lambda: iter([oracles.ScratchChunk(*(a[:1] for a in arrays))])  # no more than one is looked at
+    assert _opening(alone) == first
+    parts = [np.arange(num_examples), np.zeros(0, dtype=int), np.arange(num_examples)]
+    both = tuple(np.concatenate([a, a]) for a in arrays)
+    parts[2] = parts[2] + num_examples
+    assert oracles.on_ranks(_opening, both, rl.CrossEntropy(), parts) == [first, 0, first]
+
+
+@pytest.mark.parametrize(("place", "sizes"), [(-3, [5]), (0, [5]), (1, [1, 4]), (4, [4, 1]), (5, [5]), (8, [5])])
+def test_a_chunk_is_cut_where_a_place_lies_within_it(place, sizes):
+    arrays = case(5, 3, 7)
+    pieces = list(_cut_at(oracles.ScratchChunk(*arrays), place))
+    assert [len(piece.labels) for piece in pieces] == sizes
+    np.testing.assert_array_equal(np.concatenate([piece.labels for piece in pieces]), arrays[1])
+    dense = [piece.dense() for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate(dense), arrays[2])
+
+
+@pytest.mark.parametrize("num_examples", [2, 3])
+def test_one_pass_over_few_examples(num_examples):
+    arrays = case(num_examples)
+    values, vectors = brute_force(*arrays, 3, 3)
+    found = rl.streamed_outliers(rl.DenseLogitGradients(*arrays), num_directions=3)
+    np.testing.assert_allclose(found.eigenvalues, values, rtol=1e-9)
+    np.testing.assert_allclose(aligned(found.eigenvectors, vectors), 1, rtol=1e-8)
+
+
+@pytest.mark.parametrize("chunk_size", [7, 40])
+def test_errors_of_one_pass_are_of_the_half_that_was_multiplied(chunk_size):
+    arrays = case()
+    found = rl.streamed_outliers(rl.DenseLogitGradients(*arrays, chunk_size=chunk_size), num_directions=6)
+    np.testing.assert_allclose(found.errors, brute_force(*arrays, 3, 6, errors=True), rtol=1e-7)
 
 
 @pytest.mark.parametrize("keep_pairs", [True, False])
@@ -102,6 +183,17 @@ def test_with_all_directions_it_is_exact(keep_pairs, library, kind):
 def model(num_classes=5, **kwargs):
     options = {"num_examples": 300, "num_parameters": 400, "sigma_z": 1.0} | kwargs
     return rl.LandscapeModel.fort_ganguli(num_classes=num_classes, **options)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_gradients_in_other_units(unit, passes):
+    logits, labels, gradients = case()
+    plain = rl.streamed_outliers(rl.DenseLogitGradients(logits, labels, gradients), passes)
+    scaled = rl.streamed_outliers(rl.DenseLogitGradients(logits, labels, unit * gradients), passes)
+    np.testing.assert_allclose(scaled.eigenvalues, unit**2 * plain.eigenvalues, rtol=1e-9)
+    np.testing.assert_allclose(scaled.errors, unit**2 * plain.errors, rtol=1e-6)
+    np.testing.assert_allclose(aligned(scaled.eigenvectors, plain.eigenvectors), 1, rtol=1e-8)
 
 
 def test_two_passes_on_draws_are_better_than_one_and_both_than_means_alone():

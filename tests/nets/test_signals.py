@@ -297,6 +297,19 @@ def test_outliers_in_a_subspace_are_those_of_all_parameters(sizes):
         np.testing.assert_allclose(whole.eigenvalues, values, rtol=0.03)
 
 
+def test_more_outliers_than_examples_have_in_a_subspace():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(60, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+    inputs, labels = torch.randn(3, 60).double(), torch.arange(3)
+    source = rl.nets.NetworkLogitGradients(module, inputs, labels)
+    values = rl.gauss_newton_spectrum(source).eigenvalues
+    assert len(values) == 9
+    for passes in (1, 2):
+        found = rl.streamed_outliers(source, passes, k=12, num_directions=12)
+        np.testing.assert_allclose(found.eigenvalues, [0, 0, 0, *values], rtol=1e-9, atol=1e-15 * values[-1])
+        np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(12), atol=1e-10)
+
+
 def test_networks_that_layers_do_not_account_for_go_the_long_way():
     class Scaled(nn.Module):
         def __init__(self):
