@@ -99,7 +99,7 @@ def test_uses_of_one_tensor_are_joined_as_further_positions_where_they_are_of_on
 @pytest.mark.parametrize("positions", [1, 2, 8, 9, 40])
 def test_numbers_kept_of_a_weight_are_those_of_its_shorter_form(positions, shared):
     for groups, a, b in itertools.product((1, 2), (1, 2, 4), (1, 3)):
-        piece = matrix(positions, groups, a, b, shared)
+        piece = matrix(positions, groups, a, b, shared).chosen(torch.tensor([1]))
         written = piece.formed()[0].numel()
         inputs, signals = (x[0].numel() for x in (piece.inputs, piece.signals))
         kept = (inputs, signals) if shared else (0, inputs + signals)
@@ -110,8 +110,8 @@ def test_numbers_kept_of_a_weight_are_those_of_its_shorter_form(positions, share
 
 def test_numbers_kept_of_other_tensors():
     for numbers in (layer_pieces.stored_numbers, layer_rows._numbers):
-        assert numbers(table(3)) == (3, 3 * WIDTH)
-        assert numbers(FormedPiece(some(N, 7))) == (0, 7)
+        assert numbers(table(3).chosen(torch.tensor([1]))) == (3, 3 * WIDTH)
+        assert numbers(FormedPiece(some(1, 7))) == (0, 7)
 
 
 @pytest.mark.parametrize("name", PIECES)
