@@ -183,3 +183,17 @@ def test_a_sampler_that_repeats_examples_is_told_from_the_dataset_it_deals_out(g
 
 def test_time_outs_of_less_than_a_second(group):
     assert Ranks.of(None, 0.5).timeout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("backends", "direct"),
+    [
+        ("cpu:gloo,cuda:nccl", {"cuda"}),
+        ("cpu:gloo,cuda:gloo", set()),
+        ("cpu:mpi,cuda:nccl,xpu:fake", {"cpu", "cuda"}),
+        ("", set()),
+    ],
+)
+def test_tensors_are_summed_where_they_lie_by_backends_that_can(group, monkeypatch, backends, direct):
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: backends)
+    assert Ranks(group, 20.0)._direct == direct
