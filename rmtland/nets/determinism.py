@@ -47,7 +47,7 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> bool:
                 action,
             )
             return False
-        for index in {0, batch.num_inputs - 1} if batch.num_inputs > 1 else set():
+        for index in {0, batch.num_inputs - 1}:
             try:
                 alone = network.outputs(network.parameters, cut(inputs, slice(index, index + 1)))
             except torch.OutOfMemoryError:

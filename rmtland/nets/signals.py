@@ -137,7 +137,7 @@ class Signals:
         """In the coordinates of some directions of the parameters."""
         bases, whole = reduction.bases, _whole(reduction, told)
         tensors = {
-            n: t.reduced(*bases.get(n, (None, None)), whole) if n in bases or isinstance(t, Outer) else t
+            n: t.reduced(*bases.get(n, (None, None)), whole) if isinstance(t, Outer) else t
             for n, t in self._tensors.items()
         }
         return Signals(tensors, self._biases, reduction.places, reduction.size, told)
@@ -207,10 +207,10 @@ class _Stack:
             self._left = None
         rows = self._rows(first)
         self._few: Tensor | None = None
-        if self._left is not None:
-            self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
-        if self._few is None:
+        if self._left is None:
             self._chosen = slice(None)
+        else:
+            self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
         self._whole: Tensor | None = None
         if self._chosen is not None:
             size = len(rows) if isinstance(self._chosen, slice) else len(self._chosen)
@@ -223,7 +223,8 @@ class _Stack:
     def add(self, k: int, piece: Piece) -> None:
         """The pieces of logit k."""
         rows = self._rows(piece)
-        if self._few is not None and self._left is not None:
+        if self._left is not None:
+            assert self._few is not None
             torch.matmul(rows, self._left, out=self._few[k])
         if self._whole is not None:
             self._whole[k] = rows[self._chosen]

@@ -229,9 +229,8 @@ def test_sums_of_layers_are_those_over_examples_one_after_another(counts):
     rng, shapes = torch.Generator().manual_seed(0), [(2, 3), (4, 1), (3, 5)]
     sums = dense_second_derivatives._Sums(shapes)
     # What an example's part of a product takes: its symmetric halves, or all of the rest beside the first's inputs.
-    assert sums.largest == max(
-        2 * 4 * 1, 2 * 3 * 5, 4 * 3 * 5, *(o * (o + 1) // 2 + i * (i + 1) // 2 for o, i in shapes)
-    )
+    halves = [o * (o + 1) // 2 + i * (i + 1) // 2 for o, i in shapes]
+    assert sums.largest == max(2 * 4 * 1, 2 * 3 * 5, 4 * 3 * 5, *halves)
     expected = {}
     for n in counts:
         for one, (o, i) in enumerate(shapes):
