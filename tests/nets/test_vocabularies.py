@@ -162,3 +162,25 @@ def test_a_sequence_runs_once_for_all_its_tokens():
     source.network.module.register_forward_hook(lambda *_: calls.append(1))
     rl.logit_gradient_lengths(source, classes=WORDS)
     assert len(calls) <= 3  # sequences with examples, one at a time, of logits that are kept
+
+
+@pytest.mark.parametrize("without", [0, 2, 5])
+def test_examples_of_no_weight_are_stored_beside_the_others(without):
+    """Their cotangents are zero at all outputs, and their rows of the same form nevertheless."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, V)).double()
+    inputs, labels, weights = torch.randn(6, 4).double(), torch.arange(6), torch.ones(6).double()
+    weights[without] = 0
+    source, others = (
+        rl.nets.NetworkLogitGradients(module, inputs[some], labels[some], weights=weights[some])
+        for some in (slice(None), weights > 0)
+    )
+    chunk = next(source.chunks())
+    source.network.layers = Layers(source.network, chunk._examples(), 2000)
+    assert not chunk.layers().keep
+    for by in (None, "parameter_groups"):
+        found, expected = (rl.gauss_newton_spectrum(one, by=by) for one in (source, others))
+        pairs = [(found, expected)] if by is None else [(found[name], expected[name]) for name in expected]
+        for one, other in pairs:
+            size = other.eigenvalues.size
+            np.testing.assert_allclose(one.eigenvalues[-size:], other.eigenvalues, rtol=1e-9, atol=1e-15)
