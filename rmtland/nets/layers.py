@@ -94,7 +94,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
         inputs = single(inputs) if inputs.is_floating_point() else inputs
         uses.append(Use(point, _pieces_of(layer, tensors[layer], inputs)))
         passed_on = point.clone()
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) and _is_plain(layer):
             last[:] = [(passed_on, point, Head(layer, layer.weight.detach(), tensors[layer], arguments[0]))]
         return passed_on
 
@@ -111,6 +111,11 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
     is_head = bool(last) and last[0][0] is outputs and outputs._version == 0
     # Its own output in place of the copy, which is one more of the logits' size.
     return Recording(last[0][1], uses, last[0][2]) if is_head else Recording(outputs, uses)
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether the output is W x + b and nothing else: no subclass's, nor what a hook beside ours makes of it."""
+    return getattr(layer.forward, "__func__", None) is nn.Linear.forward and len(layer._forward_hooks) == 1
 
 
 def _known(layer: nn.Module) -> bool:

@@ -85,14 +85,14 @@ def test_rows_go_back_as_many_at_once_as_fit(width, monkeypatch):
     values = [x**2, torch.zeros(4), (x[:2] * y).sum()[None]]
     back, passed = Backward(values, [x, y], 10), []
     plain = back._pass
-    back._pass = lambda rows, batched: passed.append(len(rows[0]) if batched else 1) or plain(rows, batched=batched)
+    back._pass = lambda rows, batched: passed.append(len(rows[0]) if batched else 0) or plain(rows, batched=batched)
     rows = [torch.randn(5, *value.shape).double() for value in values]
     found = back(rows)
     of_x = 2 * x * rows[0]
     of_x[:, :2] += y * rows[2]
     torch.testing.assert_close(found[0], of_x.detach())
     torch.testing.assert_close(found[1], (x[:2] * rows[2]).detach())
-    assert passed == {1: [1] * 5, 2: [2, 2, 1], 3: [3, 2], 100: [5]}[width]
+    assert passed == {1: [0] * 5, 2: [2, 2, 0], 3: [3, 2], 100: [5]}[width]  # 0: by itself
     back.add_to(found, rows)
     torch.testing.assert_close(found[0], 2 * of_x.detach())
     constant = Backward([torch.zeros(4)], [x], 10)([rows[1]])
@@ -150,17 +150,19 @@ def test_a_snapshot_holds_vectors_as_its_tensors():
 
 
 class Counting(nn.Module):
-    """Whose buffer each pass writes to, and whose logits depend on it."""
+    """Whose buffer each pass writes to, whose logits depend on it, and which keeps what its first pass made."""
 
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(3, 2)
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
+        self.kept = None
 
     def forward(self, x):
         self.passes += 1
-        return self.layer(x) * self.passes * self.scale
+        self.kept = torch.full((2,), 3.0) if self.kept is None else self.kept
+        return self.layer(x) * self.passes * self.scale * self.kept
 
 
 @pytest.mark.parametrize("owned", [True, False])
@@ -170,11 +172,12 @@ def test_every_pass_begins_with_the_buffers_of_the_snapshot(owned):
         module.lock = threading.Lock()  # cannot be copied
     network = Snapshot(module)
     assert network._owned is owned
-    expected = module.layer(x)
+    expected = 3 * module.layer(x)
     network.find_written_buffers(x)
     assert network._written == {"passes"}
     for parameters in (network.leaves, network.parameters, network.leaves):
         torch.testing.assert_close(network.outputs(parameters, x), expected)
+    torch.autograd.grad(network.outputs(network.leaves, x).sum(), list(network.leaves.values()))
     assert float(network.constants["passes"]) == float(module.passes) == 0
 
 

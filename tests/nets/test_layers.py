@@ -14,6 +14,7 @@ import rmtland as rl
 from rmtland.logits.accumulate import SharedChunk
 from rmtland.logits.gradients import example_slices
 from rmtland.nets import chunks, layer_pieces, layer_rows
+from rmtland.nets.layers import record
 from tests import oracles
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
@@ -524,3 +525,52 @@ def test_pieces_agree_with_rows_to_thirty_roots_of_the_precision_and_a_fifth_at_
     assert layer_rows._agree(None, torch.full((2, 2), noise, dtype=dtype), 1.0)
     assert not layer_rows._agree(None, torch.full((2, 2), 3 * noise, dtype=dtype), 1.0)
     assert not layer_rows._agree(type("Piece", (), {"formed": lambda self: exact[:1]})(), exact, 100.0)
+
+
+class Adapted(nn.Linear):
+    """With layers of its own inside."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.down, self.table = nn.Linear(4, 2, bias=False), nn.Embedding(3, 4)
+
+    def forward(self, x):
+        return super().forward(x) + self.down(x).sum(dim=-1, keepdim=True)
+
+
+class Mixed(nn.Module):
+    """Convolutions over what leads with the examples on one side alone, and on neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.off, self.on, self.adapted = nn.Conv1d(N, 2, 1), nn.Conv1d(2, N, 1), Adapted()
+        self.words, self.pair = nn.Embedding(3, 4), nn.Bilinear(4, 4, 4)
+        self.head = nn.Linear(4, C)
+
+    def forward(self, x):
+        x = x + self.on(torch.tanh(self.off(x)))
+        x = self.pair(x, x) + self.words(torch.zeros(1, dtype=torch.int64))
+        return self.head(self.adapted(x))
+
+
+@pytest.mark.parametrize("frozen", [(), ("adapted.weight",), ("head.bias",)])
+def test_uses_are_noted_of_layers_with_examples_first_and_by_their_own_tensors(frozen):
+    module = Mixed().double()
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+    names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
+    x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0)).double()
+    recording = record(module, names, lambda: module(x), N)
+    cotangents = torch.randn(N, C, generator=torch.Generator().manual_seed(1)).double()
+    found = recording.pieces(cotangents)
+    expected = {"adapted.weight", "adapted.bias", "adapted.down.weight", "head.weight", "head.bias"}
+    assert set(found) == expected - set(frozen)
+    assert {name for _, name in recording.head.own.items()} == {"head.weight", "head.bias"} - set(frozen)
+    assert set(recording.head.own) == {name.removeprefix("head.") for name in recording.head.own.values()}
+    parameters = [module.get_parameter(name) for name in found]
+    sums = torch.autograd.grad(recording.outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
+    torch.testing.assert_close(recording.outputs, module(x))
+    sums = torch.autograd.grad(module(x), parameters, cotangents)
+    for name, total in zip(found, sums, strict=True):
+        (piece,) = found[name]
+        torch.testing.assert_close(piece.formed().sum(dim=0), total.reshape(-1))

@@ -196,4 +196,24 @@ def test_time_outs_of_less_than_a_second(group):
 )
 def test_tensors_are_summed_where_they_lie_by_backends_that_can(group, monkeypatch, backends, direct):
     monkeypatch.setattr(dist, "get_backend_config", lambda group: backends)
-    assert Ranks(group, 20.0)._direct == direct
+    ranks, x = Ranks(group, 20.0), torch.ones(2)
+    assert ranks._direct == direct
+    carried, through = ranks._carried(x)
+    assert torch.equal(carried, x)
+    assert through is (group if "cpu" in direct else ranks._control)
+
+
+def test_all_ranks_take_as_much_memory_as_the_least_of_them_has(group, monkeypatch):
+    inputs, labels = data()
+    alone = rl.nets.NetworkLogitGradients(network(), inputs, labels)
+    shared, taken = rl.nets.DistributedSource(alone), []
+    monkeypatch.setattr("rmtland.nets.distributed.layer_matrices", lambda *given: taken.append(given[-1]) or iter(()))
+    for everyone, least in (([None, 7, None, 5], 5), ([None, None], None), ([alone.room()], alone.room())):
+        rooms = iter([[(), None], everyone])
+        monkeypatch.setattr(shared, "gather_objects", lambda thing, rooms=rooms: next(rooms))
+        shared._matrices(None, None, [], [])
+        assert taken.pop() == least
+    asked = []
+    monkeypatch.setattr(shared, "gather_objects", lambda thing: asked.append(thing) or [thing])
+    shared._matrices(None, None, [], [])
+    assert asked[1] == taken.pop() == alone.room()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from torch import nn
 
 import rmtland as rl
@@ -204,6 +205,7 @@ def test_a_record_that_dies_before_its_first_row_has_no_step(tmp_path, monkeypat
     assert again.steps == []
     again.append(3, rows, coords)
     again.append(5, rows, coords)
+    assert zarr.open_array(tmp_path / "record" / "loss").chunks == (record_store.CHUNK_STEPS, 2)
     found = open_record(tmp_path / "record")
     assert found["step"].values.tolist() == [3, 5]
     assert found["split"].values.tolist() == ["train", "test"]

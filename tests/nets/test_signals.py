@@ -119,12 +119,13 @@ def test_sums_by_class(name, dtype):
     gradients = jacobian(module, inputs)[0].numpy()
     columns = torch.randn(len(inputs), 3, 3, dtype=torch.float64)
     columns -= columns.mean(dim=1, keepdim=True)
-    sums = torch.ones(2, 3, source.num_parameters, dtype=dtype)
-    view.add_class_sums(sums, columns, range(1, 3))
-    for place, c in enumerate((1, 2)):
-        some = np.arange(len(inputs)) % 3 == c
-        expected = 1 + np.einsum("nkd,nkc->cd", gradients[some], columns.numpy()[some])
-        np.testing.assert_allclose(sums[place], expected, atol=1e-8 if dtype == torch.float64 else 1e-3)
+    for classes in (range(1, 3), range(1, 2), range(2), range(3)):
+        sums = torch.ones(len(classes), 3, source.num_parameters, dtype=dtype)
+        view.add_class_sums(sums, columns, classes)
+        for place, c in enumerate(classes):
+            some = np.arange(len(inputs)) % 3 == c
+            expected = 1 + np.einsum("nkd,nkc->cd", gradients[some], columns.numpy()[some])
+            np.testing.assert_allclose(sums[place], expected, atol=1e-8 if dtype == torch.float64 else 1e-3)
 
 
 def wide(seed=0, num_examples=160):
