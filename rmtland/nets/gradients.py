@@ -35,6 +35,7 @@ from rmtland.nets.chunks import NetworkChunk, Plan
 from rmtland.nets.differences import coarsest_spacing, wrong_second_derivatives
 from rmtland.nets.graphs import loss_slope, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
+from rmtland.nets.layers import watched
 from rmtland.nets.reducer import Reducer
 from rmtland.nets.snapshot import Forward, Snapshot, single
 from rmtland.nets.torch_losses import translated
@@ -174,7 +175,9 @@ class NetworkLogitGradients:
                     self._chunks = None
         total = 0.0
         for chunk in self._cut(batch, self._plan_of(self._chunks is not None)):
-            self.loss.check(chunk.logits, chunk.targets)
+            with watched(self.network.module, self.network.own_names(), chunk.num_inputs) as apart:
+                self.loss.check(chunk.logits, chunk.targets)
+            self.network.apart |= apart
             self._num_examples += int(chunk.labels.shape[0])
             self._all_are_examples &= int(chunk.labels.shape[0]) == chunk.num_inputs  # none ignored
             total += float(chunk.labels.shape[0] if chunk.weights is None else chunk.weights.sum())

@@ -98,7 +98,27 @@ class Awkward(nn.Module):
         return self.head(x.sum(1))
 
 
+class Mixture(nn.Module):
+    """Of two experts, each of which sees the examples that are sent to it, and an offset for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, C)
+        self.offset = nn.Embedding(3, 5)
+
+    def forward(self, x):
+        some = x[:, 0] > 0
+        hidden = x.new_zeros(len(x), 5)
+        hidden[some], hidden[~some] = torch.tanh(self.first(x[some])), torch.tanh(self.second(x[~some]))
+        return self.head(hidden + self.offset(torch.tensor(2)))
+
+
 EXTRA = {
+    "mixture": (
+        Mixture,
+        lambda: torch.cat([torch.rand(4, 4), -torch.rand(3, 4), torch.randn(N - 7, 4)]),
+        {f"{expert}.{role}" for expert in ("first", "second") for role in ("weight", "bias")} | {"offset.weight"},
+    ),
     "zoo": (Zoo, lambda: torch.randint(0, 6, (N, 7)), {"embed.weight", "scale"}),
     "rounds": (Rounds, lambda: torch.randn(N, 2, 7, 9), set()),
     "tied_table": (TiedTable, lambda: torch.randint(0, C, (N, 5)), set()),
@@ -574,3 +594,16 @@ def test_uses_are_noted_of_layers_with_examples_first_and_by_their_own_tensors(f
     for name, total in zip(found, sums, strict=True):
         (piece,) = found[name]
         torch.testing.assert_close(piece.formed().sum(dim=0), total.reshape(-1))
+
+
+def test_examples_that_go_to_other_layers_than_before_are_told():
+    """As a loader that shuffles may send them: a few seen first went to one expert all."""
+    module, inputs, _ = network("mixture")
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
+    assert source.network.apart == {name for name in source.parameter_groups if not name.startswith("head")}
+    source.network.apart -= {"first.weight", "first.bias"}
+    (chunk,) = source.chunks()
+    with pytest.raises(RuntimeError, match="one with first.bias, first.weight takes some of them only, and took all"):
+        chunk.rows(torch.ones(N, C).double()).lengths()
+    few = rl.nets.NetworkLogitGradients(module, inputs[:4], torch.arange(4) % C)
+    assert few.network.apart == {"offset.weight", "second.weight", "second.bias"}
