@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmtland._arrays import widest
 from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
-from rmtland.nets.layers import Recording, record
+from rmtland.nets.layers import Recording, known_layers, record
 from rmtland.nets.pytrees import Inputs, cut, num_inputs
 from rmtland.nets.snapshot import Snapshot
 
@@ -150,8 +150,11 @@ class Layers:
         except RuntimeError:  # a forward pass that hooks disturb
             found = {}
         largest = _largest(exact)
+        # What no known layer has, and these examples do not use, others may.
+        own = known_layers(network.module, network.own_names()).values()
+        untold = network.groups.keys() - {n for names in own for n in names.values()} - found.keys() | network.apart
         self.rest = tuple(
-            n for n, g in network.groups.items() if n in network.apart or not _agree(found.get(n), exact[:, g], largest)
+            n for n, g in network.groups.items() if n in untold or not _agree(found.get(n), exact[:, g], largest)
         )
         per_logit = sum(_numbers(p)[1] for n, p in found.items() if n not in self.rest)
         per_logit += sum(network.parameters[n].numel() for n in self.rest)

@@ -100,7 +100,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
         return passed_on
 
     with contextlib.ExitStack() as stack:
-        tensors = _known_layers(module, names)
+        tensors = known_layers(module, names)
         for layer in tensors:
             stack.callback(layer.register_forward_hook(hook).remove)
         with torch.inference_mode(False), torch.enable_grad():
@@ -115,7 +115,7 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
 def watched(module: nn.Module, names: dict[int, str], num_examples: int) -> Iterator[set[str]]:
     """The tensors of layers that are called on something else than all examples, in the passes meanwhile."""
     apart: set[str] = set()
-    tensors = _known_layers(module, names)
+    tensors = known_layers(module, names)
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if not _of_all(num_examples, arguments, output):
@@ -134,7 +134,7 @@ def _of_all(num_examples: int, arguments: tuple[Any, ...], output: Any) -> bool:
     return bool(output.shape[:1] == arguments[0].shape[:1] == (num_examples,))
 
 
-def _known_layers(module: nn.Module, names: dict[int, str]) -> dict[nn.Module, dict[str, str]]:
+def known_layers(module: nn.Module, names: dict[int, str]) -> dict[nn.Module, dict[str, str]]:
     """Layers whose pieces are known to the names of their trainable tensors by role."""
     found = {}
     for layer in module.modules():

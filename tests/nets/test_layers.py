@@ -105,11 +105,13 @@ class Mixture(nn.Module):
         super().__init__()
         self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, C)
         self.offset = nn.Embedding(3, 5)
+        self.shifts = nn.ParameterList([torch.rand(5), torch.rand(5)])
 
     def forward(self, x):
         some = x[:, 0] > 0
         hidden = x.new_zeros(len(x), 5)
-        hidden[some], hidden[~some] = torch.tanh(self.first(x[some])), torch.tanh(self.second(x[~some]))
+        hidden[some] = torch.tanh(self.first(x[some]) + self.shifts[0])
+        hidden[~some] = torch.tanh(self.second(x[~some]) + self.shifts[1])
         return self.head(hidden + self.offset(torch.tensor(2)))
 
 
@@ -117,7 +119,8 @@ EXTRA = {
     "mixture": (
         Mixture,
         lambda: torch.cat([torch.rand(4, 4), -torch.rand(3, 4), torch.randn(N - 7, 4)]),
-        {f"{expert}.{role}" for expert in ("first", "second") for role in ("weight", "bias")} | {"offset.weight"},
+        {*(f"{expert}.{role}" for expert in ("first", "second") for role in ("weight", "bias"))}
+        | {"offset.weight", "shifts.0", "shifts.1"},
     ),
     "zoo": (Zoo, lambda: torch.randint(0, 6, (N, 7)), {"embed.weight", "scale"}),
     "rounds": (Rounds, lambda: torch.randn(N, 2, 7, 9), set()),
@@ -600,7 +603,7 @@ def test_examples_that_go_to_other_layers_than_before_are_told():
     """As a loader that shuffles may send them: a few seen first went to one expert all."""
     module, inputs, _ = network("mixture")
     source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
-    assert source.network.apart == {name for name in source.parameter_groups if not name.startswith("head")}
+    assert source.network.apart == {name for name in source.parameter_groups if name[:4] not in ("head", "shif")}
     source.network.apart -= {"first.weight", "first.bias"}
     (chunk,) = source.chunks()
     with pytest.raises(RuntimeError, match="one with first.bias, first.weight takes some of them only, and took all"):
