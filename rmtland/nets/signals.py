@@ -166,12 +166,6 @@ class Signals:
                     bases[self._biases[name]] = (bases[name][0], None)
         return Reduction(self._places, shapes, bases, self._biases, every=every)
 
-    @property
-    def bytes_each(self) -> int:
-        """Memory for one example's."""
-        tensors = [part for tensor in self._tensors.values() for part in vars(tensor).values() if part is not None]
-        return sum(part[0].numel() * part.element_size() for part in tensors)
-
 
 def _whole(reduction: Reduction | None, told: Sampled | None) -> Tensor | slice | None:
     """Examples whose signals are wanted in all directions."""

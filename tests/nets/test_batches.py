@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
+from rmtland.nets import pytrees
 from rmtland.nets.batches import Batch, Loader, Reading, check_batch
 
 CPU = torch.device("cpu")
@@ -110,3 +111,31 @@ def test_labels_and_weights_must_fit_the_examples():
     for bad in (-1, torch.inf, torch.nan):
         with pytest.raises(ValueError, match=f"`weights` must be finite and >= 0; got {'nan' if bad != bad else ''}"):
             check_batch(Batch(x, y, torch.cat([w[:3], torch.tensor([float(bad)])])))
+
+
+def test_real_inputs_and_bytes_come_in_the_networks_dtype_and_other_integers_as_they_are():
+    half, largest = torch.float16, torch.finfo(torch.float16).max
+    for kind, becomes in (
+        (torch.float64, half), (torch.float32, half), (torch.bfloat16, half), (half, half), (torch.uint8, half),
+        (torch.int64, torch.int64), (torch.int32, torch.int32), (torch.int8, torch.int8), (torch.bool, torch.bool),
+    ):  # fmt: skip
+        given = {"a": torch.tensor([[0, 1], [1, 0]]).to(kind), "b": (torch.ones(2, 3).to(kind).T,)}
+        found = pytrees.on(given, CPU, half)
+        for leaf, other in zip(*map(torch.utils._pytree.tree_leaves, (found, given)), strict=True):
+            assert leaf.dtype == becomes
+            assert leaf.tolist() == other.tolist()
+    wide = pytrees.on(torch.tensor([1e300, -largest]).double(), CPU, torch.float64)
+    assert wide.tolist() == [1e300, -largest]
+    assert pytrees.on(torch.tensor([largest, -largest]).double(), CPU, half).tolist() == [largest, -largest]
+    assert pytrees.on(torch.tensor([torch.inf]).half(), CPU, half).isinf().all()  # which is found elsewhere
+    assert pytrees.on(torch.zeros(3, 0).double(), CPU, half).shape == (3, 0)
+    for large in (largest * 1.01, -1e6):
+        with pytest.raises(ValueError, match=r"`inputs` must be finite in torch.float16, the network's; got up to \d"):
+            pytrees.on(torch.tensor([1.0, large]).double(), CPU, half)
+    with torch.inference_mode():
+        inside = torch.ones(2)
+        assert not pytrees.on(inside, CPU, torch.float32).is_inference()
+    assert pytrees.num_bytes({"a": torch.zeros(3, 2), "b": torch.zeros(5, dtype=torch.int64)}) == 24 + 40
+    assert pytrees.num_inputs(({"a": torch.zeros(3, 2)}, torch.zeros(5))) == 3
+    told = pytrees.described((torch.zeros(3, 2), torch.zeros(3, dtype=torch.uint8)))
+    assert told == "(n, 2) torch.float32 and (n) torch.uint8"

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import rmtland as rl
-from rmtland.nets import NetworkLogitGradients, backward, chunks, layer_rows, twice
+from rmtland.nets import NetworkLogitGradients, backward, chunks, determinism, layer_rows, twice
 from rmtland.nets.backward import Backward
+from rmtland.nets.batches import Batch
+from rmtland.nets.determinism import Fingerprint
 from rmtland.nets.snapshot import Snapshot, single
 from tests.nets.networks import C, N, build
 
@@ -222,3 +224,63 @@ def test_rows_to_compare_with_come_from_forward_passes_over_single_examples():
     torch.testing.assert_close(rows[:, :6], torch.einsum("nb,na->nba", cotangents, picked).flatten(1))
     # A tensor without numbers agrees with nothing.
     assert layer_rows._agree(None, torch.zeros(3, 0), 1.0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "recurrent"])
+def test_dense_rows_of_any_parameters_are_those_columns(name):
+    """Side by side, or one after another."""
+    chunk = one_chunk(name)
+    every = chunk.dense()
+    size, starts = every.shape[2], [group.start for group in chunk.network.groups.values()]
+    assert not chunk.logits.is_inference()
+    for part in (slice(0, 0), slice(3, 3), slice(size, None), slice(1, 2), slice(0, starts[1]), slice(starts[1], -1)):
+        torch.testing.assert_close(chunk.dense(part), every[:, :, part])
+    for start in starts[1:]:
+        torch.testing.assert_close(chunk.dense(slice(start - 1, start + 1)), every[:, :, start - 1 : start + 1])
+
+
+def test_passes_know_their_examples_in_any_order_and_cut():
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+
+    def of(*cuts, inputs=x, labels=y, weights=None):
+        found = Fingerprint()
+        for cut in cuts:
+            found.add(Batch(inputs[cut], labels[cut], None if weights is None else weights[cut]))
+        return found
+
+    whole, nothing = of(slice(None)), Fingerprint()
+    for same in (of(slice(0, 2), slice(2, 6)), of(order[:4], order[4:]), of(slice(None))):
+        assert whole.same(same)
+        assert same.same(whole)
+    other, swapped, moved = x.clone(), y.clone(), x.clone()
+    other[2, 1] += 1e-3
+    swapped[:2] = y[:2].flip(0)
+    moved[:2] = x[:2].flip(0)
+    for others in (
+        of(slice(0, 5)), of(slice(None), slice(0, 1)), of(slice(None), inputs=other), of(slice(None), labels=swapped),
+        of(slice(None), inputs=moved), of(slice(None), weights=torch.ones(6)), nothing,
+    ):  # fmt: skip
+        assert not whole.same(others)
+        assert not others.same(whole)
+    assert not nothing.same(nothing)
+    weighed = of(slice(None), weights=torch.arange(6.0))
+    assert weighed.same(of(order, weights=torch.arange(6.0)))
+    assert not weighed.same(of(slice(None), weights=torch.arange(6.0).flip(0)))
+
+
+TOLERANCES = [(1.49e-7, torch.float64), (3.45e-3, torch.float32), (0.1, torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("tolerance", "dtype"), TOLERANCES)
+def test_logits_are_the_same_up_to_ten_roots_of_the_precision_and_a_tenth(tolerance, dtype):
+    """Of the largest of all."""
+    first = torch.tensor([[0.0, -4.0], [1.0, 0.5]], dtype=torch.float64)
+    for off, same in ((0.0, True), (0.9, True), (1.15, False), (-0.9, True), (-1.15, False)):
+        second = first + torch.tensor([[0.0, 0.0], [0.0, 4 * tolerance * off]], dtype=torch.float64)
+        # What is compared may be finer than the dtype that tells the tolerance.
+        a = first.to(dtype)
+        assert determinism._same(a, second) == same
+    assert determinism._same(0 * first, 0 * first)
+    assert determinism._same(first * math.nan, first)  # which the loss tells
+    assert not determinism._same(0 * first, first)
