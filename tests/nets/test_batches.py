@@ -124,7 +124,7 @@ def test_real_inputs_and_bytes_come_in_the_networks_dtype_and_other_integers_as_
         for leaf, other in zip(*map(torch.utils._pytree.tree_leaves, (found, given)), strict=True):
             assert leaf.dtype == becomes
             assert leaf.tolist() == other.tolist()
-    wide = pytrees.on(torch.tensor([1e300, -largest]).double(), CPU, torch.float64)
+    wide = pytrees.on(torch.tensor([1e300, -largest], dtype=torch.float64), CPU, torch.float64)
     assert wide.tolist() == [1e300, -largest]
     assert pytrees.on(torch.tensor([largest, -largest]).double(), CPU, half).tolist() == [largest, -largest]
     assert pytrees.on(torch.tensor([torch.inf]).half(), CPU, half).isinf().all()  # which is found elsewhere
