@@ -240,7 +240,8 @@ def test_dense_rows_of_any_parameters_are_those_columns(name):
 
 
 def test_passes_know_their_examples_in_any_order_and_cut():
-    x, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    x, y = 1e6 * torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])
+    x[0], x[3] = 0, 2e6  # two of a class
     order = torch.tensor([3, 1, 5, 0, 2, 4])
 
     def of(*cuts, inputs=x, labels=y, weights=None):
@@ -254,16 +255,21 @@ def test_passes_know_their_examples_in_any_order_and_cut():
         assert whole.same(same)
         assert same.same(whole)
     other, swapped, moved = x.clone(), y.clone(), x.clone()
-    other[2, 1] += 1e-3
+    other[2, 1] *= 1 + 1e-6
+    alike = torch.cat([torch.tensor([[2e6, 0]]), x[1:3], torch.tensor([[2e6, 0]]), x[4:]])  # whose sums are the same
     swapped[:2] = y[:2].flip(0)
     moved[:2] = x[:2].flip(0)
     for others in (
         of(slice(0, 5)), of(slice(None), slice(0, 1)), of(slice(None), inputs=other), of(slice(None), labels=swapped),
-        of(slice(None), inputs=moved), of(slice(None), weights=torch.ones(6)), nothing,
+        of(slice(None), inputs=moved), of(slice(None), inputs=alike), of(slice(None), weights=torch.ones(6)), nothing,
     ):  # fmt: skip
         assert not whole.same(others)
         assert not others.same(whole)
     assert not nothing.same(nothing)
+    ones = torch.ones(6)
+    assert not of(slice(None), weights=ones).same(of(slice(None), labels=swapped, weights=ones))
+    alone = of(slice(None), labels=0 * y, weights=torch.arange(6.0))
+    assert not alone.same(of(slice(None), labels=0 * y, weights=torch.arange(6.0).flip(0)))
     weighed = of(slice(None), weights=torch.arange(6.0))
     assert weighed.same(of(order, weights=torch.arange(6.0)))
     assert not weighed.same(of(slice(None), weights=torch.arange(6.0).flip(0)))
