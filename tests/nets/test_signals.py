@@ -12,7 +12,7 @@ from rmtland.nets import weight_signals
 from rmtland.nets.importance import Sampled
 from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece
 from rmtland.nets.reducer import HELD, Reducer
-from rmtland.nets.reduction import Reduction, leading
+from rmtland.nets.reduction import Focus, Reduction, leading
 from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
 from tests.nets.networks import build, jacobian
@@ -757,3 +757,48 @@ def test_logits_stacked_one_after_another_are_those_gradients_turned(form, posit
                 assert made.whole_signals is None
             if isinstance(made, Outer) and bases[1] is not None:
                 torch.testing.assert_close(made.whole_inputs, piece(0).inputs[:, 0].mT)
+
+
+@pytest.mark.parametrize("kept", ["both", "inputs", "signals", "neither"])
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_sums_beyond_few_directions_are_those_of_whole_inputs_and_of_whole_signals(positions, kept, sampled):
+    n, logits, k, (b, q, j), (a, r, i) = 7, 2, 3, (8, 5, 2), (9, 6, 4)
+    left, right = torch.linalg.qr(random(b, q))[0], torch.linalg.qr(random(a, r))[0]
+    whole = {"inputs": random(n, positions, a), "signals": random(n, logits, positions, b)}
+    told = Sampled(torch.tensor([1, 4, 6]), random(3).abs(), random(3)) if sampled else None
+    places = torch.arange(n) if told is None else told.places
+    few = Outer(
+        whole["inputs"] @ right, whole["signals"] @ left,
+        whole["inputs"] if kept in ("both", "inputs") else None,
+        whole["signals"][places] if kept in ("both", "signals") else None,
+    )  # fmt: skip
+    focus, cotangents = Focus(random(q, j), random(r, i)), random(n, logits, k)
+    found = few.pulled_beyond(cotangents, focus, told)
+    each = torch.einsum("nlk,nlpb,npa->nkba", cotangents, whole["signals"], whole["inputs"])  # gradients in full
+    if kept in ("both", "inputs"):
+        expected = torch.einsum("bj,nkba->kja", left @ focus.signals, each)
+        torch.testing.assert_close(found.wide, expected)
+    else:
+        assert found.wide is None
+    if kept in ("both", "signals"):
+        factors = torch.ones(1, n).double() if told is None else torch.stack([told.scales, told.noise])
+        expected = torch.einsum("fn,nkba,ai->fkbi", factors, each[places], right @ focus.inputs)
+        torch.testing.assert_close(found.tall, expected)
+        biases = torch.einsum("n,nlk,nlpb->kb", factors[0], cotangents[places], whole["signals"][places])
+        torch.testing.assert_close(found.bias, biases)
+    else:
+        assert found.tall is found.bias is None
+    if sampled and kept in ("both", "signals"):
+        return
+    # The same as factors, the first less the second and the third less the fourth: beyond the few of the other side.
+    views = [view.pushed(torch.eye(view.inputs.shape[2] * view.signals.shape[3]).double(), None)
+             for view in few.seen_beyond(focus)]  # fmt: skip
+    matrices = torch.einsum("nlpb,npa->nlba", whole["signals"], whole["inputs"])
+    wide, tall = (left @ focus.signals).T @ matrices, matrices @ right @ focus.inputs
+    for view, full, turned, kind in (
+        (0, wide, wide @ right, "inputs"), (1, wide, wide @ right, None),
+        (2, tall, left.T @ tall, "signals"), (3, tall, left.T @ tall, None),
+    ):  # fmt: skip
+        expected = full if kind is not None and kept in ("both", kind) else turned
+        torch.testing.assert_close(views[view], expected.flatten(2))
