@@ -152,6 +152,7 @@ class NetworkLogitGradients:
         self._plan: Plan | None = None
         self._fingerprint = determinism.Fingerprint()
         self._num_classes = self._num_examples = 0
+        self.num_inputs = 0  # of the dataset: sequences, not their tokens, and those whose labels are ignored too
         self._all_are_examples = True
         total_weight: Tensor | float = 0.0
         for batch in self._batches:
@@ -163,6 +164,7 @@ class NetworkLogitGradients:
     def _admit(self, batch: Batch) -> float:
         """Check a batch where it enters, and learn the sizes from the first; the sum of its weights."""
         check_batch(batch)
+        self.num_inputs += batch.num_inputs
         if self._plan is None:
             self._learn(batch.cut(slice(0, FEW)))
         in_memory = isinstance(self._batches, Arrays)

@@ -217,3 +217,19 @@ def test_all_ranks_take_as_much_memory_as_the_least_of_them_has(group, monkeypat
     monkeypatch.setattr(shared, "gather_objects", lambda thing: asked.append(thing) or [thing])
     shared._matrices(None, None, [], [])
     assert asked[1] == taken.pop() == alone.room()
+
+
+def test_tokens_and_ignored_labels_are_no_other_dataset(group):
+    """The size that is compared is the dataset's: sequences count once, and inputs whose labels are ignored too."""
+    module, inputs, labels = torch.nn.Linear(4, C).double(), torch.randn(5, 6, 4).double(), torch.zeros(5, 6).long()
+    labels[1, 2:] = labels[3] = -100
+    dataset = torch.utils.data.TensorDataset(inputs, labels)
+    sampler = torch.utils.data.DistributedSampler(dataset, 1, 0, shuffle=False)
+    for given in ((inputs, labels), (torch.utils.data.DataLoader(dataset, 2, sampler=sampler),)):
+        source = rl.nets.shard(module, *given, ignore_index=-100)
+        assert source.num_examples == 30 - 4 - 6
+    flat = rl.nets.shard(module, inputs[:, 0], labels[:, 0], ignore_index=-100)
+    assert flat.num_examples == 4
+    rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=5)
+    with pytest.raises(ValueError, match="a dataset of 6 and 5 examples"):
+        rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=6)
