@@ -1,5 +1,6 @@
 """What a record measures at one moment: exact where that is cheap, else from products, with errors."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -210,3 +211,31 @@ def test_the_gauss_newton_matrix_is_diagonalised_where_a_side_is_small(exact, mo
         rows = num_examples * (num_classes - 1)
         small = rows <= exact or num_parameters <= exact or (num_parameters >= 20 and rows <= 8)
         assert moment._is_exact(source) == small
+
+
+@dataclasses.dataclass
+class Found:
+    value: float
+    matrix: torch.Tensor
+    told: str = "no number"
+    whether: bool = True
+
+
+def test_results_are_named_arrays_of_their_numbers():
+    """Themselves, or the numbers among their fields or values."""
+    matrix = np.arange(6.0).reshape(2, 3)
+    for result, expected in (
+        (2, {"x": 2.0}), (np.float32(0.5), {"x": 0.5}), (True, {"x": 1.0}), (matrix.astype(int), {"x": matrix}),
+        (torch.tensor(matrix).float(), {"x": matrix}),
+        ({"a": matrix, "b": "no number", "c": 3}, {"x_a": matrix, "x_c": 3.0}),
+        (Found(0.5, torch.tensor(matrix)), {"x_value": 0.5, "x_matrix": matrix, "x_whether": 1.0}),
+    ):  # fmt: skip
+        found = moment.numbers_of("x", result)
+        assert list(found) == list(expected)
+        for name, (dims, values) in found.items():
+            assert values.dtype == np.float64
+            np.testing.assert_array_equal(values, expected[name])
+            assert dims == tuple(f"{name}_{axis}" for axis in range(np.ndim(expected[name])))
+    for wrong in ("no number", None, {}, {"a": "b"}, Found, np.array(["a"]), np.array([1j])):
+        with pytest.raises(TypeError, match=f"must give numbers, .*; got {type(wrong).__name__}"):
+            moment.numbers_of("x", wrong)

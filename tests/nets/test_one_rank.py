@@ -233,3 +233,22 @@ def test_tokens_and_ignored_labels_are_no_other_dataset(group):
     rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=5)
     with pytest.raises(ValueError, match="a dataset of 6 and 5 examples"):
         rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=6)
+
+
+@pytest.mark.parametrize("means", [[1.0, 1.0, 1.0], [1.0, 2.0, 5.0], [0.5, 0.5, 0.5], [1.0, 1.0, 4.0]])
+@pytest.mark.parametrize("own", [0, 3])
+def test_weights_are_divided_by_their_mean_over_all_ranks_examples(own, means):
+    """On every rank that has some, where any has weights; the source that was given stays as it is."""
+    divided, counts = [], [3, 2, 5]
+    local = type("Local", (), {"num_examples": own, "divide_weights": lambda self, by: divided.append((self, by))})()
+    source = object.__new__(rl.nets.DistributedSource)
+    source._local, source.num_examples = local, sum(counts)
+    everyone = [{"mean_weight": m, "num_examples": n} for m, n in zip(means, counts, strict=True)]
+    source._weigh(everyone)
+    if own and means != [1, 1, 1]:
+        ((told, by),) = divided
+        assert by == pytest.approx(np.average(means, weights=counts))
+        assert told is source._local is not local
+    else:
+        assert not divided
+        assert source._local is local
