@@ -79,6 +79,7 @@ def test_labels_may_come_as_a_column(tmp_path):
             {"x_train": np.zeros((0, 4)), "y_train": np.zeros(0, int)},
             "`x_train` must hold at least one example; got none",
         ),
+        ({"x_test": np.zeros((6, 4, 3))}, r"`x_test` must hold examples .* of `x_train`, \(4, 4\); got \(4, 3\)"),
     ],
 )
 def test_bad_arrays(tmp_path, changes, message):
