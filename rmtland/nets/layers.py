@@ -145,8 +145,9 @@ def known_layers(module: nn.Module, names: dict[int, str]) -> dict[nn.Module, di
 
 
 def _is_plain(layer: nn.Linear) -> bool:
-    """Whether the output is W x + b and nothing else: no subclass's, nor what a hook beside ours makes of it."""
-    return getattr(layer.forward, "__func__", None) is nn.Linear.forward and len(layer._forward_hooks) == 1
+    """Whether the output is W x + b and nothing else, for W and b that are the layer's own tensors."""
+    own = layer._parameters.keys() == {"weight", "bias"}  # not so where W is made of others, as normalised weights are
+    return own and getattr(layer.forward, "__func__", None) is nn.Linear.forward and len(layer._forward_hooks) == 1
 
 
 def _known(layer: nn.Module) -> bool:

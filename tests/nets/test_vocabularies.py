@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ class Language(nn.Module):
         self.kind = kind
         if kind == "adapted head":
             self.head = Adapted(5, V)
+        if kind == "parametrised head":
+            nn.utils.parametrizations.weight_norm(self.head)
+        if kind == "normalised head":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                nn.utils.weight_norm(self.head)
         if kind == "hooked head":
             self.head.register_forward_hook(lambda layer, arguments, outputs: outputs * 2)
         if kind == "tied":
@@ -69,6 +76,8 @@ KINDS = [
     "scaled in place",
     "adapted head",
     "hooked head",
+    "parametrised head",
+    "normalised head",
 ]
 
 
