@@ -221,7 +221,8 @@ def _embedding(layer: nn.Embedding, own: dict[str, str], inputs: Tensor) -> Call
         signals = signals.reshape(len(signals), -1, signals.shape[-1]).mT  # (n, e, P)
         if layer.padding_idx is not None:
             signals = signals * (indices != layer.padding_idx)[:, None, :]
-        return {own["weight"]: EmbeddingPiece(indices, signals, layer.num_embeddings)}
+        piece = EmbeddingPiece(indices, signals, layer.num_embeddings)
+        return {own["weight"]: piece} if "weight" in own else {}  # of a subclass with others
 
     return pieces
 

@@ -14,7 +14,7 @@ import rmtland as rl
 from rmtland.logits.accumulate import SharedChunk
 from rmtland.logits.gradients import example_slices
 from rmtland.nets import chunks, layer_pieces, layer_rows
-from rmtland.nets.layers import record
+from rmtland.nets.layers import known_layers, record
 from tests import oracles
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
@@ -561,22 +561,33 @@ class Adapted(nn.Linear):
         return super().forward(x) + self.down(x).sum(dim=-1, keepdim=True)
 
 
+class Scaled(nn.Embedding):
+    """With a parameter of its own and a layer inside."""
+
+    def __init__(self):
+        super().__init__(3, 4)
+        self.scale, self.inner = nn.Parameter(torch.rand(4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return super().forward(x) + self.scale
+
+
 class Mixed(nn.Module):
     """Convolutions over what leads with the examples on one side alone, and on neither."""
 
     def __init__(self):
         super().__init__()
         self.off, self.on, self.adapted = nn.Conv1d(N, 2, 1), nn.Conv1d(2, N, 1), Adapted()
-        self.words, self.pair = nn.Embedding(3, 4), nn.Bilinear(4, 4, 4)
+        self.words, self.scaled, self.pair = nn.Embedding(3, 4), Scaled(), nn.Bilinear(4, 4, 4)
         self.head = nn.Linear(4, C)
 
     def forward(self, x):
         x = x + self.on(torch.tanh(self.off(x)))
         x = self.pair(x, x) + self.words(torch.zeros(1, dtype=torch.int64))
-        return self.head(self.adapted(x))
+        return self.head(self.adapted(x + self.scaled(torch.arange(len(x)) % 3)))
 
 
-@pytest.mark.parametrize("frozen", [(), ("adapted.weight",), ("head.bias",)])
+@pytest.mark.parametrize("frozen", [(), ("adapted.weight",), ("head.bias",), ("scaled.weight",)])
 def test_uses_are_noted_of_layers_with_examples_first_and_by_their_own_tensors(frozen):
     module = Mixed().double()
     for name in frozen:
@@ -586,12 +597,15 @@ def test_uses_are_noted_of_layers_with_examples_first_and_by_their_own_tensors(f
     recording = record(module, names, lambda: module(x), N)
     cotangents = torch.randn(N, C, generator=torch.Generator().manual_seed(1)).double()
     found = recording.pieces(cotangents)
-    expected = {"adapted.weight", "adapted.bias", "adapted.down.weight", "head.weight", "head.bias"}
+    expected = {"adapted.weight", "adapted.bias", "adapted.down.weight", "head.weight", "head.bias", "scaled.weight"}
     assert set(found) == expected - set(frozen)
+    assert recording.apart == {"off.weight", "off.bias", "on.weight", "on.bias", "words.weight"}
+    own = known_layers(module, names)
+    assert set(own[module.scaled]) == {"weight", "scale"} - {name.removeprefix("scaled.") for name in frozen}
+    assert set(own[module.adapted]) == {"weight", "bias"} - {name.removeprefix("adapted.") for name in frozen}
     assert {name for _, name in recording.head.own.items()} == {"head.weight", "head.bias"} - set(frozen)
     assert set(recording.head.own) == {name.removeprefix("head.") for name in recording.head.own.values()}
     parameters = [module.get_parameter(name) for name in found]
-    sums = torch.autograd.grad(recording.outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
     torch.testing.assert_close(recording.outputs, module(x))
     sums = torch.autograd.grad(module(x), parameters, cotangents)
     for name, total in zip(found, sums, strict=True):
