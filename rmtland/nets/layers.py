@@ -27,6 +27,9 @@ NORMALISATIONS = tuple(
     if hasattr(nn, name)
 )
 
+KnownLayers = dict[nn.Module, dict[str, str]]
+"""Layers to the names of their trainable tensors by role."""
+
 
 @dataclass
 class Use:
@@ -112,10 +115,9 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
 
 
 @contextlib.contextmanager
-def watched(module: nn.Module, names: dict[int, str], num_examples: int) -> Iterator[set[str]]:
+def watched(tensors: KnownLayers, num_examples: int) -> Iterator[set[str]]:
     """The tensors of layers that are called on something else than all examples, in the passes meanwhile."""
     apart: set[str] = set()
-    tensors = known_layers(module, names)
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if not _of_all(num_examples, arguments, output):
@@ -134,7 +136,7 @@ def _of_all(num_examples: int, arguments: tuple[Any, ...], output: Any) -> bool:
     return bool(output.shape[:1] == arguments[0].shape[:1] == (num_examples,))
 
 
-def known_layers(module: nn.Module, names: dict[int, str]) -> dict[nn.Module, dict[str, str]]:
+def known_layers(module: nn.Module, names: dict[int, str]) -> KnownLayers:
     """Layers whose pieces are known to the names of their trainable tensors by role."""
     found = {}
     for layer in module.modules():
