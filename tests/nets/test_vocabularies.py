@@ -157,6 +157,10 @@ def test_rows_of_tokens_are_those_of_the_jacobian(kind, words):
     check(rows.chosen(few), expected[few], vectors)
     for group in chunk.network.groups.values():
         check(rows.restricted(group), expected[:, group], vectors[:, group])
+    *_, second, last = chunk.network.groups.values()
+    both, within = slice(second.start, last.stop), slice(last.start - second.start, last.stop - second.start)
+    check(rows.restricted(both), expected[:, both], vectors[:, both])
+    check(rows.restricted(both).restricted(within).chosen(few), expected[few][:, last], vectors[:, last])
     for name, piece in rows.pieces().items():
         torch.testing.assert_close(piece.formed(), expected[:, chunk.network.groups[name]])
 
