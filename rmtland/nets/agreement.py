@@ -25,6 +25,7 @@ def described(source: Any) -> dict[str, Any]:
         facts["tensors"] = {name: _checksum(tensor) for name, tensor in tensors.items()}
     if not source.num_examples:
         return facts
+    facts["num_inputs"] = int(getattr(source, "num_inputs", source.num_examples))
     chunk, products = first_chunk(source), prototype(source)
     examples = hashlib.blake2b(np.ascontiguousarray(to_numpy(at_least_single(chunk.logits))).tobytes())
     examples.update(np.ascontiguousarray(to_numpy(chunk.labels)).tobytes())
@@ -62,7 +63,7 @@ def agreed(everyone: list[dict[str, Any]], num_examples: int | None) -> dict[str
                 f"`source` must have examples of its own on every rank; ranks {rank} and {twin} have the same ones "
                 "(rl.nets.shard cuts arrays up, and rl.nets.rank_range a loader's dataset)"
             )
-    total = sum(other["num_examples"] for other in everyone)
+    total = sum(other.get("num_inputs", other["num_examples"]) for other in everyone)
     if num_examples is not None and total != num_examples:
         advice = (
             " (DistributedSampler repeats examples so that every rank has as many: use Subset(dataset, "

@@ -112,8 +112,6 @@ class Arrays:
         self.inputs = pytrees.tensors("inputs", inputs)
         self.labels = pytrees.tensor("labels", labels)
         self.weights = None if weights is None else pytrees.tensor("weights", weights)
-        if any(leaf.ndim and leaf.shape[0] == 0 for leaf in torch.utils._pytree.tree_leaves(self.inputs)):
-            raise ValueError("`inputs` must hold at least one example; got none")
 
     def __iter__(self) -> Iterator[Batch]:
         yield Batch(self.inputs, self.labels, self.weights)

@@ -281,6 +281,11 @@ def _dataset(
     (x_train, y_train), (x_test, y_test) = checked
     if len(x_train) == 0:
         raise ValueError("`x_train` must hold at least one example; got none")
+    if len(x_test) and x_test.shape[1:] != x_train.shape[1:]:
+        raise ValueError(
+            f"`x_test` must hold examples of the shape of those of `x_train`, {x_train.shape[1:]}; "
+            f"got {x_test.shape[1:]}"
+        )
     moments = _moments(x_train)
     if per_class is not None:
         chosen = _balanced(y_train, per_class, seed)

@@ -47,7 +47,7 @@ def check_network(network: Snapshot, batch: Batch, action: str) -> bool:
                 action,
             )
             return False
-        for index in {0, batch.num_inputs - 1} if batch.num_inputs > 1 else set():
+        for index in {0, batch.num_inputs - 1}:
             try:
                 alone = network.outputs(network.parameters, cut(inputs, slice(index, index + 1)))
             except torch.OutOfMemoryError:
@@ -84,12 +84,14 @@ class Fingerprint:
         self._sums: Tensor | None = None
 
     def add(self, batch: Batch) -> None:
-        """Another batch: what the examples' means, their squares and their products with the targets add up to."""
-        leaves = [*tree_leaves(batch.inputs), batch.targets, *([] if batch.weights is None else [batch.weights])]
+        """Another batch: what the examples' means, squares, products with targets and weights add up to."""
+        own = [batch.targets, *([] if batch.weights is None else [batch.weights])]
+        leaves = [*tree_leaves(batch.inputs), *own]
         rows = [leaf.detach().to("cpu").double().reshape(leaf.shape[0], -1) for leaf in leaves]
         means = torch.stack([row.mean(dim=1) for row in rows])
         squares = torch.stack([row.square().mean(dim=1) for row in rows])
-        values = torch.cat([torch.ones_like(means[:1]), means, squares, means**2, means * means[len(rows) - 1]])
+        products = [means * each for each in means[-len(own) :]]
+        values = torch.cat([torch.ones_like(means[:1]), means, squares, means**2, *products])
         sums = torch.stack([values.sum(dim=1), values.abs().sum(dim=1)])
         self._sums = sums if self._sums is None else self._sums + sums
 

@@ -81,7 +81,8 @@ class DistributedSource:
     process_group : torch.distributed.ProcessGroup, optional
         The default group by default. With gloo, sums travel through host memory; with NCCL they stay on the GPUs.
     num_examples : int, optional
-        Size of the whole dataset, where known: compared with what the ranks have together.
+        Size of the whole dataset, where known: compared with what the ranks have together: sequences once, and
+        inputs whose labels are ignored too.
     timeout : float
         Seconds that a rank waits for the others before it gives up with a `RankError`: longer than the slowest rank's
         pass may take beyond the fastest's.

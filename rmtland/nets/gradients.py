@@ -35,6 +35,7 @@ from rmtland.nets.chunks import NetworkChunk, Plan
 from rmtland.nets.differences import coarsest_spacing, wrong_second_derivatives
 from rmtland.nets.graphs import loss_slope, measure_graphs
 from rmtland.nets.layer_gram import Columns, layer_matrices
+from rmtland.nets.layers import KnownLayers, known_layers, watched
 from rmtland.nets.reducer import Reducer
 from rmtland.nets.snapshot import Forward, Snapshot, single
 from rmtland.nets.torch_losses import translated
@@ -151,17 +152,20 @@ class NetworkLogitGradients:
         self._plan: Plan | None = None
         self._fingerprint = determinism.Fingerprint()
         self._num_classes = self._num_examples = 0
+        self.num_inputs = 0  # of the dataset: sequences, not their tokens, and those whose labels are ignored too
         self._all_are_examples = True
         total_weight: Tensor | float = 0.0
+        layers = known_layers(self.network.module, self.network.own_names())
         for batch in self._batches:
-            total_weight += self._admit(batch)
+            total_weight += self._admit(batch, layers)
         if self._num_examples == 0:
             raise ValueError("`inputs` must hold at least one example; got none")
         self._settle_weights(float(total_weight))
 
-    def _admit(self, batch: Batch) -> float:
+    def _admit(self, batch: Batch, layers: KnownLayers) -> float:
         """Check a batch where it enters, and learn the sizes from the first; the sum of its weights."""
         check_batch(batch)
+        self.num_inputs += batch.num_inputs
         if self._plan is None:
             self._learn(batch.cut(slice(0, FEW)))
         in_memory = isinstance(self._batches, Arrays)
@@ -174,7 +178,9 @@ class NetworkLogitGradients:
                     self._chunks = None
         total = 0.0
         for chunk in self._cut(batch, self._plan_of(self._chunks is not None)):
-            self.loss.check(chunk.logits, chunk.targets)
+            with watched(layers, chunk.num_inputs) as apart:
+                self.loss.check(chunk.logits, chunk.targets)
+            self.network.apart |= apart
             self._num_examples += int(chunk.labels.shape[0])
             self._all_are_examples &= int(chunk.labels.shape[0]) == chunk.num_inputs  # none ignored
             total += float(chunk.labels.shape[0] if chunk.weights is None else chunk.weights.sum())

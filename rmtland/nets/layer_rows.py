@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmtland._arrays import widest
 from rmtland.nets.layer_pieces import FORMED_POSITIONS, EmbeddingPiece, FormedPiece, Piece, joined, stored_numbers
-from rmtland.nets.layers import Recording, record
+from rmtland.nets.layers import Recording, known_layers, record
 from rmtland.nets.pytrees import Inputs, cut, num_inputs
 from rmtland.nets.snapshot import Snapshot
 
@@ -139,6 +139,7 @@ class Layers:
         if PROBED * ONE_LOGIT * outputs * network.vector.element_size() <= limit or few.length == 1:
             few = examples.cut(slice(0, PROBED))
             cotangents, exact = _one_by_one(network, few)
+        self.rest = tuple(network.groups)  # as far as is known
         below: list[Piece] | None = None  # without the head's, whose signals are the cotangents
         try:
             recording = self.record(few)
@@ -149,7 +150,12 @@ class Layers:
         except RuntimeError:  # a forward pass that hooks disturb
             found = {}
         largest = _largest(exact)
-        self.rest = tuple(n for n, g in network.groups.items() if not _agree(found.get(n), exact[:, g], largest))
+        # What no known layer has, and these examples do not use, others may.
+        own = known_layers(network.module, network.own_names()).values()
+        untold = network.groups.keys() - {n for names in own for n in names.values()} - found.keys() | network.apart
+        self.rest = tuple(
+            n for n, g in network.groups.items() if n in untold or not _agree(found.get(n), exact[:, g], largest)
+        )
         per_logit = sum(_numbers(p)[1] for n, p in found.items() if n not in self.rest)
         per_logit += sum(network.parameters[n].numel() for n in self.rest)
         shared = sum(_numbers(p)[0] for p in found.values())
@@ -184,11 +190,22 @@ class Layers:
         return network.layers
 
     def record(self, examples: Examples) -> Recording:
-        """One forward pass with the layers' uses noted."""
-        network = self.network
-        names = {id(p): n for n, p in network.module.named_parameters() if n in network.groups}
-        inputs = examples.inputs
-        recording = record(network.module, names, lambda: network.outputs(network.parameters, inputs), len(examples))
+        """One forward pass with the layers' uses noted.
+
+        Raises
+        ------
+        RuntimeError
+            Where a layer is called on some of the examples that the source found called on all: its examples changed.
+        """
+        network, inputs = self.network, examples.inputs
+        recording = record(
+            network.module, network.own_names(), lambda: network.outputs(network.parameters, inputs), len(examples)
+        )
+        if late := sorted(recording.apart.difference(self.rest)):
+            raise RuntimeError(
+                "`module` must call its layers on the same examples in each pass; one with "
+                f"{', '.join(late)} takes some of them only, and took all before (a loader that shuffles?)"
+            )
         recording.outputs = examples.picked(recording.outputs)
         return recording
 

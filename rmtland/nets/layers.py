@@ -8,7 +8,7 @@ computations; Rochette et al. (2019) and Bu et al. (2022) for convolutions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ NORMALISATIONS = tuple(
     for name in ("LayerNorm", "GroupNorm", "RMSNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
     if hasattr(nn, name)
 )
+
+KnownLayers = dict[nn.Module, dict[str, str]]
+"""Layers to the names of their trainable tensors by role."""
 
 
 @dataclass
@@ -49,8 +52,9 @@ class Head:
 class Recording:
     """A forward pass of n examples with every layer's uses, ready for backward passes to them."""
 
-    def __init__(self, outputs: Tensor, uses: list[Use], head: Head | None = None) -> None:
+    def __init__(self, outputs: Tensor, uses: list[Use], head: Head | None = None, apart: Collection[str] = ()) -> None:
         self.outputs, self.uses, self.head = outputs, uses, head
+        self.apart = set(apart)  # tensors of layers that were called on something else than all examples
         self._below = [use for use in uses if use.point is not outputs]
 
     def below_head(self) -> Recording:
@@ -82,11 +86,11 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
     """
     uses: list[Use] = []
     last: list[tuple[Tensor, Tensor, Head]] = []
+    apart: set[str] = set()
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
-            return output
-        if output.shape[0] != num_examples or arguments[0].shape[0] != num_examples:
+        if not _of_all(num_examples, arguments, output):
+            apart.update(tensors[layer].values())
             return output
         # A copy goes on, so that an activation in place leaves the point alone.
         point = output if output.requires_grad else output.detach().requires_grad_()
@@ -94,23 +98,58 @@ def record(module: nn.Module, names: dict[int, str], forward: Callable[[], Tenso
         inputs = single(inputs) if inputs.is_floating_point() else inputs
         uses.append(Use(point, _pieces_of(layer, tensors[layer], inputs)))
         passed_on = point.clone()
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) and _is_plain(layer):
             last[:] = [(passed_on, point, Head(layer, layer.weight.detach(), tensors[layer], arguments[0]))]
         return passed_on
 
-    tensors: dict[nn.Module, dict[str, str]] = {}
     with contextlib.ExitStack() as stack:
-        for layer in module.modules():
-            own = {role: names[id(p)] for role, p in layer.named_parameters(recurse=False) if id(p) in names}
-            if own and _known(layer):
-                tensors[layer] = own
-                stack.callback(layer.register_forward_hook(hook).remove)
+        tensors = known_layers(module, names)
+        for layer in tensors:
+            stack.callback(layer.register_forward_hook(hook).remove)
         with torch.inference_mode(False), torch.enable_grad():
             outputs = forward()
     # The very tensor, and not written to since: nothing lies between this layer and the outputs.
     is_head = bool(last) and last[0][0] is outputs and outputs._version == 0
     # Its own output in place of the copy, which is one more of the logits' size.
-    return Recording(last[0][1], uses, last[0][2]) if is_head else Recording(outputs, uses)
+    return Recording(last[0][1], uses, last[0][2], apart) if is_head else Recording(outputs, uses, apart=apart)
+
+
+@contextlib.contextmanager
+def watched(tensors: KnownLayers, num_examples: int) -> Iterator[set[str]]:
+    """The tensors of layers that are called on something else than all examples, in the passes meanwhile."""
+    apart: set[str] = set()
+
+    def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if not _of_all(num_examples, arguments, output):
+            apart.update(tensors[layer].values())
+
+    with contextlib.ExitStack() as stack:
+        for layer in tensors:
+            stack.callback(layer.register_forward_hook(hook).remove)
+        yield apart
+
+
+def _of_all(num_examples: int, arguments: tuple[Any, ...], output: Any) -> bool:
+    """Whether a layer is called on one tensor that leads with the examples, and so does its output."""
+    if not (len(arguments) == 1 and isinstance(arguments[0], Tensor) and isinstance(output, Tensor)):
+        return False
+    return bool(output.shape[:1] == arguments[0].shape[:1] == (num_examples,))
+
+
+def known_layers(module: nn.Module, names: dict[int, str]) -> KnownLayers:
+    """Layers whose pieces are known to the names of their trainable tensors by role."""
+    found = {}
+    for layer in module.modules():
+        own = {role: names[id(p)] for role, p in layer.named_parameters(recurse=False) if id(p) in names}
+        if own and _known(layer):
+            found[layer] = own
+    return found
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether the output is W x + b and nothing else, for W and b that are the layer's own tensors."""
+    own = layer._parameters.keys() == {"weight", "bias"}  # not so where W is made of others, as normalised weights are
+    return own and getattr(layer.forward, "__func__", None) is nn.Linear.forward and len(layer._forward_hooks) == 1
 
 
 def _known(layer: nn.Module) -> bool:
@@ -184,7 +223,8 @@ def _embedding(layer: nn.Embedding, own: dict[str, str], inputs: Tensor) -> Call
         signals = signals.reshape(len(signals), -1, signals.shape[-1]).mT  # (n, e, P)
         if layer.padding_idx is not None:
             signals = signals * (indices != layer.padding_idx)[:, None, :]
-        return {own["weight"]: EmbeddingPiece(indices, signals, layer.num_embeddings)}
+        piece = EmbeddingPiece(indices, signals, layer.num_embeddings)
+        return {own["weight"]: piece} if "weight" in own else {}  # of a subclass with others
 
     return pieces
 

@@ -146,7 +146,7 @@ class PassRows:
     def pieces(self) -> dict[str, Piece]:
         """By tensor, for those who need each example's inputs and signals."""
         found: dict[str, list[tuple[Tensor, Piece]]] = {}
-        for which, pieces in self._by_token(few_words=0):
+        for which, pieces in self._by_token(by_word=False):
             for name, piece in pieces.items():
                 found.setdefault(name, []).append((which, piece))
         return {name: _assembled(some) for name, some in found.items()}
@@ -161,7 +161,7 @@ class PassRows:
         groups = {name: g for name, g in self.groups.items() if start <= g.start and g.stop <= stop}
         return PassRows(self.chunk, self.examples, self.words, self.values, groups)
 
-    def _by_token(self, few_words: int = FEW_WORDS) -> Iterator[tuple[Tensor, dict[str, Piece]]]:
+    def _by_token(self, *, by_word: bool = True) -> Iterator[tuple[Tensor, dict[str, Piece]]]:
         """Some rows at a time, by their places, with their pieces by tensor; all of a tensor's pieces come together."""
         rest = self.chunk.layers().rest
         known = [name for name in self.groups if name not in rest]
@@ -170,11 +170,11 @@ class PassRows:
         for token in range(length if known else 0):
             which = (tokens == token).nonzero()[:, 0]
             if len(which):
-                yield which, self._pieces(which, known, length, few_words)
+                yield which, self._pieces(which, known, length, by_word=by_word)
         if len(known) < len(self.groups):
             yield from self._one_by_one([name for name in self.groups if name in rest], length)
 
-    def _pieces(self, which: Tensor, names: list[str], length: int, few_words: int) -> dict[str, Piece]:
+    def _pieces(self, which: Tensor, names: list[str], length: int, *, by_word: bool) -> dict[str, Piece]:
         """By one backward pass to the layers' outputs."""
         recording, places = self.chunk.recording(), self.chunk.places[self.examples[which]]
         head, values = recording.head, self.values[which]
@@ -185,7 +185,7 @@ class PassRows:
             flat[places[:, None], self.words] = values.to(flat.dtype)
             used = recording.pieces(cotangents)
         else:
-            top = self._of_head(head, places, values, few_words)
+            top = self._of_head(head, places, values, by_word=by_word)
             signals = head.inputs.new_zeros(head.inputs.shape)
             below = values.to(head.weight.dtype) @ head.weight[self.words]
             signals.view(-1, signals.shape[-1])[places] = below.to(signals.dtype)
@@ -201,12 +201,12 @@ class PassRows:
                 pieces[name] = joined(uses)
         return pieces
 
-    def _of_head(self, head: Head, places: Tensor, values: Tensor, few_words: int) -> dict[str, Piece]:
-        """The head's own gradients: rows of its weights for few words, else signals at all its outputs."""
+    def _of_head(self, head: Head, places: Tensor, values: Tensor, *, by_word: bool) -> dict[str, Piece]:
+        """The head's own gradients: rows of its weights for few words, where asked for, else signals at all outputs."""
         inputs = single(head.inputs.detach().reshape(-1, head.inputs.shape[-1])[places])  # (n, a)
         values, num_words = values.to(inputs.dtype), len(head.weight)
         found: dict[str, Piece] = {}
-        if len(self.words) <= few_words and len(self.words) * inputs.shape[1] <= num_words:
+        if by_word and len(self.words) <= FEW_WORDS and len(self.words) * inputs.shape[1] <= num_words:
             indices = self.words.expand(len(places), -1)
             found["weight"] = EmbeddingPiece(indices, inputs[:, :, None] * values[:, None, :], num_words)
             found["bias"] = EmbeddingPiece(indices, values[:, None, :], num_words)

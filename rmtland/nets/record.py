@@ -357,9 +357,12 @@ def load_weights(module: torch.nn.Module, checkpoint: str | os.PathLike[str] | M
     if not isinstance(held, Mapping):
         raise TypeError(f"`checkpoint` must be a path or a state_dict; got {type(held).__name__}")
     held = next((held[key] for key in WEIGHTS if isinstance(held.get(key), Mapping)), held)
-    for prefix in PREFIXES:
-        if held and all(str(key).startswith(prefix) for key in held):
-            held = {key[len(prefix) :]: value for key, value in held.items()}
+    own = module.state_dict().keys()
+    while held and held.keys() != own:
+        prefix = next((p for p in PREFIXES if all(str(key).startswith(p) for key in held)), None)
+        if prefix is None:
+            break
+        held = {key[len(prefix) :]: value for key, value in held.items()}
     try:
         module.load_state_dict(held)
     except RuntimeError as error:

@@ -137,7 +137,7 @@ class Signals:
         """In the coordinates of some directions of the parameters."""
         bases, whole = reduction.bases, _whole(reduction, told)
         tensors = {
-            n: t.reduced(*bases.get(n, (None, None)), whole) if n in bases or isinstance(t, Outer) else t
+            n: t.reduced(*bases.get(n, (None, None)), whole) if isinstance(t, Outer) else t
             for n, t in self._tensors.items()
         }
         return Signals(tensors, self._biases, reduction.places, reduction.size, told)
@@ -165,12 +165,6 @@ class Signals:
                 if name in self._biases:
                     bases[self._biases[name]] = (bases[name][0], None)
         return Reduction(self._places, shapes, bases, self._biases, every=every)
-
-    @property
-    def bytes_each(self) -> int:
-        """Memory for one example's."""
-        tensors = [part for tensor in self._tensors.values() for part in vars(tensor).values() if part is not None]
-        return sum(part[0].numel() * part.element_size() for part in tensors)
 
 
 def _whole(reduction: Reduction | None, told: Sampled | None) -> Tensor | slice | None:
@@ -207,10 +201,10 @@ class _Stack:
             self._left = None
         rows = self._rows(first)
         self._few: Tensor | None = None
-        if self._left is not None:
-            self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
-        if self._few is None:
+        if self._left is None:
             self._chosen = slice(None)
+        else:
+            self._few = rows.new_empty((count, *rows.shape[:-1], self._left.shape[1]))
         self._whole: Tensor | None = None
         if self._chosen is not None:
             size = len(rows) if isinstance(self._chosen, slice) else len(self._chosen)
@@ -223,7 +217,8 @@ class _Stack:
     def add(self, k: int, piece: Piece) -> None:
         """The pieces of logit k."""
         rows = self._rows(piece)
-        if self._few is not None and self._left is not None:
+        if self._left is not None:
+            assert self._few is not None
             torch.matmul(rows, self._left, out=self._few[k])
         if self._whole is not None:
             self._whole[k] = rows[self._chosen]

@@ -104,6 +104,7 @@ class Snapshot:
         self.writes_inputs = False
         self.flaws: Mapping[str, str] = {}  # why it cannot be differentiated twice, by the kind of product
         self.chained = False  # whether its second derivatives are those of a chain of layers
+        self.apart: set[str] = set()  # tensors of layers called on some of the examples: an expert of a mixture
         self.layers: object = None  # what `layer_rows` finds out about the network, at first use
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,6 +157,10 @@ class Snapshot:
             if self._weight_norm:
                 stack.enter_context(PlainWeightNorm())
             return stack.pop_all()
+
+    def own_names(self) -> dict[int, str]:
+        """Of the module's trainable tensors, by their ids."""
+        return {id(p): n for n, p in self.module.named_parameters() if n in self.groups}
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (D,) as named tensors."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rmtland.nets.importance import Sampled
-from rmtland.nets.reduction import Focus, leading, turned
+from rmtland.nets.reduction import Focus, leading
 
 WRITTEN = 5
 """A weight's gradient of an example is written out where that takes up to so many times the numbers of its factors."""
@@ -213,8 +213,3 @@ class Formed:
     def chosen(self, examples: Tensor | slice, *, whole: bool = True) -> Formed:
         """Some examples'."""
         return Formed(self.gradients[examples])
-
-    def reduced(self, left: Tensor | None, right: Tensor | None, _: Tensor | slice | None) -> Formed:
-        """R^T M Q for gradients M of weights."""
-        b, a = (-1 if basis is None else len(basis) for basis in (left, right))
-        return Formed(turned(self.gradients.reshape(*self.gradients.shape[:2], b, a), left, right).flatten(2))

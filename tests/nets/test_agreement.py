@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rmtland.nets.agreement import _checksum, agreed, digest_of_arrays
+import rmtland as rl
+from rmtland.nets.agreement import _checksum, _same_examples, agreed, described, digest_of_arrays
 from rmtland.nets.distributed import _part
 from rmtland.nets.ranks import _NOTE, SAMPLE, RankError, Ranks, _fingerprint, _short
 
@@ -214,3 +215,22 @@ def test_fingerprints_are_sum_length_and_a_projection_of_entries_spread_over_all
 def test_what_a_rank_says_is_cut_to_what_a_note_holds():
     assert _short("é" * 300) == ("é" * 300).encode()[:400]
     assert _short("short") == b"short"
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+@pytest.mark.parametrize("num_examples", [1, 2])
+def test_what_a_rank_tells_of_its_source(num_examples, num_outputs):
+    """One example alone is not told: two ranks may have the same."""
+    module = torch.nn.Linear(4, num_outputs).double()
+    x, y = torch.randn(4, 4).double(), torch.zeros(4, dtype=torch.int64)
+    loss = rl.CrossEntropy() if num_outputs > 1 else rl.Logistic()
+    first, second, other = (
+        described(rl.nets.NetworkLogitGradients(module, x[some], y[some], loss))
+        for some in (slice(num_examples), slice(num_examples), slice(2, 2 + num_examples))
+    )
+    assert (first["examples"] is None) == (num_examples == 1)
+    assert _same_examples(first, second) == (num_examples > 1)
+    assert not _same_examples(first, other)
+    assert (first["num_classes"], first["num_parameters"]) == (num_outputs, 5 * num_outputs)
+    assert (first["num_examples"], first["dtype"], first["device"]) == (num_examples, "float64", "cpu")
+    assert first["mean_weight"] == 1

@@ -9,6 +9,7 @@ import xarray as xr
 
 import rmtland as rl
 from rmtland.nets import measure_checkpoints, mlp
+from rmtland.nets.record import load_weights
 from tests.nets.records import C, data
 
 
@@ -93,3 +94,26 @@ def test_checkpoints_that_cannot_be_measured(tmp_path):
         measure_checkpoints([], build, data())
     with pytest.raises(ValueError, match="`steps` must have a step for every checkpoint; got 1"):
         measure_checkpoints(states, build, data(), steps=[3])
+
+
+class Within(torch.nn.Module):
+    """Whose own names begin as a wrapper's do."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.module = mlp([3, 2], seed=seed)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("make", [lambda seed: mlp([3, 2], seed=seed), Within])
+def test_weights_are_found_under_the_names_that_wrappers_give(make, prefix):
+    saved = make(1)
+    held = {prefix + name: value for name, value in saved.state_dict().items()}
+    for key in (None, "state_dict", "model_state_dict", "model", "module", "network"):
+        module = make(2)
+        load_weights(module, held if key is None else {key: held, "epoch": 3})
+        for name, value in saved.state_dict().items():
+            assert torch.equal(module.state_dict()[name], value)
+    for wrong in ({}, {"module.": torch.zeros(1)}, {**held, "more": torch.zeros(1)}, {"module.weight": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="`checkpoint` must fit the module; state_dict"):
+            load_weights(module, wrong)

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import os
 import re
 import struct
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rmtland.nets import Dataset, dataset_files, gaussian_clusters, load_dataset
+from rmtland.nets import Dataset, dataset_files, datasets, gaussian_clusters, load_dataset
 from rmtland.nets.dataset_files import IDX_PARTS
 
 
@@ -78,6 +79,7 @@ def test_labels_may_come_as_a_column(tmp_path):
             {"x_train": np.zeros((0, 4)), "y_train": np.zeros(0, int)},
             "`x_train` must hold at least one example; got none",
         ),
+        ({"x_test": np.zeros((6, 4, 3))}, r"`x_test` must hold examples .* of `x_train`, \(4, 4\); got \(4, 3\)"),
     ],
 )
 def test_bad_arrays(tmp_path, changes, message):
@@ -421,3 +423,33 @@ def test_real_collections(name, shape):
         pytest.skip(f"no {name}.npz in RMTLAND_DATA")
     assert dataset.x_train.shape == shape
     assert dataset.num_classes == 10
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-90, 1e90, 1e-150, 1e200, -1e200])
+@pytest.mark.parametrize("count", [3, 64, 65, 4096, 9000])
+def test_entries_are_normalised_by_all_of_them(count, scale):
+    """However many there are, and where their squares are no numbers of float64."""
+    x = np.random.default_rng(count).normal(2, 3, size=(count, 2))
+    moments = datasets._moments(x * scale)
+    found = datasets._normalised(x * scale, moments, np.float64)
+    np.testing.assert_allclose(found, np.sign(scale) * (x - x.mean()) / x.std(), rtol=1e-9, atol=1e-9)
+    assert (moments[0] == 1) == (1e-100 < abs(scale) < 1e100)
+    few = datasets._normalised(x[:2] * scale, moments, np.float32)
+    assert few.dtype == np.float32
+    np.testing.assert_allclose(few, found[:2], rtol=1e-5)
+    assert datasets._moments(np.full((count, 2), 5, dtype=np.uint8)) == (1.0, 5.0, 1.0)
+    assert datasets._moments(np.zeros((count, 2))) == (1.0, 0.0, 1.0)
+
+
+def test_classes_are_kept_in_the_order_of_their_examples():
+    labels = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 2])
+    for count, seed in itertools.product((1, 2, 3), range(4)):
+        chosen = datasets._balanced(labels, count, seed)
+        assert np.bincount(labels[chosen]).tolist() == [count] * 3
+        assert (np.diff(chosen) > 0).all()
+    assert len({tuple(datasets._balanced(labels, 1, seed)) for seed in range(20)}) > 5
+    for missing in (np.array([0, 0, 2, 2]), np.array([1, 0, 2, 1, 0])):
+        fewest = int(np.bincount(missing).argmin())
+        size = int(np.bincount(missing)[fewest])
+        with pytest.raises(ValueError, match=f"must be <= {size}, the examples of class {fewest}; got {size + 1}"):
+            datasets._balanced(missing, size + 1, 0)

@@ -333,7 +333,7 @@ X, Y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
         ((X * float("nan"), Y), ValueError, "`inputs` must be finite; got NaN or infinite entries"),
         ((np.ma.masked_greater(X.numpy(), 0), Y), ValueError, "`inputs` must have no masked entries; got"),
         ((X, np.ma.masked_equal(Y.numpy(), 2)), ValueError, "`labels` must have no masked entries; got 1 of 4"),
-        ((X[:0], Y[:0]), ValueError, "`inputs` must hold at least one example; got none"),
+        ((X[:0], Y[:0]), ValueError, r"`inputs` must have shape \(N, ...\) with N >= 1; got \(0, 6\)"),
         (([],), ValueError, "`inputs` must hold at least one example; got none"),
         ((X,), TypeError, "`labels` must be given with arrays of inputs; got None"),
         ((iter([(X, Y)]),), TypeError, "`inputs` must be arrays, or a loader that can be iterated over repeatedly"),

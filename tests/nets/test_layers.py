@@ -14,6 +14,7 @@ import rmtland as rl
 from rmtland.logits.accumulate import SharedChunk
 from rmtland.logits.gradients import example_slices
 from rmtland.nets import chunks, layer_pieces, layer_rows
+from rmtland.nets.layers import known_layers, record
 from tests import oracles
 from tests.nets.networks import LABELS, NAMES, C, N, build, jacobian
 
@@ -97,7 +98,30 @@ class Awkward(nn.Module):
         return self.head(x.sum(1))
 
 
+class Mixture(nn.Module):
+    """Of two experts, each of which sees the examples that are sent to it, and an offset for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, C)
+        self.offset = nn.Embedding(3, 5)
+        self.shifts = nn.ParameterList([torch.rand(5), torch.rand(5)])
+
+    def forward(self, x):
+        some = x[:, 0] > 0
+        hidden = x.new_zeros(len(x), 5)
+        hidden[some] = torch.tanh(self.first(x[some]) + self.shifts[0])
+        hidden[~some] = torch.tanh(self.second(x[~some]) + self.shifts[1])
+        return self.head(hidden + self.offset(torch.tensor(2)))
+
+
 EXTRA = {
+    "mixture": (
+        Mixture,
+        lambda: torch.cat([torch.rand(4, 4), -torch.rand(3, 4), torch.randn(N - 7, 4)]),
+        {*(f"{expert}.{role}" for expert in ("first", "second") for role in ("weight", "bias"))}
+        | {"offset.weight", "shifts.0", "shifts.1"},
+    ),
     "zoo": (Zoo, lambda: torch.randint(0, 6, (N, 7)), {"embed.weight", "scale"}),
     "rounds": (Rounds, lambda: torch.randn(N, 2, 7, 9), set()),
     "tied_table": (TiedTable, lambda: torch.randint(0, C, (N, 5)), set()),
@@ -524,3 +548,79 @@ def test_pieces_agree_with_rows_to_thirty_roots_of_the_precision_and_a_fifth_at_
     assert layer_rows._agree(None, torch.full((2, 2), noise, dtype=dtype), 1.0)
     assert not layer_rows._agree(None, torch.full((2, 2), 3 * noise, dtype=dtype), 1.0)
     assert not layer_rows._agree(type("Piece", (), {"formed": lambda self: exact[:1]})(), exact, 100.0)
+
+
+class Adapted(nn.Linear):
+    """With layers of its own inside."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.down, self.table = nn.Linear(4, 2, bias=False), nn.Embedding(3, 4)
+
+    def forward(self, x):
+        return super().forward(x) + self.down(x).sum(dim=-1, keepdim=True)
+
+
+class Scaled(nn.Embedding):
+    """With a parameter of its own and a layer inside."""
+
+    def __init__(self):
+        super().__init__(3, 4)
+        self.scale, self.inner = nn.Parameter(torch.rand(4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return super().forward(x) + self.scale
+
+
+class Mixed(nn.Module):
+    """Convolutions over what leads with the examples on one side alone, and on neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.off, self.on, self.adapted = nn.Conv1d(N, 2, 1), nn.Conv1d(2, N, 1), Adapted()
+        self.words, self.scaled, self.pair = nn.Embedding(3, 4), Scaled(), nn.Bilinear(4, 4, 4)
+        self.head = nn.Linear(4, C)
+
+    def forward(self, x):
+        x = x + self.on(torch.tanh(self.off(x)))
+        x = self.pair(x, x) + self.words(torch.zeros(1, dtype=torch.int64))
+        return self.head(self.adapted(x + self.scaled(torch.arange(len(x)) % 3)))
+
+
+@pytest.mark.parametrize("frozen", [(), ("adapted.weight",), ("head.bias",), ("scaled.weight",)])
+def test_uses_are_noted_of_layers_with_examples_first_and_by_their_own_tensors(frozen):
+    module = Mixed().double()
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+    names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
+    x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0)).double()
+    recording = record(module, names, lambda: module(x), N)
+    cotangents = torch.randn(N, C, generator=torch.Generator().manual_seed(1)).double()
+    found = recording.pieces(cotangents)
+    expected = {"adapted.weight", "adapted.bias", "adapted.down.weight", "head.weight", "head.bias", "scaled.weight"}
+    assert set(found) == expected - set(frozen)
+    assert recording.apart == {"off.weight", "off.bias", "on.weight", "on.bias", "words.weight"}
+    own = known_layers(module, names)
+    assert set(own[module.scaled]) == {"weight", "scale"} - {name.removeprefix("scaled.") for name in frozen}
+    assert set(own[module.adapted]) == {"weight", "bias"} - {name.removeprefix("adapted.") for name in frozen}
+    assert {name for _, name in recording.head.own.items()} == {"head.weight", "head.bias"} - set(frozen)
+    assert set(recording.head.own) == {name.removeprefix("head.") for name in recording.head.own.values()}
+    parameters = [module.get_parameter(name) for name in found]
+    torch.testing.assert_close(recording.outputs, module(x))
+    sums = torch.autograd.grad(module(x), parameters, cotangents)
+    for name, total in zip(found, sums, strict=True):
+        (piece,) = found[name]
+        torch.testing.assert_close(piece.formed().sum(dim=0), total.reshape(-1))
+
+
+def test_examples_that_go_to_other_layers_than_before_are_told():
+    """As a loader that shuffles may send them: a few seen first went to one expert all."""
+    module, inputs, _ = network("mixture")
+    source = rl.nets.NetworkLogitGradients(module, inputs, torch.arange(N) % C)
+    assert source.network.apart == {name for name in source.parameter_groups if name[:4] not in ("head", "shif")}
+    source.network.apart -= {"first.weight", "first.bias"}
+    (chunk,) = source.chunks()
+    with pytest.raises(RuntimeError, match="one with first.bias, first.weight takes some of them only, and took all"):
+        chunk.rows(torch.ones(N, C).double()).lengths()
+    few = rl.nets.NetworkLogitGradients(module, inputs[:4], torch.arange(4) % C)
+    assert few.network.apart == {"offset.weight", "second.weight", "second.bias"}

@@ -1,5 +1,9 @@
 """What a record measures at one moment: exact where that is cheap, else from products, with errors."""
 
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +152,90 @@ def test_the_error_of_gradient_power_by_hand():
     for power, error in ((0.5, 0.11), (0.2, 0.09), (1.0, 0.01), (1.0 + 1e-9, 0.01)):
         assert moment.power_error(power, residuals, values, 2) == pytest.approx(error, rel=1e-9)
     assert moment.power_error(0.2, 8 * residuals[[0, 0, 1, 3, 4]], values, 2) == 1  # 2.4 in a gap of 2
+
+
+def test_what_is_measured_is_undisturbed_and_disturbs_nothing():
+    module = torch.nn.Linear(2, 2)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        with moment.undisturbed(module):
+            assert torch.is_grad_enabled()
+            assert module(torch.ones(1, 2)).dtype == torch.float32
+            torch.rand(5)
+        assert not torch.is_grad_enabled()
+        assert module(torch.ones(1, 2)).dtype == torch.bfloat16
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_eigenvalues_that_are_not_there_are_nan_in_front():
+    values = np.array([1.0, 2.0, 3.0])
+    for count, expected in ((2, [2, 3]), (3, [1, 2, 3]), (5, [np.nan, np.nan, 1, 2, 3])):
+        np.testing.assert_array_equal(moment._last(values, count), expected)
+
+
+@pytest.mark.parametrize(("num_classes", "top"), [(1, 1), (2, 1), (3, 2), (9, 4)])
+def test_a_whole_spectrum_has_its_sums_without_error(num_classes, top):
+    values, powers = np.array([-2.0, 1.0, 2.0, 4.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    found = moment._of_spectrum(values, powers, num_classes)
+    assert found.gradient_power == pytest.approx(powers[-top:].sum())
+    assert found.gradient_power_error == 0
+    assert not found.errors.any()
+    # tr / |.|_F
+    assert found.sums == {"trace": (5.0, 0.0), "frobenius_norm": (5.0, 0.0), "goldilocks_ratio": (1.0, 0.0)}
+    named = found.values("x", 5)
+    assert named["x_eigenvalues"][0] == ("rank",)
+    np.testing.assert_array_equal(named["x_eigenvalues"][1], [np.nan, *values])
+    np.testing.assert_array_equal(named["x_powers"][1], [np.nan, *powers])
+    np.testing.assert_array_equal(named["x_eigenvalues_error"][1], [np.nan, 0, 0, 0, 0])
+    for name, value in {"trace": 5, "frobenius_norm": 5, "gradient_power": powers[-top:].sum()}.items():
+        assert named[f"x_{name}"][1] == pytest.approx(value)
+        assert named[f"x_{name}_error"][1] == 0
+
+
+def test_powers_are_shares_of_the_squared_gradient():
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    np.testing.assert_allclose(moment.powers_along(turn, turn @ [3, 0, 4, 0]), [0.36, 0, 0.64, 0], atol=1e-12)
+    assert np.isnan(moment.powers_along(turn[:, :3], np.zeros(4))).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("exact", [4, 6])
+def test_the_gauss_newton_matrix_is_diagonalised_where_a_side_is_small(exact, monkeypatch):
+    """Rows (C - 1 an example), parameters; of large networks more rows."""
+    monkeypatch.setattr(moment, "EXACT", exact)
+    monkeypatch.setattr(moment, "EXACT_ROWS", 8)
+    monkeypatch.setattr(moment, "LARGE", 20)
+    for num_examples, num_classes, num_parameters in itertools.product((1, 2, 3, 4, 5), (2, 3), (4, 5, 6, 7, 19, 20)):
+        source = SimpleNamespace(num_examples=num_examples, num_classes=num_classes, num_parameters=num_parameters)
+        rows = num_examples * (num_classes - 1)
+        small = rows <= exact or num_parameters <= exact or (num_parameters >= 20 and rows <= 8)
+        assert moment._is_exact(source) == small
+
+
+@dataclasses.dataclass
+class Found:
+    value: float
+    matrix: torch.Tensor
+    told: str = "no number"
+    whether: bool = True
+
+
+def test_results_are_named_arrays_of_their_numbers():
+    """Themselves, or the numbers among their fields or values."""
+    matrix = np.arange(6.0).reshape(2, 3)
+    for result, expected in (
+        (2, {"x": 2.0}), (np.float32(0.5), {"x": 0.5}), (True, {"x": 1.0}), (matrix.astype(int), {"x": matrix}),
+        (torch.tensor(matrix).float(), {"x": matrix}),
+        ({"a": matrix, "b": "no number", "c": 3}, {"x_a": matrix, "x_c": 3.0}),
+        (Found(0.5, torch.tensor(matrix)), {"x_value": 0.5, "x_matrix": matrix, "x_whether": 1.0}),
+    ):  # fmt: skip
+        found = moment.numbers_of("x", result)
+        assert list(found) == list(expected)
+        for name, (dims, values) in found.items():
+            assert values.dtype == np.float64
+            np.testing.assert_array_equal(values, expected[name])
+            assert dims == tuple(f"{name}_{axis}" for axis in range(np.ndim(expected[name])))
+    for wrong in ("no number", None, {}, {"a": "b"}, Found, np.array(["a"]), np.array([1j])):
+        with pytest.raises(TypeError, match=f"must give numbers, .*; got {type(wrong).__name__}"):
+            moment.numbers_of("x", wrong)

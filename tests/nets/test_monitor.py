@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,31 @@ def test_bad_arguments():
         module[0].weight[:] = np.inf
     with pytest.raises(ValueError, match="`module` must have finite parameters when first measured"):
         followed.step()
+
+
+@pytest.mark.parametrize(("k", "most"), [(None, 5), (1, 2), (2, 4), (3, 5), (7, 7)])
+def test_twice_as_many_are_followed_as_told_but_not_more_than_there_are(k, most, monkeypatch):
+    """With two passes at first, then one from the last directions."""
+    module, inputs, labels = network()
+    followed = rl.nets.OutlierMonitor(module, inputs, labels, every=1, k=k, sharpness=False)
+    asked, vectors = [], torch.linalg.qr(torch.randn(followed._source().num_parameters, most).double())[0]
+
+    def found(source, passes, count, *, num_directions, start):
+        asked.append((passes, count, num_directions, start))
+        values = np.arange(1.0, count + 1)
+        return SimpleNamespace(eigenvalues=values, eigenvectors=vectors.numpy(), errors=0.1 * values)
+
+    monkeypatch.setattr(monitor_module, "streamed_outliers", found)
+    monkeypatch.setattr(monitor_module, "most_outliers", lambda *_: 5)
+    told = followed._source().num_classes - 1 if k is None else k
+    rows = [followed._measure(), followed._measure()]
+    assert [call[:3] for call in asked] == [(2, most, most), (1, most, most)]
+    assert asked[0][3] is None
+    assert asked[1][3] is not None
+    slope = rl.gradient(followed._source()).double().numpy()
+    for row in rows:
+        np.testing.assert_allclose(row["eigenvalues"], np.arange(1.0, most + 1)[-told:])
+        np.testing.assert_allclose(row["errors"], 0.1 * row["eigenvalues"])
+        shares = (vectors.numpy()[:, -told:].T @ slope) ** 2 / (slope @ slope)
+        np.testing.assert_allclose(row["powers"], shares, rtol=1e-5)
+        np.testing.assert_allclose(row["gradient_power"], shares.sum(), rtol=1e-5)

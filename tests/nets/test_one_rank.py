@@ -183,3 +183,72 @@ def test_a_sampler_that_repeats_examples_is_told_from_the_dataset_it_deals_out(g
 
 def test_time_outs_of_less_than_a_second(group):
     assert Ranks.of(None, 0.5).timeout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("backends", "direct"),
+    [
+        ("cpu:gloo,cuda:nccl", {"cuda"}),
+        ("cpu:gloo,cuda:gloo", set()),
+        ("cpu:mpi,cuda:nccl,xpu:fake", {"cpu", "cuda"}),
+        ("", set()),
+    ],
+)
+def test_tensors_are_summed_where_they_lie_by_backends_that_can(group, monkeypatch, backends, direct):
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: backends)
+    ranks, x = Ranks(group, 20.0), torch.ones(2)
+    assert ranks._direct == direct
+    carried, through = ranks._carried(x)
+    assert torch.equal(carried, x)
+    assert through is (group if "cpu" in direct else ranks._control)
+
+
+def test_all_ranks_take_as_much_memory_as_the_least_of_them_has(group, monkeypatch):
+    inputs, labels = data()
+    alone = rl.nets.NetworkLogitGradients(network(), inputs, labels)
+    shared, taken = rl.nets.DistributedSource(alone), []
+    monkeypatch.setattr("rmtland.nets.distributed.layer_matrices", lambda *given: taken.append(given[-1]) or iter(()))
+    for everyone, least in (([None, 7, None, 5], 5), ([None, None], None), ([alone.room()], alone.room())):
+        rooms = iter([[(), None], everyone])
+        monkeypatch.setattr(shared, "gather_objects", lambda thing, rooms=rooms: next(rooms))
+        shared._matrices(None, None, [], [])
+        assert taken.pop() == least
+    asked = []
+    monkeypatch.setattr(shared, "gather_objects", lambda thing: asked.append(thing) or [thing])
+    shared._matrices(None, None, [], [])
+    assert asked[1] == taken.pop() == alone.room()
+
+
+def test_tokens_and_ignored_labels_are_no_other_dataset(group):
+    """The size that is compared is the dataset's: sequences count once, and inputs whose labels are ignored too."""
+    module, inputs, labels = torch.nn.Linear(4, C).double(), torch.randn(5, 6, 4).double(), torch.zeros(5, 6).long()
+    labels[1, 2:] = labels[3] = -100
+    dataset = torch.utils.data.TensorDataset(inputs, labels)
+    sampler = torch.utils.data.DistributedSampler(dataset, 1, 0, shuffle=False)
+    for given in ((inputs, labels), (torch.utils.data.DataLoader(dataset, 2, sampler=sampler),)):
+        source = rl.nets.shard(module, *given, ignore_index=-100)
+        assert source.num_examples == 30 - 4 - 6
+    flat = rl.nets.shard(module, inputs[:, 0], labels[:, 0], ignore_index=-100)
+    assert flat.num_examples == 4
+    rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=5)
+    with pytest.raises(ValueError, match="a dataset of 6 and 5 examples"):
+        rl.nets.DistributedSource(rl.nets.NetworkLogitGradients(module, *given, ignore_index=-100), num_examples=6)
+
+
+@pytest.mark.parametrize("means", [[1.0, 1.0, 1.0], [1.0, 2.0, 5.0], [0.5, 0.5, 0.5], [1.0, 1.0, 4.0]])
+@pytest.mark.parametrize("own", [0, 3])
+def test_weights_are_divided_by_their_mean_over_all_ranks_examples(own, means):
+    """On every rank that has some, where any has weights; the source that was given stays as it is."""
+    divided, counts = [], [3, 2, 5]
+    local = type("Local", (), {"num_examples": own, "divide_weights": lambda self, by: divided.append((self, by))})()
+    source = object.__new__(rl.nets.DistributedSource)
+    source._local, source.num_examples = local, sum(counts)
+    everyone = [{"mean_weight": m, "num_examples": n} for m, n in zip(means, counts, strict=True)]
+    source._weigh(everyone)
+    if own and means != [1, 1, 1]:
+        ((told, by),) = divided
+        assert by == pytest.approx(np.average(means, weights=counts))
+        assert told is source._local is not local
+    else:
+        assert not divided
+        assert source._local is local

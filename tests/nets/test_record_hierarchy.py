@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rmtland as rl
+from rmtland.nets.hierarchy_moment import hierarchy_values
 
 PARTS = ("A1", "A2", "B1", "B2")
 
@@ -78,3 +79,34 @@ def test_it_is_not_measured_unasked(tmp_path):
     inputs, labels = digits()
     record = rl.nets.TrainingRecord(tmp_path / "r", rl.nets.mlp([64, 3, 10]), inputs, labels)
     assert not any(name.startswith(("trace_A", "outlier")) for name in record.dataset().data_vars)
+
+
+@pytest.mark.parametrize(("sizes", "fits"), [((4, 3, 4), True), ((4, 3, 4), False), ((3, 2), True)])
+def test_the_arrays_of_a_moment_are_those_of_the_hierarchy_and_its_groups(sizes, fits, monkeypatch):
+    if not fits:
+        monkeypatch.setattr("rmtland.logits.cross_class.PAIRS_BYTES", 0)
+    module, classes = rl.nets.mlp(sizes, dtype=torch.float64), sizes[-1]
+    labels = torch.arange(6 * classes) % classes
+    source = rl.nets.NetworkLogitGradients(module, torch.randn(len(labels), sizes[0]).double(), labels)
+    values, found = hierarchy_values(source, np.random.default_rng(0)), rl.hierarchy(source)
+    groups = found.by_group()
+    assert list(groups) == list(source.parameter_groups)
+    nothing = np.full(classes - 1, np.nan)
+    places = rl.attribution(found, rng=0) if fits else None
+    for part in PARTS:
+        each = [group.traces[part] if fits else np.nan for group in groups.values()]
+        np.testing.assert_allclose(values.pop(f"trace_{part}")[1], found.traces[part])
+        dims, traces = values.pop(f"group_trace_{part}")
+        assert dims == ("group",)
+        np.testing.assert_allclose(traces, each)
+    for part in ("A1", "B1"):
+        largest = max([*found.eigenvalues(part), 0.0]) if fits else np.nan
+        np.testing.assert_allclose(values.pop(f"top_eigenvalue_{part}")[1], largest, rtol=1e-9, atol=1e-12)
+    for place in ("A1", "B1", "rest"):
+        for name in ("shares", "overlaps"):
+            dims, numbers = values.pop(f"outlier_{name}_{place}")
+            assert dims == ("outlier",)
+            expected = getattr(places, name)[place] if fits else nothing
+            np.testing.assert_allclose(numbers, expected, atol=1e-6)
+        np.testing.assert_array_equal(values.pop(f"outliers_in_{place}")[1], places.counts[place] if fits else np.nan)
+    assert all(name.startswith("top_eigenvalue") for name in values)

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from torch import nn
 
 import rmtland as rl
@@ -184,3 +186,29 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
     finally:
         gc.unfreeze()
     assert counts[-1] <= counts[0]
+
+
+def test_a_record_that_dies_before_its_first_row_has_no_step(tmp_path, monkeypatch):
+    store = record_store.RecordStore(tmp_path / "record", {"k": 1})
+    rows = {"loss": (("split",), np.array([0.5, 0.25]))}
+    coords = {"split": np.array(["train", "test"])}
+
+    def die(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zarr.open_array", die)
+        with pytest.raises(Killed):
+            store.append(3, rows, coords)
+    assert open_record(tmp_path / "record").sizes == {"step": 0, "split": 2}
+    again = record_store.RecordStore(tmp_path / "record", {"k": 1})
+    assert again.steps == []
+    again.append(3, rows, coords)
+    again.append(5, rows, coords)
+    assert zarr.open_array(tmp_path / "record" / "loss").chunks == (record_store.CHUNK_STEPS, 2)
+    found = open_record(tmp_path / "record")
+    assert found["step"].values.tolist() == [3, 5]
+    assert found["split"].values.tolist() == ["train", "test"]
+    assert found["loss"].values.tolist() == [[0.5, 0.25]] * 2
+    with pytest.raises(ValueError, match=r"has loss of shape \(2,\), not \(3,\)"):
+        again.append(6, {"loss": (("split",), np.zeros(3))}, coords)

@@ -221,3 +221,29 @@ def test_diagonal_blocks_of_groups(function):
         function(rl.restrict(source, group), inputs, LABELS)
     with pytest.raises(TypeError, match="`module` must be a torch.nn.Module; got DenseLogitGradients"):
         function(rl.DenseLogitGradients(np.zeros((2, 2)), np.array([0, 1]), np.ones((2, 2, 3))))
+
+
+@pytest.mark.parametrize("counts", [(1,), (5,), (3, 2)])
+def test_sums_of_layers_are_those_over_examples_one_after_another(counts):
+    """Of each pair of layers; what a layer has with itself is symmetric in its outputs and in its inputs."""
+    rng, shapes = torch.Generator().manual_seed(0), [(2, 3), (4, 1), (3, 5)]
+    sums = dense_second_derivatives._Sums(shapes)
+    # What an example's part of a product takes: its symmetric halves, or all of the rest beside the first's inputs.
+    halves = [o * (o + 1) // 2 + i * (i + 1) // 2 for o, i in shapes]
+    assert sums.largest == max(2 * 4 * 1, 2 * 3 * 5, 4 * 3 * 5, *halves)
+    expected = {}
+    for n in counts:
+        for one, (o, i) in enumerate(shapes):
+            a = torch.randn(n, i, generator=rng).double()
+            second = torch.randn(n, o, o, generator=rng).double()
+            second = second + second.mT
+            sums.add_within(one, second, a)
+            expected[one, one] = expected.get((one, one), 0) + torch.einsum("nij,np,nq->ipjq", second, a, a)
+            for other in range(one + 1, len(shapes)):
+                rest = torch.randn(n, o, *shapes[other], generator=rng).double()
+                sums.add_between(one, other, a, rest)
+                expected[one, other] = expected.get((one, other), 0) + torch.einsum("ni,nopq->oipq", a, rest)
+    for pair, block in expected.items():
+        torch.testing.assert_close(sums.block(*pair), block)
+    wide = dense_second_derivatives._Sums([(20, 3), (1, 2)])
+    assert wide.largest == 20 * 21 // 2 + 3 * 4 // 2

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import rmtland as rl
+from rmtland.nets import signals as signals_module
 from rmtland.nets import weight_signals
 from rmtland.nets.importance import Sampled
+from rmtland.nets.layer_pieces import EmbeddingPiece, FormedPiece, MatrixPiece
 from rmtland.nets.reducer import HELD, Reducer
-from rmtland.nets.reduction import Reduction, leading
+from rmtland.nets.reduction import Focus, Reduction, leading
 from rmtland.nets.weight_signals import Formed, Outer
 from tests import oracles
 from tests.nets.networks import build, jacobian
@@ -117,12 +119,13 @@ def test_sums_by_class(name, dtype):
     gradients = jacobian(module, inputs)[0].numpy()
     columns = torch.randn(len(inputs), 3, 3, dtype=torch.float64)
     columns -= columns.mean(dim=1, keepdim=True)
-    sums = torch.ones(2, 3, source.num_parameters, dtype=dtype)
-    view.add_class_sums(sums, columns, range(1, 3))
-    for place, c in enumerate((1, 2)):
-        some = np.arange(len(inputs)) % 3 == c
-        expected = 1 + np.einsum("nkd,nkc->cd", gradients[some], columns.numpy()[some])
-        np.testing.assert_allclose(sums[place], expected, atol=1e-8 if dtype == torch.float64 else 1e-3)
+    for classes in (range(1, 3), range(1, 2), range(2), range(3)):
+        sums = torch.ones(len(classes), 3, source.num_parameters, dtype=dtype)
+        view.add_class_sums(sums, columns, classes)
+        for place, c in enumerate(classes):
+            some = np.arange(len(inputs)) % 3 == c
+            expected = 1 + np.einsum("nkd,nkc->cd", gradients[some], columns.numpy()[some])
+            np.testing.assert_allclose(sums[place], expected, atol=1e-8 if dtype == torch.float64 else 1e-3)
 
 
 def wide(seed=0, num_examples=160):
@@ -598,3 +601,217 @@ def test_a_network_that_tells_nothing(scale):
         found = rl.streamed_outliers(source, passes)
         np.testing.assert_allclose(found.eigenvalues, exact, rtol=0.02, atol=1e-12)
         np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(3), atol=1e-10)
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + 100 * len(shape))).double()
+
+
+@pytest.mark.parametrize("weighed", ["signals", "inputs", "both", "neither"])
+@pytest.mark.parametrize("positions", [1, 3])
+def test_examples_are_chosen_with_all_that_is_kept_of_them(positions, weighed):
+    """Whole inputs and signals where they are kept and asked for."""
+    rows = {"inputs": random(6, positions, 4), "signals": random(6, 2, positions, 3)}
+    if weighed in ("inputs", "both"):
+        rows["whole_inputs"] = random(6, positions, 9)
+    if weighed in ("signals", "both"):
+        rows["whole_signals"] = random(6, 2, positions, 8)
+    for examples in (torch.tensor([4, 1]), slice(2, 5)):
+        for whole in (True, False):
+            found = Outer(**rows).chosen(examples, whole=whole)
+            for name in ("inputs", "signals", "whole_inputs", "whole_signals"):
+                if name in rows and (whole or "whole" not in name):
+                    assert torch.equal(getattr(found, name), rows[name][examples])
+                else:
+                    assert getattr(found, name) is None
+        assert torch.equal(Formed(rows["inputs"]).chosen(examples).gradients, rows["inputs"][examples])
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("turns", [(True, True), (True, False), (False, True), (False, False)])
+def test_gradients_in_few_directions_are_turned_ones(positions, turns):
+    """Beside them all inputs, where these are in few, and the signals asked for, where those are."""
+    n, logits, b, a = 6, 2, 8, 9
+    inputs, signals = random(n, positions, a), random(n, logits, positions, b)
+    left, right = (torch.linalg.qr(random(size, few))[0] if turn else None for size, few, turn in
+                   zip((b, a), (5, 6), turns, strict=True))  # fmt: skip
+    matrices = torch.einsum("nlpb,npa->nlba", signals, inputs)
+    expected = matrices if left is None else torch.einsum("bq,nlba->nlqa", left, matrices)
+    expected = (expected if right is None else expected @ right).flatten(2)
+    for whole in (None, slice(None), torch.tensor([5, 0])):
+        for factors in (10**9, 0):
+            # Written out or not.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(weight_signals, "WRITTEN", factors)
+                found = Outer(inputs, signals).reduced(left, right, whole)
+            unit = torch.eye(expected.shape[2]).double()
+            torch.testing.assert_close(found.pushed(unit, None), expected)
+            if positions > 1 and factors:
+                assert isinstance(found, Formed)
+                continue
+            if right is None:
+                assert found.whole_inputs is None
+            else:
+                torch.testing.assert_close(found.whole_inputs, inputs)
+            if left is None or whole is None:
+                assert found.whole_signals is None
+            else:
+                torch.testing.assert_close(found.whole_signals, signals[whole])
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_what_outer_products_push_and_pull_with_their_biases(positions):
+    n, logits, b, a, k = 7, 2, 4, 5, 3
+    inputs, signals = random(n, positions, a), random(n, logits, positions, b)
+    matrices, biases = torch.einsum("nlpb,npa->nlba", signals, inputs).flatten(2), signals.sum(dim=2)
+    tangents, of_bias, cotangents = random(b * a, k), random(b, k), random(n, logits, k)
+    rows = Outer(inputs, signals)
+    torch.testing.assert_close(rows.pushed(tangents, None), matrices @ tangents)
+    torch.testing.assert_close(rows.pushed(tangents, of_bias), matrices @ tangents + biases @ of_bias)
+    for found, each in zip(rows.pulled(cotangents), (matrices, biases), strict=True):
+        torch.testing.assert_close(found, torch.einsum("nlk,nld->kd", cotangents, each))
+    labels = torch.tensor([1, 0, 3, 1, 0, 1, 3])  # class 2 is empty
+    order, counts = labels.argsort(), labels.bincount(minlength=4).tolist()
+    for dtype in (torch.float64, torch.float32):
+        for kind in (rows, Formed(matrices)):
+            sums = torch.ones(4, k, b * a + b, dtype=dtype)  # with strides between rows
+            own = sums[..., b * a :] if kind is rows else None
+            kind.add_class_sums(cotangents, order, counts, sums[..., : b * a], own)
+            for c in range(4):
+                some = labels == c
+                expected = torch.einsum("nlk,nld->kd", cotangents[some], torch.cat([matrices, biases], dim=2)[some])
+                if own is None:
+                    expected[:, b * a :] = 0
+                torch.testing.assert_close(sums[c].double() - 1, expected, rtol=1e-4, atol=1e-4)
+    sums = torch.zeros(4, k, b * a).double()
+    rows.add_class_sums(cotangents, order, counts, sums, None)
+    torch.testing.assert_close(sums.sum(dim=0), rows.pulled(cotangents)[0])
+
+
+def test_sums_beyond_few_directions_are_added_in_double_precision():
+    parts = [random(2, 3, 4).float(), random(1, 2, 3, 4).float(), random(2, 3).float()]
+    others = [part.flip(-1) / 3 for part in parts]
+    for missing in range(4):
+        mine = [None if place == missing else part for place, part in enumerate(parts)]
+        theirs = [None if place == missing else part for place, part in enumerate(others)]
+        one = weight_signals.Beyond(*mine).added_to(None)
+        both = weight_signals.Beyond(*theirs).added_to(one)
+        for name, a, b in zip(("wide", "tall", "bias"), mine, theirs, strict=True):
+            if a is None:
+                assert getattr(one, name) is getattr(both, name) is None
+            else:
+                torch.testing.assert_close(getattr(one, name), a.double(), rtol=0, atol=0)
+                torch.testing.assert_close(getattr(both, name), a.double() + b.double(), rtol=0, atol=0)
+
+
+def test_a_bias_goes_with_its_weight_where_its_gradients_are_the_weights_signals():
+    n, b = 5, 3
+
+    def pieces(positions=1, groups=1, a=1, bias=None, name="layer."):
+        weight = MatrixPiece(random(n, groups, a, positions), random(n, groups, b, positions))
+        own = FormedPiece(weight.signals.sum(dim=(1, 3)) if bias is None else bias)
+        return {f"{name}weight": weight, f"{name}bias": own, "weight.other": weight}
+
+    for name in ("layer.", ""):
+        for a in (1, 4):
+            found = pieces(a=a, name=name)
+            assert signals_module._bias_of(f"{name}weight", found) == f"{name}bias"
+            assert signals_module._bias_of("weight.other", found) is None
+            assert signals_module._bias_of(f"{name}bias", found) is None
+            del found[f"{name}bias"]
+            assert signals_module._bias_of(f"{name}weight", found) is None
+    for other in (pieces(positions=2), pieces(groups=2), pieces(bias=random(n, b) + 1), pieces(a=4, bias=random(n, 7))):
+        assert signals_module._bias_of("layer.weight", other) is None
+    found = pieces()
+    assert signals_module._bias_of("layer.weight", {**found, "layer.weight": found["layer.bias"]}) is None
+    assert signals_module._bias_of("layer.weight", {**found, "layer.bias": found["layer.weight"]}) is None
+
+
+@pytest.mark.parametrize("form", ["matrix", "groups", "formed", "table"])
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize(("reduced", "factored"), [(False, False), (False, True), (True, False)])
+def test_logits_stacked_one_after_another_are_those_gradients_turned(form, positions, reduced, factored):
+    n, count, b, a = 5, 3, 4, 6
+    groups = 2 if form == "groups" else 1
+
+    def piece(k):
+        scale = random(n, groups, b // groups, positions) + k
+        matrix = MatrixPiece(random(n, groups, a, positions), scale)
+        looked = torch.arange(n * positions).reshape(n, positions) % b
+        forms = {
+            "formed": FormedPiece(matrix.formed()),
+            "table": EmbeddingPiece(looked, random(n, a, positions) + k, b),
+        }
+        return forms.get(form, matrix)
+
+    gradients = torch.stack([piece(k).formed() for k in range(count)], dim=1)
+    left, right = torch.linalg.qr(random(b, 3))[0], torch.linalg.qr(random(a, 4))[0]
+    unit = torch.eye(b * a).double()
+    for bases in [(left, right), (None, right), (left, None), (None, None)] if reduced else [(None, None)]:
+        for whole in (None, slice(None), torch.tensor([3, 1])):
+            stack = signals_module._Stack(piece(0), count, bases, whole, reduced, factored)
+            for k in range(count):
+                stack.add(k, piece(k))
+            made = stack.made()
+            factors = form == "matrix" and (positions == 1 or factored or reduced)
+            if not factors:
+                assert isinstance(made, Formed)
+                torch.testing.assert_close(made.gradients, gradients)
+                continue
+            expected = gradients.reshape(n, count, b, a)
+            expected = expected if bases[0] is None else bases[0].T @ expected
+            expected = (expected if bases[1] is None else expected @ bases[1]).flatten(2)
+            torch.testing.assert_close(made.pushed(unit[: expected.shape[2], : expected.shape[2]], None), expected)
+            assert isinstance(made, Outer) or (reduced and positions > 1)
+            if isinstance(made, Outer) and reduced and whole is not None and bases[0] is not None:
+                every = torch.stack([piece(k).signals[:, 0].mT for k in range(count)], dim=1)
+                torch.testing.assert_close(made.whole_signals, every[whole])
+            elif isinstance(made, Outer):
+                assert made.whole_signals is None
+            if isinstance(made, Outer) and bases[1] is not None:
+                torch.testing.assert_close(made.whole_inputs, piece(0).inputs[:, 0].mT)
+
+
+@pytest.mark.parametrize("kept", ["both", "inputs", "signals", "neither"])
+@pytest.mark.parametrize("positions", [1, 3])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_sums_beyond_few_directions_are_those_of_whole_inputs_and_of_whole_signals(positions, kept, sampled):
+    n, logits, k, (b, q, j), (a, r, i) = 7, 2, 3, (8, 5, 2), (9, 6, 4)
+    left, right = torch.linalg.qr(random(b, q))[0], torch.linalg.qr(random(a, r))[0]
+    whole = {"inputs": random(n, positions, a), "signals": random(n, logits, positions, b)}
+    told = Sampled(torch.tensor([1, 4, 6]), random(3).abs(), random(3)) if sampled else None
+    places = torch.arange(n) if told is None else told.places
+    few = Outer(
+        whole["inputs"] @ right, whole["signals"] @ left,
+        whole["inputs"] if kept in ("both", "inputs") else None,
+        whole["signals"][places] if kept in ("both", "signals") else None,
+    )  # fmt: skip
+    focus, cotangents = Focus(random(q, j), random(r, i)), random(n, logits, k)
+    found = few.pulled_beyond(cotangents, focus, told)
+    each = torch.einsum("nlk,nlpb,npa->nkba", cotangents, whole["signals"], whole["inputs"])  # gradients in full
+    if kept in ("both", "inputs"):
+        expected = torch.einsum("bj,nkba->kja", left @ focus.signals, each)
+        torch.testing.assert_close(found.wide, expected)
+    else:
+        assert found.wide is None
+    if kept in ("both", "signals"):
+        factors = torch.ones(1, n).double() if told is None else torch.stack([told.scales, told.noise])
+        expected = torch.einsum("fn,nkba,ai->fkbi", factors, each[places], right @ focus.inputs)
+        torch.testing.assert_close(found.tall, expected)
+        biases = torch.einsum("n,nlk,nlpb->kb", factors[0], cotangents[places], whole["signals"][places])
+        torch.testing.assert_close(found.bias, biases)
+    else:
+        assert found.tall is found.bias is None
+    if sampled and kept in ("both", "signals"):
+        return
+    # The same as factors, the first less the second and the third less the fourth: beyond the few of the other side.
+    views = [view.pushed(torch.eye(view.inputs.shape[2] * view.signals.shape[3]).double(), None)
+             for view in few.seen_beyond(focus)]  # fmt: skip
+    matrices = torch.einsum("nlpb,npa->nlba", whole["signals"], whole["inputs"])
+    wide, tall = (left @ focus.signals).T @ matrices, matrices @ right @ focus.inputs
+    for view, full, turned, kind in (
+        (0, wide, wide @ right, "inputs"), (1, wide, wide @ right, None),
+        (2, tall, left.T @ tall, "signals"), (3, tall, left.T @ tall, None),
+    ):  # fmt: skip
+        expected = full if kind is not None and kept in ("both", kind) else turned
+        torch.testing.assert_close(views[view], expected.flatten(2))

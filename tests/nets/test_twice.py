@@ -1,5 +1,6 @@
 """Networks whose second derivatives torch does not have, gets wrong, or has only in another form."""
 
+import math
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import rmtland as rl
-from rmtland.nets import NetworkLogitGradients
+from rmtland.nets import NetworkLogitGradients, twice
 from tests.nets.networks import C, N
 from tests.nets.test_any_network import Square, check
 
@@ -193,3 +194,27 @@ def test_layers_called_by_keyword():
     module, x = ByKeyword(None), data()
     outputs = module(x)
     check(NetworkLogitGradients(module, x, Y), outputs, F.cross_entropy(outputs, Y), list(module.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_an_asymmetry_of_thirty_roots_of_the_precision_is_a_flaw(dtype, monkeypatch):
+    """H v . H v and v . H H v are the same number for a symmetric H."""
+    module, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, C)).to(dtype), data().to(dtype)
+    (chunk,) = NetworkLogitGradients(module, x, Y).chunks()
+    share = {torch.float64: 4.47e-7, torch.float32: 0.01036, torch.bfloat16: math.inf}[dtype]
+    for off in (0.0, *((0.9 * share, 1.1 * share, -0.9 * share, -1.1 * share) if share < 1 else (100.0,))):
+        calls = []
+
+        def product(slopes, leaves, vector, off=off, calls=calls):
+            calls.append([part.double() for part in vector])
+            if len(calls) == 1:
+                return [part.double() + 1 for part in vector]
+            length, start = (sum(float(part.square().sum()) for part in one) for one in (calls[1], calls[0]))
+            return [(1 + off) * length / start * part for part in calls[0]]
+
+        monkeypatch.setattr(twice, "_product", product)
+        flawed = abs(off) > share
+        assert twice.flaws(chunk, lambda outputs: outputs) == (
+            {"second": "its second derivatives by torch are not symmetric"} if flawed else {}
+        )
+        assert len(calls) == 2

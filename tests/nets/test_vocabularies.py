@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,17 @@ from tests.nets.networks import units
 V, WORDS = 40, [3, 11, 30]
 
 
+class Adapted(nn.Linear):
+    """Of low rank beside its weights."""
+
+    def __init__(self, a, b):
+        super().__init__(a, b)
+        self.down, self.up = nn.Linear(a, 2, bias=False), nn.Linear(2, b, bias=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.up(self.down(x))
+
+
 class Language(nn.Module):
     """Tokens that see those before them, and a linear head: tied to the embedding, frozen in part, or bent after."""
 
@@ -26,6 +38,16 @@ class Language(nn.Module):
         self.embed, self.mix, self.norm = nn.Embedding(V, 5), nn.Linear(5, 5), nn.LayerNorm(5)
         self.head = nn.Linear(5, V, bias=kind != "no bias")
         self.kind = kind
+        if kind == "adapted head":
+            self.head = Adapted(5, V)
+        if kind == "parametrised head":
+            nn.utils.parametrizations.weight_norm(self.head)
+        if kind == "normalised head":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                nn.utils.weight_norm(self.head)
+        if kind == "hooked head":
+            self.head.register_forward_hook(lambda layer, arguments, outputs: outputs * 2)
         if kind == "tied":
             self.head.weight = self.embed.weight
         if kind == "frozen head":
@@ -44,7 +66,19 @@ class Language(nn.Module):
         return outputs
 
 
-KINDS = ["plain", "no bias", "tied", "frozen head", "frozen below", "unknown", "scaled in place"]
+KINDS = [
+    "plain",
+    "no bias",
+    "tied",
+    "frozen head",
+    "frozen below",
+    "unknown",
+    "scaled in place",
+    "adapted head",
+    "hooked head",
+    "parametrised head",
+    "normalised head",
+]
 
 
 def language(kind):
@@ -123,6 +157,10 @@ def test_rows_of_tokens_are_those_of_the_jacobian(kind, words):
     check(rows.chosen(few), expected[few], vectors)
     for group in chunk.network.groups.values():
         check(rows.restricted(group), expected[:, group], vectors[:, group])
+    *_, second, last = chunk.network.groups.values()
+    both, within = slice(second.start, last.stop), slice(last.start - second.start, last.stop - second.start)
+    check(rows.restricted(both), expected[:, both], vectors[:, both])
+    check(rows.restricted(both).restricted(within).chosen(few), expected[few][:, last], vectors[:, last])
     for name, piece in rows.pieces().items():
         torch.testing.assert_close(piece.formed(), expected[:, chunk.network.groups[name]])
 
@@ -162,3 +200,25 @@ def test_a_sequence_runs_once_for_all_its_tokens():
     source.network.module.register_forward_hook(lambda *_: calls.append(1))
     rl.logit_gradient_lengths(source, classes=WORDS)
     assert len(calls) <= 3  # sequences with examples, one at a time, of logits that are kept
+
+
+@pytest.mark.parametrize("without", [0, 2])
+def test_examples_of_no_weight_are_stored_beside_the_others(without):
+    """Their cotangents are zero at all outputs, and their rows of the same form nevertheless."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, V)).double()
+    inputs, labels, weights = torch.randn(6, 4).double(), torch.arange(6), torch.ones(6).double()
+    weights[without] = 0
+    source, others = (
+        rl.nets.NetworkLogitGradients(module, inputs[some], labels[some], weights=weights[some])
+        for some in (slice(None), weights > 0)
+    )
+    chunk = next(source.chunks())
+    source.network.layers = Layers(source.network, chunk._examples(), 2000)
+    assert not chunk.layers().keep
+    for by in (None, "parameter_groups"):
+        found, expected = (rl.gauss_newton_spectrum(one, by=by) for one in (source, others))
+        pairs = [(found, expected)] if by is None else [(found[name], expected[name]) for name in expected]
+        for one, other in pairs:
+            size = other.eigenvalues.size
+            np.testing.assert_allclose(one.eigenvalues[-size:], other.eigenvalues, rtol=1e-9, atol=1e-15)
