@@ -419,6 +419,8 @@ def test_means_and_columns_that_just_fit():
         (lambda: rl.ResidualCovariance.power_law(0.8, 0), ValueError, "`cut` must be >= 1; got 0"),
         (lambda: rl.KernelGradients(kernels(), 0.9), ValueError, "`effective_dimension` must be >= 1; got 0.9"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(0.5), ValueError, "`dimension` must be"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(1e6), MemoryError, "dimension 1e.06 needs"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(1e6, 1 - 1e-12), MemoryError, "exponent closer to 0"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C), 1.0, rl.ResidualCovariance(np.ones(D + 1)))).spectrum(),
          ValueError, "at most D = 120 positive eigenvalues; got 121"),
         (lambda: rl.AnisotropicGradients(np.diag([1.0, -1.0])), ValueError, "`mean_gram` must have no negative"),
