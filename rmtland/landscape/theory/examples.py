@@ -210,7 +210,7 @@ class Examples(ABC):
         traces = (rows @ others[0]) / FACTORIALS
         return Scalars(traces, rows[0] @ log_det, rows[0] @ others[1], rows[0] @ others[2])
 
-    def _scalars(self, s: complex | float, logs: bool) -> Scalars:
+    def _scalars(self, s: complex | float, logs: bool = False) -> Scalars:
         first, second, third, log_det, quadratic, square = sums.scalar_sums(self.probabilities, self.labels, s, logs)
         n = self.probabilities.shape[0]
         if logs and self.unit != 1:
@@ -220,7 +220,7 @@ class Examples(ABC):
     @cached_property
     def _scalar_series(self) -> Floats:
         """Taylor coefficients in s of log det, tr B and the two forms of p - y, (TERMS, 4)."""
-        values = [self._scalars(s, False) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        values = [self._scalars(s) for s in taylor.circle(RADIUS, TERMS).tolist()]
         columns = [[v.traces[0], v.quadratic, v.square] for v in values]
         series = taylor.coefficients(columns, RADIUS, TERMS)
         # d log_det / ds = tr B
@@ -230,7 +230,7 @@ class Examples(ABC):
     @cached_property
     def at_zero(self) -> Scalars:
         """At s = 0."""
-        return self._scalars(0.0, False)
+        return self._scalars(0.0)
 
     def count_above(self, s: float) -> float:
         """Number of eigenvalues of all A_mu above -1/s, s < 0."""

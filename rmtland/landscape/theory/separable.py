@@ -307,10 +307,8 @@ class Separable:
 
 def _logs(values: Array, side: int) -> Array:
     """Logarithms of values in one closed half plane, upper (1) or lower (-1), rounding across the axis undone."""
-    imaginary = np.maximum(values.imag, 0.0) if side > 0 else np.minimum(values.imag, -0.0)
-    angles = np.arctan2(imaginary, values.real)
-    if side < 0:
-        angles = np.where((imaginary == 0) & (values.real < 0), -math.pi, angles)
+    # The sign of a zero says which side it is on.
+    angles = np.arctan2(np.copysign(np.maximum(side * values.imag, 0.0), side), values.real)
     logs: Array = np.log(np.abs(values)) + 1j * angles
     return logs
 

@@ -237,7 +237,7 @@ def _spike(small: Floats, index: int, u: float, weight: float, radius: float) ->
         if u - step < weight / radius and u == weight / radius:
             return None
         if abs(step) <= 1e-13 * u:
-            return u - step, vector
+            return u, vector
         u = max(u - step, weight / radius)
     return None
 
