@@ -426,6 +426,8 @@ def test_means_and_columns_that_just_fit():
         (lambda: rl.AnisotropicGradients(np.diag([1.0, -1.0])), ValueError, "`mean_gram` must have no negative"),
         (lambda: rl.AnisotropicGradients([[1.0, 0.5], [0.0, 1.0]]), ValueError, "`mean_gram` must be symmetric"),
         (lambda: rl.AnisotropicGradients(np.ones((2, 3))), ValueError, "`mean_gram` must be square"),
+        (lambda: rl.AnisotropicGradients(np.eye(C), logit_covariance=np.ones((N, 2, 3))), ValueError,
+         "`logit_covariance` must be square; got"),
         (lambda: rl.AnisotropicGradients(np.eye(C), covariance=1.0), TypeError, "`covariance` must be a Residual"),
         (lambda: rl.AnisotropicGradients(np.eye(C), mean_scales=[-1.0]), ValueError, "`mean_scales` must have shape"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C + 1))), ValueError, "`mean_gram` must have C = 3 or"),

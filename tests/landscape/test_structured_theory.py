@@ -1,13 +1,15 @@
 """The deterministic equivalent of means and anisotropic residuals against draws and against the other theory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import rmtland as rl
 from rmtland.landscape.theory.continuation import Continuation
-from rmtland.landscape.theory.separable import Separable, State
+from rmtland.landscape.theory.separable import Separable, State, _log_det_below, _logs
 from rmtland.landscape.theory.structured import StructuredTheory
-from rmtland.landscape.weighted_rows import WeightedRows
+from rmtland.landscape.weighted_rows import Block, WeightedRows
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
 
@@ -406,3 +408,85 @@ def test_a_state_on_the_axis_has_the_real_part_of_each_number():
     numbers = [complex(k, 0.1 * k) for k in range(1, 10)]
     state = State(*numbers[:4], tuple(numbers[4:7]), tuple(numbers[7:]))
     assert state.real == State(1, 2, 3, 4, (5, 6, 7), (8, 9))
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_exact_sums_are_means_of_draws(cancelled):
+    """Rows of which one combination may be 0, along with what it has of the means; the gradient's square too."""
+    along = np.array([0.9, 0.1, -0.2, 0.3])
+    along /= np.linalg.norm(along)
+    slopes = np.array([1.0, 0.5, -0.4, 0.8])
+    slopes -= (along @ slopes) * along
+    rows = WeightedRows(
+        blocks=(
+            Block(np.array([0, 1]), np.array([[1.0, 0.2], [0.3, -0.1]])),
+            Block(np.array([1, 2]), np.array([[0.2, 0.1], [0.0, 0.3]])),
+        ),
+        factor=np.array([[1.0, 0.0], [0.2, 0.4], [-0.3, 0.5]]),
+        scales=np.array([1.2, 0.5, 0.3, 0.4]),
+        mean_slopes=np.array([0.7, -0.2, 0.4]),
+        slopes=slopes,
+        dropped=0.0 if cancelled else 0.6,
+        covariance=rl.ResidualCovariance([2.0, 1.0, 0.5]),
+        cancelled=along if cancelled else None,
+    )
+    equation = Separable(rows, 4.0)
+    rng = np.random.default_rng(0)
+    draws = [rows.draw(4, rng) for _ in range(1000)]
+    grams = np.array([r @ r.T for r, _ in draws])
+    trace, square = equation.power_sums
+    assert_mean(np.trace(grams, axis1=1, axis2=2), trace, detect=0.3 * trace)
+    assert_mean(np.sum(grams**2, axis=(1, 2)), square, detect=0.8 * square)
+    lengths = np.array([np.sum(g**2) for _, g in draws])
+    assert_mean(lengths, equation.vector_square, detect=0.3 * equation.vector_square)
+    assert_mean(
+        (lengths - lengths.mean()) ** 2,
+        equation.vector_square_variance,
+        detect=1.2 * equation.vector_square_variance,
+    )
+
+
+def test_logarithms_in_a_half_plane_know_its_border():
+    """As those a little inside of it, whichever side of the axis rounding and signs of zeros are on."""
+    values = np.array([-2.0, -0.5, 0.5, 2.0, 1 + 1j, -1 + 1e-3j, 3j])
+    for side in (1, -1):
+        for off in (0.0, -0.0, 1e-17, -1e-17):
+            numbers = values.real + 1j * np.where(values.imag == 0, off, side * values.imag)
+            inside = np.log(values.real + 1j * np.where(values.imag == 0, side * 1e-17, side * values.imag))
+            np.testing.assert_allclose(_logs(numbers, side), inside, rtol=1e-14)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_determinant_below_the_axis_is_the_product_of_eigenvalues(rank):
+    """X - i Y, positive Y of full rank or not: log det is continuous from where Y is large."""
+    rng = np.random.default_rng(0)
+    x, root = rng.standard_normal((3, 3)), rng.standard_normal((3, rank))
+    x, y = x + x.T, root @ root.T + (np.eye(3) * 0.1 if rank == 3 else 0)
+    found = _log_det_below(x - 1j * y)
+    shares = np.linspace(0.0, 1.0, 4001)
+    dets = np.linalg.det(x - 1j * (y + 1e4 * np.eye(3) * (1 - shares[:, None, None]) ** 4))
+    angles = np.unwrap(np.angle(dets))
+    angles += 2 * np.pi * np.round((-1.5 * np.pi - angles[0]) / (2 * np.pi))
+    assert found.real == pytest.approx(np.log(abs(dets[-1])))
+    assert found.imag == pytest.approx(angles[-1])
+
+
+def test_rows_are_random_if_any_part_of_them_is():
+    rows = WeightedRows((), np.ones((1, 1)), np.zeros(2), np.ones(1), np.zeros(2), 0.0, rl.ResidualCovariance())
+    assert not rows.spread
+    for part in ({"dropped": 0.5}, {"slopes": np.array([0.0, -0.1])}, {"scales": np.array([0.1, 0.0])}):
+        assert dataclasses.replace(rows, **part).spread
+
+
+def test_newtons_step_goes_to_the_zero_of_a_quadratic():
+    """Of a gradient of known second derivatives, whose zero is one step away; none where they are singular."""
+    hessian = np.array([[2.0 + 0.3j, -0.7], [-0.7, -1.5 + 0.1j]])
+    target = np.array([0.4 - 0.2j, -0.9j])
+    state = State(1j, 0j, 0j, 0j, (hessian[0, 0], hessian[0, 1], hessian[1, 1]), (0.3, -0.2j))
+    np.testing.assert_allclose(state.step(tuple(-hessian @ target)), target, rtol=1e-14)
+    np.testing.assert_allclose(hessian @ np.array(state.slopes), [-0.3, 0.2j], atol=1e-15)
+    moved = state.moved(0.1j, 0.2)
+    assert (moved.m, moved.a, moved.hessian) == (0.1j, 0.2, state.hessian)
+    assert moved.trace == pytest.approx(-0.3 * 0.1j + 0.2j * 0.2)
+    singular = dataclasses.replace(state, hessian=(1.0, 2.0, 4.0))
+    assert np.isnan(singular.step((1.0, 1.0))).all()

@@ -229,16 +229,17 @@ def _spikes(matrices: Floats, weight: float, radius: float) -> tuple[Floats, Flo
 
 def _spike(small: Floats, index: int, u: float, weight: float, radius: float) -> tuple[float, Floats] | None:
     """One of them and its eigenvector, by Newton's method; None if it is beyond the radius."""
+    least = weight / radius
     for _ in range(50):
         s = -weight / u
         values, vectors = np.linalg.eigh(_matrix(small, s))
         vector = vectors[:, index]
         step = _step(small, s, vector, u - float(values[index]), weight)
-        if u - step < weight / radius and u == weight / radius:
+        if u == least and step > 0:
             return None
         if abs(step) <= 1e-13 * u:
             return u, vector
-        u = max(u - step, weight / radius)
+        u = max(u - step, least)
     return None
 
 
