@@ -432,18 +432,21 @@ def test_exact_sums_are_means_of_draws(cancelled):
     )
     equation = Separable(rows, 4.0)
     rng = np.random.default_rng(0)
-    draws = [rows.draw(4, rng) for _ in range(1000)]
-    grams = np.array([r @ r.T for r, _ in draws])
+    turned = np.linalg.qr(rng.standard_normal((10_000, 4, 2)))[0].swapaxes(1, 2)  # orthonormal rows
+    normal, last = rng.standard_normal((10_000, 4, 4)), rng.standard_normal((10_000, 4))
+    if cancelled:
+        normal -= along[:, None] * (along @ normal)[:, None, :]
+    roots = np.sqrt(np.append([2.0, 1.0, 0.5], 0.0) / 3.5)
+    draws = rows.means @ turned + rows.scales[:, None] * normal * roots
+    gradients = (rows.mean_slopes @ rows.factor) @ turned + (slopes @ normal + rows.dropped * last) * roots
+    grams = draws @ draws.swapaxes(1, 2)
     trace, square = equation.power_sums
-    assert_mean(np.trace(grams, axis1=1, axis2=2), trace, detect=0.3 * trace)
-    assert_mean(np.sum(grams**2, axis=(1, 2)), square, detect=0.8 * square)
-    lengths = np.array([np.sum(g**2) for _, g in draws])
-    assert_mean(lengths, equation.vector_square, detect=0.3 * equation.vector_square)
-    assert_mean(
-        (lengths - lengths.mean()) ** 2,
-        equation.vector_square_variance,
-        detect=1.2 * equation.vector_square_variance,
-    )
+    assert_mean(np.trace(grams, axis1=1, axis2=2), trace, detect=0.08 * trace)
+    assert_mean(np.sum(grams**2, axis=(1, 2)), square, detect=0.2 * square)
+    lengths = np.sum(gradients**2, axis=1)
+    variance = equation.vector_square_variance
+    assert_mean(lengths, equation.vector_square, detect=0.1 * equation.vector_square)
+    assert_mean((lengths - lengths.mean()) ** 2, variance, detect=0.4 * variance)
 
 
 def test_logarithms_in_a_half_plane_know_its_border():
