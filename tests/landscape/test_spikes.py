@@ -233,3 +233,60 @@ def test_one_step_squares_the_error():
     np.testing.assert_allclose(better, places, rtol=1e-10)
     np.testing.assert_allclose(np.abs(np.sum(rows * vectors, axis=1)), 1.0, rtol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-14)
+
+
+SMALL = [
+    (0.5, rl.ClusteredGradients(1.0, 0.7), 0.0),
+    (3.0, rl.ClusteredGradients(1.0, 0.5, 0.0, (0.5, 1.0, 2.0, 1.5, 0.8)), 0.3),
+    (15.0, rl.ClusteredGradients(2e-3, 1e-3), 0.0),
+    (1.0, rl.ClusteredGradients(1.0, 0.7, 0.0, (1.0, 1.0, 0.0, 0.0, 0.0)), 0.0),
+]
+
+
+@pytest.mark.parametrize(("sigma", "law", "sigma_H"), SMALL)
+def test_all_of_a_small_equation_is_kept(eager, sigma, law, sigma_H):
+    """Psi with both derivatives wherever spikes are apart, rough eigenvalues, an H-term; spikes are exact."""
+    logits, labels = examples(12, 5, sigma, 0)
+    whole = rl.LandscapeModel(12, 5, 300, rl.GivenLogits(logits, labels), law, sigma_H=sigma_H).theory().equation
+    apart = spikes_apart(whole)
+    assert isinstance(apart, SpikesApart)
+    assert apart.whole is whole
+    assert apart.variance == whole.variance
+    assert 0 < apart.radius <= 1.6
+    assert apart.weight == pytest.approx(law.residual_length**2 / 12)
+    for share in (0.0, 0.05, -0.3, 0.7j, 0.6 + 0.6j, -0.9 + 0.2j):
+        m = share * apart.radius / apart.weight
+        one, two = (e.evaluate(m, 2, np.imag(share) > 0).psi for e in (whole, apart))
+        if np.imag(share) > 0:
+            assert two[0] == pytest.approx(one[0], rel=1e-9)
+        np.testing.assert_allclose(two[1:], one[1:], rtol=1e-8)
+    dense = dense_t(logits, labels, law.mean_lengths(5), law.residual_length, 0.0)[0]
+    found = apart.spikes
+    np.testing.assert_allclose(found, dense[-found.size :], rtol=1e-9)
+    # All that can be resolved are apart: the next is close to the others' bulk.
+    assert found.size == 4 or dense[-found.size - 1] * apart.radius < 1.3 * apart.weight
+    rough = [np.concatenate(parts) for parts in zip(*(e.rough_atoms() for e in apart.levels), strict=True)]
+    before = [np.concatenate(parts) for parts in zip(*(e.rough_atoms() for e in whole.levels), strict=True)]
+    assert rough[1].sum() == pytest.approx(before[1].sum())
+    assert rough[0] @ rough[1] == pytest.approx(before[0] @ before[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("room", "done"), [(3.9, False), (40, True)])
+def test_few_terms_have_a_small_circle(eager, monkeypatch, room, done):
+    """As many coefficients as memory holds, with as small a circle as they reach the precision on."""
+    law = rl.ClusteredGradients(3.0, 0.1)
+    whole = equation(12, 5, 300, 1.0, law)[0]
+    monkeypatch.setattr(mean_part, "MEMORY", room * 16 * 25)
+    counts = []
+    taylor = mean_part._taylor
+    monkeypatch.setattr(mean_part, "_taylor", lambda *a: counts.append(a[2:]) or taylor(*a))
+    apart = spikes_apart(whole)
+    assert isinstance(apart, SpikesApart) == done
+    if done:
+        ((radius, terms),) = counts
+        assert terms <= room
+        assert (radius / 2) ** (terms - 1) <= 1.01e-13
+        np.testing.assert_allclose(apart.evaluate(-0.5 * radius / apart.weight, 2).psi[1:],
+                                   whole.evaluate(-0.5 * radius / apart.weight, 2).psi[1:], rtol=1e-8)  # fmt: skip
+    else:
+        assert not counts
