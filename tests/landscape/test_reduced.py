@@ -381,3 +381,48 @@ def test_the_top_of_a_matrix_of_zeros_is_zero():
     eigenvalues, squares, sums = reduced._measure(np.zeros((50, 50)), np.zeros(50), 2)
     assert (*eigenvalues, *squares) == (0.0, 0.0, 0.0, 0.0)
     assert sums == (0.0, 0.0)
+
+
+def test_many_of_the_top_are_those_of_the_whole_matrix():
+    """By iteration where ten times as many are left out; sums come only with a part of the eigenvalues."""
+    rng = np.random.default_rng(0)
+    root, vector = rng.standard_normal((460, 600)), rng.standard_normal(460)
+    matrix = root @ root.T
+    expected, vectors = np.linalg.eigh(matrix)
+    squares = (vectors.T @ vector) ** 2
+    for k in (1, 9, 45):
+        found, along, sums = reduced._measure(matrix, vector, k)
+        np.testing.assert_allclose(found, expected[-k:], rtol=1e-10)
+        np.testing.assert_allclose(along, squares[-k:], rtol=1e-6, atol=1e-6)
+        assert sums == pytest.approx((np.trace(matrix), np.linalg.norm(matrix)))
+    small, start = matrix[:5, :5], vector[:5]
+    values, vectors = np.linalg.eigh(small)
+    for k in (1, 4, 5, 6, None):
+        found, along, sums = reduced._measure(small, start, k)
+        kept = 5 if k is None else min(k, 5)
+        np.testing.assert_allclose(found, values[5 - kept :], rtol=1e-12)
+        np.testing.assert_allclose(along, (vectors.T @ start)[5 - kept :] ** 2, rtol=1e-9)
+        assert (sums is None) == (kept == 5)
+
+
+@pytest.mark.parametrize(("number", "width"), [(4, 9), (9, 4), (5, 5), (1, 3)])
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])
+def test_a_spectrum_is_that_of_its_rows(number, width, unit):
+    """G = Y^T Y and a vector written out, of more rows than columns and of fewer; two rows are alike."""
+    rng = np.random.default_rng(number)
+    rows = unit * rng.standard_normal((number, width))
+    rows[-1] = rows[0]
+    slope = rng.standard_normal(width)
+    spectrum = reduced.spectrum_of_rows(rows, slope, 20, 3)
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    rank = min(max(number - 1, 1), width)
+    np.testing.assert_allclose(spectrum.eigenvalues[-rank:], values[-rank:], rtol=1e-9)
+    assert (spectrum.eigenvalues[:-rank] <= 1e-12 * values[-1]).all()
+    powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+    np.testing.assert_allclose(spectrum.powers[-rank:], powers[-rank:], rtol=1e-7, atol=1e-12)
+    assert spectrum.gradient_norm == pytest.approx(np.linalg.norm(slope))
+    assert spectrum.null_power == pytest.approx(1 - powers[-rank:].sum(), abs=1e-9)
+    assert spectrum.powers.sum() + spectrum.null_power == pytest.approx(1.0)
+    still = reduced.spectrum_of_rows(rows, 0 * slope, 20, 3)
+    assert np.isnan(still.powers).all()
+    assert math.isnan(still.null_power)

@@ -461,3 +461,18 @@ def test_powers_are_the_same_whatever_was_asked_before():
         theory = model.theory(rng=0)
         for count in order:
             assert theory.gradient_power(count) == pytest.approx(alone[count], rel=1e-7)
+
+
+def test_lengths_where_no_logit_has_curvature():
+    """Of a class whose probability underflows; with the least of another class there is some."""
+    given = rl.GivenLogits(np.array([[0.0, 1.0, -800.0], [1.0, 0.0, -900.0]]), np.array([0, 1]))
+    for lengths, some in (((0.0, 0.0, 1.0), False), ((1e-3, 0.0, 1.0), True)):
+        law = rl.ClusteredGradients(1.0, 0.0, 0.0, lengths)
+        model = rl.LandscapeModel(2, 3, 10, given, law)
+        for sigma_H in (0.0, 0.5):
+            here = dataclasses.replace(model, sigma_H=sigma_H)
+            if some:
+                assert here.theory().trace == pytest.approx(1e-6 * oracles.curvature(np.array([0.0, 1.0]))[0, 0])
+            else:
+                with pytest.raises(ValueError, match="positive length where the logits have curvature"):
+                    here.theory()
