@@ -271,22 +271,51 @@ def test_all_of_a_small_equation_is_kept(eager, sigma, law, sigma_H):
     assert rough[0] @ rough[1] == pytest.approx(before[0] @ before[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("room", "done"), [(3.9, False), (40, True)])
-def test_few_terms_have_a_small_circle(eager, monkeypatch, room, done):
-    """As many coefficients as memory holds, with as small a circle as they reach the precision on."""
-    law = rl.ClusteredGradients(3.0, 0.1)
-    whole = equation(12, 5, 300, 1.0, law)[0]
+@pytest.mark.parametrize(
+    ("law", "room", "limit"),
+    [
+        (rl.ClusteredGradients(3.0, 0.1), 1e6, "lowest"),
+        (rl.ClusteredGradients(1.0, 0.7, 0.0, (0.6, 1.0, 2.0, 4.0, 8.0)), 1e6, "lowest"),
+        (rl.ClusteredGradients(0.3, 0.7), 1e6, "largest"),
+        (rl.ClusteredGradients(0.3, 0.7), 40, "memory"),
+        (rl.ClusteredGradients(0.3, 0.7), 4.1, "memory"),
+        (rl.ClusteredGradients(0.3, 0.7), 3.9, None),
+    ],
+)
+def test_circles_reach_as_far_as_is_of_use_and_memory_holds(eager, monkeypatch, law, room, limit):
+    """Somewhat beyond the spike of the smallest eigenvalue, with terms enough for the precision and no more."""
+    whole, logits, labels = equation(12, 5, 300, 1.0, law)
     monkeypatch.setattr(mean_part, "MEMORY", room * 16 * 25)
     counts = []
     taylor = mean_part._taylor
     monkeypatch.setattr(mean_part, "_taylor", lambda *a: counts.append(a[2:]) or taylor(*a))
     apart = spikes_apart(whole)
-    assert isinstance(apart, SpikesApart) == done
-    if done:
-        ((radius, terms),) = counts
-        assert terms <= room
-        assert (radius / 2) ** (terms - 1) <= 1.01e-13
-        np.testing.assert_allclose(apart.evaluate(-0.5 * radius / apart.weight, 2).psi[1:],
-                                   whole.evaluate(-0.5 * radius / apart.weight, 2).psi[1:], rtol=1e-8)  # fmt: skip
-    else:
+    if limit is None:
+        assert apart is whole
         assert not counts
+        return
+    ((radius, terms),) = counts
+    weight = law.residual_length**2 / 12
+    lowest = dense_t(logits, labels, law.mean_lengths(5), law.residual_length, 0.0)[0][-4]
+    if limit == "lowest":
+        assert 1.25 * weight / lowest < radius < 1.35 * weight / lowest
+    elif limit == "largest":
+        assert radius == 1.6
+        assert 1.25 * weight / lowest > 1.6
+    else:
+        assert room - 1.5 < terms <= room
+    assert (radius / 2) ** (terms - 1) <= 1.001e-13 < 1.002 * (radius / 2) ** (terms - 2)
+    if isinstance(apart, SpikesApart):
+        m = -0.5 * apart.radius / weight
+        np.testing.assert_allclose(apart.evaluate(m, 2).psi[1:], whole.evaluate(m, 2).psi[1:], rtol=1e-8)
+    assert isinstance(apart, SpikesApart) or limit == "memory"
+
+
+def test_what_has_no_spikes_over_given_examples_stays_as_it_is(eager):
+    """No means, no residuals below them, no sums over examples."""
+    for law in (rl.ClusteredGradients(0.0, 0.7), rl.ClusteredGradients(1.0, 0.0), rl.ClusteredGradients(1.0, 0.7, 0.5)):
+        whole = equation(12, 5, 300, 1.0, law)[0]
+        assert spikes_apart(whole) is whole
+    apart = rl.LandscapeModel(12, 5, 300, rl.GaussianLogits(1.0), rl.ClusteredGradients(1.0, 0.7))
+    for whole in (apart.population_theory(sample_size=20).equation, apart.theory(0, cross_terms=False).equation):
+        assert spikes_apart(whole) is whole
