@@ -496,3 +496,134 @@ def test_newtons_step_goes_to_the_zero_of_a_quadratic():
     assert moved.trace == pytest.approx(-0.3 * 0.1j + 0.2j * 0.2)
     singular = dataclasses.replace(state, hessian=(1.0, 2.0, 4.0))
     assert np.isnan(singular.step((1.0, 1.0))).all()
+
+
+def few_rows():
+    """Four rows in six dimensions, three mean rows of rank two, all parts of the gradient."""
+    return WeightedRows(
+        blocks=(
+            Block(np.array([0, 2]), np.array([[1.0, 0.2], [0.3, -0.1]])),
+            Block(np.array([1, 2]), np.array([[0.2, 0.1], [-0.4, 0.3]])),
+        ),
+        factor=np.array([[1.0, 0.1], [0.2, 0.4], [-0.3, 0.5]]),
+        scales=np.array([1.2, 0.5, 0.3, 0.4]),
+        mean_slopes=np.array([0.7, -0.2, 0.4]),
+        slopes=np.array([1.0, 0.5, -0.4, 0.8]),
+        dropped=0.6,
+        covariance=rl.ResidualCovariance([2.0, 1.0, 0.5], [1, 2, 1]),
+    )
+
+
+SIGMA = np.array([2.0, 1.0, 1.0, 0.5, 0.0, 0.0]) / 4.5
+SOME = [
+    (-0.3 + 0.2j, 1.5 + 0.8j, 0.9 - 0.4j),
+    (0.7 + 1j, -0.4 + 0.6j, 1.3 - 0.2j),
+    (4 + 0.5j, -0.2 + 0.02j, 2.0 - 0.01j),
+]
+
+
+def parts_of(m, a, z):
+    """K, W, q and k of few_rows, every matrix written out."""
+    rows, loadings = few_rows(), np.array([[1, 0, 0.2], [0.3, 0, -0.1], [0, 0.2, 0.1], [0, -0.4, 0.3]])
+    t, p = np.diag(rows.scales**2), loadings @ rows.factor
+    inside = np.linalg.inv(np.eye(4) + m * t)
+    kernel, weight = p.T @ inside @ p, np.sum(1 / (a * SIGMA - z)) / 6
+    q = m * (rows.slopes @ inside @ rows.slopes + rows.dropped**2)
+    k = rows.factor.T @ rows.mean_slopes - m * p.T @ np.sqrt(t) @ inside @ rows.slopes
+    return kernel, weight, q, k
+
+
+def difference(function, places, j, step=1e-5):
+    """Of a function of (m, a, z), in the j-th."""
+    ahead, behind = ([x + sign * step * (i == j) for i, x in enumerate(places)] for sign in (1, -1))
+    return (np.array(function(*ahead)) - np.array(function(*behind))) / (2 * step)
+
+
+@pytest.mark.parametrize(("z", "m", "a"), SOME)
+@pytest.mark.parametrize("with_means", [True, False])
+def test_the_equation_is_where_its_potential_is_stationary(z, m, a, with_means):
+    """Phi of `separable`, its slopes and second derivatives by differences, anywhere, a solution or not."""
+    rows, nothing = few_rows(), {"factor": np.zeros((0, 0)), "mean_slopes": np.zeros(0), "blocks": ()}
+    equation = Separable(rows if with_means else dataclasses.replace(rows, **nothing), 6.0)
+
+    def potential(m, a, z):
+        kernel, weight, _, _ = parts_of(m, a, z)
+        means = np.log(np.linalg.det(np.eye(2) + kernel * weight)) if with_means else 0.0
+        return np.sum(np.log(a * SIGMA - z)) + np.sum(np.log(1 + m * rows.scales**2)) + means - a * m
+
+    def errors(m, a, z):
+        return equation.at(z, m, a)[0]
+
+    found, state = equation.at(z, m, a)
+    assert (state.z, state.m, state.a) == (z, m, a)
+    np.testing.assert_allclose(found, [difference(potential, (m, a, z), j) for j in range(2)], rtol=1e-7)
+    assert state.trace == pytest.approx(-difference(potential, (m, a, z), 2), rel=1e-7)
+    np.testing.assert_allclose(state.hessian[:2], difference(errors, (m, a, z), 0), rtol=1e-7)
+    np.testing.assert_allclose(state.hessian[1:], difference(errors, (m, a, z), 1), rtol=1e-7)
+    np.testing.assert_allclose(state.mixed, difference(errors, (m, a, z), 2), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize(("z", "m", "a"), SOME)
+def test_the_gradients_form_and_its_slopes(z, m, a):
+    equation = Separable(few_rows(), 6.0)
+    state = equation.at(z, m, a)[1]
+
+    def form(m, a, z):
+        kernel, weight, q, k = parts_of(m, a, z)
+        return q + weight * k @ np.linalg.solve(np.eye(2) + kernel * weight, k)
+
+    power, of_m, of_a = equation.power_slopes(state)
+    assert power == equation.power(state) == pytest.approx(form(m, a, z), rel=1e-12)
+    assert of_m == pytest.approx(difference(form, (m, a, z), 0), rel=1e-7)
+    assert of_a == pytest.approx(difference(form, (m, a, z), 1), rel=1e-7)
+    q, k, q_slope, k_slope = equation.slope(m)
+    np.testing.assert_allclose(np.append(k, q), np.append(*parts_of(m, a, z)[:1:-1]), rtol=1e-12)
+    by_steps = difference(lambda m, a, z: np.append(*parts_of(m, a, z)[:1:-1]), (m, a, z), 0)
+    np.testing.assert_allclose(np.append(k_slope, q_slope), by_steps, rtol=1e-7)
+    assert equation.mean_weight(state) == pytest.approx(parts_of(m, a, z)[1], rel=1e-12)
+    # At z -> infinity, where m is -1/z, the form is the mean square of the gradient over -z.
+    far = equation.power(equation.at(-1e9, 1e-9, float(equation.t.sum()))[1])
+    assert far == pytest.approx(1e-9 * equation.vector_square, rel=1e-6)
+
+
+def test_bounds_of_the_spectrum():
+    """Of white rows the edge of Marchenko and Pastur; with means no draw is beyond, and not far within."""
+    white = WeightedRows((), np.zeros((0, 0)), np.full(8, 0.3), np.zeros(0), np.zeros(8), 0.0, rl.ResidualCovariance())
+    edge = 0.09 * (1 + (8 / 50) ** 0.5) ** 2
+    assert Separable(white, 50.0).reach == Separable(white, 50.0).residual_reach == pytest.approx(edge)
+    equation = Separable(few_rows(), 6.0)
+    tops = [np.linalg.norm(few_rows().draw(6, np.random.default_rng(i))[0], 2) ** 2 for i in range(20)]
+    assert max(tops) / 3 < equation.reach
+    assert equation.mean_squares[-1] < equation.reach < 3 * max(tops)
+    kernel = parts_of(0.0, 0.0, 1.0)[0]
+    np.testing.assert_allclose(equation.mean_squares, np.linalg.eigvalsh(kernel), rtol=1e-12)
+    root = (SIGMA[0] * equation.t.sum()) ** 0.5 + equation.t.max() ** 0.5
+    assert equation.residual_reach == pytest.approx(root**2)
+    assert equation.reach == pytest.approx((root + np.linalg.eigvalsh(kernel)[-1] ** 0.5) ** 2)
+    none = dataclasses.replace(white, scales=np.zeros(8))
+    assert Separable(none, 50.0).residual_reach == 0.0
+
+
+def test_theories_of_rows_that_float64_holds():
+    """The largest eigenvalue from 1e-76 on, and residuals from 1e-11 of it on."""
+    rows = few_rows()
+    unit = 1e-76 / Separable(rows, 6.0).reach
+    for factor, fine in ((1.01, True), (0.99, False)):
+        root = (factor * unit) ** 0.5
+        small = dataclasses.replace(rows, factor=root * rows.factor, scales=root * rows.scales)
+        if fine:
+            assert StructuredTheory.over(small, 6, 3).num_parameters == 6
+        else:
+            with pytest.raises(ValueError, match="must be so long that the largest eigenvalue is >= 1e-76"):
+                StructuredTheory.over(small, 6, 3)
+    share = Separable(rows, 6.0).residual_reach / Separable(rows, 6.0).mean_squares[-1]
+    for factor, fine in ((1.05, True), (0.9, False)):
+        weak = dataclasses.replace(rows, scales=(1e-11 * factor / share) ** 0.5 * rows.scales)
+        if fine:
+            assert StructuredTheory.over(weak, 6, 3).equation.rows is weak
+        else:
+            with pytest.raises(ValueError, match=r">= 1e-11 times the largest; got 9e-12 and "):
+                StructuredTheory.over(weak, 6, 3)
+    none = dataclasses.replace(rows, factor=0 * rows.factor, scales=0 * rows.scales)
+    with pytest.raises(ValueError, match="positive length where the logits have curvature; got none"):
+        StructuredTheory.over(none, 6, 3)
