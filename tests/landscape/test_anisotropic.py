@@ -388,6 +388,22 @@ def test_a_power_law_has_its_eigenvalues(exponent, cut):
     assert law.effective_dimension == pytest.approx(sum(powers) ** 2 / sum(x * x for x in powers))
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.3, 0.8, 0.999])
+@pytest.mark.parametrize("dimension", [1.0, 1.5, 2.0, 7.3, 30.0])
+def test_a_dimension_has_the_fewest_eigenvalues_of_its_power_law(dimension, exponent):
+    """All are those of the law but the last, which is smaller."""
+    if exponent == 0.999 and dimension > 10:
+        return  # 5e5 eigenvalues and more
+    law = rl.ResidualCovariance.from_effective_dimension(dimension, exponent)
+    found = np.asarray(law.eigenvalues)
+    powers = [1 / j**exponent for j in range(1, found.size + 1)]
+    np.testing.assert_allclose(found[:-1], powers[:-1], rtol=1e-14)
+    assert 0 < found[-1] <= powers[-1]
+    assert sum(found) ** 2 / sum(found**2) == pytest.approx(dimension, rel=1e-9)
+    fewer = np.array(powers[:-1])
+    assert found.size == 1 or sum(fewer) ** 2 / sum(fewer**2) < dimension
+
+
 def test_means_and_columns_that_just_fit():
     """As many dimensions as means, or as independent columns, are enough for a draw."""
     means = rl.AnisotropicGradients(np.eye(C * C) + 0.1, 0.0)
