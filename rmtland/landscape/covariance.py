@@ -126,7 +126,7 @@ class ResidualCovariance:
             if of_first(count) >= dimension:
                 break
             count *= 2
-        low = 1.0
+        low = 0.0
         while count - low > 1:
             middle = math.floor(0.5 * (low + count))
             low, count = (middle, count) if of_first(middle) < dimension else (low, middle)
