@@ -306,6 +306,7 @@ def test_circles_reach_as_far_as_is_of_use_and_memory_holds(eager, monkeypatch, 
         assert room - 1.5 < terms <= room
     assert (radius / 2) ** (terms - 1) <= 1.001e-13 < 1.002 * (radius / 2) ** (terms - 2)
     if isinstance(apart, SpikesApart):
+        assert apart.radius == (radius if apart.spikes.size == 4 else pytest.approx(0.8 * radius))
         m = -0.5 * apart.radius / weight
         np.testing.assert_allclose(apart.evaluate(m, 2).psi[1:], whole.evaluate(m, 2).psi[1:], rtol=1e-8)
     assert isinstance(apart, SpikesApart) or limit == "memory"
@@ -319,3 +320,25 @@ def test_what_has_no_spikes_over_given_examples_stays_as_it_is(eager):
     apart = rl.LandscapeModel(12, 5, 300, rl.GaussianLogits(1.0), rl.ClusteredGradients(1.0, 0.7))
     for whole in (apart.population_theory(sample_size=20).equation, apart.theory(0, cross_terms=False).equation):
         assert spikes_apart(whole) is whole
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_a_proof_does_not_depend_on_the_unit(eager, monkeypatch, unit):
+    """A missing spike is noticed, a misplaced one mended."""
+    whole = equation(12, 5, 300, 1.0, rl.ClusteredGradients(unit, 0.7 * unit))[0]
+    honest, right = mean_part._spikes, spikes_apart(whole).spikes
+
+    def missing(*arguments):
+        spikes, vectors = honest(*arguments)
+        return spikes[1:], vectors[1:]
+
+    monkeypatch.setattr(mean_part, "_spikes", missing)
+    assert spikes_apart(whole) is whole
+    polished = []
+    polish = mean_part._polished
+    monkeypatch.setattr(
+        mean_part, "_spikes", lambda *arguments: (honest(*arguments)[0] * 1.0001, honest(*arguments)[1])
+    )
+    monkeypatch.setattr(mean_part, "_polished", lambda *arguments: polished.append(1) or polish(*arguments))
+    np.testing.assert_allclose(spikes_apart(whole).spikes, right, rtol=1e-11)
+    assert 1 <= len(polished) <= 2

@@ -170,13 +170,12 @@ def _series(matrices: Floats, weight: float, radius: float, count: int) -> tuple
     size = _circle_size(terms)
     nodes = taylor.circle(radius, size)
     slopes = np.array([_slope(matrices, s, weight) for s in nodes.tolist()])
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         rest = slopes - np.sum(spikes / (1 + nodes[:, None] / weight * spikes), axis=1)
         coefficients = np.fft.hfft(rest, n=size) / size
         if np.all(np.abs(coefficients[-3:]) < WRONG * np.sum(spikes)):
             return spikes, coefficients[:terms] * radius ** -np.arange(float(terms)), radius
-        if attempt < ATTEMPTS - 1:
-            spikes, vectors = _polished(matrices, weight, spikes, vectors)
+        spikes, vectors = _polished(matrices, weight, spikes, vectors)
     return None
 
 
