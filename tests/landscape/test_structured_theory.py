@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.theory.continuation import Continuation
+from rmtland.landscape.theory.continuation import Continuation, NoWay
 from rmtland.landscape.theory.separable import Separable, State, _log_det_below, _logs
 from rmtland.landscape.theory.structured import StructuredTheory
 from rmtland.landscape.weighted_rows import Block, WeightedRows
@@ -499,13 +499,13 @@ def test_newtons_step_goes_to_the_zero_of_a_quadratic():
 
 
 def few_rows():
-    """Four rows in six dimensions, three mean rows of rank two, all parts of the gradient."""
+    """Four rows in six dimensions, three mean rows, all parts of the gradient."""
     return WeightedRows(
         blocks=(
-            Block(np.array([0, 2]), np.array([[1.0, 0.2], [0.3, -0.1]])),
-            Block(np.array([1, 2]), np.array([[0.2, 0.1], [-0.4, 0.3]])),
+            Block(np.array([0, 2]), np.array([[1.0, 0.2], [0.3, -0.1], [0.2, 0.1]])),
+            Block(np.array([1, 2]), np.array([[-0.4, 0.3]])),
         ),
-        factor=np.array([[1.0, 0.1], [0.2, 0.4], [-0.3, 0.5]]),
+        factor=np.array([[1.0, 0.1, 0.0], [0.2, 0.4, 0.3], [-0.3, 0.5, 0.6]]),
         scales=np.array([1.2, 0.5, 0.3, 0.4]),
         mean_slopes=np.array([0.7, -0.2, 0.4]),
         slopes=np.array([1.0, 0.5, -0.4, 0.8]),
@@ -524,7 +524,7 @@ SOME = [
 
 def parts_of(m, a, z):
     """K, W, q and k of few_rows, every matrix written out."""
-    rows, loadings = few_rows(), np.array([[1, 0, 0.2], [0.3, 0, -0.1], [0, 0.2, 0.1], [0, -0.4, 0.3]])
+    rows, loadings = few_rows(), np.array([[1, 0, 0.2], [0.3, 0, -0.1], [0.2, 0, 0.1], [0, -0.4, 0.3]])
     t, p = np.diag(rows.scales**2), loadings @ rows.factor
     inside = np.linalg.inv(np.eye(4) + m * t)
     kernel, weight = p.T @ inside @ p, np.sum(1 / (a * SIGMA - z)) / 6
@@ -548,7 +548,7 @@ def test_the_equation_is_where_its_potential_is_stationary(z, m, a, with_means):
 
     def potential(m, a, z):
         kernel, weight, _, _ = parts_of(m, a, z)
-        means = np.log(np.linalg.det(np.eye(2) + kernel * weight)) if with_means else 0.0
+        means = np.log(np.linalg.det(np.eye(3) + kernel * weight)) if with_means else 0.0
         return np.sum(np.log(a * SIGMA - z)) + np.sum(np.log(1 + m * rows.scales**2)) + means - a * m
 
     def errors(m, a, z):
@@ -570,7 +570,7 @@ def test_the_gradients_form_and_its_slopes(z, m, a):
 
     def form(m, a, z):
         kernel, weight, q, k = parts_of(m, a, z)
-        return q + weight * k @ np.linalg.solve(np.eye(2) + kernel * weight, k)
+        return q + weight * k @ np.linalg.solve(np.eye(3) + kernel * weight, k)
 
     power, of_m, of_a = equation.power_slopes(state)
     assert power == equation.power(state) == pytest.approx(form(m, a, z), rel=1e-12)
@@ -627,3 +627,75 @@ def test_theories_of_rows_that_float64_holds():
     none = dataclasses.replace(rows, factor=0 * rows.factor, scales=0 * rows.scales)
     with pytest.raises(ValueError, match="positive length where the logits have curvature; got none"):
         StructuredTheory.over(none, 6, 3)
+
+
+def solutions():
+    return Continuation(Separable(few_rows(), 6.0))
+
+
+@pytest.mark.parametrize("z", [0.5 + 0.3j, 2.0 + 1e-3j, 0.05 + 0.2j, 5 + 1j, 0.3 + 1e-6j])
+def test_solutions_are_what_a_fixed_point_iteration_finds(z):
+    """M and a as functions of each other, from -1/z and with damping; reached by ways and by Newton's method."""
+    equation = Separable(few_rows(), 6.0)
+    high = complex(z.real, max(z.imag, 0.2))
+    m, a = -1 / high, complex(equation.t.sum())
+    for _ in range(800):
+        of_m, of_a = equation.at(high, m, a)[0]
+        m, a = m + 0.3 * of_a, a + 0.3 * of_m
+    solver = solutions()
+    assert solver.at(high).m == pytest.approx(m, rel=1e-8)
+    assert solver.at(high).a == pytest.approx(a, rel=1e-8)
+    state = solver.at(z)
+    assert state.z == z
+    assert np.all(np.abs(equation.at(z, state.m, state.a)[0]) < 1e-10 * np.abs([state.a, state.m]))
+    assert solver.proved(state) is state
+    # By one long way and in the order of a path.
+    far = solver.at(complex(z.real, 3.0))
+    assert solver.follow(far, z).m == pytest.approx(state.m, rel=1e-9)
+    way = [solver.at(z + 0.02 * k * (1 + 1j)) for k in (5, 4, 3, 2, 1)]
+    assert solver.onward(way, z).m == pytest.approx(state.m, rel=1e-6)
+    assert solver.onward(way[-1:], z).m == pytest.approx(state.m, rel=1e-9)
+
+
+def test_counts_go_with_the_trace_on_the_axis():
+    """Minus the slope of the number above is the trace's imaginary part over pi; quantiles invert it."""
+    solver = solutions()
+    equation = solver.equation
+    x = np.linspace(0.02, 1.3 * equation.reach, 20)
+    states = [solver.solve(place) for place in x.tolist()]
+    counts = np.array([equation.count_above(state) for state in states])
+    assert (np.diff(counts) < 1e-9).all()
+    assert counts[-1] == pytest.approx(0.0, abs=1e-9)
+    for place, state in zip(x.tolist(), states, strict=True):
+        assert state.z == place
+        above = solver.at(complex(place, 1e-7))
+        assert state.m == pytest.approx(above.m, rel=1e-3)
+        step = 1e-4 * place
+        ahead, behind = (equation.count_above(solver.solve(place + sign * step)) for sign in (1, -1))
+        assert (behind - ahead) / (2 * step) == pytest.approx(state.trace.imag / np.pi, rel=0.02, abs=0.01)
+    for goal in (0.2, 0.5, 1.0, 1.7, 2.5, 3.3):
+        fresh = solutions().quantile(goal, 0.5 * equation.reach)
+        assert equation.count_above(fresh) == pytest.approx(goal, abs=2e-6)
+        other = solver.quantile(goal, 0.1)
+        assert equation.count_above(other) == pytest.approx(goal, abs=2e-6)
+        assert goal == 1.0 or other.z.real == pytest.approx(fresh.z.real, rel=1e-5)  # a gap has many
+
+
+def test_no_way_leads_below_the_axis():
+    solver = solutions()
+    with pytest.raises(NoWay, match=r"no way found to 0.5-0.3j"):
+        solver.follow(solver.at(0.5 + 0.3j), 0.5 - 0.3j)
+
+
+def test_newtons_method_tells_where_it_finds_nothing():
+    solver = solutions()
+    z = 0.5 + 0.3j
+    state = solver.at(z)
+    near = solver.refine(z, 1.02 * state.m, 0.97 * state.a)
+    assert near.m == pytest.approx(state.m, rel=1e-9)
+    # Too few steps, no number, and the solution of the lower half plane.
+    assert solver.refine(z, 1.3 * state.m, 0.5 * state.a, 2) is None
+    assert solver.refine(z, np.nan, state.a) is None
+    assert solver.refine(z.conjugate(), state.m.conjugate(), state.a.conjugate()) is None
+    rough = solver.refine(z, 1.02 * state.m, 0.97 * state.a, precision=0.1)
+    assert 1e-9 < abs(rough.m / state.m - 1) < 0.01
