@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.weighted_rows import gram_factor, rows_of_examples
+from rmtland.landscape.weighted_rows import WeightedRows, _columns, gram_factor, rows_of_examples
 from tests import oracles
+from tests.statistical import assert_mean
 
 N, C, F = 7, 3, 2
 RNG = np.random.default_rng(0)
@@ -134,3 +135,63 @@ def test_fixed_rows_are_as_they_are():
     assert not fixed.spread
     assert made(True, True, False, False, False)[0].spread
     assert fixed.dropped == 0.0
+
+
+def test_columns_have_the_inner_products_of_as_many_as_there_are():
+    """Of directions with one share each, apart from each other, of several alike, and of those without residuals."""
+    shares, counts = np.array([0.3, 0.05, 0.1, 0.15, 0.0]), np.array([1.0, 6.0, 1.0, 2.0, 30.0])
+    widths = [1, 5, 1, 2, 2]
+    rng = np.random.default_rng(0)
+    draws = [_columns(2, 3, shares, counts, widths, rng) for _ in range(1500)]
+    means, noise = (np.array(part) for part in zip(*draws, strict=True))
+    assert means.shape == (1500, 2, 11)
+    assert noise.shape == (1500, 3, 11)
+    own, other, mixed = noise @ noise.swapaxes(1, 2), means @ means.swapaxes(1, 2), noise @ means.swapaxes(1, 2)
+    assert_mean(own, np.eye(3), detect=0.2)
+    assert_mean(other, 40 * np.eye(2), detect=4.0)
+    assert_mean(mixed, 0.0, detect=0.4)
+    # Squares of inner products are traces of the covariance and of its square.
+    trace = counts @ shares**2
+    assert_mean((own - np.eye(3)) ** 2, trace * (1 + np.eye(3)), detect=0.3)
+    assert_mean(mixed**2, 1.0, detect=0.5)
+    assert_mean((other - 40 * np.eye(2)) ** 2, 40 * (1 + np.eye(2)), detect=40.0)
+
+
+@pytest.mark.parametrize("dropped", [0.6, 0.0])
+def test_a_combination_is_taken_from_rows_and_what_the_gradient_has_stays(dropped):
+    """Residual covariances of draws: T less an outer product, and that of the gradient with each row."""
+    along, scales = np.array([0.5, -0.4, 0.3]), np.array([1.0, 0.5, 2.0])
+    slopes = np.array([0.6, 0.3, 0.2])
+    slopes -= 0.0 if dropped else along * (along @ slopes) / (along @ along)
+    rows = WeightedRows(
+        (), np.zeros((0, 0)), scales, np.zeros(0), slopes, dropped, rl.ResidualCovariance([1.0, 3.0], [4, 2]), along
+    )
+    rng = np.random.default_rng(0)
+    draws = [rows.draw(8, rng) for _ in range(600)]
+    products = np.array([np.vstack([r, g]) @ np.vstack([r, g]).T for r, g in draws])
+    lost = scales * along
+    np.testing.assert_allclose(rows.cancelled_rows, lost)
+    assert_mean(products[:, :3, :3], np.diag(scales**2) - np.outer(lost, lost), detect=0.4 * np.outer(scales, scales))
+    assert_mean(products[:, 3, :3], scales * slopes, detect=0.5 * scales)
+    assert_mean(products[:, 3, 3], slopes @ slopes + dropped**2, detect=0.5)
+
+
+def test_a_combination_of_rows_alone_is_zero_in_every_draw():
+    along = np.array([0.6, 0.0, -0.8])
+    rows = WeightedRows(
+        (), np.zeros((0, 0)), np.array([1.0, 0.5, 2.0]), np.zeros(0), np.array([0.8, 0.3, 0.6]), 0.0,
+        rl.ResidualCovariance(), along,
+    )  # fmt: skip
+    drawn, _ = rows.draw(10, np.random.default_rng(0))
+    np.testing.assert_allclose((along / rows.scales) @ drawn, 0.0, atol=1e-14)
+
+
+def test_means_of_draws_keep_their_inner_products():
+    noisy, gram = made(True, True, True, True, False, roots=1e-9 * ROOTS)
+    drawn, gradient = noisy.draw(300, np.random.default_rng(0))
+    np.testing.assert_allclose(drawn @ drawn.T, noisy.means @ noisy.means.T, atol=1e-6)
+    np.testing.assert_allclose(gradient @ gradient, noisy.mean_slopes @ gram @ noisy.mean_slopes, rtol=1e-5)
+    np.testing.assert_allclose(drawn @ gradient, noisy.means @ (noisy.factor.T @ noisy.mean_slopes), atol=1e-6)
+    with pytest.raises(ValueError, match=f"`mean_gram` must have rank <= D = {len(gram) - 1}, the dimension; got"):
+        noisy.draw(len(gram) - 1, np.random.default_rng(0))
+    assert noisy.draw(len(gram), np.random.default_rng(0))[0].shape[1] == len(gram)
