@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import rmtland as rl
 from rmtland.landscape.kernel_rows import rows_of_kernel, spectrum_of_kernel
 from tests import oracles
 
@@ -92,3 +93,11 @@ def test_what_all_logits_have_in_common_is_not_seen(unit):
     own, powers = spectrum_of_kernel(LOGITS, LABELS, unit * GRAM)
     np.testing.assert_allclose(both, own, rtol=1e-8)
     np.testing.assert_allclose(shares, powers, rtol=1e-6, atol=1e-10)
+
+
+def test_a_model_whose_logits_are_all_alike_has_no_theory():
+    law = rl.KernelGradients([(np.eye(N) + 0.5, np.ones((C, C)))])
+    model = rl.LandscapeModel(N, C, 50, rl.GivenLogits(LOGITS, LABELS), law)
+    assert model.spectrum(rng=0).outliers().tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="positive length where the logits have curvature; got none"):
+        model.theory()

@@ -107,10 +107,34 @@ def test_short_rows_are_left_out_but_not_what_they_have_of_the_gradient(short):
     np.testing.assert_allclose(kept.mean_slopes, whole.mean_slopes, atol=1e-14)
 
 
-def test_a_gradient_that_is_the_combination_is_zero():
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+def test_a_frozen_example_of_long_residuals_is_kept(unit):
+    """By their share of the longest, whatever the unit is."""
+    logits, roots = LOGITS.copy(), unit * ROOTS
+    logits[3, LABELS[3]] += 25.0
+    sizes = [np.linalg.eigvalsh(root @ oracles.curvature(z) @ root)[1:] for z, root in zip(logits, roots, strict=True)]
+    others = max(values[-1] for mu, values in enumerate(sizes) if mu != 3)
+    for share, kept in ((1.2e-6, 1), (0.8e-6, 0)):
+        roots[3] = unit * ROOTS[3] * (share * others / sizes[3][-1]) ** 0.5
+        found = made(False, False, False, True, False, 1e-6, logits, roots)[0]
+        assert found.scales.size == (N - 1) * (C - 1) + kept
+
+
+def test_a_frozen_example_is_kept_by_its_share_of_the_largest_curvature():
+    logits = LOGITS.copy()
+    logits[3] = [9.0, 0.0, -60.0]
+    tops = [np.linalg.eigvalsh(oracles.curvature(z))[-1] for z in logits]
+    for factor, kept in ((0.95, 1), (1.05, 0)):
+        rows = made(False, False, False, True, False, factor * tops[3] / max(tops), logits, 0.0 * ROOTS)[0]
+        assert rows.scales.size == (N - 1) * (C - 1) + kept
+        assert not rows.scales.any()
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+def test_a_gradient_that_is_the_combination_is_zero(unit):
     own = np.array([ROOTS[mu] @ (oracles.softmax(LOGITS[mu]) - np.eye(C)[LABELS[mu]]) for mu in range(N)])
     rows = rows_of_examples(
-        LOGITS, LABELS, ROOTS, (None, None), np.eye(C), rl.ResidualCovariance(), 0.0, own / np.linalg.norm(own)
+        LOGITS, LABELS, unit * ROOTS, (None, None), np.eye(C), rl.ResidualCovariance(), 0.0, own / np.linalg.norm(own)
     )
     assert not rows.slopes.any()
     assert rows.dropped == 0.0

@@ -68,7 +68,7 @@ class StructuredTheory(Spectral):
         """
         rows.check(num_parameters)
         equation = Separable(rows, float(num_parameters))
-        if not equation.power_sums[0] > 0:
+        if not (rows.scales.size and equation.power_sums[0] > 0):
             raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
         top, own = equation.reach, equation.residual_reach
         if top < SMALLEST:
