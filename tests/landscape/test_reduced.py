@@ -14,6 +14,7 @@ from rmtland.landscape import reduced
 from rmtland.landscape.bartlett import bartlett_factor
 from rmtland.landscape.reduced import hyperplane_ratio
 from tests import oracles
+from tests.landscape.dense_theory import curvatures, dense_t, examples
 from tests.statistical import assert_mean
 
 C = 4
@@ -426,3 +427,52 @@ def test_a_spectrum_is_that_of_its_rows(number, width, unit):
     still = reduced.spectrum_of_rows(rows, 0 * slope, 20, 3)
     assert np.isnan(still.powers).all()
     assert math.isnan(still.null_power)
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+@pytest.mark.parametrize(
+    "law",
+    [
+        rl.ClusteredGradients(1.0, 0.7),
+        rl.ClusteredGradients(1.0, 0.7, 0.5),
+        rl.ClusteredGradients(0.8, 0.0, 0.5, (0.5, 1.0, 2.0, 0.3)),
+        rl.ClusteredGradients(0.0, 0.7),
+        rl.ClusteredGradients(0.0, 0.0, 0.6),
+        rl.ClusteredGradients(1.5, 0.4, 0.3, (0.0, 1.0, 0.0, 2.0)),
+    ],
+)
+@pytest.mark.parametrize("num_parameters", [1, 70])
+def test_sources_are_the_covariance_of_all_rows(law, cross_terms, num_parameters):
+    """Eigenvalues of D T and the gradient's products with it, of the (N C) x (N C) matrices written out."""
+    logits, labels = examples(8, 4, 1.5, 3)
+    labels[labels == 2] = 0  # a class is absent
+    lengths = law.mean_lengths(4)
+    dense, along = dense_t(logits, labels, lengths, law.residual_length, law.class_length, cross_terms)
+    found = reduced._sources(logits, labels, law, num_parameters, cross_terms, 0.0)
+    own = np.vstack([found.own, found.mixing])
+    variances = np.append(np.zeros(len(found.own)), found.weights**2)
+    covariance = num_parameters * (own @ own.T + np.diag(variances))
+    values = np.linalg.eigvalsh(covariance)
+    rank = np.count_nonzero(dense > 1e-12 * dense[-1])
+    np.testing.assert_allclose(values[-rank:], dense[-rank:], rtol=1e-9)
+    assert np.abs(values[:-rank]).max(initial=0.0) < 1e-12 * dense[-1]
+    square = found.mean_slopes @ found.mean_slopes + found.slopes @ found.slopes + found.dropped**2
+    assert num_parameters * square == pytest.approx(along @ along, rel=1e-12)
+    slopes = np.append(np.zeros(len(found.own)), found.weights * found.slopes)
+    products = num_parameters * (own @ found.mean_slopes + slopes)
+    assert products @ products == pytest.approx(dense @ along**2, rel=1e-10)
+    assert products @ covariance @ products == pytest.approx(dense**2 @ along**2, rel=1e-10)
+    assert found.dropped == 0.0
+
+
+def test_rows_below_a_share_of_the_largest_are_dropped_and_the_gradient_is_not():
+    logits, labels = examples(8, 4, 1.5, 3)
+    values = np.sort(np.linalg.eigvalsh(curvatures(logits))[:, 1:].ravel())[::-1]
+    law = rl.ClusteredGradients(1.0, 0.7)
+    whole = reduced._sources(logits, labels, law, 50, True, 0.0)
+    cut = (values[9] * values[10]) ** 0.5 / values[0]
+    few = reduced._sources(logits, labels, law, 50, True, cut)
+    assert (whole.weights.size, few.weights.size) == (24, 10)
+    np.testing.assert_allclose(np.sort(few.weights**2)[::-1], 0.49 / 50 / 8 * values[:10], rtol=1e-9)
+    assert few.slopes @ few.slopes + few.dropped**2 == pytest.approx(whole.slopes @ whole.slopes, rel=1e-12)
+    np.testing.assert_allclose(few.mean_slopes, whole.mean_slopes)

@@ -370,9 +370,12 @@ def test_a_gradient_of_zero():
 
 
 def test_what_no_row_has_of_the_gradient_is_in_the_null_space():
-    rows = WeightedRows((), np.zeros((0, 0)), np.ones(4), np.zeros(0), np.full(4, 0.5), 1.5, COVARIANCE)
-    theory = StructuredTheory.over(rows, D, C)
-    assert theory.gradient_power(D) == pytest.approx(1 - 1.5**2 / (4 * 0.5**2 + 1.5**2))
+    """All of it in so many directions that four rows span next to nothing; less in few."""
+    rows = WeightedRows((), np.zeros((0, 0)), np.ones(4), np.zeros(0), np.full(4, 0.5), 1.5, rl.ResidualCovariance())
+    whole = 1.5**2 / (4 * 0.5**2 + 1.5**2)
+    for num_parameters in (10**9, 16):
+        theory = StructuredTheory.over(rows, num_parameters, C)
+        assert theory.gradient_power(num_parameters) == pytest.approx(1 - whole * (1 - 4 / num_parameters))
 
 
 def test_densities_in_other_units():
@@ -699,3 +702,57 @@ def test_newtons_method_tells_where_it_finds_nothing():
     assert solver.refine(z.conjugate(), state.m.conjugate(), state.a.conjugate()) is None
     rough = solver.refine(z, 1.02 * state.m, 0.97 * state.a, precision=0.1)
     assert 1e-9 < abs(rough.m / state.m - 1) < 0.01
+
+
+def test_densities_counts_and_powers_of_few_rows_belong_together():
+    theory = StructuredTheory.over(few_rows(), 6, 3)
+    equation = theory.equation
+    top = 1.4 * equation.reach
+    # x = top e^(-y): more nodes near 0.
+    nodes, weights = np.polynomial.legendre.leggauss(120)
+    y = 4.0 * (nodes + 1)
+    x = top * np.exp(-y)
+    density, of_gradient = theory.pdf(x), theory.gradient_pdf(x)
+    assert (density >= 0).all()
+    assert (theory.pdf([0.0, -1.0, 2 * top]) == 0).all()
+    assert 6 * np.sum(4 * weights * x * density) == pytest.approx(theory.count_above(x.min()), rel=0.01)
+    share = np.sum(4 * weights * x * of_gradient)
+    assert share == pytest.approx(1.0, abs=0.04)  # four rows span all that Sigma has
+    place = theory.quantiles([1.3])[0]
+    assert theory.count_above(place) == pytest.approx(1.3, abs=1e-5)
+    assert theory.outliers(1)[0] == theory.quantiles([0.5])[0]
+    powers = [theory.gradient_power(count) for count in range(7)]
+    assert powers[0] == 0.0
+    assert (np.diff(powers[:5]) > 0).all()
+    assert powers[4:] == [1.0] * 3
+    level = theory._boundary(1).x
+    part = x > level
+    assert np.sum((4 * weights * x * of_gradient)[part]) == pytest.approx(powers[1], abs=0.03)
+
+
+@pytest.mark.parametrize("covariance", [rl.ResidualCovariance(), rl.ResidualCovariance.power_law(0.6, 60)])
+@pytest.mark.parametrize("num_parameters", [10**4, 120, 70, 30])
+def test_the_span_of_rows_has_its_share_of_what_they_do_not_carry(num_parameters, covariance):
+    """Frozen examples of wrong labels: their part of the gradient lies anywhere, in the span of the others too."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((30, 3))
+    logits[:10] *= 60
+    labels = logits.argmax(axis=1)
+    labels[:5] = (labels[:5] + 1) % 3
+    if num_parameters == 30 and not covariance.isotropic:
+        covariance = rl.ResidualCovariance.power_law(0.6, 25)
+    law = rl.AnisotropicGradients(0.05 * np.eye(3), 0.7, covariance)
+    rows = law.weighted_rows(logits, labels)
+    theory = StructuredTheory.over(rows, num_parameters, 3)
+    drawn, squares = [], []
+    for i in range(120):
+        own, gradient = rows.draw(num_parameters, np.random.default_rng(i))
+        outside = gradient - np.linalg.lstsq(own.T, gradient, rcond=1e-12)[0] @ own
+        drawn.append(outside @ outside)
+        squares.append(gradient @ gradient)
+    expected = theory._null_power * theory.equation.vector_square
+    assert_mean(squares, theory.equation.vector_square, detect=0.5 * theory.equation.vector_square)
+    assert_mean(drawn, expected, bias=0.03 * expected + 1e-9, detect=0.6 * expected + 1e-6)
+    assert theory.gradient_power(num_parameters) == pytest.approx(1 - theory._null_power)
+    if rows.scales.size >= min(num_parameters, theory.equation.spectrum[1][:-1].sum()):
+        assert theory._null_power == 0.0

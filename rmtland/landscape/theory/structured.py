@@ -268,8 +268,8 @@ class StructuredTheory(Spectral):
 
     @property
     def _null_power(self) -> float:
-        """Share of the gradient that no kept row carries."""
-        return self.equation.rows.dropped**2 / self.equation.vector_square
+        """Share of the gradient outside of the rows' span: of what no kept row carries, which has all directions."""
+        return self.equation.rows.dropped**2 * self.equation.outside / self.equation.vector_square
 
     @property
     def trace(self) -> float:
