@@ -8,10 +8,10 @@ from rmtland.landscape.weighted_rows import WeightedRows, _columns, gram_factor,
 from tests import oracles
 from tests.statistical import assert_mean
 
-N, C, F = 7, 3, 2
+N, C, F = 7, 4, 2
 RNG = np.random.default_rng(0)
 LOGITS = 1.5 * RNG.standard_normal((N, C))
-LABELS = np.array([0, 1, 1, 0, 1, 0, 1])  # no example of the last class
+LABELS = np.array([0, 1, 1, 0, 1, 0, 3])  # no example of the third class, one of the last
 STRETCH, FACTORS = RNG.standard_normal((N, C, C)), RNG.standard_normal((N, C, F))
 ROOTS = np.array([m @ m.T for m in RNG.standard_normal((N, C, C))])
 BALANCE = RNG.standard_normal((N, C))
@@ -100,7 +100,7 @@ def test_short_rows_are_left_out_but_not_what_they_have_of_the_gradient(short):
     whole = made(False, False, False, True, False, 0.0, logits, roots)[0]
     kept = made(False, False, False, True, False, 1e-6, logits, roots)[0]
     assert whole.scales.size == N * (C - 1)
-    assert kept.scales.size == N * (C - 1) - (2 if short == "both" else 0)
+    assert kept.scales.size == N * (C - 1) - (C - 1 if short == "both" else 0)
     for rows in (whole, kept):
         assert rows.slopes @ rows.slopes + rows.dropped**2 == pytest.approx(whole.slopes @ whole.slopes
                                                                             + whole.dropped**2)  # fmt: skip
@@ -122,7 +122,7 @@ def test_a_frozen_example_of_long_residuals_is_kept(unit):
 
 def test_a_frozen_example_is_kept_by_its_share_of_the_largest_curvature():
     logits = LOGITS.copy()
-    logits[3] = [9.0, 0.0, -60.0]
+    logits[3] = [9.0, 0.0, -60.0, -70.0]
     tops = [np.linalg.eigvalsh(oracles.curvature(z))[-1] for z in logits]
     for factor, kept in ((0.95, 1), (1.05, 0)):
         rows = made(False, False, False, True, False, factor * tops[3] / max(tops), logits, 0.0 * ROOTS)[0]
