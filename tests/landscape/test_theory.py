@@ -476,3 +476,15 @@ def test_lengths_where_no_logit_has_curvature():
             else:
                 with pytest.raises(ValueError, match="positive length where the logits have curvature"):
                     here.theory()
+
+
+def test_lengths_whose_curvature_underflows_beside_an_h_term():
+    """Of frozen examples, in the H-term's unit: longer ones have some."""
+    given = rl.GivenLogits(np.array([[600.0, 0.0], [0.0, 610.0]]), np.array([0, 1]))
+    for length, some in ((1e-38, False), (1.0, True)):
+        model = rl.LandscapeModel(2, 2, 10, given, rl.ClusteredGradients(0.0, length), sigma_H=0.5)
+        if some:
+            assert model.theory().bulk_edge == pytest.approx(1.0)
+        else:
+            with pytest.raises(ValueError, match="positive length where the logits have curvature"):
+                model.theory()
