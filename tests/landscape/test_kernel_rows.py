@@ -53,7 +53,9 @@ def test_so_many_columns_have_these_products_as_their_mean(dimension):
     columns = int(dimension)
     assert (shares.tolist(), counts.tolist()) == ([1 / columns], [columns])
     assert rows.dropped**2 == pytest.approx(gradient @ gradient - rows.slopes @ rows.slopes, abs=1e-9)
-    assert rows.means.size == 0
+    assert (rows.factor.shape, rows.mean_slopes.size, rows.blocks) == ((0, 0), 0, ())
+    for unit in (1e-6, 1.0, 1e6):  # rounding is nothing that rows do not carry
+        assert rows_of_kernel(LOGITS, LABELS, unit**2 * GRAM, dimension, 0.0).dropped == 0.0
 
 
 def test_small_eigenvalues_are_left_out_and_the_gradient_keeps_its_length():

@@ -463,6 +463,10 @@ def test_sources_are_the_covariance_of_all_rows(law, cross_terms, num_parameters
     assert products @ products == pytest.approx(dense @ along**2, rel=1e-10)
     assert products @ covariance @ products == pytest.approx(dense**2 @ along**2, rel=1e-10)
     assert found.dropped == 0.0
+    # No more rows and columns than there are: three classes are present.
+    assert (found.weights.size > 0) == (law.residual_length > 0)
+    seen = np.linalg.matrix_rank(np.diag(lengths) @ (np.eye(4) - 0.25))
+    assert found.mean_slopes.size == seen + (9 if law.class_length > 0 else 0)
 
 
 def test_rows_below_a_share_of_the_largest_are_dropped_and_the_gradient_is_not():
