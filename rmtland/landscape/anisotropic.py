@@ -174,7 +174,7 @@ class AnisotropicGradients(StructuredGradients):
     @property
     def num_numbers(self) -> int:
         """How many numbers the law is given."""
-        size = np.shape(self.mean_gram)[0]
+        size = len(np.asarray(self.mean_gram))
         own = [self.residual_scales, self.mean_scales, self.loadings]
         total = size * (size + 1) // 2 + 1 + sum(np.size(value) for value in own if value is not None)
         if self.logit_covariance is not None:
@@ -186,7 +186,7 @@ class AnisotropicGradients(StructuredGradients):
 
     def check(self, num_examples: int, num_classes: int) -> None:
         """ValueError where it is the law of another number of examples or classes."""
-        size, c = np.shape(self.mean_gram)[0] - self.num_factors, num_classes
+        size, c = len(np.asarray(self.mean_gram)) - self.num_factors, num_classes
         if size not in (c, c * c):
             raise ValueError(
                 f"`mean_gram` must have C = {c} or C^2 = {c * c} rows, and one for each of {self.num_factors} shared "
@@ -335,12 +335,12 @@ class KernelGradients(StructuredGradients):
     @property
     def num_numbers(self) -> int:
         """How many numbers the law is given."""
-        sizes = [int(np.shape(part)[0]) for pair in self.terms for part in pair]
+        sizes = [len(np.asarray(part)) for pair in self.terms for part in pair]
         return sum(size * (size + 1) // 2 for size in sizes) + (self.effective_dimension is not None)
 
     def check(self, num_examples: int, num_classes: int) -> None:
         """ValueError where it is the law of another number of examples or classes."""
-        sizes = tuple(np.shape(part)[0] for part in self.terms[0])
+        sizes = tuple(len(np.asarray(part)) for part in self.terms[0])
         if sizes != (num_examples, num_classes):
             raise ValueError(f"`terms` must be of N = {num_examples} and C = {num_classes}; got {sizes}")
 
@@ -350,7 +350,7 @@ class KernelGradients(StructuredGradients):
         The law knows no classes: `labels` choose the pairs of one class.
         """
         gram = self.gram()
-        n, c = np.shape(self.terms[0][0])[0], num_classes
+        n, c = len(np.asarray(self.terms[0][0])), num_classes
         lengths = np.sqrt(np.diag(gram))
         cosines = (gram / np.outer(lengths, lengths)).reshape(n, c, n, c)
         others = ~np.eye(n, dtype=bool)
@@ -367,7 +367,7 @@ class KernelGradients(StructuredGradients):
 
     def gram(self) -> Floats:
         """The sum, (N C, N C); MemoryError where it does not fit, ValueError where it is no Gram matrix."""
-        size = np.shape(self.terms[0][0])[0] * np.shape(self.terms[0][1])[0]
+        size = math.prod(len(np.asarray(part)) for part in self.terms[0])
         require_memory(f"a kernel of {size} x {size}", 8.0 * 3 * size**2, "take fewer examples")
         total: Floats = np.sum([np.kron(np.asarray(t), np.asarray(k)) for t, k in self.terms], axis=0)
         return total

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from rmtland._arguments import finite_array, real
+from rmtland._arguments import finite_array, real, require_memory
 from rmtland._arrays import told
 
 Floats = npt.NDArray[np.float64]
@@ -103,6 +103,11 @@ class ResidualCovariance:
         -------
         ResidualCovariance
             With eigenvalues j^(-exponent), the last of them scaled down so that the dimension is met.
+
+        Raises
+        ------
+        MemoryError
+            Where there are more eigenvalues than fit: of dimension 10^6 3 10^11 and more, for an exponent of 0.8.
         """
         dimension = real("dimension", dimension, at_least=1, at_most=1e6)
         exponent = real("exponent", exponent, at_least=0, below=1)
@@ -111,10 +116,17 @@ class ResidualCovariance:
             values = np.arange(1.0, count + 1) ** -exponent
             return float(values.sum() ** 2 / (values @ values))
 
-        count = float(max(2, math.ceil(dimension)))
-        while of_first(count) < dimension:
+        # Fewer have less: their sum is below the integral, their squares' above 1.
+        growth = math.log1p((1 - exponent) * (math.sqrt(dimension) - 1)) / (1 - exponent)
+        count = float(max(2, math.ceil(dimension), math.floor(math.exp(min(growth, 700.0)))))
+        while True:
+            require_memory(
+                f"a power law of effective dimension {dimension:g}", 24.0 * count, "use an exponent closer to 0"
+            )
+            if of_first(count) >= dimension:
+                break
             count *= 2
-        low = 1.0
+        low = 0.0
         while count - low > 1:
             middle = math.floor(0.5 * (low + count))
             low, count = (middle, count) if of_first(middle) < dimension else (low, middle)

@@ -68,7 +68,7 @@ class HTermBand:
     @property
     def width(self) -> int:
         """w, the number of diagonals below the main one."""
-        return int(self.gauss_newton.shape[0])
+        return len(self.gauss_newton)
 
     def extend(self, count: int) -> None:
         """Draw rows until there are `count` of them."""

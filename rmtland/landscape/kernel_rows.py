@@ -28,10 +28,10 @@ def rows_of_kernel(
     tolerance : float
         Rows whose eigenvalue is not above this share of the largest are left out; the gradient keeps what it has there.
     """
-    inner, seen, total = _inner_products(logits, labels, gram)
+    inner, seen, total, scale = _inner_products(logits, labels, gram)
     values, vectors = np.linalg.eigh(inner)
     values, vectors = values[::-1], vectors[:, ::-1]
-    some = values > max(_floor(values, len(logits)), tolerance * float(values[0]))
+    some = values > max(_floor(values, len(logits), scale), tolerance * float(values[0]))
     roots = np.sqrt(values[some])
     # The gradient along the eigenvectors of G, and what it has beyond its range.
     along = (vectors[:, some].T @ seen) / roots
@@ -64,26 +64,31 @@ def spectrum_of_kernel(logits: Floats, labels: npt.NDArray[np.int64], gram: Floa
     eigenvalues, powers : ndarray (r,)
         The nonzero ones. Powers are NaN where the gradient is zero.
     """
-    inner, seen, total = _inner_products(logits, labels, gram)
+    inner, seen, total, scale = _inner_products(logits, labels, gram)
     values, squares = spectral_measure(inner, seen)
-    some = values > _floor(values, len(logits))
+    some = values > _floor(values, len(logits), scale)
     powers = squares[some] / (values[some] * total) if total > 0 else np.full(np.count_nonzero(some), math.nan)
     return values[some], powers
 
 
-def _inner_products(logits: Floats, labels: npt.NDArray[np.int64], gram: Floats) -> tuple[Floats, Floats, float]:
-    """R R^T of the rows R = L^T J / sqrt(N), G = R^T R, their products with the gradient, and its square."""
+def _inner_products(logits: Floats, labels: npt.NDArray[np.int64], gram: Floats) -> tuple[Floats, Floats, float, float]:
+    """R R^T of the rows R = L^T J / sqrt(N), G = R^T R, their products with the gradient, and its square.
+
+    And the size of the terms that R R^T adds up: what all logits have in common is in these, not in their sum.
+    """
     n, c = logits.shape
     curvature = CrossEntropy().hessian_factor(logits) / math.sqrt(n)
     slopes = (CrossEntropy().gradient(logits, labels) / n).ravel()
     half = np.matmul(curvature.swapaxes(1, 2), gram.reshape(n, c, n * c)).reshape(n * (c - 1), n, c)
     inner = np.matmul(half.swapaxes(0, 1), curvature).swapaxes(0, 1).reshape(n * (c - 1), n * (c - 1))
-    return 0.5 * (inner + inner.T), half.reshape(n * (c - 1), n * c) @ slopes, float(slopes @ (gram @ slopes))
+    scale = float(np.sum(curvature**2, axis=(1, 2)) @ np.abs(np.diag(gram)).reshape(n, c).sum(axis=1))
+    seen = half.reshape(n * (c - 1), n * c) @ slopes
+    return 0.5 * (inner + inner.T), seen, float(slopes @ (gram @ slopes)), scale
 
 
-def _floor(values: Floats, num_examples: int) -> float:
+def _floor(values: Floats, num_examples: int, scale: float) -> float:
     """What eigenvalues are zero below; ValueError where some are negative beyond rounding."""
-    top = max(float(values.max()), 0.0)
-    if values.min() < -1e-8 * top:
+    top, rounding = max(float(values.max()), 0.0), 1e-15 * scale
+    if values.min() < -max(1e-8 * top, rounding):
         raise ValueError(f"`terms` must add up to a Gram matrix; got a negative eigenvalue {values.min():g}")
-    return 1e-14 * top * num_examples
+    return max(1e-14 * top * num_examples, rounding)

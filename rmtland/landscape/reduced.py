@@ -181,7 +181,7 @@ def spectrum_of_rows(
     gram = rows @ rows.T if by_examples else rows.T @ rows
     start = rows @ slope if by_examples else slope
     eigenvalues, squares, sums = _measure(gram, start, k)
-    positive = eigenvalues > float(eigenvalues[-1]) * gram.shape[0] * float(np.finfo(np.float64).eps)
+    positive = eigenvalues > float(eigenvalues[-1]) * len(gram) * float(np.finfo(np.float64).eps)
     if by_examples:  # the eigenvector of G is Y^T u / sqrt(eigenvalue)
         squares = np.divide(squares, eigenvalues, out=np.zeros_like(squares), where=positive)
     powers = np.where(positive, squares / norm**2, 0.0) if norm > 0 else np.full(eigenvalues.size, math.nan)
@@ -213,10 +213,10 @@ def _spectrum(
 
 def _measure(matrix: Floats, vector: Floats, k: int | None) -> tuple[Floats, Floats, tuple[float, float] | None]:
     """`spectral_measure`, of the top alone if asked for; then also trace and norm of the whole matrix."""
-    if k is None or k >= matrix.shape[0]:
+    if k is None or k >= len(matrix):
         return *spectral_measure(matrix, vector), None
     sums = float(np.trace(matrix)), float(np.linalg.norm(matrix))
-    if 10 * k < matrix.shape[0] and sums != (0.0, 0.0):
+    if 10 * k < len(matrix) and sums != (0.0, 0.0):
         return *_top_measure(matrix, vector, k), sums
     eigenvalues, squares = spectral_measure(matrix, vector)
     return eigenvalues[-k:], squares[-k:], sums
@@ -225,8 +225,8 @@ def _measure(matrix: Floats, vector: Floats, k: int | None) -> tuple[Floats, Flo
 def _top_measure(gram: Floats, vector: Floats, count: int) -> tuple[Floats, Floats]:
     """As `spectral_measure`, of the `count` largest eigenvalues alone, by Lanczos iteration."""
     # A fixed start, so a fixed result; not the vector, whose Krylov space may miss a direction.
-    begin = np.random.default_rng(0).standard_normal((gram.shape[0],))
-    width = min(gram.shape[0], max(4 * count, 40))
+    begin = np.random.default_rng(0).standard_normal(len(gram))
+    width = min(len(gram), max(4 * count, 40))
     eigenvalues, vectors = eigsh(gram, k=count, which="LA", v0=begin, ncv=width)
     order = np.argsort(eigenvalues)
     squares: Floats = (vectors[:, order].T @ vector) ** 2

@@ -217,8 +217,7 @@ def covariance_of_dimension(dimension: float, num_parameters: float = math.inf) 
     if not dimension < num_parameters:
         return ResidualCovariance()
     dimension = min(max(dimension, 1.0), 1e6)
-    for exponent in EXPONENTS:
-        law = ResidualCovariance.from_effective_dimension(dimension, exponent)
-        if law.shares(10**18)[1].sum() <= min(num_parameters, MOST_DIRECTIONS) or exponent == EXPONENTS[-1]:
-            break
-    return law if law.shares(10**18)[1].sum() <= num_parameters else ResidualCovariance()
+    room = int(min(num_parameters, MOST_DIRECTIONS))
+    # Asked of as many directions as there are: a steep law of a large dimension would fill the memory.
+    fitting = (e for e in EXPONENTS if ResidualCovariance.power_law(e, room).effective_dimension >= dimension)
+    return ResidualCovariance.from_effective_dimension(dimension, next(fitting, EXPONENTS[-1]))

@@ -388,6 +388,22 @@ def test_a_power_law_has_its_eigenvalues(exponent, cut):
     assert law.effective_dimension == pytest.approx(sum(powers) ** 2 / sum(x * x for x in powers))
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.3, 0.8, 0.999])
+@pytest.mark.parametrize("dimension", [1.0, 1.5, 2.0, 7.3, 30.0])
+def test_a_dimension_has_the_fewest_eigenvalues_of_its_power_law(dimension, exponent):
+    """All are those of the law but the last, which is smaller."""
+    if exponent == 0.999 and dimension > 10:
+        return  # 5e5 eigenvalues and more
+    law = rl.ResidualCovariance.from_effective_dimension(dimension, exponent)
+    found = np.asarray(law.eigenvalues)
+    powers = [1 / j**exponent for j in range(1, found.size + 1)]
+    np.testing.assert_allclose(found[:-1], powers[:-1], rtol=1e-14)
+    assert 0 < found[-1] <= powers[-1]
+    assert sum(found) ** 2 / sum(found**2) == pytest.approx(dimension, rel=1e-9)
+    fewer = np.array(powers[:-1])
+    assert found.size == 1 or sum(fewer) ** 2 / sum(fewer**2) < dimension
+
+
 def test_means_and_columns_that_just_fit():
     """As many dimensions as means, or as independent columns, are enough for a draw."""
     means = rl.AnisotropicGradients(np.eye(C * C) + 0.1, 0.0)
@@ -419,11 +435,15 @@ def test_means_and_columns_that_just_fit():
         (lambda: rl.ResidualCovariance.power_law(0.8, 0), ValueError, "`cut` must be >= 1; got 0"),
         (lambda: rl.KernelGradients(kernels(), 0.9), ValueError, "`effective_dimension` must be >= 1; got 0.9"),
         (lambda: rl.ResidualCovariance.from_effective_dimension(0.5), ValueError, "`dimension` must be"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(1e6), MemoryError, "dimension 1e.06 needs"),
+        (lambda: rl.ResidualCovariance.from_effective_dimension(1e6, 1 - 1e-12), MemoryError, "exponent closer to 0"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C), 1.0, rl.ResidualCovariance(np.ones(D + 1)))).spectrum(),
          ValueError, "at most D = 120 positive eigenvalues; got 121"),
         (lambda: rl.AnisotropicGradients(np.diag([1.0, -1.0])), ValueError, "`mean_gram` must have no negative"),
         (lambda: rl.AnisotropicGradients([[1.0, 0.5], [0.0, 1.0]]), ValueError, "`mean_gram` must be symmetric"),
         (lambda: rl.AnisotropicGradients(np.ones((2, 3))), ValueError, "`mean_gram` must be square"),
+        (lambda: rl.AnisotropicGradients(np.eye(C), logit_covariance=np.ones((N, 2, 3))), ValueError,
+         "`logit_covariance` must be square; got"),
         (lambda: rl.AnisotropicGradients(np.eye(C), covariance=1.0), TypeError, "`covariance` must be a Residual"),
         (lambda: rl.AnisotropicGradients(np.eye(C), mean_scales=[-1.0]), ValueError, "`mean_scales` must have shape"),
         (lambda: model_of(rl.AnisotropicGradients(np.eye(C + 1))), ValueError, "`mean_gram` must have C = 3 or"),

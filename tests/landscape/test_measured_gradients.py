@@ -74,6 +74,32 @@ def test_the_last_direction_is_that_of_the_gradient(num_factors):
         np.testing.assert_allclose(law.loadings[:, :, 0], expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_factors", [4, 40])
+def test_leading_directions_are_those_of_residuals_weighed_by_curvature(num_factors):
+    """All but the last: right singular vectors of the residuals written out, each row by the root of its tr A_mu."""
+    law = rl.measured_gradients(DRAW, num_factors)
+    rest = without_means(DENSE, DRAW.labels).reshape(N * C, D)
+    curvature = 1 - np.sum(DRAW.probabilities**2, axis=1)
+    weights = np.repeat(curvature + 1e-3 * curvature.mean(), C)  # frozen examples keep a little
+    vectors = np.linalg.svd(np.sqrt(weights)[:, None] * rest, full_matrices=False)[2][: num_factors - 1]
+    centred = DENSE - DENSE.mean(axis=1, keepdims=True)
+    means = np.array([centred[DRAW.labels == y, k].mean(axis=0) for k in range(C) for y in range(C)])
+    length = np.sqrt(np.mean(np.sum(centred**2, axis=2)))
+    found = law.loadings.reshape(N * C, num_factors)[:, -2::-1]
+    signs = np.sign(np.sum(found * (rest @ vectors.T), axis=0))
+    np.testing.assert_allclose(found * signs, rest @ vectors.T / length, atol=1e-7)
+    overlaps = law.mean_gram[: C * C, C * C :][:, -2::-1]
+    np.testing.assert_allclose(overlaps * signs, means @ vectors.T * length, atol=1e-7)
+    np.testing.assert_allclose(law.mean_gram[C * C :, C * C :], length**2 * np.eye(num_factors), atol=1e-9)
+    # What is left is each example's own covariance, and adds nothing to the gradient.
+    left = (
+        rest - law.loadings.reshape(N * C, -1) @ np.linalg.lstsq(law.loadings.reshape(N * C, -1), rest, rcond=None)[0]
+    )
+    np.testing.assert_allclose(law.cancelling, DRAW.probabilities - np.eye(C)[DRAW.labels], atol=1e-14)
+    assert law.residual_length == 1.0
+    assert np.linalg.norm(left) <= np.sqrt(np.trace(law.logit_covariance.sum(axis=0))) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("examples", [range(N), [3, 7]])
 def test_the_rest_has_the_effective_dimension_of_its_inner_products(examples):
     """By loops over pairs of examples; all directions alike where it is half of D or more."""

@@ -14,6 +14,7 @@ from rmtland.landscape import reduced
 from rmtland.landscape.bartlett import bartlett_factor
 from rmtland.landscape.reduced import hyperplane_ratio
 from tests import oracles
+from tests.landscape.dense_theory import curvatures, dense_t, examples
 from tests.statistical import assert_mean
 
 C = 4
@@ -381,3 +382,101 @@ def test_the_top_of_a_matrix_of_zeros_is_zero():
     eigenvalues, squares, sums = reduced._measure(np.zeros((50, 50)), np.zeros(50), 2)
     assert (*eigenvalues, *squares) == (0.0, 0.0, 0.0, 0.0)
     assert sums == (0.0, 0.0)
+
+
+def test_many_of_the_top_are_those_of_the_whole_matrix():
+    """By iteration where ten times as many are left out; sums come only with a part of the eigenvalues."""
+    rng = np.random.default_rng(0)
+    root, vector = rng.standard_normal((460, 600)), rng.standard_normal(460)
+    matrix = root @ root.T
+    expected, vectors = np.linalg.eigh(matrix)
+    squares = (vectors.T @ vector) ** 2
+    for k in (1, 9, 45):
+        found, along, sums = reduced._measure(matrix, vector, k)
+        np.testing.assert_allclose(found, expected[-k:], rtol=1e-10)
+        np.testing.assert_allclose(along, squares[-k:], rtol=1e-6, atol=1e-6)
+        assert sums == pytest.approx((np.trace(matrix), np.linalg.norm(matrix)))
+    small, start = matrix[:5, :5], vector[:5]
+    values, vectors = np.linalg.eigh(small)
+    for k in (1, 4, 5, 6, None):
+        found, along, sums = reduced._measure(small, start, k)
+        kept = 5 if k is None else min(k, 5)
+        np.testing.assert_allclose(found, values[5 - kept :], rtol=1e-12)
+        np.testing.assert_allclose(along, (vectors.T @ start)[5 - kept :] ** 2, rtol=1e-9)
+        assert (sums is None) == (kept == 5)
+
+
+@pytest.mark.parametrize(("number", "width"), [(4, 9), (9, 4), (5, 5), (1, 3)])
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])
+def test_a_spectrum_is_that_of_its_rows(number, width, unit):
+    """G = Y^T Y and a vector written out, of more rows than columns and of fewer; two rows are alike."""
+    rng = np.random.default_rng(number)
+    rows = unit * rng.standard_normal((number, width))
+    rows[-1] = rows[0]
+    slope = rng.standard_normal(width)
+    spectrum = reduced.spectrum_of_rows(rows, slope, 20, 3)
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    rank = min(max(number - 1, 1), width)
+    np.testing.assert_allclose(spectrum.eigenvalues[-rank:], values[-rank:], rtol=1e-9)
+    assert (spectrum.eigenvalues[:-rank] <= 1e-12 * values[-1]).all()
+    powers = (vectors.T @ slope) ** 2 / (slope @ slope)
+    np.testing.assert_allclose(spectrum.powers[-rank:], powers[-rank:], rtol=1e-7, atol=1e-12)
+    assert spectrum.gradient_norm == pytest.approx(np.linalg.norm(slope))
+    assert spectrum.null_power == pytest.approx(1 - powers[-rank:].sum(), abs=1e-9)
+    assert spectrum.powers.sum() + spectrum.null_power == pytest.approx(1.0)
+    still = reduced.spectrum_of_rows(rows, 0 * slope, 20, 3)
+    assert np.isnan(still.powers).all()
+    assert math.isnan(still.null_power)
+
+
+@pytest.mark.parametrize("cross_terms", [True, False])
+@pytest.mark.parametrize(
+    "law",
+    [
+        rl.ClusteredGradients(1.0, 0.7),
+        rl.ClusteredGradients(1.0, 0.7, 0.5),
+        rl.ClusteredGradients(0.8, 0.0, 0.5, (0.5, 1.0, 2.0, 0.3)),
+        rl.ClusteredGradients(0.0, 0.7),
+        rl.ClusteredGradients(0.0, 0.0, 0.6),
+        rl.ClusteredGradients(1.5, 0.4, 0.3, (0.0, 1.0, 0.0, 2.0)),
+    ],
+)
+@pytest.mark.parametrize("num_parameters", [1, 70])
+def test_sources_are_the_covariance_of_all_rows(law, cross_terms, num_parameters):
+    """Eigenvalues of D T and the gradient's products with it, of the (N C) x (N C) matrices written out."""
+    logits, labels = examples(8, 4, 1.5, 3)
+    labels[labels == 2] = 0  # a class is absent
+    lengths = law.mean_lengths(4)
+    dense, along = dense_t(logits, labels, lengths, law.residual_length, law.class_length, cross_terms)
+    found = reduced._sources(logits, labels, law, num_parameters, cross_terms, 0.0)
+    own = np.vstack([found.own, found.mixing])
+    variances = np.append(np.zeros(len(found.own)), found.weights**2)
+    covariance = num_parameters * (own @ own.T + np.diag(variances))
+    values = np.linalg.eigvalsh(covariance)
+    rank = np.count_nonzero(dense > 1e-12 * dense[-1])
+    np.testing.assert_allclose(values[-rank:], dense[-rank:], rtol=1e-9)
+    assert np.abs(values[:-rank]).max(initial=0.0) < 1e-12 * dense[-1]
+    square = found.mean_slopes @ found.mean_slopes + found.slopes @ found.slopes + found.dropped**2
+    assert num_parameters * square == pytest.approx(along @ along, rel=1e-12)
+    slopes = np.append(np.zeros(len(found.own)), found.weights * found.slopes)
+    products = num_parameters * (own @ found.mean_slopes + slopes)
+    assert products @ products == pytest.approx(dense @ along**2, rel=1e-10)
+    assert products @ covariance @ products == pytest.approx(dense**2 @ along**2, rel=1e-10)
+    assert found.dropped == 0.0
+    # No more rows and columns than there are: three classes are present.
+    assert (found.weights.size > 0) == (law.residual_length > 0)
+    seen = np.linalg.matrix_rank(np.diag(lengths) @ (np.eye(4) - 0.25))
+    assert found.mean_slopes.size == seen + (9 if law.class_length > 0 else 0)
+
+
+def test_rows_below_a_share_of_the_largest_are_dropped_and_the_gradient_is_not():
+    logits, labels = examples(8, 4, 1.5, 3)
+    values = np.sort(np.linalg.eigvalsh(curvatures(logits))[:, 1:].ravel())[::-1]
+    law = rl.ClusteredGradients(1.0, 0.7)
+    whole = reduced._sources(logits, labels, law, 50, True, 0.0)
+    cut = (values[9] * values[10]) ** 0.5 / values[0]
+    few = reduced._sources(logits, labels, law, 50, True, cut)
+    assert (whole.weights.size, few.weights.size) == (24, 10)
+    np.testing.assert_allclose(np.sort(few.weights**2)[::-1], 0.49 / 50 / 8 * values[:10], rtol=1e-9)
+    assert few.slopes @ few.slopes + few.dropped**2 == pytest.approx(whole.slopes @ whole.slopes, rel=1e-12)
+    np.testing.assert_allclose(few.mean_slopes, whole.mean_slopes)

@@ -5,6 +5,7 @@ import pytest
 
 import rmtland as rl
 from rmtland.landscape.theory import levels as levels_module
+from rmtland.landscape.theory.examples import GivenExamples
 from rmtland.landscape.theory.levels import ClassGradients, Means
 from tests.landscape.dense_theory import dense_t, examples
 
@@ -20,7 +21,7 @@ def levels(law, sigma=2.0, unit=1.0, cross_terms=True):
     return theory.equation.levels, dense_t(logits, labels, scaled.mean_lengths(C), *lengths[1:], cross_terms)[0]
 
 
-@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("unit", [1e-12, 1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("lengths", [None, (0.5, 1.0, 1.5, 2.0)])
 @pytest.mark.parametrize("residual", [0.3, 1.0, 2.5])
 def test_means_are_lifted_to_their_eigenvalues(residual, lengths, unit):
@@ -94,8 +95,25 @@ def test_residuals_have_as_many_atoms_and_their_trace(sigma):
 )
 def test_the_rank_is_that_of_the_dense_matrix(law, rank, cross_terms):
     """Of a tower no level adds to what spans it; side by side each has its own."""
-    for unit in (1e-4, 1.0, 1e4):
+    for unit in (1e-12, 1e-4, 1.0, 1e4):
         found, dense = levels(law, unit=unit, cross_terms=cross_terms)
         expected = np.count_nonzero(dense > 1e-12 * dense[-1])
         assert rank in (None, expected)
         assert sum(level.rank for level in found) == expected
+
+
+def test_eigenvalues_ask_for_no_derivatives(monkeypatch):
+    asked = []
+    seen = GivenExamples.seen
+    monkeypatch.setattr(GivenExamples, "seen", lambda self, s, order: asked.append(order) or seen(self, s, order))
+    found, _ = levels(rl.ClusteredGradients(1.0, 1.0))
+    asked.clear()
+    found[1].eigenvalues(-0.1)
+    found[1].rough_atoms()
+    assert set(asked) == {0}
+
+
+def test_examples_without_curvature_have_no_eigenvalues():
+    frozen = GivenExamples(np.eye(3), np.arange(3), 3.0)
+    assert [part.size for part in frozen.curvatures] == [0, 0]
+    assert frozen.rank == 0

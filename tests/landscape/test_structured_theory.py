@@ -1,13 +1,15 @@
 """The deterministic equivalent of means and anisotropic residuals against draws and against the other theory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import rmtland as rl
-from rmtland.landscape.theory.continuation import Continuation
-from rmtland.landscape.theory.separable import Separable, State
+from rmtland.landscape.theory.continuation import Continuation, NoWay
+from rmtland.landscape.theory.separable import Separable, State, _log_det_below, _logs
 from rmtland.landscape.theory.structured import StructuredTheory
-from rmtland.landscape.weighted_rows import WeightedRows
+from rmtland.landscape.weighted_rows import Block, WeightedRows
 from tests.landscape.test_anisotropic import COVARIANCE, GIVEN, LABELS, LAW, LOGITS, C, D, N, kernels, model_of
 from tests.statistical import assert_mean
 
@@ -368,9 +370,12 @@ def test_a_gradient_of_zero():
 
 
 def test_what_no_row_has_of_the_gradient_is_in_the_null_space():
-    rows = WeightedRows((), np.zeros((0, 0)), np.ones(4), np.zeros(0), np.full(4, 0.5), 1.5, COVARIANCE)
-    theory = StructuredTheory.over(rows, D, C)
-    assert theory.gradient_power(D) == pytest.approx(1 - 1.5**2 / (4 * 0.5**2 + 1.5**2))
+    """All of it in so many directions that four rows span next to nothing; less in few."""
+    rows = WeightedRows((), np.zeros((0, 0)), np.ones(4), np.zeros(0), np.full(4, 0.5), 1.5, rl.ResidualCovariance())
+    whole = 1.5**2 / (4 * 0.5**2 + 1.5**2)
+    for num_parameters in (10**9, 16):
+        theory = StructuredTheory.over(rows, num_parameters, C)
+        assert theory.gradient_power(num_parameters) == pytest.approx(1 - whole * (1 - 4 / num_parameters))
 
 
 def test_densities_in_other_units():
@@ -406,3 +411,348 @@ def test_a_state_on_the_axis_has_the_real_part_of_each_number():
     numbers = [complex(k, 0.1 * k) for k in range(1, 10)]
     state = State(*numbers[:4], tuple(numbers[4:7]), tuple(numbers[7:]))
     assert state.real == State(1, 2, 3, 4, (5, 6, 7), (8, 9))
+
+
+@pytest.mark.parametrize(("cancelled", "with_means"), [(False, True), (True, True), (True, False)])
+def test_exact_sums_are_means_of_draws(cancelled, with_means):
+    """Rows of which one combination may be 0, along with what it has of the means; the gradient's square too."""
+    along = np.array([0.9, 0.1, -0.2, 0.3])
+    along /= np.linalg.norm(along)
+    slopes = np.array([1.0, 0.5, -0.4, 0.8])
+    slopes -= (along @ slopes) * along
+    rows = WeightedRows(
+        blocks=(
+            Block(np.array([0, 1]), np.array([[1.0, 0.2], [0.3, -0.1]])),
+            Block(np.array([1, 2]), np.array([[0.2, 0.1], [0.0, 0.3]])),
+        ),
+        factor=np.array([[1.0, 0.0], [0.2, 0.4], [-0.3, 0.5]]),
+        scales=np.array([1.2, 0.5, 0.3, 0.4]),
+        mean_slopes=np.array([0.7, -0.2, 0.4]),
+        slopes=slopes,
+        dropped=0.0 if cancelled else 0.6,
+        covariance=rl.ResidualCovariance([2.0, 1.0, 0.5]),
+        cancelled=along if cancelled else None,
+    )
+    if not with_means:
+        nothing = {"factor": np.zeros((0, 0)), "mean_slopes": np.zeros(0)}
+        rows = dataclasses.replace(rows, blocks=(), **nothing)
+    equation = Separable(rows, 4.0)
+    rng = np.random.default_rng(0)
+    turned = np.linalg.qr(rng.standard_normal((20_000, 4, rows.factor.shape[1])))[0].swapaxes(1, 2)  # orthonormal rows
+    normal, last = rng.standard_normal((20_000, 4, 4)), rng.standard_normal((20_000, 4))
+    if cancelled:
+        normal -= along[:, None] * (along @ normal)[:, None, :]
+    roots = np.sqrt(np.append([2.0, 1.0, 0.5], 0.0) / 3.5)
+    draws = rows.means @ turned + rows.scales[:, None] * normal * roots
+    gradients = (rows.mean_slopes @ rows.factor) @ turned + (slopes @ normal + rows.dropped * last) * roots
+    grams = draws @ draws.swapaxes(1, 2)
+    trace, square = equation.power_sums
+    assert_mean(np.trace(grams, axis1=1, axis2=2), trace, detect=0.06 * trace)
+    assert_mean(np.sum(grams**2, axis=(1, 2)), square, detect=0.12 * square)
+    lengths = np.sum(gradients**2, axis=1)
+    variance = equation.vector_square_variance
+    assert_mean(lengths, equation.vector_square, detect=0.1 * equation.vector_square)
+    assert_mean((lengths - lengths.mean()) ** 2, variance, detect=0.25 * variance)
+
+
+def test_logarithms_in_a_half_plane_know_its_border():
+    """As those a little inside of it, whichever side of the axis rounding and signs of zeros are on."""
+    values = np.array([-2.0, -0.5, 0.5, 2.0, 1 + 1j, -1 + 1e-3j, 3j])
+    for side in (1, -1):
+        for off in (0.0, -0.0, 1e-17, -1e-17):
+            numbers = values.real + 1j * np.where(values.imag == 0, off, side * values.imag)
+            inside = np.log(values.real + 1j * np.where(values.imag == 0, side * 1e-17, side * values.imag))
+            np.testing.assert_allclose(_logs(numbers, side), inside, rtol=1e-14)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_determinant_below_the_axis_is_the_product_of_eigenvalues(rank):
+    """X - i Y, positive Y of full rank or not: log det is continuous from where Y is large."""
+    rng = np.random.default_rng(0)
+    x, root = rng.standard_normal((3, 3)), rng.standard_normal((3, rank))
+    x, y = x + x.T, root @ root.T + (np.eye(3) * 0.1 if rank == 3 else 0)
+    found = _log_det_below(x - 1j * y)
+    shares = np.linspace(0.0, 1.0, 4001)
+    dets = np.linalg.det(x - 1j * (y + 1e4 * np.eye(3) * (1 - shares[:, None, None]) ** 4))
+    angles = np.unwrap(np.angle(dets))
+    angles += 2 * np.pi * np.round((-1.5 * np.pi - angles[0]) / (2 * np.pi))
+    assert found.real == pytest.approx(np.log(abs(dets[-1])))
+    assert found.imag == pytest.approx(angles[-1])
+
+
+def test_rows_are_random_if_any_part_of_them_is():
+    rows = WeightedRows((), np.ones((1, 1)), np.zeros(2), np.ones(1), np.zeros(2), 0.0, rl.ResidualCovariance())
+    assert not rows.spread
+    for part in ({"dropped": 0.5}, {"slopes": np.array([0.0, -0.1])}, {"scales": np.array([0.1, 0.0])}):
+        assert dataclasses.replace(rows, **part).spread
+
+
+def test_newtons_step_goes_to_the_zero_of_a_quadratic():
+    """Of a gradient of known second derivatives, whose zero is one step away; none where they are singular."""
+    hessian = np.array([[2.0 + 0.3j, -0.7], [-0.7, -1.5 + 0.1j]])
+    target = np.array([0.4 - 0.2j, -0.9j])
+    state = State(1j, 0j, 0j, 0j, (hessian[0, 0], hessian[0, 1], hessian[1, 1]), (0.3, -0.2j))
+    np.testing.assert_allclose(state.step(tuple(-hessian @ target)), target, rtol=1e-14)
+    np.testing.assert_allclose(hessian @ np.array(state.slopes), [-0.3, 0.2j], atol=1e-15)
+    moved = state.moved(0.1j, 0.2)
+    assert (moved.m, moved.a, moved.hessian) == (0.1j, 0.2, state.hessian)
+    assert moved.trace == pytest.approx(-0.3 * 0.1j + 0.2j * 0.2)
+    singular = dataclasses.replace(state, hessian=(1.0, 2.0, 4.0))
+    assert np.isnan(singular.step((1.0, 1.0))).all()
+
+
+def few_rows():
+    """Four rows in six dimensions, three mean rows, all parts of the gradient."""
+    return WeightedRows(
+        blocks=(
+            Block(np.array([0, 2]), np.array([[1.0, 0.2], [0.3, -0.1], [0.2, 0.1]])),
+            Block(np.array([1, 2]), np.array([[-0.4, 0.3]])),
+        ),
+        factor=np.array([[1.0, 0.1, 0.0], [0.2, 0.4, 0.3], [-0.3, 0.5, 0.6]]),
+        scales=np.array([1.2, 0.5, 0.3, 0.4]),
+        mean_slopes=np.array([0.7, -0.2, 0.4]),
+        slopes=np.array([1.0, 0.5, -0.4, 0.8]),
+        dropped=0.6,
+        covariance=rl.ResidualCovariance([2.0, 1.0, 0.5], [1, 2, 1]),
+    )
+
+
+SIGMA = np.array([2.0, 1.0, 1.0, 0.5, 0.0, 0.0]) / 4.5
+SOME = [
+    (-0.3 + 0.2j, 1.5 + 0.8j, 0.9 - 0.4j),
+    (0.7 + 1j, -0.4 + 0.6j, 1.3 - 0.2j),
+    (4 + 0.5j, -0.2 + 0.02j, 2.0 - 0.01j),
+]
+
+
+def parts_of(m, a, z):
+    """K, W, q and k of few_rows, every matrix written out."""
+    rows, loadings = few_rows(), np.array([[1, 0, 0.2], [0.3, 0, -0.1], [0.2, 0, 0.1], [0, -0.4, 0.3]])
+    t, p = np.diag(rows.scales**2), loadings @ rows.factor
+    inside = np.linalg.inv(np.eye(4) + m * t)
+    kernel, weight = p.T @ inside @ p, np.sum(1 / (a * SIGMA - z)) / 6
+    q = m * (rows.slopes @ inside @ rows.slopes + rows.dropped**2)
+    k = rows.factor.T @ rows.mean_slopes - m * p.T @ np.sqrt(t) @ inside @ rows.slopes
+    return kernel, weight, q, k
+
+
+def difference(function, places, j, step=1e-5):
+    """Of a function of (m, a, z), in the j-th."""
+    ahead, behind = ([x + sign * step * (i == j) for i, x in enumerate(places)] for sign in (1, -1))
+    return (np.array(function(*ahead)) - np.array(function(*behind))) / (2 * step)
+
+
+@pytest.mark.parametrize(("z", "m", "a"), SOME)
+@pytest.mark.parametrize("with_means", [True, False])
+def test_the_equation_is_where_its_potential_is_stationary(z, m, a, with_means):
+    """Phi of `separable`, its slopes and second derivatives by differences, anywhere, a solution or not."""
+    rows, nothing = few_rows(), {"factor": np.zeros((0, 0)), "mean_slopes": np.zeros(0), "blocks": ()}
+    equation = Separable(rows if with_means else dataclasses.replace(rows, **nothing), 6.0)
+
+    def potential(m, a, z):
+        kernel, weight, _, _ = parts_of(m, a, z)
+        means = np.log(np.linalg.det(np.eye(3) + kernel * weight)) if with_means else 0.0
+        return np.sum(np.log(a * SIGMA - z)) + np.sum(np.log(1 + m * rows.scales**2)) + means - a * m
+
+    def errors(m, a, z):
+        return equation.at(z, m, a)[0]
+
+    found, state = equation.at(z, m, a)
+    assert (state.z, state.m, state.a) == (z, m, a)
+    np.testing.assert_allclose(found, [difference(potential, (m, a, z), j) for j in range(2)], rtol=1e-7)
+    assert state.trace == pytest.approx(-difference(potential, (m, a, z), 2), rel=1e-7)
+    np.testing.assert_allclose(state.hessian[:2], difference(errors, (m, a, z), 0), rtol=1e-7)
+    np.testing.assert_allclose(state.hessian[1:], difference(errors, (m, a, z), 1), rtol=1e-7)
+    np.testing.assert_allclose(state.mixed, difference(errors, (m, a, z), 2), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize(("z", "m", "a"), SOME)
+def test_the_gradients_form_and_its_slopes(z, m, a):
+    equation = Separable(few_rows(), 6.0)
+    state = equation.at(z, m, a)[1]
+
+    def form(m, a, z):
+        kernel, weight, q, k = parts_of(m, a, z)
+        return q + weight * k @ np.linalg.solve(np.eye(3) + kernel * weight, k)
+
+    power, of_m, of_a = equation.power_slopes(state)
+    assert power == equation.power(state) == pytest.approx(form(m, a, z), rel=1e-12)
+    assert of_m == pytest.approx(difference(form, (m, a, z), 0), rel=1e-7)
+    assert of_a == pytest.approx(difference(form, (m, a, z), 1), rel=1e-7)
+    q, k, q_slope, k_slope = equation.slope(m)
+    np.testing.assert_allclose(np.append(k, q), np.append(*parts_of(m, a, z)[:1:-1]), rtol=1e-12)
+    by_steps = difference(lambda m, a, z: np.append(*parts_of(m, a, z)[:1:-1]), (m, a, z), 0)
+    np.testing.assert_allclose(np.append(k_slope, q_slope), by_steps, rtol=1e-7)
+    assert equation.mean_weight(state) == pytest.approx(parts_of(m, a, z)[1], rel=1e-12)
+    # At z -> infinity, where m is -1/z, the form is the mean square of the gradient over -z.
+    far = equation.power(equation.at(-1e9, 1e-9, float(equation.t.sum()))[1])
+    assert far == pytest.approx(1e-9 * equation.vector_square, rel=1e-6)
+
+
+def test_bounds_of_the_spectrum():
+    """Of white rows the edge of Marchenko and Pastur; with means no draw is beyond, and not far within."""
+    white = WeightedRows((), np.zeros((0, 0)), np.full(8, 0.3), np.zeros(0), np.zeros(8), 0.0, rl.ResidualCovariance())
+    edge = 0.09 * (1 + (8 / 50) ** 0.5) ** 2
+    assert Separable(white, 50.0).reach == Separable(white, 50.0).residual_reach == pytest.approx(edge)
+    equation = Separable(few_rows(), 6.0)
+    tops = [np.linalg.norm(few_rows().draw(6, np.random.default_rng(i))[0], 2) ** 2 for i in range(20)]
+    assert max(tops) / 3 < equation.reach
+    assert equation.mean_squares[-1] < equation.reach < 3 * max(tops)
+    kernel = parts_of(0.0, 0.0, 1.0)[0]
+    np.testing.assert_allclose(equation.mean_squares, np.linalg.eigvalsh(kernel), rtol=1e-12)
+    root = (SIGMA[0] * equation.t.sum()) ** 0.5 + equation.t.max() ** 0.5
+    assert equation.residual_reach == pytest.approx(root**2)
+    assert equation.reach == pytest.approx((root + np.linalg.eigvalsh(kernel)[-1] ** 0.5) ** 2)
+    none = dataclasses.replace(white, scales=np.zeros(8))
+    assert Separable(none, 50.0).residual_reach == 0.0
+
+
+def test_theories_of_rows_that_float64_holds():
+    """The largest eigenvalue from 1e-76 on, and residuals from 1e-11 of it on."""
+    rows = few_rows()
+    unit = 1e-76 / Separable(rows, 6.0).reach
+    for factor, fine in ((1.01, True), (0.99, False)):
+        root = (factor * unit) ** 0.5
+        small = dataclasses.replace(rows, factor=root * rows.factor, scales=root * rows.scales)
+        if fine:
+            assert StructuredTheory.over(small, 6, 3).num_parameters == 6
+        else:
+            with pytest.raises(ValueError, match="must be so long that the largest eigenvalue is >= 1e-76"):
+                StructuredTheory.over(small, 6, 3)
+    share = Separable(rows, 6.0).residual_reach / Separable(rows, 6.0).mean_squares[-1]
+    for factor, fine in ((1.05, True), (0.9, False)):
+        weak = dataclasses.replace(rows, scales=(1e-11 * factor / share) ** 0.5 * rows.scales)
+        if fine:
+            assert StructuredTheory.over(weak, 6, 3).equation.rows is weak
+        else:
+            with pytest.raises(ValueError, match=">= 1e-11 times the largest; got 1e-11 and 1"):
+                StructuredTheory.over(weak, 6, 3)
+    none = dataclasses.replace(rows, factor=0 * rows.factor, scales=0 * rows.scales)
+    with pytest.raises(ValueError, match="positive length where the logits have curvature; got none"):
+        StructuredTheory.over(none, 6, 3)
+
+
+def solutions():
+    return Continuation(Separable(few_rows(), 6.0))
+
+
+@pytest.mark.parametrize("z", [0.5 + 0.3j, 2.0 + 1e-3j, 0.05 + 0.2j, 5 + 1j, 0.3 + 1e-6j])
+def test_solutions_are_what_a_fixed_point_iteration_finds(z):
+    """M and a as functions of each other, from -1/z and with damping; reached by ways and by Newton's method."""
+    equation = Separable(few_rows(), 6.0)
+    high = complex(z.real, max(z.imag, 0.2))
+    m, a = -1 / high, complex(equation.t.sum())
+    for _ in range(800):
+        of_m, of_a = equation.at(high, m, a)[0]
+        m, a = m + 0.3 * of_a, a + 0.3 * of_m
+    solver = solutions()
+    assert solver.at(high).m == pytest.approx(m, rel=1e-8)
+    assert solver.at(high).a == pytest.approx(a, rel=1e-8)
+    state = solver.at(z)
+    assert state.z == z
+    assert np.all(np.abs(equation.at(z, state.m, state.a)[0]) < 1e-10 * np.abs([state.a, state.m]))
+    assert solver.proved(state) is state
+    # By one long way and in the order of a path.
+    far = solver.at(complex(z.real, 3.0))
+    assert solver.follow(far, z).m == pytest.approx(state.m, rel=1e-9)
+    way = [solver.at(z + 0.02 * k * (1 + 1j)) for k in (5, 4, 3, 2, 1)]
+    assert solver.onward(way, z).m == pytest.approx(state.m, rel=1e-6)
+    assert solver.onward(way[-1:], z).m == pytest.approx(state.m, rel=1e-9)
+
+
+def test_counts_go_with_the_trace_on_the_axis():
+    """Minus the slope of the number above is the trace's imaginary part over pi; quantiles invert it."""
+    solver = solutions()
+    equation = solver.equation
+    x = np.linspace(0.02, 1.3 * equation.reach, 20)
+    states = [solver.solve(place) for place in x.tolist()]
+    counts = np.array([equation.count_above(state) for state in states])
+    assert (np.diff(counts) < 1e-9).all()
+    assert counts[-1] == pytest.approx(0.0, abs=1e-9)
+    for place, state in zip(x.tolist(), states, strict=True):
+        assert state.z == place
+        above = solver.at(complex(place, 1e-7))
+        assert state.m == pytest.approx(above.m, rel=1e-3)
+        step = 1e-4 * place
+        ahead, behind = (equation.count_above(solver.solve(place + sign * step)) for sign in (1, -1))
+        assert (behind - ahead) / (2 * step) == pytest.approx(state.trace.imag / np.pi, rel=0.02, abs=0.01)
+    for goal in (0.2, 0.5, 1.0, 1.7, 2.5, 3.3):
+        fresh = solutions().quantile(goal, 0.5 * equation.reach)
+        assert equation.count_above(fresh) == pytest.approx(goal, abs=2e-6)
+        other = solver.quantile(goal, 0.1)
+        assert equation.count_above(other) == pytest.approx(goal, abs=2e-6)
+        assert goal == 1.0 or other.z.real == pytest.approx(fresh.z.real, rel=1e-5)  # a gap has many
+
+
+def test_no_way_leads_below_the_axis():
+    solver = solutions()
+    with pytest.raises(NoWay, match=r"no way found to 0.5-0.3j"):
+        solver.follow(solver.at(0.5 + 0.3j), 0.5 - 0.3j)
+
+
+def test_newtons_method_tells_where_it_finds_nothing():
+    solver = solutions()
+    z = 0.5 + 0.3j
+    state = solver.at(z)
+    near = solver.refine(z, 1.02 * state.m, 0.97 * state.a)
+    assert near.m == pytest.approx(state.m, rel=1e-9)
+    # Too few steps, no number, and the solution of the lower half plane.
+    assert solver.refine(z, 1.3 * state.m, 0.5 * state.a, 2) is None
+    assert solver.refine(z, np.nan, state.a) is None
+    assert solver.refine(z.conjugate(), state.m.conjugate(), state.a.conjugate()) is None
+    rough = solver.refine(z, 1.02 * state.m, 0.97 * state.a, precision=0.1)
+    assert 1e-9 < abs(rough.m / state.m - 1) < 0.01
+
+
+def test_densities_counts_and_powers_of_few_rows_belong_together():
+    theory = StructuredTheory.over(few_rows(), 6, 3)
+    equation = theory.equation
+    top = 1.4 * equation.reach
+    # x = top e^(-y): more nodes near 0.
+    nodes, weights = np.polynomial.legendre.leggauss(120)
+    y = 4.0 * (nodes + 1)
+    x = top * np.exp(-y)
+    density, of_gradient = theory.pdf(x), theory.gradient_pdf(x)
+    assert (density >= 0).all()
+    assert (theory.pdf([0.0, -1.0, 2 * top]) == 0).all()
+    assert 6 * np.sum(4 * weights * x * density) == pytest.approx(theory.count_above(x.min()), rel=0.01)
+    share = np.sum(4 * weights * x * of_gradient)
+    assert share == pytest.approx(1.0, abs=0.04)  # four rows span all that Sigma has
+    place = theory.quantiles([1.3])[0]
+    assert theory.count_above(place) == pytest.approx(1.3, abs=1e-5)
+    assert theory.outliers(1)[0] == theory.quantiles([0.5])[0]
+    powers = [theory.gradient_power(count) for count in range(7)]
+    assert powers[0] == 0.0
+    assert (np.diff(powers[:5]) > 0).all()
+    assert powers[4:] == [1.0] * 3
+    level = theory._boundary(1).x
+    part = x > level
+    assert np.sum((4 * weights * x * of_gradient)[part]) == pytest.approx(powers[1], abs=0.03)
+
+
+@pytest.mark.parametrize("covariance", [rl.ResidualCovariance(), rl.ResidualCovariance.power_law(0.6, 60)])
+@pytest.mark.parametrize("num_parameters", [10**4, 120, 70, 30])
+def test_the_span_of_rows_has_its_share_of_what_they_do_not_carry(num_parameters, covariance):
+    """Frozen examples of wrong labels: their part of the gradient lies anywhere, in the span of the others too."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((30, 3))
+    logits[:10] *= 60
+    labels = logits.argmax(axis=1)
+    labels[:5] = (labels[:5] + 1) % 3
+    if num_parameters == 30 and not covariance.isotropic:
+        covariance = rl.ResidualCovariance.power_law(0.6, 25)
+    law = rl.AnisotropicGradients(0.05 * np.eye(3), 0.7, covariance)
+    rows = law.weighted_rows(logits, labels)
+    theory = StructuredTheory.over(rows, num_parameters, 3)
+    drawn, squares = [], []
+    for i in range(120):
+        own, gradient = rows.draw(num_parameters, np.random.default_rng(i))
+        outside = gradient - np.linalg.lstsq(own.T, gradient, rcond=1e-12)[0] @ own
+        drawn.append(outside @ outside)
+        squares.append(gradient @ gradient)
+    expected = theory._null_power * theory.equation.vector_square
+    assert_mean(squares, theory.equation.vector_square, detect=0.5 * theory.equation.vector_square)
+    assert_mean(drawn, expected, bias=0.03 * expected + 1e-9, detect=0.6 * expected + 1e-6)
+    assert theory.gradient_power(num_parameters) == pytest.approx(1 - theory._null_power)
+    if rows.scales.size >= min(num_parameters, theory.equation.spectrum[1][:-1].sum()):
+        assert theory._null_power == 0.0

@@ -156,6 +156,88 @@ def test_blocks_and_the_series(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("by_class", [True, False])
+@pytest.mark.parametrize("s", [0.0, -1.2, 0.3 + 0.4j])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(("few", "block"), [(0, 1), (0, 16), (16, 9), (16, 1 << 16)])
+def test_sums_by_loops_and_by_blas_in_blocks_of_any_size(monkeypatch, few, block, order, s, by_class):
+    logits, labels = examples(23, 4, 2.0, 0)
+    labels[labels == 2] = 1  # a class is absent
+    monkeypatch.setattr(of_examples, "FEW_CLASSES", few)
+    monkeypatch.setattr(of_examples, "BLOCK", block)
+    given_to = GivenExamples(softmax(logits), labels, 23.0, by_class)
+    parts = given_to._blocks()
+    assert sorted(i for _, part in parts for i in range(part.start, part.stop)) == list(range(23))
+    assert max(part.stop - part.start for _, part in parts) <= max(block // 4, 4)
+    if by_class:
+        assert all((given_to.labels[part] == y).all() for y, part in parts)
+    b, pulls, _, _ = by_matrices(logits, labels, s)
+    groups = [labels == y for y in range(4)] if by_class else [np.full(23, True)]
+    powers, errors = given_to.matrices(s, order)
+    assert np.iscomplexobj(powers) == np.iscomplexobj(s)
+    expected = [[np.linalg.matrix_power(b[g], j + 1).sum(axis=0) / 23 for g in groups] for j in range(order)]
+    np.testing.assert_allclose(powers, expected, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(errors, [pulls[g].sum(axis=0) / 23 for g in groups], rtol=1e-10, atol=1e-14)
+    # The same from a power series, where there is one.
+    seen, exact = given_to.seen(s, order - 1), given_to._reduced(s, order)
+    for derivative, k, factor in zip(seen.curvature, exact[0], (1, -1, 2), strict=False):
+        np.testing.assert_allclose(derivative, factor * k, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(seen.errors, exact[1], rtol=1e-9, atol=1e-13)
+    assert seen.copies.tolist() == [1.0] * len(groups)
+
+
+def test_eigenvalues_are_binned_finely_over_fourteen_decades(monkeypatch):
+    """Each for its neighbours, within 1/21 of a decade near the largest and within half of one far below."""
+    logits, _ = examples(60, 5, 30.0, 1)
+    p = softmax(logits)
+    values = np.sort(kernels.curvature_eigenvalues(p).ravel())[::-1]
+    atoms, weights = GivenExamples(p, np.zeros(60, int), 120.0).curvatures
+    counts = (weights / 2).astype(int)
+    assert counts.sum() == values.size
+    assert counts.size < values.size
+    widths = []
+    for atom, group in zip(atoms, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+        assert atom == pytest.approx(group.mean(), rel=1e-12)
+        near = group[0] >= 1e-14 * values[0]
+        assert group[0] / max(group[-1], 1e-69 * values[0]) < 10 ** (1 / 21 if near else 1 / 2) * (1 + 1e-9)
+        widths.append((np.log10(group[0] / group[-1]), near))
+    # No finer than told: neighbours of one bin are together.
+    assert max(w for w, near in widths if near) > 0.6 / 21
+    # Of many examples every so manieth.
+    monkeypatch.setattr(of_examples, "SAMPLE", 60 * 25 / 3)
+    some, weights = GivenExamples(p, np.zeros(60, int), 120.0).curvatures
+    assert weights.sum() == pytest.approx(120 * 4)
+    third = kernels.curvature_eigenvalues(np.ascontiguousarray(p[::3]))
+    assert some @ weights == pytest.approx(6 * third.sum(), rel=1e-12)
+
+
+def test_ranks_and_costs_of_examples():
+    p = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+    given_to = GivenExamples(p, np.zeros(3, int), 6.0)
+    assert given_to.rank == 6 * (0 + 1 + 2) / 3
+    assert (given_to.cost, given_to.num_classes) == (27.0, 3)
+    assert ExchangeableExamples(p, np.zeros(3, int), 6.0).cost == 9.0
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 2.0, 0.5, 3.0), (0.0, 2.0, 0.5, 0.0), (2.0, 2.0, 2.0, 2.0)])
+@pytest.mark.parametrize("absent", [False, True])
+def test_factors_are_roots_of_lengths_where_there_is_curvature(lengths, absent):
+    """F F^T is diag(lengths^2) on zero-sum vectors; directions without curvature are left out."""
+    logits, labels = examples(9, 4, 1.0, 0)
+    if absent:
+        logits[:, 1] = -800.0
+    lengths = np.array(lengths)
+    given_to = GivenExamples(softmax(logits), labels, 9.0)
+    factor = given_to.factor(lengths)
+    (found,) = given_to.seen(0.0, 0).scaled(factor).curvature.value
+    mean = curvatures(logits).mean(axis=0)
+    expected = np.linalg.eigvalsh(lengths[:, None] * mean * lengths)
+    rank = np.count_nonzero(expected > 1e-12 * expected[-1])
+    assert found.shape == (rank, rank)
+    np.testing.assert_allclose(np.linalg.eigvalsh(found), expected[-rank:], rtol=1e-9)
+    assert (np.ndim(factor) == 0) == (np.ptp(lengths) == 0 and not absent)
+
+
 @given(st.integers(1, 9), st.integers(2, 6), SIGMAS, st.integers(0, 99))
 def test_eigenvalues_of_the_curvatures(n, c, sigma, seed):
     logits, _ = examples(n, c, sigma, seed)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import statistics
 
@@ -410,3 +411,80 @@ class Other:
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_what_is_frozen_is_what_is_not_in_a_smaller_unit():
+    """Margins of 20 and of 380, where squares of probabilities off the top underflow; predictions scale with them."""
+    theories = []
+    for margin in (20.0, 380.0):
+        law = rl.UnfrozenLogits(1.0, margin, 0.5)
+        model = rl.LandscapeModel(12, 3, 60, law, rl.ClusteredGradients(1.0, 0.7))
+        theories.append([model.theory(rng=0), model.population_theory(rng=0, sample_size=30)])
+    for plain, frozen in zip(*theories, strict=True):
+        assert plain.examples.unit == 1.0
+        for quantity in ("trace", "frobenius", "bulk_edge"):
+            share = getattr(frozen, quantity) / getattr(plain, quantity)
+            assert share == pytest.approx(math.exp(-360.0), rel=1e-6, abs=0.0)
+        np.testing.assert_allclose(frozen.outliers(), math.exp(-360.0) * plain.outliers(), rtol=1e-6)
+        assert frozen.goldilocks_ratio() == pytest.approx(plain.goldilocks_ratio(), rel=1e-6)
+        assert frozen.gradient_power(2) == pytest.approx(plain.gradient_power(2), rel=1e-5)
+        np.testing.assert_allclose(frozen.transition_snr(), plain.transition_snr(), rtol=1e-6)
+
+
+def test_beside_an_h_term_what_is_frozen_is_nothing():
+    """Its own unit would put the H-term out of float64; the gradient, whose square underflows, is nowhere."""
+    law = rl.UnfrozenLogits(1.0, 380.0, 0.5)
+    model = rl.LandscapeModel(12, 3, 60, law, rl.ClusteredGradients(1.0, 0.7), sigma_H=0.5)
+    for theory in (model.theory(rng=0), model.population_theory(rng=0, sample_size=30)):
+        assert theory.bulk_edge == pytest.approx(1.0, rel=1e-9)
+        assert theory.pdf(0.0) == pytest.approx(1 / (0.5 * math.pi), rel=1e-9)
+        assert theory.frobenius == pytest.approx(0.5 * 61**0.5, rel=0.02)
+        assert np.isnan(theory.gradient_pdf([0.0, 0.5])).all()
+        assert math.isnan(theory.gradient_power(2))
+        assert math.isnan(theory.gradient_power_std(2))
+
+
+def test_counts_fall_from_the_rank_to_none():
+    theory = rl.LandscapeModel.fort_ganguli(8, 3, 30, sigma_z=1.0).theory(rng=0)
+    assert theory.outliers()[-1] < 0.9
+    assert [theory.count_above(x) for x in (0.0, 1.0, 2.0)] == pytest.approx([16.0, 0.0, 0.0], abs=1e-9)
+    assert theory.atom == pytest.approx(14 / 30)
+    with pytest.raises(ValueError, match="`x` must be >= 0"):
+        theory.count_above(-0.1)
+
+
+def test_powers_are_the_same_whatever_was_asked_before():
+    law = rl.ClusteredGradients(1.0, 0.05, 0.0, (3.0, 2.0, 0.5, 1.0))
+    model = rl.LandscapeModel(10, 4, 200, rl.GaussianLogits(1.0), law)
+    alone = {count: model.theory(rng=0).gradient_power(count) for count in (1, 2, 3)}
+    for order in itertools.permutations(alone):
+        theory = model.theory(rng=0)
+        for count in order:
+            assert theory.gradient_power(count) == pytest.approx(alone[count], rel=1e-7)
+
+
+def test_lengths_where_no_logit_has_curvature():
+    """Of a class whose probability underflows; with the least of another class there is some."""
+    given = rl.GivenLogits(np.array([[0.0, 1.0, -800.0], [1.0, 0.0, -900.0]]), np.array([0, 1]))
+    for lengths, some in (((0.0, 0.0, 1.0), False), ((1e-3, 0.0, 1.0), True)):
+        law = rl.ClusteredGradients(1.0, 0.0, 0.0, lengths)
+        model = rl.LandscapeModel(2, 3, 10, given, law)
+        for sigma_H in (0.0, 0.5):
+            here = dataclasses.replace(model, sigma_H=sigma_H)
+            if some:
+                assert here.theory().trace == pytest.approx(1e-6 * oracles.curvature(np.array([0.0, 1.0]))[0, 0])
+            else:
+                with pytest.raises(ValueError, match="positive length where the logits have curvature"):
+                    here.theory()
+
+
+def test_lengths_whose_curvature_underflows_beside_an_h_term():
+    """Of frozen examples, in the H-term's unit: longer ones have some."""
+    given = rl.GivenLogits(np.array([[600.0, 0.0], [0.0, 610.0]]), np.array([0, 1]))
+    for length, some in ((1e-38, False), (1.0, True)):
+        model = rl.LandscapeModel(2, 2, 10, given, rl.ClusteredGradients(0.0, length), sigma_H=0.5)
+        if some:
+            assert model.theory().bulk_edge == pytest.approx(1.0)
+        else:
+            with pytest.raises(ValueError, match="positive length where the logits have curvature"):
+                model.theory()

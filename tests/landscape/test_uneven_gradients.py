@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import rmtland as rl
-from rmtland.landscape.uneven_gradients import _across_logits, _lengths
+from rmtland.landscape.uneven_gradients import _across_logits, _lengths, covariance_of_dimension
 from tests.statistical import assert_mean
 
 N, C, D = 40, 3, 120
@@ -64,6 +65,113 @@ def test_lengths_and_directions_are_those_asked_for():
         assert counts.sum() <= D
         assert 1 / (counts @ shares**2) == pytest.approx(min(dimension, D), rel=0.01)
         assert model_of(law).spectrum(rng=0).trace > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+@pytest.mark.parametrize("spread", [1e-3, 0.3, 0.9])
+def test_squared_lengths_are_quantiles_of_a_lognormal_law(count, spread):
+    """Of mean 1 and the spread asked for, at the probabilities of the middles of equal parts."""
+    lengths = _lengths(count, spread)
+    squares = np.sort(lengths**2)
+    assert squares.mean() == pytest.approx(1.0, rel=1e-12)
+    assert squares.std() == pytest.approx(spread if count > 1 else 0.0, rel=1e-9)
+    law = scipy.stats.lognorm(s=1.0)
+    exact = np.log(law.ppf((np.arange(count) + 0.5) / count))
+    found = np.log(squares / squares[-1])
+    scale = found[0] / (exact[0] - exact[-1]) if count > 1 else 1.0
+    assert scale > 0
+    np.testing.assert_allclose(found, scale * (exact - exact[-1]), atol=1e-9 * scale)
+    if count > 2:  # in an order of its own, the same every time
+        assert not (np.diff(lengths) >= 0).all()
+
+
+def test_at_the_largest_spread_one_is_longer_than_all_others():
+    for count in (2, 5):
+        squares = np.sort(_lengths(count, 1e5) ** 2)
+        np.testing.assert_allclose(squares[-1], count, rtol=1e-3)
+        assert squares[-2] > 0
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_logits_are_unequal_but_for_their_sum(num_classes):
+    across = _across_logits(num_classes, 0.5)
+    np.testing.assert_allclose(across @ np.ones(num_classes), 1.0, rtol=1e-12)
+    values, vectors = np.linalg.eigh(across)
+    alone = np.abs(vectors.sum(axis=0)) > 1e-9  # of the eigenvectors that are not the vector 1, none has a sum
+    others = values[~alone] if alone.sum() == 1 else np.ones(num_classes - 1)
+    np.testing.assert_allclose(np.sort(others), np.sort(_lengths(num_classes - 1, 0.5) ** 2), rtol=1e-9)
+    if num_classes > 3:  # they prefer no logit
+        assert np.all(np.max(vectors**2, axis=0) < 0.9)
+
+
+@pytest.mark.parametrize("law", [LAW, dataclasses.replace(LAW, logit_spread=0.0), rl.UnevenGradients(1.0, 0.9)])
+def test_twice_the_lengths_are_twice_the_draw(law):
+    long = dataclasses.replace(law, mean_length=2.0, residual_length=1.8)
+    draws = [of.draw_gradients(LABELS, C, D, np.random.default_rng(0)) for of in (law, long)]
+    for once, twice in zip(*draws, strict=True):
+        if once is not None:
+            np.testing.assert_allclose(twice, 2 * once, rtol=1e-9, atol=1e-12)
+
+
+def test_means_have_the_lengths_and_angles_of_the_law():
+    """(C, D) mean logit gradients across logits, residuals beside them with the same."""
+    law = rl.UnevenGradients(2.0, 0.5, logit_spread=0.8)
+    means, residuals, *_ = law.draw_gradients(LABELS, C, 5000, np.random.default_rng(0))
+    across = _across_logits(C, 0.8)
+    np.testing.assert_allclose(means @ means.T, 4 * across, atol=0.25)
+    found = np.mean(residuals @ residuals.swapaxes(1, 2), axis=0)
+    np.testing.assert_allclose(found, 0.25 * across, atol=0.01)
+
+
+def test_two_logits_are_as_long_as_each_other():
+    """Their sum has no say, and nothing is unequal about one difference."""
+    uneven, even = rl.UnevenGradients(logit_spread=2.0), rl.UnevenGradients()
+    assert uneven.q_values(2) == even.q_values(2)
+    assert uneven.at(5, 2).logit_covariance is None
+
+
+@pytest.mark.parametrize("unit", [0.1, 1.0])
+@pytest.mark.parametrize("logit_spread", [0.0, 1.0])
+@pytest.mark.parametrize("length_spread", [0.0, 0.7, 1.0])
+def test_how_examples_of_unequal_lengths_cluster(length_spread, logit_spread, unit):
+    """Means over pairs of examples, and of logits, of the cosines of their means with all there is."""
+    law = rl.UnevenGradients(1.5 * unit, 1.2 * unit, length_spread=length_spread, logit_spread=logit_spread)
+    own = 1.2 * (_lengths(N, length_spread) if length_spread else np.ones(N))
+    whole = np.hypot(1.5, own)
+    pairs = np.mean(1.5**2 / np.outer(whole, whole))
+    across = _across_logits(C, logit_spread) if logit_spread else np.eye(C)
+    others = [across[k, j] / (across[k, k] * across[j, j]) ** 0.5 for k in range(C) for j in range(C) if j != k]
+    found = law.q_values(C, LABELS)
+    assert found.same_logit == found.same_logit_same_class == pytest.approx(pairs, rel=1e-12)
+    assert found.different_logits == pytest.approx(pairs * np.mean(others), rel=1e-12)
+    # Without labels as of many.
+    assert law.q_values(C).same_logit == pytest.approx(law.q_values(C, np.zeros(3000, dtype=int)).same_logit, rel=2e-3)
+    written = law.at(N, C)
+    assert (written.residual_scales is None) == (length_spread == 0)
+    assert (written.logit_covariance is None) == (logit_spread == 0)
+    if length_spread:
+        assert np.std(written.residual_scales**2) == pytest.approx(length_spread)
+
+
+def test_nothing_has_no_direction():
+    assert math.isnan(rl.UnevenGradients(0.0, 0.0).q_values(C).same_logit)
+
+
+@pytest.mark.parametrize(("dimension", "exponent"), [(3.0, 0.8), (100.0, 0.8), (1500.0, 0.2), (1e5, 0.0)])
+def test_the_covariance_of_a_dimension_is_as_steep_as_there_is_room(dimension, exponent):
+    law = covariance_of_dimension(dimension)
+    shares, counts = law.shares(10**9)
+    assert 1 / (counts @ shares**2) == pytest.approx(dimension, rel=1e-3)
+    assert counts @ shares == pytest.approx(1.0)
+    ranks = np.append(0, np.cumsum(counts))[:-1] + 1
+    if counts.max() == 1:
+        assert counts.sum() <= 2048
+        slope = np.log(shares[-2] / shares[0]) / np.log(ranks[-2] / ranks[0])  # the last is cut down
+        assert slope == pytest.approx(-exponent, abs=0.02)
+    for room in (dimension * 0.5, dimension):
+        assert covariance_of_dimension(dimension, room).shares(10**6)[0].size == 1  # all directions alike
+    few = covariance_of_dimension(dimension, 1.5 * dimension).shares(10**9)
+    assert few[1].sum() <= 1.5 * dimension
 
 
 def test_the_clustering_of_draws():

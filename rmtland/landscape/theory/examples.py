@@ -36,6 +36,8 @@ SERIES_BYTES = 2**29
 """Memory its coefficients may take; where they would take more, every evaluation sums over the examples."""
 FROZEN = 1e-30
 """Where no example has more than this off its most probable class, probabilities are kept in a smaller unit."""
+MOST = 1e100
+"""In that unit, what the most probable class has at most."""
 FACTORIALS = np.array([1.0, -1.0, 2.0])
 """d^j B / ds^j = (-1)^j j! B^(j+1)."""
 NO_CURVATURE = 1e-14
@@ -66,8 +68,8 @@ def probabilities_in_units(logits: Floats, rescale: bool = True) -> tuple[Floats
         return probabilities, 1.0
     # So that no eigenvalue of A, at most twice what is off the top, is above 1/2.
     unit = 4 * float(off)
-    # Beyond 1e100 times the others the most probable class is just that; s times it must not overflow.
-    return np.exp(np.minimum(logits - logits.max(axis=1, keepdims=True) - math.log(unit), math.log(1e100))), unit
+    # Beyond that many times the others the most probable class is just that; s times it must not overflow.
+    return np.exp(np.minimum(logits - logits.max(axis=1, keepdims=True) - math.log(unit), math.log(MOST))), unit
 
 
 class Scalars(NamedTuple):
@@ -178,6 +180,14 @@ class Examples(ABC):
         return int(self.probabilities.shape[1])
 
     @property
+    def share(self) -> float:
+        """One over the sum of an example's probabilities: the unit, but where they are cut (to a sum of `MOST`).
+
+        All of p - y has one unit then, larger than its own: what counts is its direction.
+        """
+        return max(self.unit, 1 / MOST)
+
+    @property
     @abstractmethod
     def cost(self) -> float:
         """Entries of the matrix products of one evaluation."""
@@ -210,17 +220,17 @@ class Examples(ABC):
         traces = (rows @ others[0]) / FACTORIALS
         return Scalars(traces, rows[0] @ log_det, rows[0] @ others[1], rows[0] @ others[2])
 
-    def _scalars(self, s: complex | float, logs: bool) -> Scalars:
+    def _scalars(self, s: complex | float, logs: bool = False) -> Scalars:
         first, second, third, log_det, quadratic, square = sums.scalar_sums(self.probabilities, self.labels, s, logs)
         n = self.probabilities.shape[0]
         if logs and self.unit != 1:
-            log_det += n * math.log(self.unit)
-        return Scalars(np.array([first, second, third]) / n, log_det / n, quadratic / n, square / n / self.unit)
+            log_det += n * math.log(self.share)
+        return Scalars(np.array([first, second, third]) / n, log_det / n, quadratic / n, square / n / self.share)
 
     @cached_property
     def _scalar_series(self) -> Floats:
         """Taylor coefficients in s of log det, tr B and the two forms of p - y, (TERMS, 4)."""
-        values = [self._scalars(s, False) for s in taylor.circle(RADIUS, TERMS).tolist()]
+        values = [self._scalars(s) for s in taylor.circle(RADIUS, TERMS).tolist()]
         columns = [[v.traces[0], v.quadratic, v.square] for v in values]
         series = taylor.coefficients(columns, RADIUS, TERMS)
         # d log_det / ds = tr B
@@ -230,7 +240,7 @@ class Examples(ABC):
     @cached_property
     def at_zero(self) -> Scalars:
         """At s = 0."""
-        return self._scalars(0.0, False)
+        return self._scalars(0.0)
 
     def count_above(self, s: float) -> float:
         """Number of eigenvalues of all A_mu above -1/s, s < 0."""
@@ -335,7 +345,7 @@ class GivenExamples(Examples):
         index = np.arange(c)
         powers[..., index, index] = 0
         powers[..., index, index] = -powers.sum(axis=-1)
-        return powers / self.num_examples, errors / (self.num_examples * math.sqrt(self.unit))
+        return powers / self.num_examples, errors / (self.num_examples * math.sqrt(self.share))
 
     @cached_property
     def _series(self) -> Floats | None:

@@ -105,7 +105,7 @@ class ExchangeableExamples(Examples):
     def _label_sums(self, s: complex | float) -> tuple[Array, Any, Any]:
         *entries, mean, square = sums.label_sums(self.probabilities, self.labels, s)
         n = self.probabilities.shape[0]
-        return np.array(entries) / n, mean / n / math.sqrt(self.unit), square / n / self.unit
+        return np.array(entries) / n, mean / n / math.sqrt(self.share), square / n / self.share
 
     @cached_property
     def _label_series(self) -> Floats:

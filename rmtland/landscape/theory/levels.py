@@ -182,7 +182,7 @@ class Standing(Level):
             return 0.0
         seen = self.sees(Point(0.0, 0))
         values = np.linalg.eigvalsh(seen.curvature[0])
-        return float(seen.copies @ np.sum(values > 1e-14 * max(float(values.max()), 1e-300), axis=1))
+        return float(seen.copies @ np.sum(values > 1e-14 * values.max(), axis=1))
 
     @property
     def spans(self) -> bool:

@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
+from scipy.optimize import brentq
 
 from rmtland.landscape.theory.mean_kernel import MeanKernel
 from rmtland.landscape.theory.residual_part import ResidualPart
@@ -289,6 +290,17 @@ class Separable:
         return (math.sqrt(s * float(self.t.sum())) + math.sqrt(float(self.t.max()))) ** 2
 
     @cached_property
+    def outside(self) -> float:
+        """Share of Sigma outside of what the rows span: -z tr(Sigma Q) as z goes to 0, where a m = number of rows."""
+        s, w = self.spectrum
+        s, w = s[s > 0], w[s > 0]
+        count = int(np.count_nonzero(self.t))
+        if count >= w.sum():
+            return 0.0
+        # Right of 0 it is sum w s / (1 + count s / x) of itself, x; at most the trace, 1.
+        return float(brentq(lambda x: w @ (s / (x + count * s)) - 1, 0.0, 1.0)) if count else 1.0
+
+    @cached_property
     def residual(self) -> ResidualPart:
         """The residual part alone."""
         s, w = self.spectrum
@@ -307,10 +319,8 @@ class Separable:
 
 def _logs(values: Array, side: int) -> Array:
     """Logarithms of values in one closed half plane, upper (1) or lower (-1), rounding across the axis undone."""
-    imaginary = np.maximum(values.imag, 0.0) if side > 0 else np.minimum(values.imag, -0.0)
-    angles = np.arctan2(imaginary, values.real)
-    if side < 0:
-        angles = np.where((imaginary == 0) & (values.real < 0), -math.pi, angles)
+    # The sign of a zero says which side it is on.
+    angles = np.arctan2(np.copysign(np.maximum(side * values.imag, 0.0), side), values.real)
     logs: Array = np.log(np.abs(values)) + 1j * angles
     return logs
 

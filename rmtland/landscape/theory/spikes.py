@@ -170,13 +170,12 @@ def _series(matrices: Floats, weight: float, radius: float, count: int) -> tuple
     size = _circle_size(terms)
     nodes = taylor.circle(radius, size)
     slopes = np.array([_slope(matrices, s, weight) for s in nodes.tolist()])
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         rest = slopes - np.sum(spikes / (1 + nodes[:, None] / weight * spikes), axis=1)
         coefficients = np.fft.hfft(rest, n=size) / size
         if np.all(np.abs(coefficients[-3:]) < WRONG * np.sum(spikes)):
             return spikes, coefficients[:terms] * radius ** -np.arange(float(terms)), radius
-        if attempt < ATTEMPTS - 1:
-            spikes, vectors = _polished(matrices, weight, spikes, vectors)
+        spikes, vectors = _polished(matrices, weight, spikes, vectors)
     return None
 
 
@@ -229,16 +228,17 @@ def _spikes(matrices: Floats, weight: float, radius: float) -> tuple[Floats, Flo
 
 def _spike(small: Floats, index: int, u: float, weight: float, radius: float) -> tuple[float, Floats] | None:
     """One of them and its eigenvector, by Newton's method; None if it is beyond the radius."""
+    least = weight / radius
     for _ in range(50):
         s = -weight / u
         values, vectors = np.linalg.eigh(_matrix(small, s))
         vector = vectors[:, index]
         step = _step(small, s, vector, u - float(values[index]), weight)
-        if u - step < weight / radius and u == weight / radius:
+        if u == least and step > 0:
             return None
         if abs(step) <= 1e-13 * u:
-            return u - step, vector
-        u = max(u - step, weight / radius)
+            return u, vector
+        u = max(u - step, least)
     return None
 
 

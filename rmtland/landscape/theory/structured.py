@@ -68,7 +68,7 @@ class StructuredTheory(Spectral):
         """
         rows.check(num_parameters)
         equation = Separable(rows, float(num_parameters))
-        if not equation.power_sums[0] > 0:
+        if not (rows.scales.size and equation.power_sums[0] > 0):
             raise ValueError("`gradients` must have a positive length where the logits have curvature; got none")
         top, own = equation.reach, equation.residual_reach
         if top < SMALLEST:
@@ -268,8 +268,8 @@ class StructuredTheory(Spectral):
 
     @property
     def _null_power(self) -> float:
-        """Share of the gradient that no kept row carries."""
-        return self.equation.rows.dropped**2 / self.equation.vector_square
+        """Share of the gradient outside of the rows' span: of what no kept row carries, which has all directions."""
+        return self.equation.rows.dropped**2 * self.equation.outside / self.equation.vector_square
 
     @property
     def trace(self) -> float:
