@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("a + b", ["a - b"]), ("a * b", ["a / b"]), ("a // b", ["a * b"]), ("a @ b", ["a * b"]), ("-a", ["+a"]),
         ("a < b", ["a <= b"]), ("a is not b", ["a is b"]), ("a and b", ["a or b"]), ("not a", ["a"]),
+        ("a & b", ["a | b"]), ("a ^ b", ["a | b"]), ("a << b", ["a >> b"]),
         ("True", ["False"]), ("f(2, x=0.5)", ["f(3, x=0.5)", "f(2, x=1.5)"]), ("a < b < c", []), ("'text'", []),
         ("require_memory(2)", []), ("f'{a + b}'", []), ("f(lw=2, figsize=(3, a + b), strict=True)", []),
         ("f(strict=False, ls=2)", ["f(strict=True, ls=2)", "f(strict=False, ls=3)"]),
