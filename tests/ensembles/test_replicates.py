@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from rmtland.ensembles.replicates import Streams, _dsterf, in_threads, tridiagonal_eigenvalues
+from rmtland.ensembles.replicates import Streams, _dsterf, in_chunks, in_threads, tridiagonal_eigenvalues
 from rmtland.ensembles.sample_covariance import SampleCovariance
 from rmtland.ensembles.transition import bbp_transition
 from rmtland.ensembles.wigner import GaussianEnsemble, SpikedWigner
@@ -156,3 +156,16 @@ def test_seeds_in_sequences_of_any_depth_are_those_of_numpy(seed):
     np.testing.assert_array_equal(np.random.default_rng(seed).random(3), np.random.default_rng([1, 2, 3, 4]).random(3))
     wishart = Wishart(5, 9)
     np.testing.assert_array_equal(wishart.largest(size=3, rng=seed), wishart.largest(size=3, rng=[1, 2, 3, 4]))
+
+
+def test_a_piece_holds_a_million_eigenvalues_by_default():
+    asked = []
+
+    def draw(streams, start, stop):
+        asked.append((start, stop))
+        return np.zeros((stop - start, 1))
+
+    for num_eigenvalues, chunk_size, expected in ((2**18, None, 4), (2**21, None, 1), (2**18, 3, 3), (1, None, 9)):
+        del asked[:]
+        assert len(list(in_chunks(draw, num_eigenvalues, 9, chunk_size, 0))) == -(-9 // expected)
+        assert asked == [(start, min(start + expected, 9)) for start in range(0, 9, expected)]

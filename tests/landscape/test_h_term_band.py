@@ -183,3 +183,12 @@ def test_all_eigenvalues_of_a_large_hessian_are_refused_by_name():
         dataclasses.replace(MODEL, num_parameters=10**6).spectrum(rng=0)
     with pytest.raises(MemoryError, match="the first .* rows of 1000000 x 1000000 Hessians, 200000 wide"):
         HTermBand(np.broadcast_to(0.0, (200000, 200000)), 10**6, 1.0, np.random.default_rng(0)).extend(600000)
+
+
+@pytest.mark.parametrize("w", [1, 3, 9])
+def test_leading_blocks_of_any_order_are_those_of_the_whole(w):
+    size = 12
+    band = HTermBand(signal(w, 2.0)[0], size, 0.5, np.random.default_rng(0))
+    whole = band.leading(size).copy()
+    for order in range(1, size):
+        np.testing.assert_array_equal(band.leading(order), whole[:order, :order])

@@ -219,3 +219,13 @@ def test_means_of_draws_keep_their_inner_products():
     with pytest.raises(ValueError, match=f"`mean_gram` must have rank <= D = {len(gram) - 1}, the dimension; got"):
         noisy.draw(len(gram) - 1, np.random.default_rng(0))
     assert noisy.draw(len(gram), np.random.default_rng(0))[0].shape[1] == len(gram)
+
+
+def test_one_row_without_means_has_one_column_of_all_directions():
+    rng = np.random.default_rng(0)
+    means, noise = _columns(0, 1, np.array([0.5, 0.0]), np.array([4.0, 7.0]), [1, 0], rng)
+    assert means.shape == (0, 1)
+    assert noise == np.sqrt(0.5 * np.random.default_rng(0).chisquare(4.0))
+    again = np.random.default_rng(0)
+    again.chisquare(4.0)
+    assert rng.normal() == again.normal()  # directions without residuals take no numbers

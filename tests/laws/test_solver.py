@@ -168,3 +168,14 @@ def test_counts_beyond_the_spectrum():
     assert solver.count_above(0j) == CASES["more than D"].rank
     assert solver.count_above(5.0 + 0j) == 0
     assert solver.quantiles(np.array([0.99999]) * solver.rank)[0] >= 0
+
+
+def test_outside_the_spectrum_newtons_method_on_the_axis_is_enough(case, monkeypatch):
+    solver = rough(case)
+    for x in (1.3 * float(case.map(case.outer()[-1])), 40.0):
+        start = case.solution(complex(x)).real
+        u = solver._real_newton(1.01 * start, x)
+        assert u == pytest.approx(start, rel=1e-9)
+    # Where there is no value, or map falls, there is nothing to be found.
+    assert solver._real_newton(0.0, 40.0) is None
+    assert solver._real_newton(math.inf, 40.0) is None

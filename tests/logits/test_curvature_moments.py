@@ -238,3 +238,12 @@ def test_equal_logit_gradients_have_no_residuals(seed):
     found = rl.curvature_moments(rl.DenseLogitGradients(rng.normal(size=(7, 4)), np.arange(7) % 4, gradients))
     assert found.mean_length == pytest.approx(3.0)
     assert (found.residual_length, found.effective_dimension, found.length_spread) == (0.0, math.inf, 0.0)
+
+
+def test_logits_without_curvature_or_in_one_direction_have_no_spread():
+    assert module._spread_of_logits(np.zeros((4, 4))) == 0
+    assert module._spread_of_logits(np.full((4, 4), 3.0)) == 0
+    assert module._spread_of_logits(np.diag([2.0, 1.0])) == 0
+    # Directions 3 to 1 of the plane without the mean: (9 + 1) / 4^2 = 5/8 of two are 5/4, and 1/4 more than equal ones.
+    basis = np.array([[1.0, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
+    assert module._spread_of_logits(basis.T @ np.diag([3.0, 1.0]) @ basis) == pytest.approx(0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland import _arguments
-from rmtland.spectra import _restarted, eigenpairs
+from rmtland.spectra import _external, _restarted, eigenpairs
 from rmtland.spectra._restarted import Goal, RestartedLanczos
 from rmtland.spectra.operators import SymmetricOperator
 from tests.spectra.spectra import cast, epsilon, every_kind, is_of_kind, numpy, of_spectrum
@@ -541,3 +541,16 @@ def test_the_next_look_comes_half_way_to_where_the_residuals_would_have_fallen()
     for size, dimension, cheap in ((20, 1000, True), (20, 999, False), (2, 10, True), (2, 9, False)):
         process = SimpleNamespace(size=size, operator=SimpleNamespace(dimension=dimension))
         assert RestartedLanczos._looks_cost_little(process) == cheap
+
+
+@pytest.mark.parametrize(
+    ("count", "dimension", "size", "expected"),
+    [(3, 90, None, 20), (15, 90, None, 31), (15, 25, None, 25), (3, 90, 40, 40)],
+)
+def test_arpack_keeps_as_many_vectors_as_scipy_would(monkeypatch, count, dimension, size, expected):
+    asked, real = [], _external.eigsh
+    monkeypatch.setattr(_external, "eigsh", lambda *args, **more: asked.append(more["ncv"]) or real(*args, **more))
+    matrix = np.diag(np.arange(1.0, dimension + 1))
+    pairs = rl.top_eigenpairs(matrix, count, method="arpack", basis_size=size, rng=0)
+    assert asked == [expected]
+    np.testing.assert_allclose(pairs.eigenvalues, np.arange(dimension - count + 1.0, dimension + 1), rtol=1e-8)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rmtland as rl
+from rmtland.spectra import outliers
 from rmtland.spectra.lanczos import lanczos
 
 
@@ -192,3 +193,13 @@ def test_lanczos_runs_are_read_and_ghosts_refused():
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_an_elbow_between_neighbouring_floats_keeps_the_upper_one(monkeypatch):
+    # Half of each rounds up to the upper one: everything above the lower one counts.
+    import kneed
+
+    eps = np.finfo(float).eps
+    monkeypatch.setattr(kneed, "KneeLocator", lambda *args, **more: SimpleNamespace(knee=2))
+    assert outliers._elbow(np.array([9.0, 1 + 2 * eps, 1 + eps, 0.5])) == 1 + eps
+    assert outliers._elbow(np.array([9.0, 3.0, 1.0, 0.5])) == 2.0
