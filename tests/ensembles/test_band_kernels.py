@@ -7,8 +7,8 @@ import pytest
 
 from rmtland.ensembles import banded
 from rmtland.ensembles.tridiagonal import QD, TRI
-from tests.ensembles.plain import counting, plain_draws, plain_kernels, waves
 from tests.ensembles.test_banded import from_band
+from tests.plain_kernels import counting, plain_draws, plain_kernels, waves
 
 
 @pytest.fixture

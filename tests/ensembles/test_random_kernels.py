@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rmtland.ensembles import kernels
-from tests.ensembles.plain import plain_kernels
+from tests.plain_kernels import plain_kernels
 
 FULL = 2**64 - 1
 

@@ -8,7 +8,7 @@ from scipy.special import ai_zeros
 
 from rmtland.ensembles import tridiagonal
 from rmtland.ensembles.tridiagonal import QD, TRI, airy_zero, block_length
-from tests.ensembles.plain import counting, plain_draws, plain_kernels, waves
+from tests.plain_kernels import counting, plain_draws, plain_kernels, waves
 
 FORMS = pytest.mark.parametrize("form", [QD, TRI])
 

@@ -6,7 +6,7 @@ import pytest
 
 from rmtland.landscape import kernels
 from rmtland.landscape.theory import sums
-from tests.ensembles.plain import plain_kernels
+from tests.plain_kernels import plain_kernels
 
 
 @pytest.fixture

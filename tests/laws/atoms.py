@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from rmtland.laws.atoms import counts, edges, kernels
-from tests.ensembles.plain import plain_kernels
+from tests.plain_kernels import plain_kernels
 
 
 class Atoms:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmtland.spectra import measure, tails
-from tests.ensembles.plain import plain_kernels
+from tests.plain_kernels import plain_kernels
 
 
 @pytest.fixture
