@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rmtland as rl
+from rmtland.landscape.theory import population as module
 from rmtland.landscape.theory.examples import GivenExamples
 from rmtland.landscape.theory.exchangeable import ExchangeableExamples
 from rmtland.landscape.theory.levels import levels_of
@@ -172,3 +173,15 @@ def test_no_transition_with_class_gradients():
     model = rl.LandscapeModel(60, 4, 200, rl.GaussianLogits(2.0), rl.ClusteredGradients(1.0, 0.7, 0.8))
     with pytest.raises(ValueError, match=r"`class_length` must be 0 for a transition of the outliers; got 0.8"):
         model.population_theory().transition_snr()
+
+
+@pytest.mark.parametrize(("num_classes", "sample_size", "expected"), [(10, None, 300), (50, None, 200), (10, 70, 70)])
+def test_so_many_examples_are_drawn_for_expectations(monkeypatch, num_classes, sample_size, expected):
+    monkeypatch.setattr(module, "ENTRIES", 3000)
+    model = rl.LandscapeModel.fort_ganguli(100, num_classes, 1000, sigma_z=3.0)
+    asked, real = [], type(model.logits).draw_logits
+    monkeypatch.setattr(
+        type(model.logits), "draw_logits", lambda law, size, *args: asked.append(size) or real(law, size, *args)
+    )
+    model.population_theory(sample_size=sample_size)
+    assert asked == [expected]
