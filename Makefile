@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A worker for each core. One that is done takes half of another's remaining tests, so that those of one file, which share
 # fixtures and what is compiled, mostly stay together.
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal --durations 20
 
 .PHONY: help demo test test-slow test-all lint types bench validate mutants clean
 help:
