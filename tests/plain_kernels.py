@@ -33,3 +33,10 @@ def waves():
         state[:] = 1000 * index + words[0]
 
     return {"normal": wave, "gamma": lambda shape, state: shape * (1 + 0.1 * wave(state)), "seed_state": seed_state}
+
+
+def counted(monkeypatch, module, name):
+    """A list that grows by the arguments of each call of a kernel."""
+    calls, real = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or real(*args))
+    return calls

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rmtland.sweeps.engines import interrupts_held
+from rmtland.sweeps.interrupts import interrupts_held
 from rmtland.sweeps.work import THREAD_VARIABLES, start_worker
 
 HEARD_SECONDS = 0.2

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmtland.sweeps.engines import Engine, make_engine, undisturbed
+from rmtland.sweeps.engines import Engine, make_engine
+from rmtland.sweeps.interrupts import undisturbed
 from rmtland.sweeps.progress import Report, reporter
 from rmtland.sweeps.store import DIRTY_BYTES, DONE, FAILED, MISSING, SweepStore
 from rmtland.sweeps.work import Batch, Schema, Task, check_schema

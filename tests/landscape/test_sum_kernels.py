@@ -6,7 +6,7 @@ import pytest
 
 from rmtland.landscape import kernels
 from rmtland.landscape.theory import sums
-from tests.plain_kernels import plain_kernels
+from tests.plain_kernels import counted, plain_kernels
 
 
 @pytest.fixture
@@ -112,9 +112,7 @@ def test_eigenvalues_of_curvatures(plain, c, sigma, monkeypatch):
     for x in (0.3, 0.03, 1e-3, 0.7 * values.max(), 1.001 * values.max()):
         assert plain.count_negative(p, -1 / x) == np.count_nonzero(values > x)
     # Examples that do not raise the largest are told by one count; the others take sixty.
-    calls = []
-    count = sums.count_negative
-    monkeypatch.setattr(sums, "count_negative", lambda *args: calls.append(1) or count(*args))
+    calls = counted(monkeypatch, sums, "count_negative")
     largest = values.max(axis=1)
     raises = sum(x > largest[:i].max(initial=0) for i, x in enumerate(largest))
     plain.largest_eigenvalue(p)

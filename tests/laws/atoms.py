@@ -1,13 +1,8 @@
 """Atoms for tests of the general law's solver; what polynomials, searches and many digits make of them."""
 
-import types
-
 import mpmath as mp
 import numpy as np
 from scipy.optimize import brentq
-
-from rmtland.laws.atoms import counts, edges, kernels
-from tests.plain_kernels import plain_kernels
 
 
 class Atoms:
@@ -101,18 +96,3 @@ def exact_point(atoms, x):
         if atoms.variance:
             total += atoms.dimension * a[0] / (2 * u * u)
         return u, mp.im(total) / mp.pi
-
-
-def plain_atoms(monkeypatch):
-    """All kernels of the solver as Python."""
-    every = {}
-    for module in (kernels, counts, edges):
-        every |= vars(plain_kernels(module, monkeypatch))
-    return types.SimpleNamespace(**every)
-
-
-def counted(monkeypatch, module, name):
-    """A list that grows by the arguments of each call of a kernel."""
-    calls, real = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or real(*args))
-    return calls

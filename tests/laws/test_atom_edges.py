@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 
 from rmtland.laws.atoms import edges
-from tests.laws.atoms import CASES, counted, plain_atoms
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    with np.errstate(all="ignore"):  # as compiled
-        yield plain_atoms(monkeypatch)
+from tests.laws.atoms import CASES
+from tests.plain_kernels import counted
 
 
 def test_edges_are_where_the_height_vanishes(plain, case):

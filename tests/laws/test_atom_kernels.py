@@ -8,19 +8,8 @@ import pytest
 from scipy.optimize import brentq
 
 from rmtland.laws.atoms import kernels
-from tests.laws.atoms import CASES, Atoms, counted, digits, plain_atoms
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    with np.errstate(all="ignore"):  # as compiled
-        yield plain_atoms(monkeypatch)
-
+from tests.laws.atoms import CASES, Atoms, digits
+from tests.plain_kernels import counted
 
 POINTS = [0.7 + 0.2j, -0.3 + 1e-3j, 2.0 + 5j, 0.05 + 0.5j, 0.01 + 0.02j]
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import rmtland as rl
 from rmtland._lock import RunLock
-from rmtland.sweeps import engines, work
+from rmtland.sweeps import engines, interrupts, work
 from rmtland.sweeps import running as running_module
 from rmtland.sweeps import store as store_module
 from rmtland.sweeps.progress import reporter
@@ -984,7 +984,7 @@ def test_ctrl_c_waits_while_a_pool_is_made(monkeypatch):
     other.start()
 
     def interrupted(error=None):
-        with engines.interrupts_held():
+        with interrupts.interrupts_held():
             seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))  # what processes inherit
             os.kill(os.getpid(), signal.SIGINT)
             told.recv(1)
@@ -1007,21 +1007,21 @@ def test_ctrl_c_waits_while_a_pool_is_made(monkeypatch):
         signal.set_wakeup_fd(wakened)
         told.close()
         wakes.close()
-    with engines.interrupts_held():
+    with interrupts.interrupts_held():
         pass
     monkeypatch.delattr(signal, "pthread_sigmask")  # as on Windows
-    with engines.interrupts_held():
+    with interrupts.interrupts_held():
         pass
 
 
 def test_a_second_ctrl_c_is_left_aside_where_it_can_be(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    with engines.undisturbed():
+    with interrupts.undisturbed():
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
     def elsewhere():
-        with engines.undisturbed():
+        with interrupts.undisturbed():
             return signal.getsignal(signal.SIGINT)
 
     with ThreadPoolExecutor(1) as thread:
@@ -1029,7 +1029,7 @@ def test_a_second_ctrl_c_is_left_aside_where_it_can_be(monkeypatch):
     # A handler that is not Python's could not be put back.
     monkeypatch.setattr(signal, "getsignal", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *_: 1 / 0)
-    with engines.undisturbed():
+    with interrupts.undisturbed():
         pass
 
 
