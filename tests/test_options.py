@@ -80,10 +80,11 @@ COMMANDS = {
          **DATA},
     ),
     "train": (
-        [*CLUSTERS, "--examples", "12", "--statistics", "outputs"],
+        # Each moment is some dozen files; six steps have five of them.
+        [*CLUSTERS, "--per-class", "30", "--examples", "12", "--statistics", "outputs"],
         {"--clusters": "4", "--covariance": "4", "--network": "tests/test_cli_train.py", "--hidden": "5",
          "--width": "2", "--epochs": "3", "--learning-rate": "0.2", "--batch-size": "8", "--examples": "14",
-         "--every": "7", "--statistics": "lengths", "--seed": "1", **DATA},
+         "--every": "5", "--statistics": "lengths", "--seed": "1", **DATA},
     ),
 }  # fmt: skip
 """What is run, and for each option another value, or the file whose tests show what it does."""
@@ -157,18 +158,28 @@ def replaced(arguments, option, value):
 
 @pytest.fixture
 def short_grids(monkeypatch):
-    """Figures on few values of sigma_z: what is drawn at each is the same."""
-    from rmtland.landscape.paper import sweeps
+    """Figures on few values of sigma_z, of sigma_H, of directions and of x: what is drawn at each is the same."""
+    from rmtland.landscape.paper import h_term, spectrum, sweeps
 
+    monkeypatch.setattr(spectrum, "spectrum_figure", functools.partial(spectrum.spectrum_figure, num_points=5))
+    monkeypatch.setattr(spectrum, "_directions", lambda num_classes, size: np.array([num_classes - 1, num_classes]))
+    # Ascending in any case, and of the transition's order at these sizes.
+    monkeypatch.setattr(h_term, "h_term_figure", functools.partial(h_term.h_term_figure, sigma_H=[0.02, 0.05]))
     monkeypatch.setattr(sweeps, "sweep_figure", functools.partial(sweeps.sweep_figure, sigma_z=[0.5, 2.0]))
     monkeypatch.setattr(
         sweeps, "phase_figure", functools.partial(sweeps.phase_figure, sigma_z=[0.5, 2.0], snr=[0.5, 2.0])
     )
 
 
+@pytest.fixture
+def draws_alone(monkeypatch):
+    """Of a model's rung what is drawn, and not the theory beside it, which takes as long as everything else."""
+    monkeypatch.setattr("rmtland.comparison.ladder._theory_is_cheap", lambda model, drawn: False)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in COMMANDS])
-def test_options_act(name, tmp_path, monkeypatch, short_grids, blank_figures):
+def test_options_act(name, tmp_path, monkeypatch, short_grids, draws_alone, blank_figures):
     arguments, others = COMMANDS[name]
     before = run(tmp_path / "before", monkeypatch, name, arguments)
     assert same(run(tmp_path / "again", monkeypatch, name, arguments), before)
