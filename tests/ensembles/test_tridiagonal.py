@@ -146,7 +146,7 @@ def test_truncated_is_full(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", cases(SIZE), ids=str)
 def test_truncated_is_full_for_longer_models(model):
-    assert_truncated_is_full(model, 20)
+    assert_truncated_is_full(model, 5)
 
 
 def test_the_smallest_at_a_soft_edge_needs_the_first_rows():

@@ -80,7 +80,7 @@ def test_heights_of_the_curve(case, evaluations):
         assert len(evaluations) <= 14
     found, expected = np.array(found), np.array(expected)[r != 0]
     np.testing.assert_array_equal(found == 0, expected == 0)
-    # The height's square is where rounding enters: beside a hard edge, of height 1e-6, it costs five digits of the height.
+    # Rounding enters the height's square: beside a hard edge, of height 1e-6, it costs five digits of the height.
     np.testing.assert_allclose(found**2, expected**2, rtol=2e-12, atol=4e-16)
 
 

@@ -331,7 +331,7 @@ def small_networks():
     digits = rl.nets.load_dataset("digits")
     x, y = torch.as_tensor(digits.x_train).double().reshape(len(digits.x_train), -1), torch.as_tensor(digits.y_train)
     x = (x - x.mean()) / x.std()
-    for seed in range(5):
+    for seed in range(4):
         for activation in (torch.nn.Tanh, torch.nn.ReLU):
             torch.manual_seed(seed)
             layers = [torch.nn.Linear(64, 10), activation(), torch.nn.Linear(10, 10)]
@@ -347,9 +347,9 @@ def small_networks():
                 optimiser.step()
 
 
-def fresh_networks():
-    """200 networks of their own kind: other data, activations, widths and steps than errors were set on."""
-    for seed in range(1000, 1050):
+def fresh_networks(seeds):
+    """Four networks a seed of their own kind: other data, activations, widths and steps than errors were set on."""
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         num_classes, size, width = int(rng.integers(3, 7)), int(rng.integers(20, 80)), int(rng.integers(10, 40))
@@ -386,7 +386,7 @@ def coverage(sources, exact_of):
 
 
 @pytest.mark.slow
-def test_errors_cover_what_they_say_on_40_networks():
+def test_errors_cover_what_they_say_on_32_networks():
     inside, quarter, sizes = coverage(small_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95  # what is stated is no bound that nothing could miss
@@ -394,8 +394,8 @@ def test_errors_cover_what_they_say_on_40_networks():
 
 
 @pytest.mark.slow
-def test_errors_cover_what_they_say_on_200_networks_never_looked_at():
-    inside, quarter, sizes = coverage(fresh_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+def test_errors_cover_what_they_say_on_120_networks_never_looked_at():
+    inside, quarter, sizes = coverage(fresh_networks(range(1000, 1030)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
     assert sizes[1] < 0.03
@@ -406,7 +406,7 @@ def test_errors_cover_what_they_say_where_a_quarter_tells_of_signals_beyond_the_
     """As in large networks, where so few are one example of eight."""
     monkeypatch.setattr("rmtland.nets.importance.FEWEST", 25)
     monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (8, 48))  # most of the widths are more
-    inside, quarter, _ = coverage(fresh_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, _ = coverage(fresh_networks(range(1030, 1050)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
 
