@@ -395,7 +395,9 @@ def test_errors_cover_what_they_say_on_32_networks():
 
 @pytest.mark.slow
 def test_errors_cover_what_they_say_on_120_networks_never_looked_at():
-    inside, quarter, sizes = coverage(fresh_networks(range(1000, 1030)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, sizes = coverage(
+        fresh_networks(range(1000, 1030)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k)
+    )
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
     assert sizes[1] < 0.03
@@ -406,7 +408,9 @@ def test_errors_cover_what_they_say_where_a_quarter_tells_of_signals_beyond_the_
     """As in large networks, where so few are one example of eight."""
     monkeypatch.setattr("rmtland.nets.importance.FEWEST", 25)
     monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (8, 48))  # most of the widths are more
-    inside, quarter, _ = coverage(fresh_networks(range(1030, 1050)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, _ = coverage(
+        fresh_networks(range(1030, 1050)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k)
+    )
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
 

@@ -1,6 +1,8 @@
 """Several processes against one: the same numbers."""
 
 import re
+import runpy
+import socket
 import subprocess
 import sys
 import warnings
@@ -191,15 +193,28 @@ def sharded_parameters(rank, size):
 
 
 @pytest.mark.slow
-def test_the_script_of_the_readme_runs_under_torchrun():
+def test_the_script_of_the_readme_runs_under_torchrun(monkeypatch, capsys):
     pytest.importorskip("sklearn")
     script = Path(__file__).with_name("measure_digits.py")
-    printed = []
-    for count in (1, 3):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", script]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout.splitlines())
+    # A rank alone, as torchrun starts it.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": 1,
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    runpy.run_path(str(script), run_name="__main__")
+    printed = [capsys.readouterr().out.splitlines()]
+    monkeypatch.undo()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    printed.append(done.stdout.splitlines())
     assert printed[0][0] == "1000 examples on 1 ranks: (1000,)"
     assert printed[1][0] == "1000 examples on 3 ranks: (333, 333, 334)"
     assert printed[0][1:] == printed[1][1:]
