@@ -1,4 +1,5 @@
-# Every target installs what it needs first: .venv from the pinned requirements of constraints.txt.
+# Every target installs what it needs first: .venv from the pinned requirements of constraints.txt. Compiling all modules
+# would be more than half of that time; most are never imported, and the others are compiled then.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('rmtland needs Python 3.11 or newer; run make PYTHON=python3.11' if sys.version_info < (3, 11) else 0)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[nets,cluster,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[nets,cluster,dev]"
 	touch $(READY)
 
 demo: $(READY)
