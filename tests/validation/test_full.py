@@ -176,7 +176,7 @@ NARROW = {"resnet18": (1 / 16, 8)}
 paper's size above, and at smoke scale."""
 FEW = {
     "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
-    "ladder.measured_law": {"SIZES": (("digits MLP", "Fashion MLP", "Fashion CNN"), 2, 30, 2)},
+    "ladder.measured_law": {"SIZES": (("digits MLP", "Fashion CNN"), 2, 30, 2)},
     "papyan.components": {"SIZES": ([4], [0, 40], 2)},
     "papyan.curvature_tails": {"SIZES": ([2], None, 2)},
     "papyan.dynamics": {"SIZES": (None, None, 2)},
@@ -192,7 +192,7 @@ FEW = {
     "sagun.figures_3_5": {"WIDTHS": (3, 6, 9, 12)},
     "sagun.table_1": {"TRIALS": 2},
     "sagun.example_2": {"SIZES": {16: 40, 32: 30, 64: 20, 128: 10, 256: 4}, "REDRAWN": 2},
-    "fort_ganguli.figure_1": {"DATA": ("mnist", "cifar10")},
+    "fort_ganguli.figure_1": {"DATA": ("mnist", "cifar10"), "ACTIVATIONS": ("tanh",)},
     "fort_ganguli.figure_4": {"SIZES": (2, 500)},
     "fort_ganguli.goldilocks_networks": {"PLANES": 20},
 }
