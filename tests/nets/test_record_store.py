@@ -80,8 +80,8 @@ import rmtland as rl
 from rmtland.nets import moment
 moment.EXACT = 10  # eigenpairs and traces from products and random probes
 digits = rl.nets.load_dataset("digits", per_class=4)
-module = rl.nets.mlp([64, 6, 10])
-training = rl.nets.Training(module, digits.x_train, digits.y_train, epochs=3, batch_size=8)
+module = rl.nets.mlp([64, 3, 10])
+training = rl.nets.Training(module, digits.x_train, digits.y_train, epochs=2, batch_size=8)
 record = rl.nets.TrainingRecord(sys.argv[1], module, digits.x_train, digits.y_train, every=1,
                                 statistics=["outputs", "clustering", "hessian"])
 for step in training:
@@ -94,7 +94,7 @@ for step in training:
 def test_a_record_outlives_sigkill(tmp_path, monkeypatch):
     script = tmp_path / "loop.py"
     script.write_text(SCRIPT)
-    for lines in (2, 9):
+    for lines in (2, 5):
         process = subprocess.Popen([sys.executable, script, tmp_path / "killed"], stdout=subprocess.PIPE, text=True)
         for _ in range(lines):
             last = int(process.stdout.readline())
@@ -111,7 +111,7 @@ def test_a_record_outlives_sigkill(tmp_path, monkeypatch):
         runpy.run_path(str(script))
     found, expected = (open_record(tmp_path / name).load().drop_attrs() for name in ("killed", "whole"))
     xr.testing.assert_identical(found, expected)
-    assert found.sizes["step"] == 16
+    assert found.sizes["step"] == 11
 
 
 def test_two_processes_that_begin_one_record(tmp_path, monkeypatch):
