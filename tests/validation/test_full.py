@@ -175,7 +175,7 @@ NARROW = {"vgg11": (1 / 16, 0), "resnet18": (1 / 16, 0), "densenet40": (1 / 16, 
 FEW = {
     "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
     "ladder.measured_law": {
-        "SIZES": (("digits MLP", "MNIST MLP", "MNIST CNN", "Fashion MLP", "Fashion CNN"), 2, 30, 2)
+        "SIZES": (("digits MLP", "MNIST MLP", "MNIST CNN", "Fashion MLP", "Fashion CNN"), 2, 30, 2, 2)
     },
     "papyan.components": {"SIZES": ([4], [0, 12], 2)},
     "papyan.curvature_tails": {"SIZES": ([2], None, 2)},
@@ -184,7 +184,7 @@ FEW = {
     "papyan.hierarchy_dynamics": {"SIZES": (None, None, 2)},
     "papyan.mean_embedding": {"SIZES": (4, [0, 12], 2)},
     "papyan.knock_out_spectra": {"SIZES": (("mnist",), ("vgg11",), 4, 2)},
-    "papyan.deep_networks": {"SIZES": (tuple(_networks.DATA), NARROW, 2, None, 6, None, 2)},
+    "papyan.deep_networks": {"SIZES": (tuple(_networks.DATA), NARROW, 2, None, 6, None, 2, True)},
     "papyan.knock_outs": {"STEPS": (0, 1, 2, 3)},
     "papyan.hierarchy_sum": {"STEPS": (0, 1, 2, 3)},
     "papyan.parallel_means": {"STEPS": (0, 1, 2, 3)},
@@ -246,7 +246,7 @@ def short(monkeypatch):
             monkeypatch.setattr(_networks, name, value)
         for name in ("papyan.hierarchy_dynamics", "papyan.knock_out_spectra"):
             monkeypatch.setattr(of(name), "LOG_STEPS", 8)
-        monkeypatch.setattr(of("sagun._clusters"), "STEPS", 2)
+        monkeypatch.setitem(of("sagun._clusters").STEPS, "full", {"GD": 2, "SGD": 2})
         monkeypatch.setattr("rmtland.nets.datasets._read", read)
         # Ten thousand test images are the paper's.
         monkeypatch.setattr(_networks, "split", lambda recipe, seed: tuple(a[:images] for a in split(recipe, seed)))
