@@ -176,7 +176,7 @@ NARROW = {"resnet18": (1 / 16, 8)}
 paper's size above, and at smoke scale."""
 FEW = {
     "ladder.side_by_side": {"CASES": (("mnist", "mlp", "relu"), ("cifar10", "cnn", "tanh"))},
-    "ladder.measured_law": {"SIZES": (("digits MLP", "Fashion CNN"), 2, 30, 2)},
+    "ladder.measured_law": {"SIZES": (("digits MLP", "Fashion CNN"), 2, 30, 2, 2)},
     "papyan.components": {"SIZES": ([4], [0, 40], 2)},
     "papyan.curvature_tails": {"SIZES": ([2], None, 2)},
     "papyan.dynamics": {"SIZES": (None, None, 2)},
@@ -184,7 +184,7 @@ FEW = {
     "papyan.hierarchy_dynamics": {"SIZES": (None, None, 2)},
     "papyan.mean_embedding": {"SIZES": (4, [0, 40], 2)},
     "papyan.knock_out_spectra": {"SIZES": (("mnist",), ("vgg11",), 4, 2)},
-    "papyan.deep_networks": {"SIZES": (("mnist", "cifar10"), NARROW, 2, None, 6, None, 2)},
+    "papyan.deep_networks": {"SIZES": (("mnist", "cifar10"), NARROW, 2, None, 6, None, 2, True)},
     "papyan.knock_outs": {"STEPS": (0, 1, 2, 3)},
     "papyan.hierarchy_sum": {"STEPS": (0, 1, 2, 3)},
     "papyan.parallel_means": {"STEPS": (0, 1, 2, 3)},
@@ -257,7 +257,7 @@ def short(monkeypatch):
         monkeypatch.setattr("rmtland.spectra.quadrature.DEFLATION_TOLERANCE", 0.05)
         for name in ("papyan.hierarchy_dynamics", "papyan.knock_out_spectra"):
             monkeypatch.setattr(of(name), "LOG_STEPS", 8)
-        monkeypatch.setattr(of("sagun._clusters"), "STEPS", 2)
+        monkeypatch.setitem(of("sagun._clusters").STEPS, "full", {"GD": 2, "SGD": 2})
         if claim == "papyan.deep_networks":
             # Eigenvalues are wanted, whatever their digits.
             monkeypatch.setattr(rl, "top_eigenpairs", functools.partial(rl.top_eigenpairs, max_products=16))

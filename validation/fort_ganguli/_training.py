@@ -15,7 +15,7 @@ from validation.networks import Recipe
 RECIPES = {
     "smoke": Recipe(
         data="cifar10", side=8, examples=300, network="cnn", width=0.5, batch=32, learning_rate=0.1,
-        stages=(0, 3, 10, 30, 100, 300, 600, 1200, 2500),
+        stages=(0, 3, 10, 30, 100, 300, 600, 1000, 1600),
     ),
     "full": Recipe(
         data="cifar10", examples=5000, network="cnn", batch=32, learning_rate=0.05,
@@ -23,15 +23,17 @@ RECIPES = {
     ),
 }  # fmt: skip
 COUNT = {"smoke": 3, "full": 5}
-MEASURED = {"smoke": 150, "full": 500}
+MEASURED = {"smoke": 100, "full": 500}
+TOLERANCE = {"smoke": 1e-2, "full": 1e-3}
+"""Residuals of eigenpairs over eigenvalues."""
 
 
-def cell(recipe, network, stage, count, examples):
+def cell(recipe, network, stage, count, examples, tolerance):
     """Logits, logit gradients, weights, and the top of the Hessian's spectrum with the gradient in it."""
     recipe = Recipe.of(recipe)
     source = networks.source_at(recipe, int(network), int(stage), int(count), int(examples))
     outputs, lengths = rl.output_statistics(source), rl.logit_gradient_lengths(source)
-    pairs = rl.top_eigenpairs(rl.nets.hessian(source), recipe.classes, tolerance=1e-3, rng=0)
+    pairs = rl.top_eigenpairs(rl.nets.hessian(source), recipe.classes, tolerance=tolerance, rng=0)
     gradient = to_numpy(rl.gradient(source)).astype(float)
     powers = (to_numpy(pairs.eigenvectors).T @ gradient) ** 2 / (gradient @ gradient)
     weights = networks.trained(recipe, int(count))[int(network), int(stage)]
@@ -53,8 +55,9 @@ def draw(scale, rng=None):
 def _measured(scale, folder, seed, where):
     name = f"fort_ganguli-training-{scale}"
     return networks.measured(
-        name, cell, [RECIPES[scale]], COUNT[scale], np.random.default_rng(seed), examples=MEASURED[scale]
-    ).isel(recipe=0)
+        name, cell, [RECIPES[scale]], COUNT[scale], np.random.default_rng(seed), examples=MEASURED[scale],
+        tolerance=TOLERANCE[scale],
+    ).isel(recipe=0)  # fmt: skip
 
 
 def course(ax, steps, values, colour, label=None):

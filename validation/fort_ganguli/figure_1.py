@@ -17,7 +17,7 @@ BASE = {
 }
 DATA, NETWORKS, ACTIVATIONS = ("mnist", "fashion", "cifar10"), ("mlp", "cnn"), ("relu", "tanh")
 COUNT = {"smoke": 2, "full": 5}
-MEASURED = {"smoke": 200, "full": 500}
+MEASURED = {"smoke": 100, "full": 500}
 NAMES = {"same_logit_same_class": "q_SLSC", "same_logit": "q_SL", "different_logits": "q_DL"}
 PRINTED = 0.67
 """q_SL of the paper's model, which it says matches its fig. 1."""

@@ -11,7 +11,7 @@ from validation.networks import Recipe, mean_and_error
 RECIPES = {
     "smoke": Recipe(
         data="cifar10", side=8, classes=3, examples=450, network="cnn", width=0.5, batch=32, learning_rate=0.1,
-        stages=(10, 200, 2000),
+        stages=(10, 200, 1000),
     ),
     "full": Recipe(
         data="cifar10", classes=3, examples=15_000, network="cnn", batch=32, learning_rate=0.05,

@@ -15,7 +15,7 @@ GROWING = {"logit_variance": "logit variance", "length": "logit gradient length"
 RADII = (0.5, 1.0, 2.0, 4.0)
 WIDTHS, INPUTS, ACTIVATION = (64, 64, 64, 10), 16, "relu"
 """Of the fully connected network that the mean-field prediction is of."""
-SIZES = {"smoke": (20, 2000), "full": (200, 20_000)}
+SIZES = {"smoke": (10, 2000), "full": (200, 20_000)}
 """Networks of each radius: convolutional, and fully connected."""
 
 
@@ -23,13 +23,13 @@ def draw(scale, rng):
     measured, recipe = _training.draw(scale)
     few, many = SIZES[scale]
     outwards, inputs, connected = {}, digits(INPUTS), {}
-    shape = Recipe(data=recipe.data, side=recipe.side, network="cnn", width=recipe.width, examples=100)
+    shape = Recipe(data=recipe.data, side=recipe.side, network="cnn", width=recipe.width, examples=recipe.examples)
     for radius in RADII:
         found = []
         for seed in rng.integers(2**31, size=few):
             module = networks.build(shape, int(seed))
             networks.fill(module, radius * networks.flat(module))
-            found.append(networks.logit_variance(networks.source_of(module, shape)))
+            found.append(networks.logit_variance(networks.source_of(module, shape, 100)))
         outwards[radius] = np.array(found)
         parts = [forward(WIDTHS, ACTIVATION, inputs, 500, rng, radius)[0] for _ in range(many // 500)]
         connected[radius] = np.concatenate([z.var(axis=2, ddof=1).mean(axis=1) for z in parts])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+
 from validation.devices import device
-from validation.examples import folder_named
 
 STAGES = ("initialisation", "mid training", "end of training")
 NETWORKS = {
@@ -16,6 +18,14 @@ NETWORKS = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def _dataset(data, per_class, where):
+    """Read once for all seeds of a network, from the folder that is named: unpacking takes as long as training."""
+    import rmtland as rl
+
+    return rl.nets.load_dataset(data if where else "digits", per_class=per_class if where else None)
+
+
 def trained_stages(network, examples, seed):
     """Sources by stage, of so many examples."""
     import torch
@@ -24,9 +34,7 @@ def trained_stages(network, examples, seed):
     from rmtland.nets.training import network_and_data
 
     data, kind, size, epochs, per_class = NETWORKS[network]
-    dataset = rl.nets.load_dataset(
-        data if folder_named() else "digits", per_class=per_class if folder_named() else None
-    )
+    dataset = _dataset(data, per_class, os.environ.get("RMTLAND_DATA", ""))
     shape = {"hidden": size} if kind == "mlp" else {"width": size}
     with torch.device("cpu"):
         module, dataset = network_and_data(dataset, kind, seed=seed, **shape)

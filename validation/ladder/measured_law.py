@@ -12,10 +12,10 @@ from validation.ladder._trained import NETWORKS, STAGES, trained_stages
 from validation.stores import swept
 
 SIZES = {
-    # Networks, seeds, examples measured, draws of each law.
-    "tiny": (("digits MLP",), 2, 40, 2),
-    "smoke": (("digits MLP", "MNIST MLP", "MNIST CNN"), 2, 80, 4),
-    "full": (tuple(NETWORKS), 8, 150, 8),
+    # Networks, seeds, examples measured, draws of the law and of each other one.
+    "tiny": (("digits MLP",), 2, 40, 2, 2),
+    "smoke": (("digits MLP", "MNIST MLP", "MNIST CNN"), 2, 80, 4, 2),
+    "full": (tuple(NETWORKS), 8, 150, 8, 8),
 }
 QUANTITIES = ("top", "edge", "power", "ratio")
 LABELS = ("median error of the top nine", "bulk edge", "gradient power", "Trace/||G||")
@@ -57,7 +57,7 @@ def numbers(spectrum, num_classes):
     return np.append(top, [spectrum.gradient_power(num_classes - 1), spectrum.goldilocks_ratio()])
 
 
-def measured_and_drawn(network, examples, draws, *, rng):
+def measured_and_drawn(network, examples, draws, others, *, rng):
     """Numbers of a network at three stages, and means and standard deviations of draws of each law."""
     import rmtland as rl
     from rmtland.logits.accumulate import gather_logits
@@ -73,18 +73,19 @@ def measured_and_drawn(network, examples, draws, *, rng):
         drawn = []
         for gradients in laws:
             model = rl.LandscapeModel(examples, count, source.num_parameters, logits, gradients)
-            drawn.append([numbers(model.spectrum(child), count) for child in rng.spawn(draws)])
-        mean.append(np.mean(drawn, axis=1))
-        spread.append(np.std(drawn, axis=1, ddof=1))
+            children = rng.spawn(draws if gradients is law else others)
+            drawn.append([numbers(model.spectrum(child), count) for child in children])
+        mean.append([np.mean(d, axis=0) for d in drawn])
+        spread.append([np.std(d, axis=0, ddof=1) for d in drawn])
     axes = ("stage", "law", "number")
     return {"real": (("stage", "number"), real), "mean": (axes, mean), "spread": (axes, spread)}
 
 
 def draw(scale, rng):
-    names, seeds, examples, draws = SIZES[scale]
+    names, seeds, examples, draws, others = SIZES[scale]
     return swept(
         f"ladder.measured_law-{scale}", measured_and_drawn, {"network": list(names)}, seeds, rng, examples=examples,
-        draws=draws,
+        draws=draws, others=others,
     )  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from validation.ladder._trained import NETWORKS, STAGES, trained_stages
 from validation.stores import swept
 
 SIZES = {
-    # Networks, seeds, examples measured, draws of each law.
-    "tiny": (("MNIST MLP",), 2, 60, 6),
-    "smoke": (("digits MLP", "MNIST MLP", "MNIST CNN"), 2, 80, 6),
-    "full": (tuple(NETWORKS), 8, 150, 16),
+    # Networks, seeds, examples measured, draws of the law and of each other one.
+    "tiny": (("MNIST MLP",), 2, 60, 6, 6),
+    "smoke": (("digits MLP", "MNIST MLP", "MNIST CNN"), 2, 80, 4, 2),
+    "full": (tuple(NETWORKS), 8, 150, 16, 16),
 }
 LAWS = ("unfrozen", "own", "even", "margin", "spread")
 """Unfrozen logits and uneven gradients; the same gradients with the network's own probabilities; unfrozen logits and
@@ -50,7 +50,7 @@ def reordered(model, rng):
     return dataclasses.replace(model, logits=rl.GivenLogits(model.logits.logits[order], model.logits.labels[order]))
 
 
-def measured_and_drawn(network, examples, draws, *, rng):
+def measured_and_drawn(network, examples, draws, others, *, rng):
     """The largest eigenvalue of a network's G at three stages, and its mean over draws of each law."""
     import rmtland as rl
 
@@ -62,18 +62,18 @@ def measured_and_drawn(network, examples, draws, *, rng):
             models = models_of(source)
         drawn.append(
             [
-                np.mean([reordered(m, child).spectrum(child, k=1).eigenvalues[-1] for child in rng.spawn(draws)])
-                for m in models
+                np.mean([reordered(m, child).spectrum(child, k=1).eigenvalues[-1] for child in rng.spawn(count)])
+                for m, count in zip(models, [draws, *[others] * (len(LAWS) - 1)], strict=True)
             ]
         )
     return {"real": (("stage",), real), "drawn": (("stage", "law"), drawn)}
 
 
 def draw(scale, rng):
-    names, seeds, examples, draws = SIZES[scale]
+    names, seeds, examples, draws, others = SIZES[scale]
     return swept(
         f"ladder.unfrozen_law-{scale}", measured_and_drawn, {"network": list(names)}, seeds, rng, examples=examples,
-        draws=draws,
+        draws=draws, others=others,
     )  # fmt: skip
 
 

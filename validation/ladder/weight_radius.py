@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def judge(data, theory):
     predicted = np.array([[theory(n, r, inputs)[0] for r in RADII] for n in forward_sizes])
     relative, deviation = mean / predicted - 1, error / predicted
     found, spread = table(ratios, sizes)
-    expected = np.array([[theory(n, r, inputs)[1] for r in RADII] for n in sizes])
+    expected = np.array([[theory(n, r, inputs)[1]() for r in RADII] for n in sizes])
     off = found / expected - 1
     noise = np.hypot(spread / expected, spread * np.sqrt([[ratios[n, r].size for r in RADII] for n in sizes]) / (
         expected * DRAWS**0.5))  # fmt: skip
@@ -115,9 +116,9 @@ def judge(data, theory):
 
 
 def mean_field(width, radius, inputs, **changes):
-    """Logit variance and Trace/||G|| of the architecture."""
+    """Logit variance of the architecture, and a function for Trace/||G||, which takes draws."""
     field = MeanFieldNetwork(widths_of(width), ACTIVATION, **changes).scaled(radius).kernels(inputs)
-    return field.logit_variance, field.goldilocks_ratio(num_draws=DRAWS)
+    return field.logit_variance, partial(field.goldilocks_ratio, num_draws=DRAWS)
 
 
 def fan_in(width, radius, inputs):
@@ -130,13 +131,13 @@ def without_biases(width, radius, inputs):
 
 def linear(width, radius, inputs):
     field = MeanFieldNetwork(widths_of(width), "linear").scaled(radius).kernels(inputs)
-    return field.logit_variance, field.goldilocks_ratio(num_draws=DRAWS)
+    return field.logit_variance, partial(field.goldilocks_ratio, num_draws=DRAWS)
 
 
 def last_layer_alone(width, radius, inputs):
     field = MeanFieldNetwork(widths_of(width), ACTIVATION).scaled(radius).kernels(inputs)
     alone = field.layers * np.array([0.0, 0.0, 1.0])[:, None, None]
-    return field.logit_variance, dataclasses.replace(field, layers=alone).goldilocks_ratio(num_draws=DRAWS)
+    return field.logit_variance, partial(dataclasses.replace(field, layers=alone).goldilocks_ratio, num_draws=DRAWS)
 
 
 CLAIM = Claim(

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 
+from rmtland._arrays import to_numpy
 from validation.examples import split
 from validation.networks import Recipe, build, epochs, source
 from validation.stores import run_seed, swept
@@ -73,12 +74,22 @@ def last_test_error(data, network, per_class, rate, scale, *, rng):
     return {"error": 1.0 - outputs.accuracy}
 
 
-def spectrum(operator, deflated, rng):
+def all_eigenvalues(operator, of=None):
+    """Ascending; those of the G of a source `of` from its factor, which takes less than products with a whole basis."""
+    import rmtland as rl
+
+    if of is None:
+        return np.linalg.eigvalsh(operator.to_dense())
+    values = rl.gauss_newton_spectrum(of).eigenvalues
+    return np.pad(values, (operator.dimension - values.size, 0))
+
+
+def spectrum(operator, deflated, rng, of=None):
     """Nodes, ascending, and weights that add up to the dimension: all eigenvalues, or a quadrature and the top ones."""
     import rmtland as rl
 
     if operator.dimension <= DENSE:
-        values = np.linalg.eigvalsh(operator.to_dense())
+        values = all_eigenvalues(operator, of)
         return values, np.ones(values.size)
     found = rl.spectral_density(operator, num_steps=STEPS, deflate=deflated, rng=rng)
     nodes = np.concatenate([found.nodes[0], found.outliers])
@@ -89,7 +100,7 @@ def spectrum(operator, deflated, rng):
     return nodes[order], weights[order]
 
 
-def largest(operator, count, rng):
+def largest(operator, count, rng, of=None):
     """The `count` largest eigenvalues and the smallest one, ascending, with residuals |A v - x v|.
 
     NaN where Lanczos did not converge: what it has then is no eigenvalue, and comparing it would compare estimates.
@@ -97,7 +108,7 @@ def largest(operator, count, rng):
     import rmtland as rl
 
     if operator.dimension <= DENSE:
-        values = np.linalg.eigvalsh(operator.to_dense())
+        values = all_eigenvalues(operator, of)
         return values[[0, *range(-count, 0)]], np.zeros(count + 1)
     values, residuals = [], []
     for k, end in ((1, "smallest"), (count, "largest")):
@@ -111,10 +122,25 @@ def largest(operator, count, rng):
     return np.concatenate(values), np.concatenate(residuals)
 
 
-def looked_at(data, network, per_class, scale, rates, at, splits, top=0, *, rng):
-    """Spectra of Hess, G and H on train or test, at epochs of one training; errors and losses in all.
+def wrong(module, images, labels):
+    """Share of examples that a network takes for another class; after every epoch a source would take too long."""
+    import torch
 
-    With `top` the so many largest eigenvalues in place of the spectra, as `largest` gives them.
+    one, mode, misses = next(module.parameters()), module.training, 0
+    module.eval()
+    with torch.no_grad():
+        for start in range(0, len(images), 1024):
+            x = torch.as_tensor(images[start : start + 1024], device="cpu").to(one.device, one.dtype)
+            misses += np.count_nonzero(to_numpy(module(x)).argmax(axis=1) != labels[start : start + 1024])
+    module.train(mode)
+    return misses / len(images)
+
+
+def looked_at(data, network, per_class, scale, rates, at, splits, top=0, matrices="hess g h", curves=False, *, rng):
+    """Spectra of Hess, G and H on train or test, at epochs of one training.
+
+    With `top` the so many largest eigenvalues in place of the spectra, as `largest` gives them; with `curves` the
+    errors after every epoch too.
     """
     import rmtland as rl
 
@@ -122,22 +148,27 @@ def looked_at(data, network, per_class, scale, rates, at, splits, top=0, *, rng)
     made = recipe(data, network, per_class, scale, chosen(rates, data, network, per_class))
     x, y, x_test, y_test = split(made, seed)
     module = build(made, seed, x)
-    rows = {f"{s}_{m}": [] for s in SPLITS for m in ("error", "loss")}
-    at, splits, second = json.loads(at), splits.split(), "residuals" if top else "weights"
-    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in MATRICES for kind in ("", f"_{second}")}
+    at, splits, matrices, second = json.loads(at), splits.split(), matrices.split(), "residuals" if top else "weights"
+    rows = {f"{s}_error": [] for s in splits if curves}
+    rows |= {f"{s}_{m}{kind}": [] for s in splits for m in matrices for kind in ("", f"_{second}")}
+    operators = {"hess": (rl.nets.hessian, C), "g": (rl.gauss_newton, C), "h": (rl.nets.logit_curvature, 0)}
     for epoch in epochs(made, module, x, y, seed):
         for part, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
-            of = source(module, *pair)
-            outputs = rl.output_statistics(of)
-            rows[f"{part}_error"].append(1.0 - outputs.accuracy)
-            rows[f"{part}_loss"].append(outputs.loss)
-            if epoch in at and part in splits:
-                operators = rl.nets.hessian(of), rl.gauss_newton(of), rl.nets.logit_curvature(of)
-                for name, operator, deflated in zip(MATRICES, operators, (C, C, 0), strict=True):
-                    found = largest(operator, int(top), rng) if top else spectrum(operator, deflated, rng)
+            if part in splits and curves:
+                rows[f"{part}_error"].append(wrong(module, *pair))
+            if part in splits and epoch in at:
+                of = source(module, *pair)
+                for name in matrices:
+                    made_of, deflated = operators[name]
+                    operator = made_of(of)
+                    factor = of if name == "g" else None
+                    if top:
+                        found = largest(operator, int(top), rng, factor)
+                    else:
+                        found = spectrum(operator, deflated, rng, factor)
                     for kind, values in zip(("", f"_{second}"), found, strict=True):
                         rows[f"{part}_{name}{kind}"].append(values)
-    axes = {f"{part}_{name}": ("epoch",) for part in SPLITS for name in ("error", "loss")}
+    axes = {f"{part}_error": ("epoch",) for part in SPLITS}
     return {
         name: (axes.get(name, ("look", f"{name.removesuffix(f'_{second}')}_node")), values)
         for name, values in rows.items()
@@ -163,7 +194,9 @@ def chosen(rates, data, network, per_class):
     return json.loads(rates)[f"{data} {network} {int(per_class)}"]
 
 
-def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS, top=0):
+def networks(
+    name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS, top=0, matrices=MATRICES, curves=False
+):
     """All of a scale's networks, by (data, network, per_class, trial); `looks` are the epochs looked at."""
     data, kinds, every_size, _, every_look, trials, _ = SCALES[scale]
     sizes = every_size if sizes is None else sizes
@@ -175,6 +208,7 @@ def networks(name, scale, rng, sizes=None, looks=None, seeds=None, splits=SPLITS
         results[d] = swept(
             f"{name}-{scale}-{d}", looked_at, grid, seeds or trials, rng, shared_axes=2, data=d, scale=scale,
             rates=json.dumps(best), at=json.dumps(at), splits=" ".join(splits), top=top,
+            matrices=" ".join(matrices), curves=curves,
         ).assign_attrs(looks=at)  # fmt: skip
     return results
 

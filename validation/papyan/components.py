@@ -9,7 +9,7 @@ from validation.papyan import _networks
 from validation.papyan._networks import MATRICES, SPLITS, distance, one, top, without_top
 
 C = 10
-SIZES = {"smoke": ([100], [0, 5, 60], 4), "full": ([5000], None, 3)}
+SIZES = {"smoke": ([100], [0, 60], 3), "full": ([5000], None, 3)}
 """Examples per class, epochs looked at, seeds."""
 NEAR, ABSENT = 0.1, 0.25
 """Of the outliers, relatively: how far those of G may be from those of Hess, and how large H's largest may be beside

@@ -14,20 +14,25 @@ from validation.stores import swept
 C = 10
 SIZES = {
     # Data, networks with their widths and sides of images (0: as they are), examples per class, epochs (None: the
-    # paper's), examples measured, rate (None: the best of the paper's), seeds.
-    "smoke": (("mnist",), {"vgg11": (1 / 32, 0), "resnet18": (1 / 16, 0), "densenet40": (1 / 3, 8)}, 20, 30, 40, 0.05,
-              2),
-    "full": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1.0, 0)), 5000, None, 10_000, None, 3),
+    # paper's), examples measured, rate (None: the best of the paper's), seeds, whether to measure before training too.
+    "smoke": (("mnist",), {"vgg11": (1 / 32, 0), "resnet18": (1 / 16, 16), "densenet40": (1 / 3, 8)}, 20, 20, 30, 0.05,
+              2, False),
+    "full": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1.0, 0)), 5000, None, 10_000, None, 3,
+             True),
 }  # fmt: skip
-"""At smoke scale DenseNet40, forty layers, grows by 4 channels a layer, not 12, and sees images of 8 x 8. After 12
-epochs, not 30, ResNet18 still erred on 16% of its training examples, and its outliers were off by 28%."""
+"""At smoke scale DenseNet40, forty layers, grows by 4 channels a layer, not 12, and sees images of 8 x 8, ResNet18 of
+16 x 16. On whole images it still erred on 16% of its training examples after 12 epochs, not 20, and its outliers were
+off by 28%."""
+SOLVED = {"smoke": ((0.03, 0.03, 0.1), 0), "full": ((0.01, 0.01, 0.01), 8)}
+"""Residuals over eigenvalues, of Hess, G and H, and products spent on looking for copies of eigenvalues. H's largest
+lies in a bulk, where a small residual takes most of the products, and well below what would matter."""
 NEAR, ABSENT = 0.1, 0.25
 """Relative distance of the outliers of G from those of Hess, and H's largest eigenvalue over that of Hess: those of
 `papyan.components`, fixed before any of these networks was looked at."""
 
 
-def looked_at(data, network, width, side, per_class, epochs, examples, rate, *, rng):
-    """The C - 1 largest eigenvalues of Hess and G, and the largest of H, before and after training."""
+def looked_at(data, network, width, side, per_class, epochs, examples, rate, before, scale, *, rng):
+    """The C - 1 largest eigenvalues of Hess and G, and the largest of H, after training, or before and after."""
     import rmtland as rl
 
     seed = int(rng.integers(2**31))
@@ -39,12 +44,14 @@ def looked_at(data, network, width, side, per_class, epochs, examples, rate, *, 
     few = rng.permutation(len(x))[:examples]
     rows = {name: [] for name in ("hess", "g", "h", "error")}
     for epoch in networks.epochs(made, module, x, y, seed):
-        if epoch not in (0, epochs):
+        if epoch != epochs and (epoch or not before):
             continue
         source = networks.source(module, x[few], y[few])
         operators = rl.nets.hessian(source), rl.gauss_newton(source), rl.nets.logit_curvature(source)
-        for name, operator, count in zip(("hess", "g", "h"), operators, (C - 1, C - 1, 1), strict=True):
-            pairs = rl.top_eigenpairs(operator, count, tolerance=1e-2, rng=rng)
+        tolerances, check_products = SOLVED[scale]
+        each = zip(("hess", "g", "h"), operators, (C - 1, C - 1, 1), tolerances, strict=True)
+        for name, operator, count, tolerance in each:
+            pairs = rl.top_eigenpairs(operator, count, tolerance=tolerance, check_products=check_products, rng=rng)
             rows[name].append(pairs.eigenvalues[::-1])
         rows["error"].append(1.0 - rl.output_statistics(source).accuracy)
     names = {"hess": ("look", "rank"), "g": ("look", "rank"), "h": ("look", "one"), "error": ("look",)}
@@ -52,14 +59,14 @@ def looked_at(data, network, width, side, per_class, epochs, examples, rate, *, 
 
 
 def draw(scale, rng):
-    data, kinds, per_class, epochs, examples, rate, seeds = SIZES[scale]
+    data, kinds, per_class, epochs, examples, rate, seeds, before = SIZES[scale]
     # Where the paper's are asked for, the networks are those of the other claims.
     best = {} if rate else _networks.best_rates(scale, data, kinds, [per_class])
     return {
         (d, network): swept(
             f"papyan.deep_networks-{scale}-{d}-{network}", looked_at, {"data": [d]}, seeds, rng, network=network,
             width=width, side=side, per_class=per_class, epochs=epochs or _networks.SCALES[scale][0][d],
-            examples=examples, rate=rate or best[f"{d} {network} {per_class}"],
+            examples=examples, rate=rate or best[f"{d} {network} {per_class}"], before=before, scale=scale,
         )
         for d in data
         for network, (width, side) in kinds.items()
@@ -85,10 +92,12 @@ def judge(data, theory):
         text.append(
             f"""{name}, {network}: training error {wrong[:, -1].mean():.2f}. The outliers of Hess differ from those of G
             by {100 * off[:, -1].mean():.1f} +- {100 * off[:, -1].std(ddof=1) / count:.1f}% (median of C - 1) after
-            training, {100 * off[:, 0].mean():.0f}% before; the largest eigenvalue of H is
-            {largest["h"][:, -1].mean():.3f} +- {largest["h"][:, -1].std(ddof=1) / count:.3f} of that of Hess,
-            {largest["h"][:, 0].mean():.3f} before."""
+            training; the largest eigenvalue of H is {largest["h"][:, -1].mean():.3f} +-
+            {largest["h"][:, -1].std(ddof=1) / count:.3f} of that of Hess."""
         )
+        if off.shape[1] > 1:
+            text[-1] += f""" Before training they differ by {100 * off[:, 0].mean():.0f}%, and the largest eigenvalue of
+            H is {largest["h"][:, 0].mean():.3f} of that of Hess."""
 
     def plot():
         rows = len({d for d, _ in data})
@@ -108,8 +117,8 @@ def judge(data, theory):
     if not folder_named():
         text.append("No data folder is named: all of this is on scikit-learn's digits.")
     text.append(
-        """At smoke scale networks are narrow and see two hundred images, DenseNet40 smaller ones. At every scale
-        ImageNet is left out."""
+        """At smoke scale networks are narrow and see two hundred images, ResNet18 and DenseNet40 smaller ones. At every
+        scale ImageNet is left out."""
     )
     return Outcome(checks, "\n\n".join(text), plot)
 

@@ -11,7 +11,7 @@ from validation import Check, Claim, Outcome, exact, figures
 KAPPA, OUTLIERS = 3.0, np.geomspace(20.0, 100.0, 10)
 LOWER, UPPER, GAP = (0.0, 0.4), (0.8, 1.2), (0.5, 0.7)
 """The bulk lies in two intervals; how much of it the estimate puts in between tells its resolution."""
-SIZES = {"smoke": (1000, 40, (64, 128, 256)), "full": (10_000, 60, (64, 128, 256))}
+SIZES = {"smoke": (1000, 16, (64, 128, 256)), "full": (10_000, 60, (64, 128, 256))}
 
 
 def bulk(size):

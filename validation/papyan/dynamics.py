@@ -8,7 +8,7 @@ from validation import Claim, Outcome, exact, figures
 from validation.papyan import _networks
 from validation.papyan._networks import MATRICES, one
 
-SIZES = {"smoke": (None, [0, 3, 5, 7, 10, 14, 20, 60], 3), "full": (None, None, 3)}
+SIZES = {"smoke": (None, [0, 3, 5, 7, 10, 14, 20, 60], 2), "full": (None, None, 3)}
 """Examples per class, epochs looked at, seeds; None: those of the scale."""
 ALIGNED = np.log(2.0)
 """The peak of G within a factor of two of the knee, as a mean over sample sizes; fixed before looking."""
@@ -16,7 +16,9 @@ ALIGNED = np.log(2.0)
 
 def draw(scale, rng):
     sizes, looks, seeds = SIZES[scale]
-    return _networks.networks("papyan.dynamics", scale, rng, sizes=sizes, looks=looks, seeds=seeds, splits=("train",))
+    return _networks.networks(
+        "papyan.dynamics", scale, rng, sizes=sizes, looks=looks, seeds=seeds, splits=("train",), curves=True
+    )
 
 
 def knee(errors):

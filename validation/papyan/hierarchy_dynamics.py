@@ -38,7 +38,7 @@ def looked_at(data, network, per_class, scale, rates, at, *, rng):
         of = source(module, x, y)
         hierarchy = rl.hierarchy(of)
         if of.num_parameters <= _networks.DENSE:
-            nodes = np.linalg.eigvalsh(hierarchy.gauss_newton.to_dense())
+            nodes = _networks.all_eigenvalues(hierarchy.gauss_newton, of)
             weights = np.ones(nodes.size)
         else:
             found = rl.log_spectral_density(

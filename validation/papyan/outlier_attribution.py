@@ -11,7 +11,7 @@ from validation.papyan import _hierarchy
 C = _hierarchy.C
 SIZES = {
     # Networks, steps, examples measured.
-    "smoke": (12, (0, 1000), 300),
+    "smoke": (12, (0, 500), 300),
     "full": (24, (0, 10, 30, 100, 300, 1000, 3000), 600),
 }
 WIDTHS = [20]

@@ -11,7 +11,7 @@ from validation.papyan._networks import MATRICES, SPLITS
 C, TAIL = 10, 20
 TOP = C + TAIL + 1
 """Outliers that are left out, and how many eigenvalues below them are the upper tail; the last has a neighbour too."""
-SIZES = {"smoke": ([10, 30, 100], [0, 5, 60], 3), "full": (None, None, 3)}
+SIZES = {"smoke": ([10, 30, 100], [0, 60], 3), "full": (None, None, 3)}
 UNKNOWN = 0.5
 """Share of the tail, mean over networks, that may be left out because an eigenvalue beside it did not converge."""
 INTERLACED = 0.5

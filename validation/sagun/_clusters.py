@@ -32,12 +32,16 @@ ROWS = (
 """Table 1."""
 RULES = ("gap", "ratio", "elbow")
 WIDTHS = (100, 30, 30)
-EXAMPLES, STEPS, BATCH = 1000, 600, 50
+EXAMPLES, BATCH = 1000, 50
+STEPS = {"smoke": {"GD": 200, "SGD": 600}, "full": {"GD": 600, "SGD": 600}}
+MEASURED = {"smoke": 500, "full": EXAMPLES}
+"""Training examples, the first so many, that the Hessian is of where there are ten clusters or more: these have most of
+the eigenpairs, and fewer clusters cannot be counted by half of the examples."""
 LEARNING_RATES = {"GD": 0.3, "SGD": 0.1}
 """The paper tells neither these nor when it stopped. Plain gradient descent, without momentum, all examples or 50."""
 
 
-def trained(algorithm, activation, clusters, covariance, seed):
+def trained(algorithm, activation, clusters, covariance, scale, seed):
     """The network after `STEPS` steps, as a source of its training examples."""
     from rmtland.nets import gaussian_clusters
 
@@ -47,19 +51,20 @@ def trained(algorithm, activation, clusters, covariance, seed):
         batch=EXAMPLES if algorithm == "GD" else BATCH,
     )  # fmt: skip
     module = networks.build(recipe, seed, data.x_train)
-    run = networks.training(recipe, module, data.x_train, data.y_train, seed, STEPS)
-    for _ in networks.stepping(recipe, run, STEPS):
+    run = networks.training(recipe, module, data.x_train, data.y_train, seed, STEPS[scale][algorithm])
+    for _ in networks.stepping(recipe, run, STEPS[scale][algorithm]):
         pass
-    return networks.source(module, data.x_train, data.y_train)
+    few = slice(MEASURED[scale] if clusters >= 10 else None)
+    return networks.source(module, data.x_train[few], data.y_train[few])
 
 
-def counted(row, *, rng):
+def counted(row, scale, *, rng):
     """Counts of outliers of one row of the table, and what else it prints."""
     import rmtland as rl
 
     algorithm, activation, _, covariance, clusters, *_ = ROWS[int(row)]
     with networks.one_thread():
-        source = trained(algorithm, activation, clusters, covariance, int(rng.integers(2**31)))
+        source = trained(algorithm, activation, clusters, covariance, scale, int(rng.integers(2**31)))
         # The rules need the top of the spectrum alone; a quarter more than k + 12 shows where the bulk begins.
         k = 5 * (clusters + 12) // 4
         pairs = rl.top_eigenpairs(rl.nets.hessian(source), k, tolerance=1e-4, rng=rng)

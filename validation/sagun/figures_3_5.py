@@ -15,7 +15,7 @@ BASE = {
     "smoke": Recipe(side=7, examples=1000, learning_rate=0.2, stages=(1500,)),
     "full": Recipe(side=14, examples=1000, learning_rate=0.2, stages=(10_000,)),
 }
-COUNT = {"smoke": 3, "full": 5}
+COUNT = {"smoke": 2, "full": 5}
 TOP = 10
 """Eigenvalues of the right edge that are compared; C."""
 ZERO = 1e-5

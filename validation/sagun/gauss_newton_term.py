@@ -11,13 +11,13 @@ from validation import Claim, Outcome, exact, figures, networks
 from validation.networks import Recipe, mean_and_error
 
 BASE = {
-    "smoke": Recipe(side=7, hidden=(8, 8), learning_rate=0.3, stages=(0, 10, 100, 500, 2000)),
+    "smoke": Recipe(side=7, hidden=(8, 8), examples=300, learning_rate=0.3, stages=(0, 100, 1000)),
     "full": Recipe(
         side=14, hidden=(22, 22), examples=1000, learning_rate=0.3, stages=(0, 10, 30, 100, 300, 1000, 3000, 10_000)
     ),
 }
 ACTIVATIONS = ("relu", "tanh")
-COUNT = {"smoke": 3, "full": 5}
+COUNT = {"smoke": 2, "full": 5}
 SMALL = 0.25
 """Of the Frobenius norm of G: what may be dropped."""
 

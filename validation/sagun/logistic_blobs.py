@@ -73,12 +73,16 @@ def predicted(alpha, distance, length, corrected=True):
 def matrices(m, alpha, distance, length, draws, rng):
     """Eigenvalues (draws, M) of the Hessian; the first coordinate is along w and through the blobs."""
     n = round(m / alpha)
-    out = np.empty((draws, m))
-    for i in range(draws):
-        x = rng.standard_normal((n, m))
-        x[:, 0] += distance * rng.choice([-1.0, 1.0], n)
-        rows = np.sqrt(curvature(length * x[:, 0]))[:, None] * x
-        out[i] = np.linalg.eigvalsh(rows.T @ rows / n)
+    out = np.zeros((draws, m))
+    # Many small ones at once; of fewer examples than parameters the matrix of examples has all but zeros.
+    batch = max(2**18 // (n * m), 1)
+    for start in range(0, draws, batch):
+        count = min(batch, draws - start)
+        x = rng.standard_normal((count, n, m))
+        x[..., 0] += distance * rng.choice([-1.0, 1.0], (count, n))
+        rows = np.sqrt(curvature(length * x[..., 0]))[..., None] * x
+        gram = rows @ rows.swapaxes(1, 2) if n < m else rows.swapaxes(1, 2) @ rows
+        out[start : start + count, -min(n, m) :] = np.linalg.eigvalsh(gram / n)
     return out
 
 
