@@ -293,7 +293,7 @@ def test_full_paths_run(claim, short, elsewhere):
     data = shortened.draw("full", np.random.default_rng(0))
     if claim in ("papyan.components", "papyan.knock_out_spectra"):
         for found in data.values() if isinstance(data, dict) else (data,):
-            wrong = found["train_error" if "train_error" in found else "error"].isel(epoch=-1, missing_dims="ignore")
+            wrong = found["train_error" if "train_error" in found else "error"].isel(look=-1, missing_dims="ignore")
             assert (wrong < 0.5).all(), "a network learnt nothing"
     outcome = shortened.judge(data, shortened.theory)
     assert outcome.checks

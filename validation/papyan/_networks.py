@@ -137,10 +137,10 @@ def wrong(module, images, labels):
 
 
 def looked_at(data, network, per_class, scale, rates, at, splits, top=0, matrices="hess g h", curves=False, *, rng):
-    """Spectra of Hess, G and H on train or test, at epochs of one training.
+    """Spectra of Hess, G and H on train or test, and errors, at epochs of one training.
 
     With `top` the so many largest eigenvalues in place of the spectra, as `largest` gives them; with `curves` the
-    errors after every epoch too.
+    errors after every epoch.
     """
     import rmtland as rl
 
@@ -149,12 +149,12 @@ def looked_at(data, network, per_class, scale, rates, at, splits, top=0, matrice
     x, y, x_test, y_test = split(made, seed)
     module = build(made, seed, x)
     at, splits, matrices, second = json.loads(at), splits.split(), matrices.split(), "residuals" if top else "weights"
-    rows = {f"{s}_error": [] for s in splits if curves}
+    rows = {f"{s}_error": [] for s in splits}
     rows |= {f"{s}_{m}{kind}": [] for s in splits for m in matrices for kind in ("", f"_{second}")}
     operators = {"hess": (rl.nets.hessian, C), "g": (rl.gauss_newton, C), "h": (rl.nets.logit_curvature, 0)}
     for epoch in epochs(made, module, x, y, seed):
         for part, pair in zip(SPLITS, ((x, y), (x_test, y_test)), strict=True):
-            if part in splits and curves:
+            if part in splits and (curves or epoch in at):
                 rows[f"{part}_error"].append(wrong(module, *pair))
             if part in splits and epoch in at:
                 of = source(module, *pair)
@@ -168,7 +168,7 @@ def looked_at(data, network, per_class, scale, rates, at, splits, top=0, matrice
                         found = spectrum(operator, deflated, rng, factor)
                     for kind, values in zip(("", f"_{second}"), found, strict=True):
                         rows[f"{part}_{name}{kind}"].append(values)
-    axes = {f"{part}_error": ("epoch",) for part in SPLITS}
+    axes = {f"{part}_error": ("epoch" if curves else "look",) for part in SPLITS}
     return {
         name: (axes.get(name, ("look", f"{name.removesuffix(f'_{second}')}_node")), values)
         for name, values in rows.items()
