@@ -178,9 +178,9 @@ def test_networks_over_width_classes_and_scale():
     network_cell = pytest.importorskip("rmtland.nets.sweeps").network_cell
     grid = {"width": [4, 8], "num_classes": [2, 3]}
     fixed = {"epochs": 1, "num_examples": 30}
-    result = rl.sweep(network_cell, grid, 1, fixed=fixed, workers=1)
+    result = rl.sweep(network_cell, grid, 2, fixed=fixed, workers=1)
     assert (result.status == 1).all()
     assert np.isfinite(result.drop_vars("snr").to_dataarray()).all()  # a small network's residuals may all be dead
-    assert result.equals(rl.sweep(network_cell, grid, 1, fixed=fixed, workers=2))
+    assert result.equals(rl.sweep(network_cell, grid, 2, fixed=fixed, workers=2))
     untrained = rl.sweep(network_cell, {"weight_scale": [0.5, 2.0]}, 1, fixed={**fixed, "epochs": 0}, workers=1)
     assert untrained.sigma_z[1, 0] > 4 * untrained.sigma_z[0, 0]
