@@ -1,6 +1,7 @@
 """The tool behind `make mutants`: what it changes, and that it tells what tests notice from what they do not."""
 
 import ast
+import gc
 import os
 import sys
 from pathlib import Path
@@ -165,6 +166,25 @@ def test_what_does_not_end_is_told(small):
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", str(test)], 1) is None
     test.write_text("import nothing_of_that_name\n")
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", str(test)], 100) == "tests/laws/test_x.py"
+
+
+class LeftBehind:
+    """Garbage that a fork must not collect: there its finalizer fails."""
+
+    def __init__(self):
+        self.itself, self.process = self, os.getpid()
+
+    def __del__(self):
+        assert os.getpid() == self.process
+
+
+@pytest.mark.filterwarnings("error")
+def test_garbage_of_the_parent_is_no_failure(small):
+    left = LeftBehind()
+    gc.collect()  # old objects are collected at the end only
+    gc.collect()
+    del left
+    assert forked.failure(small, ["-q", "-p", "no:cacheprovider", "tests/test_commands.py"], 100) == ""
 
 
 def test_changes_of_functions_that_are_loaded(small):
