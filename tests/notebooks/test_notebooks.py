@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -25,14 +26,25 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all of them, where nothing is left of the one before but imports, which take as long as a short notebook."""
+    manager = KernelManager(kernel_name="python3")
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.slow
 # The kernel is another process; these are warnings of its launcher here, about the machine and not about the notebook.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*Proactor:RuntimeWarning")
-def test_notebook_runs(path, tmp_path):
+def test_notebook_runs(path, tmp_path, kernel):
     # In a copy, so that what it writes stays out of the repository.
-    copy = Path(shutil.copy(path, tmp_path))
-    notebook = nbformat.read(copy, as_version=4)
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    notebook = nbformat.read(shutil.copy(path, tmp_path), as_version=4)
+    fresh = f"%reset -f\n%cd -q {tmp_path}\n__import__('matplotlib.pyplot').rcdefaults()"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
+    client = NotebookClient(notebook, km=kernel, timeout=240, resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    client.kc.stop_channels()
     for cell in code_cells(notebook):
         kinds = {output.output_type for output in cell.outputs}
         assert "error" not in kinds
