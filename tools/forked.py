@@ -62,7 +62,7 @@ def end(child: int) -> None:
 def _child(tree: Path, arguments: list[str], file: int) -> NoReturn:
     code = 3
     try:
-        # Pytest collects garbage at its end, and warns of what cannot be finalized; what the parent left is not its own.
+        # Pytest collects garbage at its end and warns of what cannot be finalized: not of what the parent left.
         gc.freeze()
         detach()
         os.chdir(tree)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmtland._arguments import path as named_path
+from rmtland._files import replace_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,8 +31,9 @@ Rows = Mapping[str, tuple[tuple[str, ...], npt.NDArray[np.float64]]]
 class RecordStore:
     """Rows on disk, appended one at a time.
 
-    A row is written into the arrays first. What makes it part of the record is the metadata of all arrays together,
-    one file that is replaced in one step: a kill at any moment leaves the rows before, and readers see nothing else.
+    A row is written into the arrays first, which are longer on disk. What makes it part of the record is the metadata
+    of all arrays together, one file that is replaced in one step: a kill at any moment leaves the rows before, and
+    readers see nothing else.
 
     Parameters
     ----------
@@ -50,6 +52,7 @@ class RecordStore:
         self.path = path
         self.identity = json.loads(json.dumps(identity))
         self.steps: list[int] = []
+        self._arrays: dict[str, zarr.Array[Any]] = {}
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             attributes = read_attributes(path)
             if attributes["identity"] != self.identity:
@@ -66,23 +69,30 @@ class RecordStore:
 
     def append(self, step: int, rows: Rows, coords: Mapping[str, npt.NDArray[Any]]) -> None:
         """Store a row for a step after all others; the arrays are made with the first."""
-        import zarr
-
         if not self.steps and not (self.path / "zarr.json").exists():
             self._create(rows, coords)
         place = len(self.steps)
         everything: dict[str, Any] = {name: values for name, (_, values) in rows.items()} | {"step": step}
         for name, values in everything.items():
-            array = zarr.open_array(self.path / name, mode="r+")
+            array = self._array(name)
             if array.shape[1:] != np.shape(values):
                 raise ValueError(
                     f"`path` must hold a record of the same network and examples; {self.path} has {name} of shape "
                     f"{array.shape[1:]}, not {np.shape(values)}"
                 )
-            array.resize((place + 1, *array.shape[1:]))
+            if place >= array.shape[0]:
+                array.resize((place + CHUNK_STEPS, *array.shape[1:]))
             array[place] = values
-        _commit(self.path)
+        _commit(self.path, place + 1)
         self.steps.append(step)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        """An array as it lies on disk, opened once."""
+        import zarr
+
+        if name not in self._arrays:
+            self._arrays[name] = zarr.open_array(self.path / name, mode="r+")
+        return self._arrays[name]
 
     def _create(self, rows: Rows, coords: Mapping[str, npt.NDArray[Any]]) -> None:
         import zarr
@@ -98,7 +108,10 @@ class RecordStore:
         for name, (dims, values) in rows.items():
             _make(group, name, ("step", *dims), (0, *values.shape), "float64")
         group.attrs.update({"record_format": FORMAT, "identity": json.dumps(self.identity)})
-        _commit(partial)
+        with warnings.catch_warnings():
+            # Consolidated metadata is zarr's own and xarray's, not yet in the specification of the format.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(partial)
         try:
             if self.path.is_dir():
                 self.path.rmdir()  # an empty folder of the user's
@@ -123,13 +136,13 @@ def _make(group: zarr.Group, name: str, dims: tuple[str, ...], shape: tuple[int,
     )
 
 
-def _commit(path: Path) -> None:
-    import zarr
-
-    with warnings.catch_warnings():
-        # Consolidated metadata is zarr's own and xarray's, not yet in the specification of the format.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)
+def _commit(path: Path, num_rows: int) -> None:
+    """Let readers see so many rows."""
+    metadata = json.loads((path / "zarr.json").read_text())
+    for array in metadata["consolidated_metadata"]["metadata"].values():
+        if array["dimension_names"][0] == "step":
+            array["shape"][0] = num_rows
+    replace_text(path / "zarr.json", json.dumps(metadata))
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import warnings
 import torch.distributed as dist
 
 PRELOAD = [
+    "rmtland.comparison.compare",
     "torch._dynamo",  # torch itself imports this at the first is_grads_batched
     "rmtland.logits.measure",
     "rmtland.nets.distributed",
