@@ -14,6 +14,8 @@ FORMED_POSITIONS = 8
 """Weights used at more positions than this (pixels, tokens) are worth a gradient per example, written out."""
 FORMED_BYTES = 2**28
 """Unless these gradients would take more memory than this."""
+FEW_NUMBERS = 2**18
+"""Signals, times their weights, up to which one product of all is faster than a product of those that each weighs."""
 
 
 def _squares(rows: Tensor, dim: int) -> Tensor:
@@ -101,6 +103,10 @@ class MatrixPiece:
         if self._written is not None:
             return self._written.sums(weights)
         g, b, a = self.signals.shape[1], self.signals.shape[2], self.inputs.shape[2]
+        if weights.shape[1] * self.signals.numel() <= FEW_NUMBERS:
+            each = weights.to(self.signals.dtype).T.repeat_interleave(self.num_positions, dim=1)[:, None, :, None]
+            together = (each * _by_position(self.signals)).mT @ _by_position(self.inputs)
+            return together.reshape(len(together), -1)
         out = self.signals.new_zeros((weights.shape[1], g, b, a))
         for row, column in zip(out, weights.to(self.signals.dtype).T, strict=True):
             some = column.nonzero()[:, 0]

@@ -202,8 +202,13 @@ def test_gradients_at_many_positions_are_written_out_where_they_are_worth_it(pos
         assert (vars(piece).get("_written") is not None) == written
     taken, by_position = [], layer_pieces._by_position
     monkeypatch.setattr(layer_pieces, "_by_position", lambda x: taken.append(len(x)) or by_position(x))
-    layer_pieces.MatrixPiece(inputs, signals).sums(weights)
-    assert taken == ([] if many else [2, 2, 3, 3, 6, 6])  # examples, without those of no weight where these are many
+    size = weights.shape[1] * signals.numel()
+    for at_once in (True, False):  # examples that are taken, without those of no weight where these are many
+        monkeypatch.setattr(layer_pieces, "FEW_NUMBERS", size - (not at_once))
+        found = layer_pieces.MatrixPiece(inputs, signals).sums(weights)
+        torch.testing.assert_close(found, weights.T @ expected, rtol=1e-9, atol=1e-13)
+        assert taken == ([] if many else [6, 6] if at_once else [2, 2, 3, 3, 6, 6])
+        taken.clear()
     overlaps = {}
     for factor in (1, 2):  # another logit's signals
         piece = layer_pieces.MatrixPiece(inputs, factor * signals, overlaps)
