@@ -48,7 +48,7 @@ def statistics(spectrum):
 
 def test_reduced_draws_are_full_draws_in_law():
     model = model_of(LAW)
-    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(80)]
+    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(40)]
     reduced = [statistics(model.spectrum(rng=i)) for i in range(400)]
     expected = np.mean(reduced, axis=0)
     scale = np.abs(expected)
@@ -117,7 +117,7 @@ def test_residuals_that_cancel(cancelling):
     assert np.abs(np.einsum("nk,nkd->d", cancelling, residuals)).max() < 1e-12 * N * size
     law = rich_law(cancelling=cancelling)
     model, free = model_of(law), model_of(LAW)
-    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(80)]
+    full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(40)]
     reduced = [statistics(model.spectrum(rng=i)) for i in range(400)]
     expected = np.mean(reduced, axis=0)
     assert_mean(full, expected, bias=5 * np.std(reduced, axis=0) / 400**0.5 + 1e-12,

@@ -112,7 +112,7 @@ def test_against_dense_draws(sigma, law, cross_terms):
 def test_power_of_directions_within_the_bulk():
     """The number of directions is given, not the level: each eigenvalue more would bring its power."""
     theory, t, a = pair(30, 3, 150, 15.0, rl.ClusteredGradients(1.0, 3.0))
-    samples = dense_draws(t, a, 150, 1, 4000)[:, 1]
+    samples = dense_draws(t, a, 150, 1, 2000)[:, 1]
     expected = theory.gradient_power_std(1)  # 6% high at D = 150, the next order; 28% without the level's motion
     assert_deviations(samples, expected, bias=0.08, detect=0.5)
     with pytest.raises(AssertionError, match="against"):
