@@ -24,7 +24,7 @@ def signal(w, top, seed=0):
 
 def test_the_band_has_the_law_of_dense_draws():
     g, slope = signal(3, 3.0)
-    size, draws = 12, 1200
+    size, draws = 12, 2000
     dense, band = [], []
     for i in range(draws):
         h = draw_h_term(size, 0.8, np.random.default_rng((1, i)))
