@@ -230,7 +230,10 @@ def test_the_second_moment_of_few_rows_that_cancel():
     law = rl.AnisotropicGradients(np.eye(C), 3.0, COVARIANCE, cancelling=slopes)
     model = rl.LandscapeModel(2, C, D, rl.GivenLogits(logits, labels), law)
     theory = model.theory()
-    squares = [np.sum(model.spectrum(rng=i).eigenvalues ** 2) for i in range(4000)]
+    rows, rng = law.weighted_rows(logits, labels), np.random.default_rng(0)
+    draws = [rows.draw(D, rng)[0] for _ in range(4000)]
+    squares = [np.sum((y @ y.T) ** 2) for y in draws]
+    np.testing.assert_allclose(squares[0], np.sum(model.spectrum(rng=0).eigenvalues ** 2))
     assert_mean(squares, theory.frobenius**2, detect=0.07 * theory.frobenius**2)
     lost = theory.equation.rows.cancelled_rows
     assert 2 * (lost @ lost) ** 2 * (1 + 1 / 100) > 0.1 * theory.frobenius**2  # as much as a wrong sign would add
