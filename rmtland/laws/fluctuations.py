@@ -95,6 +95,8 @@ def _of_sums(first: _Path | None, second: _Path, d: float) -> float:
     """Covariance of the sums of the eigenvalues that two paths go around; 0 without the first."""
     if first is None:
         return 0.0
+    # The real part at the mirror images of both points is the same.
+    first = first.half(second)
     m, n = first.m[:, None], second.m[None, :]
     rest = 1 + m * n * (first.slope[:, None] - second.slope) / (m - n) / d
     return float(second.integral(first.integral(-2 * np.log(rest))).real)
@@ -131,7 +133,8 @@ def power_deviation(solver: Solver, u: complex) -> float:
     of_both = first.integral(
         2 / d * (first.move * (first.quadratic - first.double) / first.m + first.m * first.quadratic**2)
     )
-    variance = second.integral(first.integral(_covariance(first, second, d)))
+    half = first.half(second)
+    variance = second.integral(half.integral(_covariance(half, second, d)))
     total = variance - 2 * share * of_both + share**2 * 2 / d
     return math.sqrt(max(float(total.real), 0.0))
 
@@ -195,6 +198,14 @@ class _Path:
         upper: list[Array] = [m, slope, square, quadratic, double, move, 1 / rate]
         both = [np.concatenate([x, np.conj(x[::-1])]) for x in upper]
         return cls(both[0], np.concatenate([steps, -np.conj(steps[::-1])]), *both[1:])
+
+    def half(self, other: _Path) -> _Path:
+        """The points above the axis, with twice the weight, where both paths are their own mirror images."""
+        if any(path.m[0] != path.m[-1].conjugate() for path in (self, other)):
+            return self
+        fields = (getattr(self, f.name)[: self.m.size // 2] for f in dataclasses.fields(self))
+        path = _Path(*fields)
+        return dataclasses.replace(path, steps=2 * path.steps)
 
     def every_other(self, start: int) -> _Path:
         """Half of the points, with twice the weight."""

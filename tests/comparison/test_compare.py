@@ -179,16 +179,16 @@ def test_numbers_do_not_depend_on_the_workers(network):
     sources = {"network": rl.nets.NetworkLogitGradients(*network), "draw": MODEL.sample(rng=1)}
     options = {"num_draws": 2, "rungs": ["hessian", "gauss_newton", "full_model", "unfrozen_logits"], "hierarchy": True}
     alone = rl.compare(sources, **options)
-    shared = rl.compare(sources, **options, workers=2, progress=lambda *what: told.append(what))
+    with Workers(2, ("rmtland.nets.gradients",)) as running:
+        shared = rl.compare(sources, **options, workers=running, progress=lambda *what: told.append(what))
+        # They go on.
+        by_groups = {"rungs": ["gauss_newton", "mean_gradients"], "by": "parameter_groups", "workers": running}
+        grouped, again = (rl.compare(sources["network"], **by_groups) for _ in range(2))
     assert json.dumps(shared.to_dict()) == json.dumps(alone.to_dict())
     assert list(shared.stages) == list(alone.stages)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][1:] == (12, 12)
     assert {what.split(":")[0] for what, _, _ in told} == {"network", "draw"}
-    with Workers(2, ("rmtland.nets.gradients",)) as running:
-        options = {"rungs": ["gauss_newton", "mean_gradients"], "by": "parameter_groups", "workers": running}
-        grouped = rl.compare(sources["network"], **options)
-        again = rl.compare(sources["network"], **options)  # they go on
     assert json.dumps(grouped.to_dict()) == json.dumps(again.to_dict())
     assert list(grouped.stages)[:2] == ["network", "network: 0.weight"]
     assert all(list(stage.rungs) == ["gauss_newton", "mean_gradients"] for stage in grouped.stages.values())

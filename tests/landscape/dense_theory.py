@@ -21,8 +21,8 @@ def root(matrix):
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def dense_t(logits, labels, mean_lengths, residual_length, class_length, cross_terms=True):
-    """Eigenvalues of D T (ascending) and the gradient's a, times sqrt(D), in its eigenvectors."""
+def matrix_and_slope(logits, labels, mean_lengths, residual_length, class_length, cross_terms=True):
+    """D T and the gradient's a, times sqrt(D), in coordinates of their own."""
     n, c = logits.shape
     blocks = np.zeros((n * c, n * c))
     for mu, a in enumerate(curvatures(logits)):
@@ -34,8 +34,10 @@ def dense_t(logits, labels, mean_lengths, residual_length, class_length, cross_t
             of_class[mu * c + k, y * c + k] = class_length
     rho = np.array([oracles.softmax(z) - np.eye(c)[y] for z, y in zip(logits, labels, strict=True)]).ravel() / n
     if cross_terms:
-        half = root(residual_length**2 * np.eye(n * c) + means @ means.T + of_class @ of_class.T)
-        t, a = half @ blocks @ half, half @ rho
+        covariance = residual_length**2 * np.eye(n * c) + means @ means.T + of_class @ of_class.T
+        # Any root will do: another one turns the coordinates. This one is ten times as fast where there is one.
+        half = np.linalg.cholesky(covariance) if residual_length > 0 else root(covariance)
+        t, a = half.T @ blocks @ half, half.T @ rho
     else:
         # Eq. (16): each part stands alone, with rows of X of its own.
         factors = np.hstack([means, of_class, residual_length * np.eye(n * c)])
@@ -45,7 +47,13 @@ def dense_t(logits, labels, mean_lengths, residual_length, class_length, cross_t
         for i, j in itertools.pairwise(ends):
             apart[i:j, i:j] = t[i:j, i:j]
         t = apart
-    values, vectors = np.linalg.eigh((t + t.T) / 2)
+    return (t + t.T) / 2, a
+
+
+def dense_t(*arguments, **options):
+    """Eigenvalues of D T (ascending) and the gradient's a, times sqrt(D), in its eigenvectors."""
+    t, a = matrix_and_slope(*arguments, **options)
+    values, vectors = np.linalg.eigh(t)
     return np.maximum(values, 0), vectors.T @ a
 
 

@@ -140,7 +140,7 @@ def test_the_gradients_form_is_its_mean_over_logits(cross_terms):
     law = rl.ClusteredGradients(1.0, 0.7, 0.8)
     model = rl.LandscapeModel(240, 4, 200, rl.GaussianLogits(2.0), law)
     population = model.population_theory(sample_size=100_000, cross_terms=cross_terms).equation
-    given = [model.theory((7, i), cross_terms).equation for i in range(300)]
+    given = [model.theory((7, i), cross_terms).equation for i in range(150)]
     for m in (0.0, 3.0, 30.0):
         expected = float(np.real(population.evaluate(m, 0).quadratic))
         # At m = 0 it is the mean; elsewhere K_y, which is in the denominators, varies with the logits: O(1/N).

@@ -40,7 +40,7 @@ def test_reduced_draws_are_full_draws_in_law():
 
 def test_the_theory_is_the_mean_of_draws():
     theory = model_of(LAW, 10**5).theory()
-    spectra = [model_of(LAW, 10**5).spectrum(rng=i) for i in range(300)]
+    spectra = [model_of(LAW, 10**5).spectrum(rng=i) for i in range(100)]
     assert_mean([s.eigenvalues[-1] for s in spectra], theory.outliers()[-1], bias=0.03 * theory.outliers()[-1],
                 detect=0.15 * theory.outliers()[-1])  # fmt: skip
     assert_mean([s.trace for s in spectra], theory.trace, detect=0.1 * theory.trace)

@@ -42,7 +42,7 @@ def test_outliers_of_dense_matrices(beta):
     population[0], population[1] = 5.0, 0.15
     law = rl.SpikedCovarianceLaw(p / n, [5.0, 0.15], num_samples=n, beta=beta)
     assert law.is_outlier.all()
-    values, overlaps = covariance_draws(population, n, 1500, rng, beta, vectors=[(0, -1), (1, 0)])
+    values, overlaps = covariance_draws(population, n, 1200, rng, beta, vectors=[(0, -1), (1, 0)])
     found = values[:, [-1, 0]]
     location = law.locations
     # Corrections of relative order 1/n.

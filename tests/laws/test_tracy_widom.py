@@ -300,7 +300,7 @@ def dense_maxima(beta, n, count, rng):
 @pytest.mark.parametrize(("beta", "convention"), [(1, "tracy-widom"), (2, "tracy-widom"), (4, "matrix")])
 def test_dense_draws_follow_the_law(beta, convention):
     law = rl.TracyWidom(beta, convention=convention)
-    x = dense_maxima(beta, 60, 3000, np.random.default_rng(beta))
+    x = dense_maxima(beta, 60, 1800, np.random.default_rng(beta))
     bias = 60 ** (-2 / 3)
     assert_mean(law.cdf(x), 0.5, bias=0.1 * bias, detect=0.1)
     with pytest.raises(AssertionError, match="off by"):  # the mutant: scale n^(1/6) taken as n^(1/3)

@@ -371,13 +371,14 @@ def fresh_networks(seeds):
             optimiser.step()
 
 
-def coverage(sources, exact_of):
+def coverage(sources):
     """Share of eigenvalues within their errors, of one pass and of two, that within a quarter, and mean errors."""
     inside, quarter, sizes = [], [], []
     for source in sources:
+        spectrum = rl.gauss_newton_spectrum(source)
         for passes in (1, 2):
             found = rl.streamed_outliers(source, passes)
-            exact = exact_of(source, found.eigenvalues.size)
+            exact = spectrum.outliers(found.eigenvalues.size)
             off = np.abs(found.eigenvalues - exact)
             inside.append((off <= found.errors).mean())
             quarter.append((off <= found.errors / 4).mean())
@@ -387,7 +388,7 @@ def coverage(sources, exact_of):
 
 @pytest.mark.slow
 def test_errors_cover_what_they_say_on_32_networks():
-    inside, quarter, sizes = coverage(small_networks(), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, sizes = coverage(small_networks())
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95  # what is stated is no bound that nothing could miss
     assert sizes[1] < 0.03
@@ -395,9 +396,7 @@ def test_errors_cover_what_they_say_on_32_networks():
 
 @pytest.mark.slow
 def test_errors_cover_what_they_say_on_120_networks_never_looked_at():
-    inside, quarter, sizes = coverage(
-        fresh_networks(range(1000, 1030)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k)
-    )
+    inside, quarter, sizes = coverage(fresh_networks(range(1000, 1030)))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
     assert sizes[1] < 0.03
@@ -408,9 +407,7 @@ def test_errors_cover_what_they_say_where_a_quarter_tells_of_signals_beyond_the_
     """As in large networks, where so few are one example of eight."""
     monkeypatch.setattr("rmtland.nets.importance.FEWEST", 25)
     monkeypatch.setattr("rmtland.nets.reducer.MOST_HELD", (8, 48))  # most of the widths are more
-    inside, quarter, _ = coverage(
-        fresh_networks(range(1030, 1050)), lambda s, k: rl.gauss_newton_spectrum(s).outliers(k)
-    )
+    inside, quarter, _ = coverage(fresh_networks(range(1030, 1050)))
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
 
@@ -423,7 +420,7 @@ def test_errors_cover_what_they_say_on_160_draws():
         for sigma_z in (1.0, 4.0, 8.0, 15.0)
         for seed in range(20)
     )
-    inside, quarter, sizes = coverage(draws, lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, sizes = coverage(draws)
     assert (inside >= 0.95).all()
     assert quarter[0] < 0.95
     assert sizes[1] < 0.03
@@ -431,7 +428,7 @@ def test_errors_cover_what_they_say_on_160_draws():
 
 def test_errors_cover_what_they_say_on_a_few_draws():
     draws = [model(sigma_z=4.0).sample(rng=seed) for seed in range(6)]
-    inside, quarter, _ = coverage(draws, lambda s, k: rl.gauss_newton_spectrum(s).outliers(k))
+    inside, quarter, _ = coverage(draws)
     assert (inside >= 0.9).all()
     assert quarter[0] < 0.9
 
