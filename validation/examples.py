@@ -42,7 +42,7 @@ def told(*names: str) -> str:
 
 
 def load(name: str, per_class: int | None, seed: int = 0, dtype: Any = np.float64) -> Any:
-    """A collection of the folder as `rmtland.nets.load_dataset` gives it; unpacking takes longer than most trainings."""
+    """A collection of the folder as `load_dataset` gives it; to unpack it takes longer than most trainings."""
     from rmtland.nets import datasets
 
     where = os.environ.get("RMTLAND_DATA", "")
