@@ -20,7 +20,7 @@ from validation.results import KEYS, read, run
 
 ROOT = Path(__file__).parents[2]
 CLAIM = "laws.random_energy_freezing"
-OTHER = "laws.tracy_widom_wishart"
+OTHER = "laws.marchenko_pastur_atom"
 
 
 def command(*arguments, **options):

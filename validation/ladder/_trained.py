@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
+from validation import examples
 from validation.devices import device
 
 STAGES = ("initialisation", "mid training", "end of training")
@@ -20,10 +21,10 @@ NETWORKS = {
 
 @functools.lru_cache(maxsize=1)
 def _dataset(data, per_class, where):
-    """Read once for all seeds of a network, from the folder that is named: unpacking takes as long as training."""
+    """Read once for all seeds of a network, from the folder that is named."""
     import rmtland as rl
 
-    return rl.nets.load_dataset(data if where else "digits", per_class=per_class if where else None)
+    return examples.load(data, per_class) if where and data != "digits" else rl.nets.load_dataset("digits")
 
 
 def trained_stages(network, examples, seed):

@@ -240,7 +240,9 @@ def stairs(ax, spectrum, bins, colour, label=None):
     """Eigenvalues in bins."""
     counts, _ = np.histogram(spectrum[0], bins, weights=spectrum[1])
     ax.stairs(np.maximum(counts, 1e-3), bins, color=colour, lw=1.0, label=label)
-    ax.set(yscale="log", ylim=(0.3, None))
+    if ax.get_yscale() != "log":  # a new scale makes all of the axis anew
+        ax.set_yscale("log")
+    ax.set_ylim(0.3, None)
 
 
 def grid_of_panels(title, rows, columns, width=3.0, height=1.9):

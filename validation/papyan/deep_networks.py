@@ -15,7 +15,7 @@ C = 10
 SIZES = {
     # Data, networks with their widths and sides of images (0: as they are), examples per class, epochs (None: the
     # paper's), examples measured, rate (None: the best of the paper's), seeds, whether to measure before training too.
-    "smoke": (("mnist",), {"vgg11": (1 / 32, 0), "resnet18": (1 / 16, 16), "densenet40": (1 / 3, 8)}, 20, 20, 30, 0.05,
+    "smoke": (("mnist",), {"vgg11": (1 / 32, 0), "resnet18": (1 / 16, 16), "densenet40": (1 / 3, 8)}, 20, 20, 20, 0.05,
               2, False),
     "full": (tuple(_networks.DATA), dict.fromkeys(_networks.NETWORKS, (1.0, 0)), 5000, None, 10_000, None, 3,
              True),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from rmtland.laws.marchenko_pastur import MarchenkoPastur
@@ -36,6 +38,7 @@ def plain(length):
     return MarchenkoPastur(ALPHA, sigma=float(_WEIGHTS @ curvature(length * _NODES)) ** 0.5)
 
 
+@functools.cache  # as long to find as to draw, and asked for by each mutant
 def points(length):
     return weighted(length).ppf(LEVELS)
 
@@ -55,7 +58,8 @@ def judge(data, theory):
     for length in LENGTHS:
         sizes = np.array([m for r, m in data if r == length])
         law, x = theory(length), points(length)
-        counts = [data[length, m][0] - m * law.cdf(x) for m in sizes]
+        below = law.cdf(x)
+        counts = [data[length, m][0] - m * below for m in sizes]
         mean = np.array([c.mean(axis=0) for c in counts])
         error = np.array([c.std(axis=0) / len(c) ** 0.5 for c in counts])
         found[length] = sizes, mean, error
@@ -118,14 +122,13 @@ def judge(data, theory):
                 label=f"draws, M = {sizes[-1]}",
             )
             grid = np.linspace(1e-4, 1.1 * high, 500)
-            ax.plot(
-                grid, weighted(length).pdf(grid), color=figures.COLOURS[1], label=r"weights $l''(\langle w,x\rangle)$"
-            )
+            density = weighted(length).pdf(grid)
+            ax.plot(grid, density, color=figures.COLOURS[1], label=r"weights $l''(\langle w,x\rangle)$")
             ax.plot(
                 grid, plain(length).pdf(grid), color=figures.COLOURS[0], ls="--", label="Marchenko-Pastur, same mean"
             )
             ax.set(xlabel=r"eigenvalue $\lambda$ of the Hessian", ylabel=r"density per unit of $\lambda$")
-            ax.set_ylim(0, 1.15 * float(weighted(length).pdf(grid).max()))
+            ax.set_ylim(0, 1.15 * float(density.max()))
             figures.legend(ax)
         for colour, (length, (sizes, mean, error)) in zip(figures.COLOURS[1:], found.items(), strict=False):
             worst = np.abs(mean).max(axis=1)

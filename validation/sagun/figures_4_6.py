@@ -11,7 +11,7 @@ from validation import Claim, Outcome, exact, figures, networks
 from validation.networks import Recipe, mean_and_error
 
 BASE = {
-    "smoke": Recipe(side=10, network="convnet", hidden=(3, 6, 12), examples=1000, learning_rate=0.1, stages=(800,)),
+    "smoke": Recipe(side=10, network="convnet", hidden=(3, 6, 12), examples=1000, learning_rate=0.1, stages=(500,)),
     "full": Recipe(side=14, network="convnet", hidden=(8, 16, 32), examples=1000, learning_rate=0.1, stages=(10_000,)),
 }
 BATCHES = (10, 512)

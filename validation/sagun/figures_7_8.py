@@ -41,8 +41,8 @@ def cell(network, kind, recipe, count, examples):
         end = weights[network, -1] if kind == "same" else weights[(network + 1) % count, -1]
         places = start + ALPHAS[:, None] * (end - start)
     loss, accuracy = np.full(ALPHAS.size, np.nan), np.full(ALPHAS.size, np.nan)
+    module = networks.build(made, 0)
     for i, place in enumerate(places):
-        module = networks.build(made, 0)
         networks.fill(module, place)
         outputs = rl.output_statistics(networks.source_of(module, made, int(examples)))
         loss[i], accuracy[i] = outputs.loss, outputs.accuracy

@@ -19,6 +19,9 @@ from rmtland.logits.losses import CrossEntropy
 
 Floats = npt.NDArray[np.float64]
 
+_BLOCK = 250_000
+"""Numbers of the matrices that are drawn together."""
+
 
 @dataclass(frozen=True, eq=False)
 class MeanFieldKernels:
@@ -142,9 +145,10 @@ class MeanFieldKernels:
         kernels = [np.eye(self.num_classes)]
         for layer in range(len(self.widths) - 2, 0, -1):
             width = self.widths[layer]
-            values, vectors = np.linalg.eigh(kernels[0])
             columns = rng.standard_normal((self.num_classes, width))
-            columns = (vectors * np.sqrt(np.maximum(values, 0))) @ columns
+            if len(kernels) > 1:  # the last kernel is I, its own root
+                values, vectors = np.linalg.eigh(kernels[0])
+                columns = (vectors * np.sqrt(np.maximum(values, 0))) @ columns
             weights = rng.choice(self.unit_weights[layer - 1], size=width)
             kernels = [(columns * weights) @ columns.T / width, *kernels]
         return np.array(kernels)
@@ -174,26 +178,38 @@ class MeanFieldKernels:
         Fort and Ganguli (2019), sec. 4 and fig. 8; Fort and Scherlis (2019).
         """
         law = GaussianProcessLogits(self.covariance)
+        children = spawn(rng, integer("num_draws", num_draws, at_least=1))
+        # Draws of small matrices take longer one by one than together; of large ones a few fill the cache.
+        size = len(self.layers) * self.num_examples * self.num_classes**2 + self.num_examples**2
+        together = max(1, _BLOCK // size)
         ratios = []
-        for child in spawn(rng, integer("num_draws", num_draws, at_least=1)):
-            logits, _ = law.draw_logits(self.num_examples, self.num_classes, child)
-            factor = CrossEntropy().hessian_factor(logits)
-            curvature = factor @ factor.swapaxes(1, 2)
-            outputs = self.output_kernels(child)
-            turned = np.matmul(curvature[None], outputs[:, None])  # A_mu K_l, (L, N, C, C)
-            traces = np.einsum("lmkk->lm", turned)
-            trace = float(np.sum(traces * np.einsum("lmm->lm", self.layers)))
-            flat = turned.reshape(len(outputs), self.num_examples, -1)
-            swapped = turned.swapaxes(2, 3).reshape(flat.shape)
-            square = 0.0
-            for first in range(len(outputs)):
-                for second in range(len(outputs)):
-                    # tr(A_mu K_l A_nu K_m) with J_mu J_nu^T = theta_l K_l, J_nu J_mu^T = theta_m K_m.
-                    pairs = flat[first] @ swapped[second].T
-                    square += float(np.sum(self.layers[first] * self.layers[second] * pairs))
-            if square > 0:
-                ratios.append(trace / math.sqrt(square))
-        return _mean(np.array(ratios))
+        for start in range(0, len(children), together):
+            logits, outputs = [], []
+            for child in children[start : start + together]:
+                logits.append(law.draw_logits(self.num_examples, self.num_classes, child)[0])
+                outputs.append(self.output_kernels(child))
+            ratios.append(self._ratios(np.array(logits), np.array(outputs)))
+        return _mean(np.concatenate(ratios))
+
+    def _ratios(self, logits: Floats, outputs: Floats) -> Floats:
+        """Trace over Frobenius norm for logits (S, N, C) and kernels (S, L, C, C), of those that have a curvature."""
+        count, layers = outputs.shape[:2]
+        factor = CrossEntropy().hessian_factor(logits.reshape(-1, self.num_classes))
+        curvature = (factor @ factor.swapaxes(1, 2)).reshape(*logits.shape, self.num_classes)
+        turned = np.matmul(curvature[:, None], outputs[:, :, None])  # A_mu K_l, (S, L, N, C, C)
+        traces = np.einsum("slmkk->slm", turned)
+        trace = np.sum(traces * np.einsum("lmm->lm", self.layers), axis=(1, 2))
+        flat = turned.reshape(count, layers, self.num_examples, -1)
+        swapped = turned.swapaxes(3, 4).reshape(flat.shape)
+        square = np.zeros(count)
+        for first in range(layers):
+            for second in range(layers):
+                # tr(A_mu K_l A_nu K_m) with J_mu J_nu^T = theta_l K_l, J_nu J_mu^T = theta_m K_m.
+                pairs = flat[:, first] @ swapped[:, second].swapaxes(1, 2)
+                square += np.sum(self.layers[first] * self.layers[second] * pairs, axis=(1, 2))
+        curved = square > 0
+        found: Floats = trace[curved] / np.sqrt(square[curved])
+        return found
 
     def model(self, labels: npt.ArrayLike | None = None, *, rng: Seed = None) -> LandscapeModel:
         """The random model of this network at initialisation, without a fitted number.
