@@ -214,5 +214,11 @@ def test_a_record_that_dies_before_its_first_row_has_no_step(tmp_path, monkeypat
     assert found["step"].values.tolist() == [3, 5]
     assert found["split"].values.tolist() == ["train", "test"]
     assert found["loss"].values.tolist() == [[0.5, 0.25]] * 2
+    for step in range(6, record_store.CHUNK_STEPS + 5):  # to the first row of the second chunk
+        again.append(step, {"loss": (("split",), np.array([step, -step]))}, coords)
+    found = open_record(tmp_path / "record")
+    assert found["step"].values[1:].tolist() == list(range(5, record_store.CHUNK_STEPS + 5))
+    assert found["loss"].values[-2:].tolist() == [[step, -step] for step in found["step"].values[-2:].tolist()]
+    assert record_store.RecordStore(tmp_path / "record", {"k": 1}).steps == again.steps
     with pytest.raises(ValueError, match=r"has loss of shape \(2,\), not \(3,\)"):
-        again.append(6, {"loss": (("split",), np.zeros(3))}, coords)
+        again.append(100, {"loss": (("split",), np.zeros(3))}, coords)
