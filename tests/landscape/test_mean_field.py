@@ -9,6 +9,7 @@ import rmtland as rl
 from rmtland._arguments import spawn
 from rmtland.landscape.mean_field import activations as module
 from rmtland.landscape.mean_field.activations import ACTIVATIONS, activation_of
+from rmtland.landscape.mean_field.kernels import MeanFieldKernels
 from tests import oracles
 from tests.statistical import assert_mean
 
@@ -263,6 +264,22 @@ def test_the_goldilocks_ratio_is_that_of_the_dense_matrix_and_of_networks():
     dense = curvature @ gram
     expected = np.trace(dense) / np.sqrt(np.trace(dense @ dense))
     assert kernels.goldilocks_ratio(num_draws=1, rng=3) == pytest.approx(expected, rel=1e-10)
+
+
+def test_draws_together_are_draws_one_by_one(monkeypatch):
+    kernels = rl.MeanFieldNetwork([7, 30, 20, 4], "relu").scaled(3.0).kernels(INPUTS)
+    size = 3 * 6 * 4**2 + 6**2  # two hidden layers and the output's
+    assert len(kernels.layers) == 3
+    law, ratios, counts, expected = rl.GaussianProcessLogits(kernels.covariance), MeanFieldKernels._ratios, [], []
+    for child in spawn(2, 5):
+        logits, _ = law.draw_logits(6, 4, child)
+        expected.append(kernels._ratios(logits[None], kernels.output_kernels(child)[None])[0])
+    monkeypatch.setattr(MeanFieldKernels, "_ratios", lambda self, z, k: counts.append(len(z)) or ratios(self, z, k))
+    for block, together in ((size, [1] * 5), (2 * size, [2, 2, 1]), (10**9, [5])):
+        counts.clear()
+        monkeypatch.setattr("rmtland.landscape.mean_field.kernels._BLOCK", block)
+        assert kernels.goldilocks_ratio(5, rng=2) == pytest.approx(np.mean(expected), rel=1e-13)
+        assert counts == together
 
 
 def test_no_goldilocks_ratio_without_curvature():
