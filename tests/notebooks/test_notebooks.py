@@ -23,7 +23,10 @@ SHORTER = {
         "fort_ganguli()": "fort_ganguli(num_examples=100)", "logits(300,": "logits(100,", "range(20)": "range(3)",
         "num_draws=8": "num_draws=2", "1e2, 13)": "1e2, 4)", "100, 8), ": "100, 3), ", "10, 8))": "10, 3))",
     },
-    "05_sweeps": {},
+    "05_sweeps": {
+        "trials=50": "trials=5", "(0.1, 30, 8)": "(0.1, 30, 4)", "(0.25, 4, 5)": "(0.25, 4, 3)", "done >= 30": "done >= 6",
+        "30 <= (stopped": "6 <= (stopped",
+    },
     "06_spectra": {},
     "07_your_own_network": {"[:100]": "[:30]", "num_steps=80": "num_steps=20"},
     "08_hierarchy": {"slice(0, 400)": "slice(0, 100)", "slice(1200, 1600)": "slice(1200, 1300)", "range(1024)": "range(64)"},
