@@ -54,6 +54,7 @@ def test_the_package_is_a_command_too(monkeypatch, capsys):
     assert "compare" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_writes_table_json_and_figures(images, run, blank_figures):
     done = run_apart(images, "compare", "--data", "images.npz", *SMALL, "--out", "out/report")
     assert done.returncode == 0, done.stderr
@@ -161,6 +162,7 @@ rmtland.cli.main()
 """The command, which says when it has begun to train: an interrupt within an import may surface as an ImportError."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing(images):
     arguments = ["compare", "--data", "images.npz", "--examples", "12", "--epochs", "100000", "--out", "report"]
     process = subprocess.Popen(
@@ -425,6 +427,7 @@ def test_landscape_writes_figure_and_numbers(tmp_path, run):
     assert json.loads((tmp_path / "figures" / "fig5.json").read_text())["panels"]["eq. (16)"]["outliers_theory"]
 
 
+@pytest.mark.slow
 def test_every_landscape_figure_has_a_command(tmp_path, monkeypatch, blank_figures):
     # In one process and on small grids: starts of Python and whole sweeps would take minutes.
     from typer.testing import CliRunner

@@ -234,6 +234,7 @@ def test_rules_for_outliers(tmp_path):
     assert len({tuple(count) for count in counts.values()}) > 1
 
 
+@pytest.mark.slow
 def test_layers(base, tmp_path):
     written, shown = compare(tmp_path, "--by", "parameter_groups", "--stages", "mid,end")
     whole = written["stages"]["end of training"]
@@ -390,6 +391,7 @@ def test_layers_without_a_measured_matrix():
     assert "layer by layer" in console.export_text()
 
 
+@pytest.mark.slow
 def test_every_rung_fits_the_terminal():
     comparison = rl.compare(
         rl.LandscapeModel.fort_ganguli(num_examples=12, num_classes=4, num_parameters=30).sample(rng=0), num_draws=2

@@ -36,6 +36,7 @@ def train(folder, *arguments):
     return xr.open_zarr(folder / "record", chunks=None).load(), shown
 
 
+@pytest.mark.slow
 def test_every_option_of_training_acts(tmp_path):
     base, shown = train(tmp_path / "base", *DIGITS)
     assert "loss" in shown

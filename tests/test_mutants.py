@@ -159,6 +159,7 @@ def test_kills_and_survivors_are_told_apart(small, monkeypatch, capsys):
     assert len(set((small / "maps").iterdir()) - kept) == 2  # of the folder whose tests changed
 
 
+@pytest.mark.slow
 def test_what_does_not_end_is_told(small):
     test = small / "tests/laws/test_x.py"
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", str(test)], 100) == ""
@@ -187,6 +188,7 @@ def test_garbage_of_the_parent_is_no_failure(small):
     assert forked.failure(small, ["-q", "-p", "no:cacheprovider", "tests/test_commands.py"], 100) == ""
 
 
+@pytest.mark.slow
 def test_changes_of_functions_that_are_loaded(small):
     path, names = "rmtland/laws/x.py", [f"tests/laws/test_x.py::test_{which}" for which in ("above", "far_below")]
     endless = CODE.replace("return x + 1", "while True: pass")

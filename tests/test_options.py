@@ -93,7 +93,7 @@ WHOLE = {
     "measure": "tests/nets/test_missing.py",
     "sweep show": "tests/sweeps/test_command.py",
 }
-SLOW = {"compare", "train", "sweep network", "landscape fig5", "landscape fig6", "landscape phase", "landscape fig8"}
+SLOW = {n for n in COMMANDS if n.split()[0] in ("compare", "train", "landscape")} | {"sweep network", "sweep landscape"}
 
 
 def commands(group, path=()):

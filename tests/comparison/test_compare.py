@@ -102,6 +102,7 @@ def test_more_draws_do_not_change_the_first_ones():
     assert not np.array_equal(few["full_model"].eigenvalues, other["full_model"].eigenvalues)
 
 
+@pytest.mark.slow
 def test_saved_arrays_are_compared_as_their_network_is(network, of_network):
     source = rl.nets.NetworkLogitGradients(*network)
     (chunk,) = source.chunks()

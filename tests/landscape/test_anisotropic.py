@@ -46,6 +46,7 @@ def statistics(spectrum):
     return [*top[:4], powers[: C - 1].sum(), top.sum(), (top**2).sum(), spectrum.gradient_norm**2]
 
 
+@pytest.mark.slow
 def test_reduced_draws_are_full_draws_in_law():
     model = model_of(LAW)
     full = [statistics(rl.gauss_newton_spectrum(model.sample(rng=i))) for i in range(40)]
@@ -223,6 +224,7 @@ def test_frozen_examples_have_no_rows():
     assert LAW.weighted_rows(frozen, LABELS, 0.0).scales.size == (N - 1) * (C - 1)
 
 
+@pytest.mark.slow
 def test_the_second_moment_of_few_rows_that_cancel():
     """Of two examples the combination that is left out is a large part of the rows."""
     logits, labels = LOGITS[:2], np.array([0, 1])

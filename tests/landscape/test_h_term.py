@@ -137,6 +137,7 @@ def paired_draws():
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_H", [0.03, 0.11, 0.2])
 def test_draws_agree_with_the_theory(paired_draws, sigma_H):
     theory, draws = paired_draws[sigma_H]
@@ -174,6 +175,7 @@ def test_an_h_term_of_another_variance_is_rejected(paired_draws):
         assert_mean([s.frobenius**2 for s in draws], theory.frobenius**2, detect=0.02 * theory.frobenius**2)
 
 
+@pytest.mark.slow
 def test_the_exact_spectrum_is_that_of_dense_draws_in_law():
     model = rl.LandscapeModel.fort_ganguli(12, 3, 30, 2.0, sigma_H=0.1)
     exact = [model.spectrum(rng=(2, i)) for i in range(900)]

@@ -124,6 +124,7 @@ def test_means_of_sums_however_many_rows_are_drawn(drawn):
     assert trace == pytest.approx(deviation * (drawn - math.sqrt(size - drawn)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_sums_of_rows_that_are_not_drawn():
     g, slope = signal(3, 10.0)
     size, draws = 500, 1000
@@ -144,6 +145,7 @@ def test_sums_of_rows_that_are_not_drawn():
     assert np.var(norm**2) == pytest.approx(variance, rel=0.15)
 
 
+@pytest.mark.slow
 def test_top_eigenvalues_at_a_million_parameters_agree_with_the_theory():
     model = dataclasses.replace(MODEL, num_parameters=10**6)
     draws = [model.spectrum(rng=(7, i), k=2) for i in range(40)]

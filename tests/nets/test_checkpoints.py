@@ -25,6 +25,7 @@ def checkpoints(folder, count=3):
     return found
 
 
+@pytest.mark.slow
 def test_checkpoints_are_measured_as_in_training(tmp_path):
     states = checkpoints(tmp_path)
     build = lambda: mlp([16, 4, C], seed=9)  # noqa: E731

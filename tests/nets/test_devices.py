@@ -113,6 +113,7 @@ def wider_calls(module, folder):
     return {name: _arrays.to_numpy(value) for name, value in results.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:sigma_")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("calls", ["wider_calls", "calls_with_pairs"])

@@ -130,6 +130,7 @@ def alone(kind, ranks=1):
     return everything(source) | second_derivatives(source)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:sigma_")
 @pytest.mark.parametrize("size", [2, 4])
 def test_several_processes_give_the_numbers_of_one(size, tmp_path):

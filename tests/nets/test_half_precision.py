@@ -40,6 +40,7 @@ def sources(kind):
 KINDS = [torch.bfloat16, torch.float16, "autocast"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operator", [rl.gauss_newton, rl.nets.hessian])
 def test_every_solver_takes_products_that_are_rounded_so(operator, kind):

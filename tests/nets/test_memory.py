@@ -33,8 +33,9 @@ def measured(script, *numbers):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("budget", [32, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("budget", [32, 128])
 def test_peaks_stay_within_the_budget_and_one_batch(budget):
     found = measured("peak_memory", budget)
     assert found["taken"] <= budget
@@ -56,6 +57,7 @@ def test_peaks_stay_within_the_budget_and_one_batch(budget):
         assert peak <= budget + batch + 8 * vector + own.get(name, 0) + held_back, (name, found)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_layers_of_a_gram_matrix_find_room_beside_what_products_keep():
     budget = 96

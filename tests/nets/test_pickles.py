@@ -91,6 +91,7 @@ def cell(width, rng):
     }
 
 
+@pytest.mark.slow
 def test_cells_of_sweeps_that_name_the_wing(tmp_path):
     results = [
         rl.sweep(cell, {"width": [2, 3]}, trials=2, seed=1, store=tmp_path / f"{workers}.zarr", workers=workers)

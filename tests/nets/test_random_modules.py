@@ -1,6 +1,7 @@
 """Random small modules of many shapes against dense plain autograd in float64."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,7 @@ def cases(draw):
     return module.double().eval(), inputs.double(), torch.randint(num_classes, (n,))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), batch_size=st.integers(1, 4))
 def test_random_modules(case, batch_size):

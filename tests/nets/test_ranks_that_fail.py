@@ -6,6 +6,7 @@ import signal
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -80,6 +81,7 @@ def late_rank(rank, size, events):
     return told, numbers(rl.gradient(rl.nets.shard(network(), *data())))
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come_in_time_is_named(tmp_path):
     (told, value), (_, other) = run(partial(late_rank, events=tmp_path / "events"), 2, tmp_path)
     assert told == ("RankError", "rank 0 of 2: rank 1 did not come to the sum within 3 s (`timeout`)")

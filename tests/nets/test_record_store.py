@@ -23,6 +23,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment_of_death", ["array", "commit", "measure"])
 def test_a_death_in_the_middle_of_a_row_loses_that_row_alone(tmp_path, monkeypatch, moment_of_death):
     def whole(path, seed=5):

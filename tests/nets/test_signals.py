@@ -518,6 +518,7 @@ def test_a_start_has_a_product_in_the_subspace_before_the_last():
     assert found.num_products == 6 + 4 + 4  # filled up with directions of F
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [wide, wide_convolutions])
 def test_two_passes_are_better_than_one_whatever_the_memory_and_the_chunks(network):
     module, inputs, labels = network(num_examples=200)

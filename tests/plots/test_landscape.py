@@ -73,6 +73,7 @@ def test_sweeps(sweep, quantity):
             assert [ends[0], ends[-1]] == pytest.approx([mean - deviation, mean + deviation], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_every_figure_is_one(spectrum, sweep, freezing, tmp_path):
     phase = phase_figure(30, 3, 60, sigma_z=[0.5, 5.0], snr=[0.1, 1.0])
     swallowed = h_term_figure(rl.LandscapeModel.fort_ganguli(30, 3, 60, 1.0), [0.05, 0.2, 0.4], num_draws=2)

@@ -44,6 +44,7 @@ def test_distance_of_repeated_values_is_that_of_the_package():
     assert ours.exponent == pytest.approx(1 + ours.num_tail / np.log(values[values >= 1.2] / 1.2).sum())
 
 
+@pytest.mark.slow
 def test_exponent_and_its_error():
     # A steep tail too: the package's default range of exponents ends at 3.
     for exponent in (1.7, 4.0):

@@ -252,6 +252,7 @@ for write in range(WRITES):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_writes(tmp_path, monkeypatch):
     """SIGKILL instead of the n-th write of an array: between data and status, between two variables, anywhere."""
     script = KILLS.replace("WRITES", "9")
@@ -313,6 +314,7 @@ def wait_for_the_end_of(group):
     raise AssertionError("workers outlive their run")
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_that_is_killed_goes_on(tmp_path, running):
     store = tmp_path / "s"
     with pytest.raises(BlockingIOError, match=f"is being run by process {running.pid} on .*; one run at a time"):
@@ -346,6 +348,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_interpreter_ends_prints_nothing(tmp_path):
     (tmp_path / "ending.py").write_text(ENDING)
     done = subprocess.run([sys.executable, "ending.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
@@ -353,6 +356,7 @@ def test_ctrl_c_while_the_interpreter_ends_prints_nothing(tmp_path):
     assert set(done.stdout.split()) == {"waits"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_done_and_ends_the_workers(tmp_path, running):
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)

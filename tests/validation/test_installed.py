@@ -25,6 +25,7 @@ def rmtland(*arguments, cwd, before="pass"):
     )
 
 
+@pytest.mark.slow
 def test_from_anywhere_it_lists_and_names_what_is_unknown(tmp_path):
     done = rmtland("list", CLAIM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -53,6 +53,7 @@ def test_list_shows_every_claim(capsys):
     assert "Disagreement:" in shown
 
 
+@pytest.mark.slow
 def test_run_writes_result_and_figure(ran):
     out, done = ran
     assert done.returncode == 0, done.stderr
@@ -80,6 +81,7 @@ def test_numbers_depend_neither_on_company_nor_on_jobs(ran, tmp_path):
     assert numbers(tmp_path / f"{CLAIM}.json") == numbers(ran[0] / f"{CLAIM}.json")
 
 
+@pytest.mark.slow
 def test_numbers_depend_on_the_seed(ran, tmp_path):
     assert main(["run", CLAIM, "--seed", "1", "--out", str(tmp_path)]) == 0
     assert numbers(tmp_path / f"{CLAIM}.json") != numbers(ran[0] / f"{CLAIM}.json")
@@ -199,6 +201,7 @@ def test_new_results_replace_old_ones_with_their_figures(tmp_path):
     assert read(tmp_path)[0]["verdict"] == "fail"
 
 
+@pytest.mark.slow
 def test_interrupted_runs_keep_whole_results_only(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "validation", "run", CLAIM, "laws.bbp_transition", "--out", str(tmp_path)],

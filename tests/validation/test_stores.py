@@ -135,6 +135,7 @@ claim(Path(sys.argv[1]), Path(sys.argv[2]), last=5)
 """
 
 
+@pytest.mark.slow
 def test_a_claim_killed_in_the_middle_goes_on(tmp_path):
     """The first run dies in the second stage of the second network."""
     log, whole = tmp_path / "log", tmp_path / "whole.log"
@@ -178,6 +179,7 @@ print(found.x.values.tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_sweep(tmp_path):
     log = tmp_path / "log"
     log.touch()
