@@ -203,14 +203,15 @@ class _Path:
         """The points above the axis, with twice the weight, where both paths are their own mirror images."""
         if any(path.m[0] != path.m[-1].conjugate() for path in (self, other)):
             return self
-        fields = (getattr(self, f.name)[: self.m.size // 2] for f in dataclasses.fields(self))
-        path = _Path(*fields)
-        return dataclasses.replace(path, steps=2 * path.steps)
+        return self._for_all(slice(self.m.size // 2))
 
     def every_other(self, start: int) -> _Path:
         """Half of the points, with twice the weight."""
-        fields = (getattr(self, f.name)[start::2] for f in dataclasses.fields(self))
-        path = _Path(*fields)
+        return self._for_all(slice(start, None, 2))
+
+    def _for_all(self, half: slice) -> _Path:
+        """Half of the points for all of them."""
+        path = _Path(*(getattr(self, f.name)[half] for f in dataclasses.fields(self)))
         return dataclasses.replace(path, steps=2 * path.steps)
 
     def at_given_count(self, rate: float) -> _Path:

@@ -34,7 +34,6 @@ def test_entropy_is_the_random_energy_models():
     assert figure.freezing_sigma == pytest.approx(math.sqrt(2 * math.log(4)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_draws_and_theory_are_paired(spectrum, name):
     panel = spectrum.panels[name]

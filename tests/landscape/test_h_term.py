@@ -137,7 +137,6 @@ def paired_draws():
     return result
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sigma_H", [0.03, 0.11, 0.2])
 def test_draws_agree_with_the_theory(paired_draws, sigma_H):
     theory, draws = paired_draws[sigma_H]

@@ -53,7 +53,6 @@ def test_list_shows_every_claim(capsys):
     assert "Disagreement:" in shown
 
 
-@pytest.mark.slow
 def test_run_writes_result_and_figure(ran):
     out, done = ran
     assert done.returncode == 0, done.stderr
